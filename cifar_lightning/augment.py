@@ -1,0 +1,131 @@
+"""Augmentation on whole batches, on the device the batch is on, drawn anew for each image.
+
+Every function takes images [N, C, H, W] of any dtype and returns images of the same shape, dtype
+and device; the input is left as it was. Randomness comes from a `torch.Generator` on the images'
+device, so equal generators give equal results.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
+    """Shift each image by up to `max_shift` pixels both ways; the border is filled by reflection.
+
+    The same as padding by reflection and cropping at random, without building the padded batch.
+
+    Raises:
+        ValueError: if `max_shift` is negative or not below the image's height and width.
+    """
+    n, _, height, width = images.shape
+    if not 0 <= max_shift < min(height, width):
+        raise ValueError(f"max_shift must be from 0 to {min(height, width) - 1}, not {max_shift}")
+    device = images.device
+    offsets = torch.randint(  # [2, N, 1]
+        -max_shift, max_shift + 1, (2, n, 1), generator=generator, device=device
+    )
+    rows = _reflect(torch.arange(height, device=device) + offsets[0], height)  # [N, H]
+    columns = _reflect(torch.arange(width, device=device) + offsets[1], width)  # [N, W]
+    image = torch.arange(n, device=device)[:, None, None]  # [N, 1, 1]
+    shifted = images[image, :, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
+    return shifted.permute(0, 3, 1, 2)  # channels_last without a copy
+
+
+def _reflect(index: Tensor, size: int) -> Tensor:
+    """Fold indices outside 0 … size-1 back by reflection about the border pixels."""
+    last = size - 1
+    return last - (last - index.abs()).abs()
+
+
+def flip(images: Tensor, mask: Tensor) -> Tensor:
+    """Mirror left to right the images that `mask` (bool [N]) chooses."""
+    return torch.where(mask[:, None, None, None], images.flip(-1), images)
+
+
+def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability 1/2."""
+    mask = torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    return flip(images, mask)
+
+
+def alternating_flip(images: Tensor, index: Tensor, epoch: int) -> Tensor:
+    """Mirror each image in every other epoch; a coin drawn once per image says in which.
+
+    Two epochs in a row show every image both ways, where random flipping shows half of the images
+    the same way twice (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+
+    Args:
+        images: [N, C, H, W].
+        index: int64 [N], each image's position in its data set; it decides the coin.
+        epoch: counted from 0.
+    """
+    # A multiplicative hash (Steele et al., SplitMix64, 2014): neighbours get unrelated coins, the
+    # same on every device and in every process, with no table to carry. int64 wraps on overflow.
+    mixed = (index + 1) * -0x61C8864680B583EB
+    mixed = (mixed ^ (mixed >> 30)) * -0x40A7B892E31B1A47
+    coin = (mixed >> 40) & 1
+    return flip(images, (coin + epoch) % 2 == 1)
+
+
+def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Fill a `size` x `size` square around a random pixel of each image with its mean colour.
+
+    The square is clipped at the border, as in DeVries and Taylor, "Improved Regularization of
+    Convolutional Neural Networks with Cutout", 2017.
+
+    Raises:
+        ValueError: if `size` is negative.
+    """
+    if size < 0:
+        raise ValueError(f"size must not be negative, not {size}")
+    n, _, height, width = images.shape
+    device = images.device
+    top = torch.randint(0, height, (n, 1), generator=generator, device=device) - size // 2
+    left = torch.randint(0, width, (n, 1), generator=generator, device=device) - size // 2
+    rows = torch.arange(height, device=device) - top  # [N, H], 0 at the square's first row
+    columns = torch.arange(width, device=device) - left  # [N, W]
+    in_rows, in_columns = (rows >= 0) & (rows < size), (columns >= 0) & (columns < size)
+    square = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # [N, 1, H, W]
+    colour = images.mean((2, 3), keepdim=True, dtype=torch.float32)  # [N, C, 1, 1]
+    return torch.where(square, colour.to(images.dtype), images)
+
+
+class Augment:
+    """Shift, flip and cutout in this order; 0 or `none` leaves one out.
+
+    Args:
+        shift: largest shift in pixels, see `random_shift`.
+        flip: `none`, `random` (see `random_flip`) or `alternating` (see `alternating_flip`).
+        cutout: side of the square in pixels, see `cutout`.
+
+    Raises:
+        ValueError: if `flip` is none of the three.
+    """
+
+    def __init__(
+        self,
+        shift: int = 0,
+        flip: Literal["none", "random", "alternating"] = "none",
+        cutout: int = 0,
+    ) -> None:
+        if flip not in ("none", "random", "alternating"):
+            raise ValueError(f"flip must be none, random or alternating, not {flip!r}")
+        self.shift = shift
+        self.flip = flip
+        self.cutout = cutout
+
+    def __call__(
+        self, images: Tensor, index: Tensor, epoch: int, generator: torch.Generator
+    ) -> Tensor:
+        """Augment images [N, C, H, W] whose positions in the data set are `index` [N]."""
+        if self.shift:
+            images = random_shift(images, self.shift, generator)
+        if self.flip == "random":
+            images = random_flip(images, generator)
+        elif self.flip == "alternating":
+            images = alternating_flip(images, index, epoch)
+        if self.cutout:
+            images = cutout(images, self.cutout, generator)
+        return images

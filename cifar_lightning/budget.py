@@ -1,0 +1,102 @@
+"""What a network costs and contains, and the refusal of one that breaks the budget."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cifar_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What `count` found in a network.
+
+    Attributes:
+        parameters: trainable or not.
+        dilated: convolutions whose kernel is spread (dilation above 1).
+        separable: depthwise separable convolutions: a depthwise one whose next convolution is 1x1
+            and takes all of its channels.
+        multiply_adds: of the forward pass of one image.
+    """
+
+    parameters: int
+    dilated: int
+    separable: int
+    multiply_adds: int
+
+    def train_tflop(self, images: int) -> float:
+        """TFLOP to train on `images` images: forward and backward are 6 per multiply-add."""
+        return 6 * self.multiply_adds * images / 1e12
+
+
+def count(network: nn.Module, image_size: int = 32) -> Budget:
+    """Count a network's parameters, convolutions by kind, and multiply-adds.
+
+    Args:
+        network: takes images [N, 3, image_size, image_size]; its training mode is kept.
+        image_size: in pixels.
+    """
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    separable = sum(
+        _is_depthwise(first)
+        and second.kernel_size == (1, 1)
+        and second.groups == 1
+        and second.in_channels == first.out_channels
+        for first, second in zip(convolutions, convolutions[1:], strict=False)
+    )
+    return Budget(
+        parameters=sum(p.numel() for p in network.parameters()),
+        dilated=sum(max(c.dilation) > 1 for c in convolutions),
+        separable=separable,
+        multiply_adds=_multiply_adds(network, image_size),
+    )
+
+
+def _is_depthwise(convolution: nn.Conv2d) -> bool:
+    return convolution.groups == convolution.in_channels > 1
+
+
+def _multiply_adds(network: nn.Module, image_size: int) -> int:
+    parameter = next(network.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
+    training = network.training
+    network.eval()  # one image has no batch statistics, and none must be recorded
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image)
+    network.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+def check(
+    budget: Budget,
+    max_params: int | None = 1_000_000,
+    min_dilated: int | None = 1,
+    min_separable: int | None = 1,
+) -> None:
+    """Refuse a network over the budget; None or 0 lifts a limit.
+
+    Raises:
+        UserError: names every limit that is broken and by how much.
+    """
+    broken = []
+    if max_params and budget.parameters > max_params:
+        over = budget.parameters - max_params
+        broken.append(
+            f"{budget.parameters:,} parameters, {over:,} more than budget.max_params={max_params:,}"
+        )
+    for found, least, key, what in (
+        (budget.dilated, min_dilated, "min_dilated", "dilated"),
+        (budget.separable, min_separable, "min_separable", "depthwise separable"),
+    ):
+        if least and found < least:
+            broken.append(
+                f"{found} {what} convolutions, {least - found} fewer than budget.{key}={least}"
+            )
+    if broken:
+        raise UserError(
+            "The network breaks the budget: it has "
+            + "; ".join(broken)
+            + ". Change the network, or lift a limit with null, as in budget.max_params=null."
+        )

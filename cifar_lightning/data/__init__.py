@@ -1,0 +1,9 @@
+"""Where images come from, and the LightningDataModule that splits and batches them."""
+
+from cifar_lightning.data.cifar10 import Cifar10Data
+from cifar_lightning.data.folder import FolderData
+from cifar_lightning.data.module import ImageData
+from cifar_lightning.data.parts import Part, Parts
+from cifar_lightning.data.shapes import ShapesData
+
+__all__ = ["Cifar10Data", "FolderData", "ImageData", "Part", "Parts", "ShapesData"]

@@ -1,0 +1,243 @@
+"""Class folders of images, in a directory or an archive, decoded once and cached."""
+
+import hashlib
+import io
+import lzma
+import os
+import pickle
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rich.progress import Progress
+
+from cifar_lightning.data.module import ImageData
+from cifar_lightning.data.parts import Part, Parts
+from cifar_lightning.errors import DataUnavailable, UserError
+
+LAYOUT = "train/<class>/* and test/<class>/*"
+# What the archive readers raise on a file that is truncated, altered or no archive at all.
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+
+
+class FolderData(ImageData):
+    """Images in class folders: train/<class>/*, test/<class>/*, in folders above these or not.
+
+    Within a part images are ordered by file name, so that a copy of CIFAR-10 whose files are named
+    by official index has the official order, and the official splits.
+
+    Args:
+        path: a directory, or a .tar, .tar.*, .tgz or .zip archive. Archives are read, never
+            unpacked.
+        cache_dir: where the decoded images are kept; a changed source is decoded again.
+        image_size: images are cut to a square in their middle and resized to this many pixels; with
+            None they must have one size already.
+        batch_size, val_size, split_seed, seed: see `ImageData`.
+
+    Raises:
+        DataUnavailable: from `prepare_data`, if `path` is None or does not exist.
+        UserError: from `prepare_data`, naming what is wrong with the source and where.
+    """
+
+    option: ClassVar[str] = "folder"
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        cache_dir: str | Path = "data/cache",
+        image_size: int | None = None,
+        batch_size: int = 256,
+        val_size: int | float = 5000,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_size, split_seed, seed)
+        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.resize_to = image_size
+
+    def prepare_data(self) -> None:
+        """Decode the images into the cache unless it holds them already."""
+        if self.path is None:
+            raise DataUnavailable(
+                "data=folder needs a directory or an archive: data.path=DIR_OR_ARCHIVE, or the "
+                "environment variable CIFAR10_FOLDER."
+            )
+        if not self.path.exists():
+            raise DataUnavailable(f"data.path={self.path}: there is no such file or directory.")
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        cache, fingerprint = self._cache_file(), fingerprint_of(self.path)
+        # One of several runs that start together decodes; the others find its cache.
+        with FileLock(f"{cache}.lock"):
+            if _read_cache(cache, fingerprint) is None:
+                content = decode(self.path, self.resize_to) | {"fingerprint": fingerprint}
+                temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
+                torch.save(content, temporary)
+                temporary.replace(cache)
+
+    def load(self) -> Parts:
+        assert self.path is not None  # prepare_data has refused that
+        content = _read_cache(self._cache_file(), fingerprint_of(self.path))
+        if content is None:
+            raise UserError(f"{self.path} changed while it was being read. Start again.")
+        return Parts(
+            Part(content["train_images"], content["train_labels"]),
+            Part(content["test_images"], content["test_labels"]),
+            tuple(content["classes"]),
+        )
+
+    def _cache_file(self) -> Path:
+        key = os.fsencode(f"{self.path} {self.resize_to}")
+        return self.cache_dir / f"{hashlib.sha256(key).hexdigest()[:16]}.pt"
+
+
+def fingerprint_of(path: Path) -> str:
+    """Changes when a directory or file does: by names, sizes and times, without reading it."""
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+    return digest.hexdigest()
+
+
+def _read_cache(file: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The cache's content, or None if there is none, it is damaged, or the source has changed."""
+    try:
+        content: dict[str, Any] = torch.load(file, weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return content if content["fingerprint"] == fingerprint else None
+
+
+def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
+    """Read all images of a directory or archive of class folders.
+
+    Args:
+        path: see `FolderData`.
+        resize_to: side in pixels, or None to keep the images' own size.
+
+    Returns:
+        `train_images`, `test_images` (uint8 [N, 3, H, W]), `train_labels`, `test_labels`
+        (int64 [N]) and `classes` (names, sorted).
+
+    Raises:
+        UserError: names what is wrong with the source and where.
+    """
+    with _open(path) as (names, read):
+        places = _find_images(path, names)
+        arrays = _decode_all(path, list(places), read, resize_to)
+    classes = sorted({class_name for _, class_name, _ in places.values()})
+    content: dict[str, Any] = {"classes": classes}
+    for part in ("train", "test"):
+        # By file name first: the official order, where the names are official indices.
+        order = sorted((n for n in places if places[n][0] == part), key=lambda n: places[n][::-1])
+        images = torch.from_numpy(np.stack([arrays[name] for name in order]))  # [N, H, W, 3]
+        content[f"{part}_images"] = images.permute(0, 3, 1, 2).contiguous()
+        content[f"{part}_labels"] = torch.tensor([classes.index(places[n][1]) for n in order])
+    return content
+
+
+Read = Callable[[str], bytes]
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[list[str], Read]]:
+    """The names of all files in a directory or archive, and a function that reads one of them."""
+    if path.is_dir():
+        files = [f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()]
+        yield files, lambda name: (path / name).read_bytes()
+        return
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                yield [i.filename for i in archive.infolist() if not i.is_dir()], archive.read
+        else:
+            with tarfile.open(path) as tar:
+                members = {m.name: m for m in tar if m.isfile()}
+
+                def read(name: str) -> bytes:
+                    file = tar.extractfile(members[name])
+                    assert file is not None  # regular files have content
+                    return file.read()
+
+                yield list(members), read
+    except DAMAGED as error:
+        raise UserError(f"{path} is damaged or not an archive (.tar.*, .tgz, .zip): {error}") from error
+
+
+def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]]:
+    """Map each image's name in the source to its part, class and file name."""
+    places, roots = {}, set()
+    for name in names:
+        pieces = PurePosixPath(name).parts
+        if name.startswith("/") or ".." in pieces:
+            raise UserError(f"{path} holds {name!r}, which points out of it. It was not read.")
+        if len(pieces) < 3 or any(piece.startswith((".", "__MACOSX")) for piece in pieces):
+            continue
+        *above, part, class_name, file = pieces
+        if part in ("train", "test"):
+            places[name] = (part, class_name, file)
+            roots.add("/".join(above))
+    classes = {part: {c for p, c, _ in places.values() if p == part} for part in ("train", "test")}
+    if not classes["train"] or not classes["test"]:
+        missing = " and ".join(part for part in classes if not classes[part])
+        raise UserError(f"{path} holds no images for {missing}. Wanted: {LAYOUT}.")
+    if len(roots) > 1:
+        raise UserError(f"{path} holds more than one data set: {', '.join(sorted(roots))}.")
+    if different := classes["train"] ^ classes["test"]:
+        raise UserError(
+            f"{path}: train and test differ in the classes {', '.join(sorted(different))}."
+        )
+    return places
+
+
+def _decode_all(
+    path: Path, names: list[str], read: Read, resize_to: int | None
+) -> dict[str, NDArray[np.uint8]]:
+    def decode_one(item: tuple[str, bytes]) -> NDArray[np.uint8]:
+        name, content = item
+        try:
+            with Image.open(io.BytesIO(content)) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        except Exception as error:  # Pillow's decoders raise whatever they meet
+            raise UserError(f"{path}: {name} is not an image that can be read: {error}") from error
+        if resize_to:
+            image = ImageOps.fit(image, (resize_to, resize_to), Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+    arrays: dict[str, NDArray[np.uint8]] = {}
+    size: tuple[int, ...] = ()
+    remaining = iter(names)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(transient=True) as progress:
+        task = progress.add_task(f"Decoding {len(names):,} images", total=len(names))
+        # One thread reads, in the archive's order, what all decode; a chunk bounds the memory.
+        while chunk := list(islice(remaining, 1024)):
+            for name, array in zip(
+                chunk, pool.map(decode_one, [(name, read(name)) for name in chunk]), strict=True
+            ):
+                size = size or array.shape
+                if array.shape != size:
+                    raise UserError(
+                        f"{path} holds images of mixed sizes: {names[0]} has {_pixels(size)}, "
+                        f"{name} has {_pixels(array.shape)}. data.image_size={size[0]} makes all "
+                        f"of them {size[0]} x {size[0]}."
+                    )
+                arrays[name] = array
+            progress.advance(task, len(chunk))
+    return arrays
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]} pixels"

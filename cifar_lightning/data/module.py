@@ -1,0 +1,208 @@
+"""The LightningDataModule: splits and batches, for whatever source of images."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from cifar_lightning.data.parts import Part, Parts
+from cifar_lightning.errors import UserError
+
+
+class ImageData(pl.LightningDataModule):
+    """Train, validation and test batches of a source that keeps all its images in memory.
+
+    A batch is (images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]), where `index` is each
+    image's position in its official part. Nothing is augmented here: the training step does that,
+    on whole batches, on the device.
+
+    Validation is cut from the official train part, balanced over the classes; the official test
+    part is the test set.
+
+    Args:
+        batch_size: images a step, over all devices together.
+        val_size: validation images, as a count (int) or a fraction (float) of the train part.
+            With 0 there is no validation and training sees the whole train part.
+        split_seed: decides which images validate. Not the run's seed, so that runs with different
+            seeds are judged on the same images.
+        seed: of the order of the training images.
+
+    Attributes, after `setup`:
+        classes: class names.
+        image_size: height and width in pixels.
+        mean, std: of the training images by channel, on the scale 0 to 1.
+        train, val, test: the parts; `val` is None with `val_size=0`.
+
+    Raises:
+        UserError: from `setup`, if the images are not square, the validation part or the training
+            part would be empty, or a batch is larger than the training part.
+    """
+
+    option: ClassVar[str]
+    """The name of this source among the options of the config group `data`."""
+
+    def __init__(
+        self,
+        batch_size: int = 256,
+        val_size: int | float = 5000,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batch_size = batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.seed = seed
+        self._parts: Parts | None = None
+
+    @abstractmethod
+    def load(self) -> Parts:
+        """The official parts, from files that `prepare_data` has put in place."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and split once; Lightning calls this before every fit, validate and test."""
+        if self._parts is not None:
+            return
+        self._parts = parts = self.load()
+        self.classes = parts.classes
+        self.test: Part = parts.test
+        height, width = parts.train.images.shape[2:]
+        if height != width:
+            raise UserError(f"The images are {width} x {height} pixels; they must be square.")
+        self.image_size = height
+
+        val_count = self._val_count(len(parts.train))
+        val_index, train_index = split_balanced(parts.train.labels, val_count, self.split_seed)
+        self.val: Part | None = None
+        self.train: Part = parts.train
+        self._train_index = train_index
+        if val_count:
+            self.val = Part(parts.train.images[val_index], parts.train.labels[val_index])
+        if self.batch_size > len(train_index):
+            raise UserError(
+                f"data.batch_size={self.batch_size} is more than the {len(train_index)} training "
+                f"images. Take at most {len(train_index)}."
+            )
+        self.mean, self.std = channel_statistics(parts.train.images[train_index])
+
+    def _val_count(self, available: int) -> int:
+        size = self.val_size
+        count = round(size * available) if isinstance(size, float) else size
+        if not 0 <= count < available or (size > 0 and count < len(self.classes)):
+            raise UserError(
+                f"data.val_size={size} asks for {count} of {available} training images. It is a "
+                f"count from {len(self.classes)} (one a class) to {available - 1}, a fraction such "
+                "as 0.1, or 0 for no validation."
+            )
+        return count
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+        """Batches in a new order every epoch; the last, incomplete one is left out."""
+        order = BatchOrder(
+            self._train_index, self.batch_size, self.seed, *self._rank_and_world_size()
+        )
+        return DataLoader(self.train, sampler=order, batch_size=None)  # type: ignore[arg-type]
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]] | list[Tensor]:
+        """All validation images in order; an empty list with `val_size=0`."""
+        return [] if self.val is None else self._in_order(self.val)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+        """All official test images in order."""
+        return self._in_order(self.test)
+
+    def _in_order(self, part: Part) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+        order = BatchOrder(
+            torch.arange(len(part)), self.batch_size, None, *self._rank_and_world_size()
+        )
+        return DataLoader(part, sampler=order, batch_size=None)  # type: ignore[arg-type]
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+class BatchOrder(Sampler[Tensor]):
+    """Which images make up which batch: yields whole batches of indices (int64 [N]).
+
+    A DataLoader that gets batches from its sampler asks the data set once a batch, not once an
+    image. Several devices get each their share of every batch, so a batch is the same batch on any
+    number of them.
+
+    Args:
+        index: int64 [M], the images to go through.
+        batch_size: over all devices.
+        seed: of the order, new in each epoch, the incomplete last batch left out; with None the
+            images come as in `index`, all of them.
+        rank: this process, from 0 to `world_size` - 1.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, index: Tensor, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.index = index
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning's Trainer says which epoch comes next, after a resume too."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.index), self.batch_size)
+        return full if self.seed is not None else full + bool(rest)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        index = self.index
+        if self.seed is not None:
+            # From seed and epoch alone: a resumed run sees what the unbroken one would have seen.
+            generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)))
+            index = index[torch.randperm(len(index), generator=generator)]
+        for batch in index.split(self.batch_size)[: len(self)]:
+            yield batch[self.rank :: self.world_size]
+
+
+def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw `count` positions with each class's share as in `labels`, and the remaining ones.
+
+    Args:
+        labels: int64 [N].
+        count: from 0 to N.
+        seed: equal seeds draw equal positions.
+
+    Returns:
+        Two ascending int64 tensors, [count] and [N - count].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    members = [shuffled[labels[shuffled] == c] for c in labels.unique()]
+    shares = [count * len(m) / len(labels) for m in members]
+    counts = [int(share) for share in shares]
+    # The largest remainders round up, so that the counts add up to `count`.
+    by_remainder = sorted(range(len(shares)), key=lambda c: counts[c] - shares[c])
+    for c in by_remainder[: count - sum(counts)]:
+        counts[c] += 1
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    for positions, n in zip(members, counts, strict=True):
+        drawn[positions[:n]] = True
+    return drawn.nonzero().flatten(), (~drawn).nonzero().flatten()
+
+
+def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by channel of uint8 images [N, C, H, W], on the scale 0 to 1."""
+    means, deviations = [], []
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    for channel in images.unbind(1):
+        # A histogram is exact and needs no float copy of the data set.
+        share = torch.bincount(channel.reshape(-1), minlength=256).double() / channel.numel()
+        mean = (share * levels).sum()
+        means.append(mean.item())
+        deviations.append((share * (levels - mean) ** 2).sum().sqrt().item())
+    return means, deviations

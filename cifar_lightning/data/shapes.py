@@ -1,0 +1,118 @@
+"""Ten classes of drawn shapes, generated: for tests, demos and machines without a network."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifar_lightning.data.module import ImageData
+from cifar_lightning.data.parts import Part, Parts
+
+
+class ShapesData(ImageData):
+    """Shapes of any place, size, angle and colour on textured, noisy backgrounds.
+
+    Colour and place say nothing of the class, so a linear model learns little; a convolutional
+    network learns them in a few hundred steps.
+
+    Args:
+        train_size: images of the train part, from which validation is cut.
+        test_size: images of the test part.
+        image_size: height and width in pixels.
+        data_seed: decides all images.
+        batch_size, val_size, split_seed, seed: see `ImageData`.
+    """
+
+    option: ClassVar[str] = "shapes"
+
+    def __init__(
+        self,
+        train_size: int = 5000,
+        test_size: int = 1000,
+        image_size: int = 32,
+        data_seed: int = 0,
+        batch_size: int = 64,
+        val_size: int | float = 500,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_size, split_seed, seed)
+        self.train_size = train_size
+        self.test_size = test_size
+        self.draw_size = image_size
+        self.data_seed = data_seed
+
+    def load(self) -> Parts:
+        generator = torch.Generator().manual_seed(self.data_seed)
+        train = draw(self.train_size, self.draw_size, generator)
+        test = draw(self.test_size, self.draw_size, generator)
+        return Parts(train, test, tuple(SHAPES))
+
+
+# A shape is a function of coordinates x, y (each [N, H, W]) that is negative inside and positive
+# outside, about the distance from the outline, for a shape of radius 1 around the origin.
+Outline = Callable[[Tensor, Tensor], Tensor]
+
+
+def _polygon(x: Tensor, y: Tensor, sides: int) -> Tensor:
+    sector = 2 * torch.pi / sides
+    angle = torch.atan2(y, x)
+    off_axis = angle - sector * torch.round(angle / sector)
+    inner_radius = 0.5 * (1 + torch.cos(torch.tensor(torch.pi / sides)))
+    return torch.hypot(x, y) * torch.cos(off_axis) - inner_radius
+
+
+def _star(x: Tensor, y: Tensor) -> Tensor:
+    return torch.hypot(x, y) - (0.68 + 0.36 * torch.cos(5 * torch.atan2(y, x)))
+
+
+def _box(x: Tensor, y: Tensor, width: float, height: float) -> Tensor:
+    return torch.maximum(x.abs() - width, y.abs() - height)
+
+
+SHAPES: dict[str, Outline] = {
+    "bar": lambda x, y: _box(x, y, 1.05, 0.26),
+    "cross": lambda x, y: torch.minimum(_box(x, y, 1.0, 0.26), _box(x, y, 0.26, 1.0)),
+    "disk": lambda x, y: torch.hypot(x, y) - 0.85,
+    "dots": lambda x, y: torch.hypot(x.abs() - 0.6, y) - 0.38,
+    "ell": lambda x, y: torch.minimum(_box(x + 0.55, y, 0.27, 0.9), _box(x, y - 0.63, 0.82, 0.27)),
+    "frame": lambda x, y: _box(x, y, 0.8, 0.8).sub(-0.14).abs() - 0.16,
+    "moon": lambda x, y: torch.maximum(torch.hypot(x, y) - 0.95, 0.8 - torch.hypot(x - 0.55, y)),
+    "ring": lambda x, y: (torch.hypot(x, y) - 0.75).abs() - 0.2,
+    "star": _star,
+    "triangle": lambda x, y: _polygon(x, y, 3),
+}
+
+
+def draw(count: int, size: int, generator: torch.Generator) -> Part:
+    """Draw `count` images of `size` x `size` pixels, the classes equally often, in random order."""
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(shape, generator=generator)
+
+    labels = torch.arange(count) % len(SHAPES)
+    labels = labels[torch.randperm(count, generator=generator)]
+
+    line = torch.linspace(-1, 1, size)
+    radius = uniform(0.42, 0.68, count, 1, 1)
+    angle = uniform(0, 2 * torch.pi, count, 1, 1)
+    x = (line[None, None, :] - uniform(-0.3, 0.3, count, 1, 1)) / radius  # [N, 1, W]
+    y = (line[None, :, None] - uniform(-0.3, 0.3, count, 1, 1)) / radius  # [N, H, 1]
+    x, y = x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()  # [N, H, W]
+    distance = torch.empty_like(x)
+    for label, outline in enumerate(SHAPES.values()):
+        chosen = labels == label
+        distance[chosen] = outline(x[chosen], y[chosen])
+    # Half a pixel of soft edge, as a camera would give.
+    cover = torch.sigmoid(-distance * radius * size).unsqueeze(1)  # [N, 1, H, W]
+
+    background = uniform(0.2, 0.8, count, 3, 1, 1)
+    # At least 0.22 away from the background in every channel, up or down.
+    contrast = uniform(0.22, 0.5, count, 3, 1, 1) * (2 * (uniform(0, 1, count, 3, 1, 1) > 0.5) - 1)
+    images = background + cover * contrast  # [N, 3, H, W]
+    for cells, strength in ((3, 0.12), (8, 0.08), (size, 0.06)):  # coarse, fine, pixel noise
+        texture = strength * torch.randn(count, 3, cells, cells, generator=generator)
+        images += F.interpolate(texture, (size, size), mode="bilinear", align_corners=False)
+    return Part((images.clamp(0, 1) * 255).round().to(torch.uint8), labels)

@@ -1,0 +1,58 @@
+"""How a network's convolutions start, for any network."""
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, images: Tensor, whiten: float, dirac: bool) -> None:
+    """Start the first convolution from whitened patches and the other dense ones from identity.
+
+    Both save a short training its first steps: the first layer need not learn what every image
+    statistic says already, and the others pass the image on instead of scrambling it (Jordan,
+    "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+
+    Args:
+        network: changed in place; what neither rule names keeps its weights.
+        images: normalised training images [N, C, H, W]; a few thousand are enough.
+        whiten: scale of the first convolution's whitening filters; 0 leaves it as it is.
+        dirac: whether every other 3x3 or larger convolution over all channels starts from
+            identity: output channel i, for i below the number of input channels, is input channel
+            i; further output channels keep their random weights.
+    """
+    dense = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
+    if not dense:
+        return
+    if whiten and dense[0].in_channels == images.shape[1]:
+        whiten_(dense[0].weight, images, whiten)
+    if dirac:
+        for convolution in dense[1:]:
+            if min(convolution.kernel_size) > 1:
+                nn.init.dirac_(convolution.weight[: convolution.in_channels])
+
+
+@torch.no_grad()
+def whiten_(weight: Tensor, images: Tensor, scale: float) -> None:
+    """Fill convolution filters with the whitened principal patches of images and their negatives.
+
+    The largest eigenvectors of the patches' covariance, each divided by its standard deviation, so
+    that their responses have unit variance and are uncorrelated; the negatives keep after a ReLU
+    what it cuts off.
+
+    Args:
+        weight: [filters, C, k, k], changed in place. Filters beyond twice the patch's size
+            C * k * k keep their values.
+        images: [N, C, H, W] of zero mean.
+        scale: multiplies the filters.
+    """
+    filters, channels, size, _ = weight.shape
+    patches = images.unfold(2, size, 1).unfold(3, size, 1)  # [N, C, H', W', k, k]
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, channels * size * size)  # [P, D]
+    covariance = patches.T @ patches / len(patches)  # [D, D]
+    variances, vectors = torch.linalg.eigh(covariance.double())  # ascending; [D], [D, D]
+    count = min(filters // 2, len(variances))
+    # The floor keeps directions that a flat data set never shows from being blown up.
+    floor = 1e-4 * variances.mean()
+    whitening = vectors.T.flip(0)[:count] / (variances.flip(0)[:count, None] + floor).sqrt()
+    whitening = scale * whitening.to(weight.dtype).view(count, channels, size, size)
+    weight[: 2 * count] = torch.cat([whitening, -whitening])
