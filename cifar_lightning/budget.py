@@ -1,6 +1,7 @@
 """What a network costs and contains, and the refusal of one that breaks the budget."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -44,7 +45,7 @@ def count(network: nn.Module, image_size: int = 32) -> Budget:
         and second.kernel_size == (1, 1)
         and second.groups == 1
         and second.in_channels == first.out_channels
-        for first, second in zip(convolutions, convolutions[1:], strict=False)
+        for first, second in pairwise(convolutions)
     )
     return Budget(
         parameters=sum(p.numel() for p in network.parameters()),

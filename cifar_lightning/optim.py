@@ -142,7 +142,9 @@ def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 
 def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
     """Like `linear_schedule`, falling as half a cosine (Loshchilov and Hutter, "SGDR", 2017)."""
-    return _schedule(optimizer, total_steps, warmup, lambda done: (1 + math.cos(math.pi * done)) / 2)
+    return _schedule(
+        optimizer, total_steps, warmup, lambda done: (1 + math.cos(math.pi * done)) / 2
+    )
 
 
 def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from cifar_lightning.data.module import ImageData
@@ -55,7 +54,7 @@ class Cifar10Data(ImageData):
         self.root = Path(root)
         self.mirrors = list(mirrors)
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         """Download and unpack the files unless they are there and intact."""
         if _is_complete(self.root):
             return

@@ -67,7 +67,7 @@ class FolderData(ImageData):
         self.cache_dir = Path(cache_dir).expanduser()
         self.resize_to = image_size
 
-    def prepare_data(self) -> None:
+    def fetch(self) -> None:
         """Decode the images into the cache unless it holds them already."""
         if self.path is None:
             raise DataUnavailable(
@@ -87,7 +87,7 @@ class FolderData(ImageData):
                 temporary.replace(cache)
 
     def load(self) -> Parts:
-        assert self.path is not None  # prepare_data has refused that
+        assert self.path is not None  # fetch has refused that
         content = _read_cache(self._cache_file(), fingerprint_of(self.path))
         if content is None:
             raise UserError(f"{self.path} changed while it was being read. Start again.")
@@ -174,7 +174,9 @@ def _open(path: Path) -> Iterator[tuple[list[str], Read]]:
 
                 yield list(members), read
     except DAMAGED as error:
-        raise UserError(f"{path} is damaged or not an archive (.tar.*, .tgz, .zip): {error}") from error
+        raise UserError(
+            f"{path} is damaged or not an archive (.tar.*, .tgz, .zip): {error}"
+        ) from error
 
 
 def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]]:

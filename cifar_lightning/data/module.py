@@ -35,7 +35,9 @@ class ImageData(pl.LightningDataModule):
         classes: class names.
         image_size: height and width in pixels.
         mean, std: of the training images by channel, on the scale 0 to 1.
-        train, val, test: the parts; `val` is None with `val_size=0`.
+        train: the official train part; `train_index` (int64) are the positions that are trained on.
+        val: the images that validate, or None with `val_size=0`.
+        test: the official test part.
 
     Raises:
         UserError: from `setup`, if the images are not square, the validation part or the training
@@ -57,17 +59,26 @@ class ImageData(pl.LightningDataModule):
         self.val_size = val_size
         self.split_seed = split_seed
         self.seed = seed
-        self._parts: Parts | None = None
+        self.val: Part | None = None
+        self._loaded = False
+
+    def prepare_data(self) -> None:
+        """Put the files in place; Lightning calls this again before every fit and test."""
+        if not self._loaded:
+            self.fetch()
+
+    def fetch(self) -> None:
+        """Put the files that `load` reads in place, where a source has any."""
 
     @abstractmethod
     def load(self) -> Parts:
-        """The official parts, from files that `prepare_data` has put in place."""
+        """The official parts, from files that `fetch` has put in place."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split once; Lightning calls this before every fit, validate and test."""
-        if self._parts is not None:
+        if self._loaded:
             return
-        self._parts = parts = self.load()
+        parts = self.load()
         self.classes = parts.classes
         self.test: Part = parts.test
         height, width = parts.train.images.shape[2:]
@@ -77,9 +88,8 @@ class ImageData(pl.LightningDataModule):
 
         val_count = self._val_count(len(parts.train))
         val_index, train_index = split_balanced(parts.train.labels, val_count, self.split_seed)
-        self.val: Part | None = None
         self.train: Part = parts.train
-        self._train_index = train_index
+        self.train_index = train_index
         if val_count:
             self.val = Part(parts.train.images[val_index], parts.train.labels[val_index])
         if self.batch_size > len(train_index):
@@ -88,6 +98,7 @@ class ImageData(pl.LightningDataModule):
                 f"images. Take at most {len(train_index)}."
             )
         self.mean, self.std = channel_statistics(parts.train.images[train_index])
+        self._loaded = True
 
     def _val_count(self, available: int) -> int:
         size = self.val_size
@@ -103,7 +114,7 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
         """Batches in a new order every epoch; the last, incomplete one is left out."""
         order = BatchOrder(
-            self._train_index, self.batch_size, self.seed, *self._rank_and_world_size()
+            self.train_index, self.batch_size, self.seed, *self._rank_and_world_size()
         )
         return DataLoader(self.train, sampler=order, batch_size=None)  # type: ignore[arg-type]
 

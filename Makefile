@@ -1,0 +1,58 @@
+# `make train` and `make test` do all the set-up themselves; `make help` lists the rest.
+
+PYTHON := .venv/bin/python
+DEPENDENCIES := .venv/.dependencies-of-lock
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train demo test test-all lint format bench lock
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY)  ## .venv with the locked dependencies and the package (the others call this)
+
+# The stamps are made last, so a set-up that was broken off starts anew, as does a changed lock.
+$(DEPENDENCIES): requirements.lock
+	@python=$$(for p in python3.12 python3.11 python3 python; do \
+	    $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	    2>/dev/null && echo $$p && break; done); \
+	if [ -z "$$python" ]; then \
+	    echo "Error: Python 3.11 or 3.12 is needed, and neither is on the PATH." >&2; exit 1; fi; \
+	rm -f $(READY); \
+	echo "Setting up .venv with $$python: about 6 GB, a few minutes, once."; \
+	$$python -m venv --clear .venv
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(READY): $(DEPENDENCIES) pyproject.toml
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+train: $(READY)  ## train to 80 %; options by ARGS="optimizer=sgd seed=1"
+	$(PYTHON) -m cifar_lightning.train $(or $(strip $(ARGS)),rehearse_without_data=true)
+
+demo: $(READY)  ## train on generated images: no files, no network, half a minute
+	$(PYTHON) -m cifar_lightning.train data=shapes $(ARGS)
+
+test: $(READY)  ## the tests, within 10 minutes on two cores; pytest's options by ARGS=
+	$(PYTHON) -m pytest -m "not slow" $(ARGS)
+
+test-all: $(READY)  ## the slow tests too, within 45 minutes
+	$(PYTHON) -m pytest $(ARGS)
+
+lint: $(READY)  ## format, rules and types
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+format: $(READY)  ## mend what `make lint` can mend itself
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+bench: $(READY)  ## images/s of the training epoch beside a bare PyTorch loop's
+	$(PYTHON) benchmarks/throughput.py $(ARGS)
+
+lock:  ## versions and hashes of all dependencies anew (needs uv)
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock

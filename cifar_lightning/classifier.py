@@ -1,0 +1,150 @@
+"""The LightningModule: network, loss, metrics, optimizer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]."""
+
+
+class Classifier(pl.LightningModule):
+    """Classifies uint8 images; normalisation is part of it, so a checkpoint needs no preprocessing.
+
+    Logs once a validation, or once an epoch where there is none: `epoch` (trained so far),
+    `train/loss` and `train/acc` (since the last time, on augmented images, the loss smoothed),
+    `val/loss`, `val/acc` and `lr`; on the test images `test/loss` and `test/acc`.
+
+    Args:
+        network: maps normalised images [N, 3, H, W] to logits [N, classes].
+        classes: class names.
+        mean, std: of the training images by channel, on the scale 0 to 1.
+        optimizer: makes the optimizer from the network's parameters.
+        scheduler: makes the schedule, stepped once an optimizer step, from the optimizer and the
+            number of steps.
+        augment: from images (uint8), index, epoch and a generator, to images; training only.
+        label_smoothing: share of the target spread evenly over the classes in training.
+        seed: of the augmentation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler],
+        augment: Callable[[Tensor, Tensor, int, torch.Generator], Tensor],
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        # Convolutions are about twice as fast in this layout, on CPUs and tensor cores alike.
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classes = tuple(classes)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.augment = augment
+        self.label_smoothing = label_smoothing
+        self.seed = seed
+        self.losses = nn.ModuleDict({part: MeanMetric() for part in ("fit", "val", "test")})
+        self.accuracies = nn.ModuleDict(
+            {
+                # Over images, not over classes (torchmetrics' default); inputs are ours, unchecked.
+                part: MulticlassAccuracy(len(classes), average="micro", validate_args=False)
+                for part in ("fit", "val", "test")
+            }
+        )
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """From uint8 to floats of zero mean and unit variance by channel, in channels_last."""
+        normalised = (images.float() / 255 - self.mean) / self.std
+        return normalised.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of images uint8 [N, 3, H, W]."""
+        logits: Tensor = self.network(self.normalise(images))
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The smoothed cross-entropy of one augmented batch."""
+        images, labels, index = batch
+        images = self.augment(images, index, self.current_epoch, self._generator(batch_idx))
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        # Kept on the device: reading a value here would make the GPU wait at every step.
+        self.losses["fit"].update(loss.detach())
+        self.accuracies["fit"].update(logits.detach(), labels)
+        return loss
+
+    def _generator(self, batch_idx: int) -> torch.Generator:
+        """The randomness of one step, from what the step is alone, so that it survives a resume."""
+        step = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        return torch.Generator(self.device).manual_seed(hash(step))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one validation batch."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count one test batch."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, part: str) -> None:
+        images, labels, _ = batch
+        logits = self(images)
+        self.losses[part].update(F.cross_entropy(logits.float(), labels, reduction="none"))
+        self.accuracies[part].update(logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log training and validation together, so that they share a row and a step."""
+        self._log_part("val", "val")
+        if self.trainer.state.fn == "fit":  # not in a validation of its own
+            self._log_training()
+
+    def on_train_epoch_end(self) -> None:
+        """Log training alone where there is no validation to log it with."""
+        if not self.trainer.enable_validation:
+            self._log_training()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test figures."""
+        self._log_part("test", "test")
+
+    def _log_training(self) -> None:
+        self._log_part("fit", "train")
+        self.log("epoch", self.global_step / self.trainer.num_training_batches)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def _log_part(self, part: str, name: str) -> None:
+        for quantity, metrics in (("loss", self.losses), ("acc", self.accuracies)):
+            metric = metrics[part]
+            self.log(f"{name}/{quantity}", metric.compute())
+            metric.reset()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over the network's parameters and its schedule over the whole training."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step the schedule; torch's own would warn of a scaler that skipped the first step."""
+        scheduler.step()

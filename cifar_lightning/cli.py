@@ -1,0 +1,171 @@
+"""Hydra's main with messages that help; imports no torch, so it answers at once."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_lightning.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
+PATH_KEYS = ("checkpoint", "data.path", "data.root", "images", "output", "resume", "run")
+PLAIN = re.compile(r"[\w./:@%+~-]*", re.ASCII)
+
+OmegaConf.register_new_resolver(
+    "run_name",
+    lambda experiment, model: re.sub(r"[^\w.-]+", "-", str(experiment or model)),
+    replace=True,
+)
+
+
+def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+    """The command-line program of a task.
+
+    Args:
+        config_name: the file in conf/ whose configuration the task takes.
+        task: gets the configuration as `compose` gives it.
+    """
+
+    def job(config: DictConfig) -> Any:
+        hydra_config = HydraConfig.get()
+        _complete(config, hydra_config.runtime.choices, hydra_config.runtime.output_dir)
+        return task(config)
+
+    def main() -> None:
+        full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        # Hydra then hands exceptions on to us instead of printing them its own way.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        try:
+            sys.argv[1:] = prepare_arguments(sys.argv[1:])
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        except KeyboardInterrupt:
+            sys.exit(130)  # as shells report it
+        except (UserError, CompactHydraException, OmegaConfBaseException) as error:
+            if full_error:
+                raise
+            sys.exit(f"\nError: {explain(error, config_name)}")  # to stderr, exit code 1
+        finally:
+            if not full_error:
+                del os.environ["HYDRA_FULL_ERROR"]
+
+    return main
+
+
+def compose(
+    overrides: Sequence[str] = (), run_dir: str | Path = "runs/composed", config_name: str = "train"
+) -> DictConfig:
+    """The configuration that the command line would give, for notebooks and tests.
+
+    Args:
+        overrides: as typed after the command.
+        run_dir: the run's folder.
+        config_name: the file in conf/.
+    """
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+    choices = config.hydra.runtime.choices
+    with open_dict(config):
+        del config["hydra"]
+    _complete(config, choices, run_dir)
+    return config
+
+
+def _complete(config: DictConfig, choices: Mapping[Any, Any], run_dir: str | Path) -> None:
+    """Add what only Hydra knows: the option chosen in each group, the run's folder and name."""
+    with open_dict(config):
+        config.choices = {g: o for g, o in choices.items() if not str(g).startswith("hydra/")}
+        folder = Path(run_dir).absolute()
+        config.run_dir = str(folder)
+        # Names the run elsewhere too, as on W&B; in a sweep's folder the jobs are mere numbers.
+        name = f"{folder.parent.name}-{folder.name}" if folder.name.isdigit() else folder.name
+        config.run_id = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII)
+
+
+def prepare_arguments(arguments: Sequence[str]) -> list[str]:
+    """Quote paths for Hydra's grammar; let a resumed run go on in its own folder.
+
+    Raises:
+        UserError: if the checkpoint to resume does not exist.
+    """
+    prepared = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") in PATH_KEYS and value[:1] not in "'\"":
+            is_sweep = "," in value and not Path(value).exists()
+            if not PLAIN.fullmatch(value) and not is_sweep:
+                escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+                argument = f"{key}='{escaped}'"
+            if key == "resume" and value not in ("", "null"):
+                prepared += _in_the_folder_of(Path(value))
+        prepared.append(argument)
+    return prepared
+
+
+def _in_the_folder_of(checkpoint: Path) -> list[str]:
+    if not checkpoint.is_file():
+        raise UserError(f"resume={checkpoint}: there is no such file.")
+    folder = checkpoint.absolute().parent
+    if folder.name != "checkpoints":
+        return []  # moved away from its run: the resumed run gets a folder of its own
+    run_dir = str(folder.parent).replace("'", "\\'")
+    return [
+        f"hydra.run.dir='{run_dir}'",
+        # .hydra/ keeps the configuration that the run began with.
+        f"hydra.output_subdir=.hydra/resumed_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}",
+    ]
+
+
+def explain(error: Exception, config_name: str) -> str:
+    """One message for a mistake, with the nearest valid names where a name is wrong."""
+    message = str(error).strip()
+    if isinstance(error, UserError):
+        return message
+    if cause := error.__cause__:
+        message += f"\n{cause}"
+    lines = [line for line in message.splitlines() if "object_type=" not in line]
+    # A missing option of a group: Hydra lists the valid ones itself.
+    if found := re.search(r"Could not find '(?:([^']*)/)?([^'/]+)'", message):
+        options = message.partition("Available options")[2].split("\n\t")[1:]
+        return "\n".join(lines) + _nearest(found[2], [o.strip() for o in options])
+    if found := re.search(r"Could not override '([^'@]+)'", message):
+        return f"There is no {found[1]!r} in the configuration." + _nearest(
+            found[1], _known_names(config_name)
+        )
+    if found := re.search(r"Could not load '([^']+)'", message):
+        return message
+    return "\n".join(lines)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if not close:  # right in the last part, wrong in the way there
+        last = name.rpartition(".")[2]
+        close = [k for k in known if k.rpartition(".")[2] == last][:3]
+    hint = f"\nDid you mean {' or '.join(close)}?" if close else ""
+    return f"{hint}\n--cfg job shows the whole configuration; +KEY=VALUE adds a new key."
+
+
+def _known_names(config_name: str) -> list[str]:
+    config = compose(config_name=config_name)
+    names: list[str] = [str(group) for group in config.choices]
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                names.append(f"{prefix}{key}")
+                walk(value, f"{prefix}{key}.")
+
+    walk(OmegaConf.to_container(config), "")
+    return names

@@ -1,0 +1,140 @@
+"""What a run shows on the terminal."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torchinfo
+from omegaconf import DictConfig
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich import box, get_console
+from rich.panel import Panel
+from rich.table import Table
+from torch import nn
+
+from cifar_lightning.budget import Budget
+from cifar_lightning.data import ImageData
+
+REHEARSAL = (
+    "The network is trained on generated images (data=shapes) instead. "
+    "The figure is NOT a CIFAR-10 figure: it only shows that everything works here."
+)
+
+
+class EpochLines(Logger):
+    """One line a validation; a logger, because those get all figures of it in one call.
+
+    Args:
+        max_epochs: the end of the training.
+    """
+
+    name = "console"
+    version = ""
+
+    def __init__(self, max_epochs: int) -> None:
+        super().__init__()
+        self.max_epochs = max_epochs
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is not for a line."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Print the training and validation figures; others are for the table at the end."""
+        if "train/loss" not in metrics:
+            return
+        figures = [
+            f"epoch {metrics['epoch']:.4g}/{self.max_epochs}",
+            f"train loss {metrics['train/loss']:.3f} acc {metrics['train/acc']:6.2%}",
+        ]
+        if "val/acc" in metrics:
+            figures.append(f"val loss {metrics['val/loss']:.3f} acc {metrics['val/acc']:6.2%}")
+        if "throughput/train_seconds" in metrics:
+            figures.append(f"{metrics['throughput/images_per_s']:,.0f} images/s")
+            figures.append(f"{metrics['throughput/train_seconds']:.1f} s")
+        get_console().print("  ".join(figures), highlight=False, soft_wrap=True)
+
+
+@rank_zero_only
+def show_network(network: nn.Module, name: str, image_size: int, budget: Budget) -> None:
+    """The network layer by layer, and what the budget says of it."""
+    summary = torchinfo.summary(
+        network,
+        input_size=(1, 3, image_size, image_size),
+        col_names=("output_size", "num_params", "mult_adds"),
+        col_width=15,
+        depth=3,
+        verbose=0,
+        device="cpu",
+    )
+    console = get_console()
+    console.print(str(summary), highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"[bold]{name}[/] keeps the budget: {budget.parameters:,} parameters, "
+        f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
+        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds an image\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@rank_zero_only
+def show_start(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> None:
+    """One line each: the data, the training, the run's folder."""
+    val = 0 if data.val is None else len(data.val)
+    console = get_console()
+    for label, text in (
+        (
+            "data",
+            f"{config.choices.data}: {len(data.train_index):,} training, {val:,} validation "
+            f"and {len(data.test):,} test images, {len(data.classes)} classes",
+        ),
+        (
+            "training",
+            f"{config.choices.optimizer}, batches of {data.batch_size}, "
+            f"{trainer.max_epochs} epochs, {trainer.precision} on "
+            f"{trainer.world_size} x {trainer.strategy.root_device.type}",
+        ),
+        ("run folder", config.run_dir),
+    ):
+        console.print(f"[dim]{label:<11}[/]{text}", highlight=False, soft_wrap=True)
+    console.print()
+
+
+@rank_zero_only
+def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
+    """The table at the end of a run: its figures, then where things are."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in metrics.items():
+        if value is not None:
+            table.add_row(key, _readable(key, value))
+    console = get_console()
+    console.print(table)
+    places = [("run folder", config.run_dir)]
+    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    if metrics["stopped_by"] == "interrupted" and last.exists():
+        places.append(("go on", f"python -m cifar_lightning.train resume={last}"))
+    for logger in loggers:
+        if hasattr(logger, "how_to_open"):
+            places.append(("board", logger.how_to_open()))
+    for label, place in places:
+        console.print(f"[dim]{label:<11}[/]{place}", highlight=False, soft_wrap=True)
+
+
+def _readable(key: str, value: Any) -> str:
+    if key.endswith("/acc"):
+        return f"[bold]{value:.2%}[/]"
+    if "seconds" in key:
+        return f"{value:.1f} s"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
+
+
+@rank_zero_only
+def banner(message: str, title: str, style: str = "bold yellow") -> None:
+    """A frame that cannot be missed."""
+    get_console().print(Panel(message, title=title, border_style=style, padding=(1, 2)))

@@ -1,0 +1,103 @@
+"""What a run leaves behind: `metrics.json` and the learning-curve picture."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from cifar_lightning.budget import Budget
+from cifar_lightning.callbacks import TargetReached, Throughput
+from cifar_lightning.pictures import learning_curves
+from cifar_lightning.run import cpu_name, read_rows
+
+
+def collect(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    callbacks: dict[str, Callback],
+    budget: Budget,
+    finished: bool,
+) -> dict[str, Any]:
+    """The run's figures, flat; what it has not got, such as a target not reached, is None.
+
+    Args:
+        config: the run's.
+        trainer: after fit, and after test where the run was not interrupted.
+        callbacks: by name; `checkpoint`, `target` and `throughput` are read.
+        budget: of the network.
+        finished: False after Ctrl-C.
+    """
+    checkpoint, target = callbacks["checkpoint"], callbacks["target"]
+    throughput = callbacks["throughput"]
+    assert isinstance(checkpoint, ModelCheckpoint)
+    assert isinstance(target, TargetReached)
+    assert isinstance(throughput, Throughput)
+    epochs = trainer.global_step / trainer.num_training_batches
+    ending = "target" if target.reached else "max_epochs"
+    best = checkpoint.best_model_score if checkpoint.monitor else None
+    return {
+        "data": config.choices.data,
+        "model": config.choices.model,
+        "params": budget.parameters,
+        "seed": config.seed,
+        "epochs": _whole(epochs),
+        "stopped_by": ending if finished else "interrupted",
+        "val/acc": None if best is None else best.item(),
+        "test/acc": _metric(trainer, "test/acc"),
+        "test/loss": _metric(trainer, "test/loss"),
+        "epochs_to_target": _whole(epochs) if target.reached else None,
+        "seconds_to_target": throughput.seconds if target.reached else None,
+        "train_seconds": throughput.seconds,
+        "images_per_s": throughput.images_per_s,
+        "train_tflop": budget.train_tflop(throughput.images),
+        "precision": str(trainer.precision),
+        "device": device_name(trainer),
+        "torch": torch.__version__,
+        "world_size": trainer.world_size,
+    }
+
+
+def _whole(epochs: float) -> float | int:
+    return int(epochs) if epochs == int(epochs) else round(epochs, 4)
+
+
+def _metric(trainer: pl.Trainer, name: str) -> float | None:
+    value = trainer.callback_metrics.get(name)
+    return None if value is None else value.item()
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """The hardware's own name, with the number of cores where it is a CPU."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
+
+
+def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
+    """Write `metrics.json` and `figures/learning_curves.png`; show both on the board."""
+    run_dir = Path(config.run_dir)
+    rows = read_rows(run_dir)
+    curves = {
+        name: [(row["epoch"], row[name]) for row in rows if name in row]
+        for name in ("train/acc", "train/loss", "val/acc", "val/loss")
+    }
+    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
+    if metrics["test/acc"] is not None:
+        title += f": {metrics['test/acc']:.2%} test accuracy"
+    picture = run_dir / "figures" / "learning_curves.png"
+    picture.parent.mkdir(exist_ok=True)
+    learning_curves(curves, config.target_accuracy, title).savefig(picture)
+    for logger in loggers:
+        if hasattr(logger, "log_summary"):
+            logger.log_summary(metrics)
+            logger.log_picture("learning_curves", str(picture))
+    temporary = run_dir / f"metrics.json.{os.getpid()}"
+    temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    temporary.replace(run_dir / "metrics.json")

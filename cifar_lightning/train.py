@@ -1,0 +1,68 @@
+"""Train a network to the target on CIFAR-10: `python -m cifar_lightning.train`.
+
+RESULT-LINE
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from cifar_lightning.cli import entry
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """One run: fit until the target or the last epoch, then test the best checkpoint once.
+
+    Args:
+        config: as `cli.compose` gives it.
+
+    Returns:
+        What `metrics.json` in the run's folder holds.
+
+    Raises:
+        UserError: for a mistake that the user can mend.
+        KeyboardInterrupt: after Ctrl-C, when the run's files are written.
+    """
+    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    import pytorch_lightning as pl
+
+    from cifar_lightning import console, results, run
+    from cifar_lightning.errors import DataUnavailable
+
+    if config.resume is not None:
+        config = run.resumed(config, run.command_line_overrides())
+    pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
+    try:
+        data = run.build_data(config)
+    except DataUnavailable as error:
+        if not config.rehearse_without_data:
+            raise
+        console.banner(f"{error}\n\n{console.REHEARSAL}", "CIFAR-10 could not be had")
+        config = run.with_option(config, "data", "shapes")
+        data = run.build_data(config)
+
+    classifier, budget = run.build_classifier(config, data)
+    console.show_network(classifier.network, config.choices.model, data.image_size, budget)
+    callbacks = run.build_callbacks(config, has_validation=data.val is not None)
+    with run.open_loggers(config) as loggers:
+        trainer = run.build_trainer(config, callbacks, loggers, has_validation=data.val is not None)
+        console.show_start(config, data, trainer)
+        finished = run.fit(trainer, classifier, data, config.resume)
+        best = callbacks["checkpoint"].best_model_path
+        if finished:
+            trainer.test(classifier, data, ckpt_path=best, weights_only=True, verbose=False)
+        metrics = results.collect(config, trainer, callbacks, budget, finished)
+        if trainer.is_global_zero:
+            results.save(config, metrics, loggers)
+            console.show_result(config, metrics, loggers)
+    if config.rehearse_without_data and config.choices.data == "shapes":
+        console.banner(console.REHEARSAL, "This was a rehearsal")
+    if not finished:
+        raise KeyboardInterrupt
+    return metrics
+
+
+main = entry("train", train)
+
+if __name__ == "__main__":
+    main()

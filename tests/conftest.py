@@ -1,0 +1,58 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from cifar_lightning.cli import compose
+from cifar_lightning.data import ShapesData
+
+# A whole run in about a second: 6 steps an epoch.
+TINY = (
+    "data=shapes",
+    "data.train_size=200",
+    "data.test_size=60",
+    "data.val_size=50",
+    "data.batch_size=25",
+    "logger=csv",
+    "trainer.max_epochs=1",
+    "trainer.gpus=0",
+)
+
+
+@pytest.fixture(autouse=True)
+def _away_from_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """Tests write to a folder of their own, and never to anybody's W&B account."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Composes a tiny run on generated images, with overrides, in a folder of the test."""
+
+    def compose_tiny(*overrides: str, run_dir: str = "run") -> DictConfig:
+        return compose([*TINY, *overrides], tmp_path / run_dir)
+
+    return compose_tiny
+
+
+@pytest.fixture(scope="session")
+def shapes() -> ShapesData:
+    data = ShapesData(train_size=400, test_size=100, val_size=100, batch_size=50)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def weights_of(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    return dict(content["state_dict"])

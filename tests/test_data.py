@@ -1,0 +1,473 @@
+"""Splits, batches, and the three sources."""
+
+import hashlib
+import http.server
+import io
+import os
+import socket
+import tarfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from cifar_lightning.data import Cifar10Data, FolderData, ShapesData, cifar10
+from cifar_lightning.data.module import BatchOrder, channel_statistics, split_balanced
+from cifar_lightning.errors import DataUnavailable, UserError
+
+# ------------------------------------------------------------------ splits and batches
+
+
+def test_split_is_balanced_disjoint_and_complete() -> None:
+    labels = torch.arange(1000) % 10
+    val, train = split_balanced(labels, 200, seed=3)
+    assert torch.equal(labels[val].bincount(), torch.full((10,), 20))
+    assert torch.equal(torch.cat([val, train]).sort().values, torch.arange(1000))
+
+
+def test_split_keeps_the_shares_of_uneven_classes() -> None:
+    labels = torch.tensor([0] * 70 + [1] * 25 + [2] * 5)
+    val, _ = split_balanced(labels, 19, seed=0)
+    assert labels[val].bincount().tolist() == [13, 5, 1]
+
+
+def test_split_depends_on_its_seed_alone() -> None:
+    labels = torch.arange(500) % 10
+    first, _ = split_balanced(labels, 50, seed=1)
+    torch.manual_seed(99)
+    assert torch.equal(first, split_balanced(labels, 50, seed=1)[0])
+    assert not torch.equal(first, split_balanced(labels, 50, seed=2)[0])
+
+
+def test_the_runs_seed_does_not_move_the_validation_split() -> None:
+    parts = []
+    for seed in (0, 1):
+        data = ShapesData(train_size=200, test_size=50, val_size=50, batch_size=10, seed=seed)
+        data.setup()
+        assert data.val is not None
+        parts.append(data.val.images)
+    assert torch.equal(*parts)
+
+
+@pytest.mark.parametrize(("val_size", "count"), [(50, 50), (0.25, 50), (0, 0)])
+def test_val_size_is_a_count_a_fraction_or_nothing(val_size: float, count: int) -> None:
+    data = ShapesData(train_size=200, test_size=50, val_size=val_size, batch_size=10)
+    data.setup()
+    assert (0 if data.val is None else len(data.val)) == count
+    assert len(data.train_index) == 200 - count
+
+
+@pytest.mark.parametrize("val_size", [200, 5000, 1.0, -5, 3])
+def test_val_size_out_of_range_is_refused(val_size: float) -> None:
+    data = ShapesData(train_size=200, test_size=50, val_size=val_size, batch_size=10)
+    with pytest.raises(UserError, match="count from 10 .* to 199, a fraction such as 0.1, or 0"):
+        data.setup()
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    data = ShapesData(train_size=200, test_size=50, val_size=50, batch_size=151)
+    with pytest.raises(UserError, match="batch_size=151 is more than the 150 training images"):
+        data.setup()
+
+
+def test_training_and_validation_images_do_not_overlap(shapes: ShapesData) -> None:
+    seen = torch.cat([index for _, _, index in shapes.train_dataloader()])
+    assert len(seen) == len(seen.unique()) == 300
+    assert shapes.val is not None
+    train_images = {bytes(image.numpy()) for image in shapes.train.images[seen]}
+    val_images = {bytes(image.numpy()) for image in shapes.val.images}
+    assert len(train_images) == 300
+    assert not train_images & val_images
+
+
+def test_batches_hold_images_labels_and_their_positions(shapes: ShapesData) -> None:
+    images, labels, index = next(iter(shapes.train_dataloader()))
+    assert (images.dtype, images.shape) == (torch.uint8, (50, 3, 32, 32))
+    assert torch.equal(images, shapes.train.images[index])
+    assert torch.equal(labels, shapes.train.labels[index])
+
+
+def test_validation_and_test_come_whole_and_in_order(shapes: ShapesData) -> None:
+    loader = shapes.test_dataloader()
+    assert torch.equal(torch.cat([images for images, _, _ in loader]), shapes.test.images)
+
+
+def batches(order: BatchOrder) -> list[list[int]]:
+    return [batch.tolist() for batch in order]
+
+
+def test_order_is_new_in_each_epoch_and_the_same_for_a_seed() -> None:
+    order = BatchOrder(torch.arange(100, 200), 30, seed=5)
+    first = batches(order)
+    assert [len(batch) for batch in first] == [30, 30, 30]  # 10 left out
+    order.set_epoch(1)
+    assert batches(order) != first
+    order.set_epoch(0)
+    assert batches(order) == first
+    assert batches(BatchOrder(torch.arange(100, 200), 30, seed=6)) != first
+
+
+def test_order_without_a_seed_is_as_given_and_complete() -> None:
+    order = BatchOrder(torch.arange(7), 3, seed=None)
+    assert batches(order) == [[0, 1, 2], [3, 4, 5], [6]]
+    assert len(order) == 3
+
+
+def test_devices_share_each_batch() -> None:
+    one = batches(BatchOrder(torch.arange(90), 30, seed=5))
+    two = [batches(BatchOrder(torch.arange(90), 30, 5, rank, 2)) for rank in (0, 1)]
+    for whole, left, right in zip(one, *two, strict=True):
+        assert sorted(left + right) == sorted(whole)
+        assert len(left) == len(right) == 15
+
+
+def test_channel_statistics_are_exact() -> None:
+    images = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    mean, std = channel_statistics(images.byte())
+    scaled = images.double().transpose(0, 1).flatten(1) / 255
+    assert mean == pytest.approx(scaled.mean(1).tolist())
+    assert std == pytest.approx(scaled.std(1, correction=0).tolist())
+
+
+# ------------------------------------------------------------------------------ shapes
+
+
+def test_shapes_are_the_same_for_a_seed_and_balanced() -> None:
+    first, again = (ShapesData(train_size=300, test_size=100).load() for _ in range(2))
+    other = ShapesData(train_size=300, test_size=100, data_seed=1).load()
+    assert torch.equal(first.train.images, again.train.images)
+    assert not torch.equal(first.train.images, other.train.images)
+    assert torch.equal(first.train.labels.bincount(), torch.full((10,), 30))
+    assert first.train.images.shape == (300, 3, 32, 32)
+    assert first.train.images.dtype == torch.uint8
+    assert len(first.classes) == 10
+
+
+def test_a_linear_model_stays_under_40_percent_on_shapes() -> None:
+    parts = ShapesData().load()
+
+    def features(images: Tensor) -> Tensor:
+        return torch.cat([images.flatten(1) / 255 - 0.5, torch.ones(len(images), 1)], 1)
+
+    # Ridge regression to one-hot labels, the best of several strengths, chosen on the test
+    # images themselves: in the linear model's favour.
+    x, y = features(parts.train.images), torch.nn.functional.one_hot(parts.train.labels).float()
+    gram = x.T @ x
+    accuracies = []
+    for strength in (1.0, 30.0, 1000.0):
+        weights = torch.linalg.solve(gram + strength * torch.eye(len(gram)), x.T @ y)
+        guesses = (features(parts.test.images) @ weights).argmax(1)
+        accuracies.append((guesses == parts.test.labels).float().mean().item())
+    assert 0.08 < max(accuracies) < 0.40
+
+
+# ------------------------------------------------------------------------ class folders
+
+Files = dict[str, bytes]
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (32, 32), mode: str = "RGB") -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).convert(mode).save(file, "png")
+    return file.getvalue()
+
+
+def small_data_set(above: str = "") -> Files:
+    """Two classes; the file names interleave them, as official indices do."""
+    files = {f"{above}labels.txt": b"cat\ndog\n", f"{above}train/cat/.hidden": b""}
+    for part, count in (("train", 12), ("test", 4)):
+        for i in range(count):
+            kind = ("cat", "dog")[i % 2]
+            files[f"{above}{part}/{kind}/{i:05d}.png"] = png(
+                (10 * i, 0, 200 if kind == "dog" else 0)
+            )
+    return files
+
+
+def write_folder(path: Path, files: Files) -> Path:
+    for name, content in files.items():
+        file = path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return path
+
+
+def write_tar(path: Path, files: Files, mode: str = "w:xz") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def write_zip(path: Path, files: Files) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+SOURCES: dict[str, Callable[[Path, Files], Path]] = {
+    "folder": lambda path, files: write_folder(path / "set", files),
+    "tar.xz": lambda path, files: write_tar(path / "set.tar.xz", files),
+    "tgz": lambda path, files: write_tar(path / "set.tgz", files, "w:gz"),
+    "tar": lambda path, files: write_tar(path / "set.tar", files, "w"),
+    "zip": lambda path, files: write_zip(path / "set.zip", files),
+}
+
+
+def folder_data(path: Path, **arguments: int) -> FolderData:
+    return FolderData(path, batch_size=2, val_size=2, cache_dir=path.parent / "cache", **arguments)
+
+
+def ready(data: FolderData) -> FolderData:
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("above", ["", "cifar10/deep/"])
+def test_folders_and_archives_give_the_same_images(tmp_path: Path, kind: str, above: str) -> None:
+    data = ready(folder_data(SOURCES[kind](tmp_path, small_data_set(above))))
+    assert data.classes == ("cat", "dog")
+    assert data.train.images.shape == (12, 3, 32, 32)
+    assert data.train.images.dtype == torch.uint8
+    # In the order of the file names, the classes interleaved.
+    assert data.train.images[:, 0, 0, 0].tolist() == [10 * i for i in range(12)]
+    assert data.train.labels.tolist() == [0, 1] * 6
+    assert data.test.labels.tolist() == [0, 1] * 2
+    assert data.test.images[1, :, 5, 5].tolist() == [10, 0, 200]
+
+
+def test_other_modes_become_rgb_and_rotated_photographs_are_turned(tmp_path: Path) -> None:
+    files = small_data_set()
+    files["train/cat/00000.png"] = png((90, 90, 90), mode="L")
+    files["train/cat/00002.png"] = png((90, 80, 70), mode="RGBA")
+    photograph = Image.new("RGB", (32, 32))
+    photograph.paste((255, 255, 255), (0, 0, 32, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 3  # taken upside down
+    file = io.BytesIO()
+    photograph.save(file, "png", exif=exif)
+    files["train/cat/00004.png"] = file.getvalue()
+    images = ready(folder_data(write_folder(tmp_path / "set", files))).train.images
+    assert images[0, :, 0, 0].tolist() == [90, 90, 90]
+    assert images[2, :, 0, 0].tolist() == [90, 80, 70]
+    assert images[4, 0, :, 0].tolist() == [0] * 16 + [255] * 16
+
+
+def test_the_cache_spares_decoding_until_the_source_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_folder(tmp_path / "set", small_data_set())
+    decoded = []
+    original = Image.open
+    monkeypatch.setattr(Image, "open", lambda file: decoded.append(1) or original(file))
+    ready(folder_data(path))
+    assert len(decoded) == 16
+    ready(folder_data(path))
+    assert len(decoded) == 16
+    changed = path / "train/cat/00000.png"
+    changed.write_bytes(png((77, 0, 0)))
+    os.utime(changed, ns=(1, 1))
+    data = ready(folder_data(path))
+    assert len(decoded) == 32
+    assert data.train.images[0, 0, 0, 0] == 77
+    (path / "train/cat/00012.png").write_bytes(png((1, 2, 3)))
+    assert len(ready(folder_data(path)).train) == 13
+
+
+def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "set", small_data_set())
+    ready(folder_data(path))
+    (cache,) = (tmp_path / "cache").glob("*.pt")
+    cache.write_bytes(cache.read_bytes()[:1000])
+    assert len(ready(folder_data(path)).train) == 12
+
+
+def test_image_size_resizes_and_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    files = small_data_set() | {"train/cat/00000.png": png((9, 9, 9), (40, 64))}
+    path = write_folder(tmp_path / "set", files)
+    assert ready(folder_data(path, image_size=24)).train.images.shape[2:] == (24, 24)
+    assert ready(folder_data(path, image_size=36)).train.images.shape[2:] == (36, 36)
+
+
+MISTAKES: dict[str, tuple[Files, str]] = {
+    "mixed sizes": (
+        {"train/dog/00011.png": png((0, 0, 0), (40, 30))},
+        "mixed sizes: .* 32 x 32 pixels, train/dog/00011.png has 40 x 30 pixels. data.image_size=32",
+    ),
+    "not an image": ({"train/dog/notes.png": b"hello"}, "train/dog/notes.png is not an image"),
+    "truncated image": (
+        {"train/dog/00001.png": png((1, 2, 3))[:60]},
+        "train/dog/00001.png is not an image that can be read",
+    ),
+    "a class without test images": ({"train/emu/0.png": png((1, 1, 1))}, "differ in .* emu"),
+    "two data sets": ({"b/train/cat/0.png": png((1, 1, 1))}, "more than one data set"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("kind", ["folder", "tar.xz", "zip"])
+def test_what_is_wrong_with_the_images_is_named(tmp_path: Path, kind: str, mistake: str) -> None:
+    extra, message = MISTAKES[mistake]
+    path = SOURCES[kind](tmp_path, small_data_set() | extra)
+    with pytest.raises(UserError, match=message):
+        folder_data(path).prepare_data()
+    assert not list((tmp_path / "cache").glob("*.pt"))
+
+
+@pytest.mark.parametrize("kind", ["tar.xz", "tgz", "zip"])
+@pytest.mark.parametrize("name", ["../outside.png", "train/../../outside.png", "/outside.png"])
+def test_an_archive_cannot_write_outside(tmp_path: Path, kind: str, name: str) -> None:
+    path = SOURCES[kind](tmp_path, small_data_set() | {name: png((1, 1, 1))})
+    with pytest.raises(UserError, match="points out of it"):
+        folder_data(path).prepare_data()
+    assert not list(tmp_path.rglob("outside.png"))
+    assert not list(tmp_path.parent.glob("outside.png"))
+
+
+@pytest.mark.parametrize("kind", ["tar.xz", "tgz", "tar", "zip"])
+def test_a_truncated_archive_is_named(tmp_path: Path, kind: str) -> None:
+    path = SOURCES[kind](tmp_path, small_data_set())
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"set\.\S+ is damaged or not an archive|holds no images"):
+        folder_data(path).prepare_data()
+
+
+def test_a_missing_part_is_named(tmp_path: Path) -> None:
+    files = {name: content for name, content in small_data_set().items() if "test" not in name}
+    with pytest.raises(UserError, match="no images for test. Wanted: train/<class>/"):
+        folder_data(write_folder(tmp_path / "set", files)).prepare_data()
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataUnavailable, match=r"nowhere: there is no such file"):
+        folder_data(tmp_path / "nowhere").prepare_data()
+    with pytest.raises(DataUnavailable, match="CIFAR10_FOLDER"):
+        FolderData(None).prepare_data()
+
+
+# ----------------------------------------------------------------------- official files
+
+
+@pytest.fixture
+def mirrors() -> Iterator[dict[str, str]]:
+    """Addresses of real servers on this machine, by what they do."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200 if self.path == "/here" else 404)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(b"not the archive")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    silent = socket.create_server(("127.0.0.1", 0))  # takes the question, never answers
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        closed_port = closed.getsockname()[1]
+    root = f"http://127.0.0.1:{server.server_port}"
+    yield {
+        "here": f"{root}/here",
+        "missing": f"{root}/missing",
+        "silent": f"http://127.0.0.1:{silent.getsockname()[1]}/",
+        "closed": f"http://127.0.0.1:{closed_port}/",
+    }
+    server.shutdown()
+    server.server_close()
+    silent.close()
+
+
+def test_mirrors_are_asked_all_at_once(mirrors: dict[str, str]) -> None:
+    problems = cifar10.reachable([*mirrors.values(), "nonsense"], seconds=2)
+    assert list(problems) == [*mirrors.values(), "nonsense"]
+    assert problems[mirrors["here"]] is None
+    assert "404" in str(problems[mirrors["missing"]]) or "Not Found" in str(
+        problems[mirrors["missing"]]
+    )
+    assert "no answer within 2 s" in str(problems[mirrors["silent"]]) or "timed out" in str(
+        problems[mirrors["silent"]]
+    )
+    assert "refused" in str(problems[mirrors["closed"]])
+    assert "unknown url type" in str(problems["nonsense"])
+
+
+def test_a_wrong_archive_is_refused_and_what_was_tried_is_named(
+    tmp_path: Path, mirrors: dict[str, str]
+) -> None:
+    data = Cifar10Data(tmp_path, mirrors=[mirrors["here"], mirrors["closed"]])
+    with pytest.raises(DataUnavailable) as raised:
+        data.prepare_data()
+    message = str(raised.value)
+    assert f"{mirrors['here']}: " in message
+    assert "not found or corrupted" in message
+    assert f"{mirrors['closed']}: [Errno 111] Connection refused" in message
+    assert "data=shapes" in message
+    assert "data=folder data.path=" in message
+
+
+def official_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """A small data set in the official layout; torchvision is told its checksums."""
+    import pickle
+
+    from torchvision.datasets import CIFAR10
+
+    folder = root / CIFAR10.base_folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (24, 3072), dtype=np.uint8)
+
+    def write(name: str, content: dict[str, object]) -> tuple[str, str]:
+        data = pickle.dumps(content)
+        (folder / name).write_bytes(data)
+        return name, hashlib.md5(data).hexdigest()
+
+    train = [
+        write(f"data_batch_{i}", {"data": pixels[4 * i : 4 * i + 4], "labels": [0, 1, 0, 1]})
+        for i in range(5)
+    ]
+    test = [write("test_batch", {"data": pixels[20:], "labels": [1, 0, 1, 0]})]
+    meta = write("batches.meta", {"label_names": ["airplane", "automobile"]})
+    monkeypatch.setattr(CIFAR10, "train_list", train)
+    monkeypatch.setattr(CIFAR10, "test_list", test)
+    monkeypatch.setattr(
+        CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]}
+    )
+    return pixels.reshape(24, 3, 32, 32)
+
+
+def test_official_files_are_read_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = official_files(tmp_path, monkeypatch)
+    data = Cifar10Data(tmp_path, mirrors=[], batch_size=4, val_size=4)
+    data.prepare_data()
+    data.setup()
+    assert torch.equal(data.train.images, torch.from_numpy(pixels[:20]))
+    assert torch.equal(data.test.images, torch.from_numpy(pixels[20:]))
+    assert data.train.labels.tolist() == [0, 1] * 10
+    assert data.classes == ("airplane", "automobile")
+
+
+def test_an_altered_official_file_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    official_files(tmp_path, monkeypatch)
+    file = tmp_path / "cifar-10-batches-py" / "data_batch_3"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(DataUnavailable, match="data.mirrors is empty"):
+        Cifar10Data(tmp_path, mirrors=[]).prepare_data()
