@@ -37,7 +37,8 @@ def through_the_trainer(config: DictConfig, data: ImageData) -> tuple[float, pl.
     callbacks = run.build_callbacks(config, has_validation=False)
     del callbacks["checkpoint"], callbacks["target"]
     trainer = run.build_trainer(config, callbacks, [], has_validation=False)
-    trainer.fit(classifier, data)
+    with run.quiet():
+        trainer.fit(classifier, data)
     throughput = callbacks["throughput"]
     assert isinstance(throughput, Throughput)
     return throughput.images_per_s, trainer
@@ -59,7 +60,7 @@ def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(classifier.normalise(augment(images, index, 0, generator)))
             loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()

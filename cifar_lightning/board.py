@@ -4,11 +4,13 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import wandb
 from pytorch_lightning.loggers import WandbLogger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
+
+if TYPE_CHECKING:
+    import wandb  # the package works without it, with logger=csv
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 
@@ -20,7 +22,7 @@ class BoardLogger(WandbLogger):
         run: what `wandb.init` returned.
     """
 
-    def __init__(self, run: wandb.Run) -> None:
+    def __init__(self, run: "wandb.Run") -> None:
         super().__init__(experiment=run, id=run.id, project=run.project)
         self.run = run
         self._failed = False
@@ -39,6 +41,8 @@ class BoardLogger(WandbLogger):
 
     def log_picture(self, name: str, path: str) -> None:
         """Put a picture file on the board."""
+        import wandb
+
         self._safely(lambda: self.run.log({name: wandb.Image(path)}))
 
     def how_to_open(self) -> str:
@@ -95,7 +99,11 @@ def open_board(
     """
     if mode not in ("auto", "online", "offline", "disabled"):
         raise ValueError(f"mode must be auto, online, offline or disabled, not {mode!r}")
-    attempts = [mode] if mode != "auto" else [_automatic_mode()]
+    if mode == "disabled":
+        return None
+    import wandb
+
+    attempts = [_automatic_mode() if mode == "auto" else mode]
     if attempts == ["disabled"]:
         return None
     if attempts == ["online"]:
@@ -125,7 +133,9 @@ def open_board(
     return None
 
 
-def _automatic_mode() -> Mode:
+def _automatic_mode() -> Literal["online", "offline", "disabled"]:
+    import wandb
+
     chosen = os.environ.get("WANDB_MODE")
     if chosen in ("online", "offline", "disabled"):
         return chosen  # type: ignore[return-value]

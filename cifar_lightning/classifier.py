@@ -17,6 +17,30 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """Images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]."""
 
 
+class Scores(nn.Module):
+    """Mean loss and accuracy over many batches and all devices.
+
+    Args:
+        num_classes: of the logits.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        # Over images, not over classes (torchmetrics' default); the inputs are ours, unchecked.
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def update(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch: losses [N] or their mean, logits [N, classes], labels [N]."""
+        self.loss.update(losses)
+        self.accuracy.update(logits, labels)
+
+    def reset(self) -> None:
+        """Begin anew."""
+        self.loss.reset()
+        self.accuracy.reset()
+
+
 class Classifier(pl.LightningModule):
     """Classifies uint8 images; normalisation is part of it, so a checkpoint needs no preprocessing.
 
@@ -50,7 +74,7 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         # Convolutions are about twice as fast in this layout, on CPUs and tensor cores alike.
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         self.classes = tuple(classes)
         self.mean: Tensor
         self.std: Tensor
@@ -61,14 +85,9 @@ class Classifier(pl.LightningModule):
         self.augment = augment
         self.label_smoothing = label_smoothing
         self.seed = seed
-        self.losses = nn.ModuleDict({part: MeanMetric() for part in ("fit", "val", "test")})
-        self.accuracies = nn.ModuleDict(
-            {
-                # Over images, not over classes (torchmetrics' default); inputs are ours, unchecked.
-                part: MulticlassAccuracy(len(classes), average="micro", validate_args=False)
-                for part in ("fit", "val", "test")
-            }
-        )
+        self.fit_scores = Scores(len(classes))
+        self.val_scores = Scores(len(classes))
+        self.test_scores = Scores(len(classes))
 
     def normalise(self, images: Tensor) -> Tensor:
         """From uint8 to floats of zero mean and unit variance by channel, in channels_last."""
@@ -87,8 +106,7 @@ class Classifier(pl.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         # Kept on the device: reading a value here would make the GPU wait at every step.
-        self.losses["fit"].update(loss.detach())
-        self.accuracies["fit"].update(logits.detach(), labels)
+        self.fit_scores.update(loss.detach(), logits.detach(), labels)
         return loss
 
     def _generator(self, batch_idx: int) -> torch.Generator:
@@ -98,21 +116,20 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one validation batch."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch, self.val_scores)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one test batch."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch, self.test_scores)
 
-    def _evaluate(self, batch: Batch, part: str) -> None:
+    def _evaluate(self, batch: Batch, scores: Scores) -> None:
         images, labels, _ = batch
         logits = self(images)
-        self.losses[part].update(F.cross_entropy(logits.float(), labels, reduction="none"))
-        self.accuracies[part].update(logits, labels)
+        scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Log training and validation together, so that they share a row and a step."""
-        self._log_part("val", "val")
+        self._log("val", self.val_scores)
         if self.trainer.state.fn == "fit":  # not in a validation of its own
             self._log_training()
 
@@ -123,18 +140,17 @@ class Classifier(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Log the test figures."""
-        self._log_part("test", "test")
+        self._log("test", self.test_scores)
 
     def _log_training(self) -> None:
-        self._log_part("fit", "train")
+        self._log("train", self.fit_scores)
         self.log("epoch", self.global_step / self.trainer.num_training_batches)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    def _log_part(self, part: str, name: str) -> None:
-        for quantity, metrics in (("loss", self.losses), ("acc", self.accuracies)):
-            metric = metrics[part]
-            self.log(f"{name}/{quantity}", metric.compute())
-            metric.reset()
+    def _log(self, part: str, scores: Scores) -> None:
+        self.log(f"{part}/loss", scores.loss.compute())
+        self.log(f"{part}/acc", scores.accuracy.compute())
+        scores.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over the network's parameters and its schedule over the whole training."""

@@ -7,12 +7,13 @@ import pytorch_lightning as pl
 import torchinfo
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 from rich import box, get_console
 from rich.panel import Panel
 from rich.table import Table
 from torch import nn
 
+from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
 from cifar_lightning.data import ImageData
 
@@ -118,7 +119,7 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
     if metrics["stopped_by"] == "interrupted" and last.exists():
         places.append(("go on", f"python -m cifar_lightning.train resume={last}"))
     for logger in loggers:
-        if hasattr(logger, "how_to_open"):
+        if isinstance(logger, BoardLogger):
             places.append(("board", logger.how_to_open()))
     for label, place in places:
         console.print(f"[dim]{label:<11}[/]{place}", highlight=False, soft_wrap=True)

@@ -132,7 +132,8 @@ def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
         gram = wide @ wide.T
         wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
     x = wide if x.shape[0] <= x.shape[1] else wide.T
-    return x.to(matrix.dtype)
+    result: Tensor = x.to(matrix.dtype)
+    return result
 
 
 def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 TRAIN, VAL = "#8a8f98", "#1f6feb"
 
@@ -32,6 +32,7 @@ def learning_curves(
                 epochs, values = zip(*points, strict=True)
                 axes.plot(epochs, values, color=colour, marker="o", markersize=4, label=name)
         axes.set_xlabel("epochs")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

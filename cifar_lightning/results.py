@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
 from cifar_lightning.callbacks import TargetReached, Throughput
 from cifar_lightning.pictures import learning_curves
@@ -95,7 +96,7 @@ def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> 
     picture.parent.mkdir(exist_ok=True)
     learning_curves(curves, config.target_accuracy, title).savefig(picture)
     for logger in loggers:
-        if hasattr(logger, "log_summary"):
+        if isinstance(logger, BoardLogger):
             logger.log_summary(metrics)
             logger.log_picture("learning_curves", str(picture))
     temporary = run_dir / f"metrics.json.{os.getpid()}"

@@ -24,6 +24,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from rich import get_console
 from torch import nn
 
+from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
@@ -34,16 +35,20 @@ from cifar_lightning.errors import UserError
 # Images that the first layer's starting filters are computed from; more change nothing.
 IMAGES_FOR_INITIALISATION = 5000
 
-# Said by Lightning at every start, true of no mistake here.
-for _message in (
-    ".*does not have many workers.*",  # batches come from memory by one indexing, faster alone
-    ".*exists and is not empty.*",  # the run's folder holds Hydra's files already
-    ".*trying to infer the `batch_size`.*",
-    ".*Checkpoint directory .* exists.*",
-    ".*smaller than the logging interval.*",  # metrics are logged once a validation
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-):
-    warnings.filterwarnings("ignore", message=_message)
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what Lightning says at every start and is true of no mistake here."""
+    with warnings.catch_warnings():
+        for message in (
+            ".*does not have many workers.*",  # batches come from memory by one indexing
+            ".*exists and is not empty.*",  # the run's folder holds Hydra's files already
+            ".*smaller than the logging interval.*",  # metrics are logged once a validation
+            ".*it is recommended to use .* ensure each sample.*",  # BatchOrder repeats none
+            ".*isinstance\\(treespec, LeafSpec\\).*",  # between torch 2.15 and Lightning 2.6
+        ):
+            warnings.filterwarnings("ignore", message=message)
+        yield
 
 
 def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
@@ -173,7 +178,7 @@ def resumed(config: DictConfig, overrides: list[str]) -> DictConfig:
         UserError: if the checkpoint is missing or is none, or an override is an experiment, which
             changes more than can be told apart.
     """
-    result = OmegaConf.create(read_checkpoint(config.resume)["config"])
+    result: DictConfig = OmegaConf.create(read_checkpoint(config.resume)["config"])
     keys = [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
     if "experiment" in keys:
         raise UserError("resume takes its experiment from the checkpoint: leave experiment= out.")
@@ -192,7 +197,7 @@ def command_line_overrides() -> list[str]:
 
 def with_option(config: DictConfig, group: str, option: str) -> DictConfig:
     """The configuration with another option in one of its groups."""
-    result = copy.deepcopy(config)
+    result: DictConfig = copy.deepcopy(config)
     with open_dict(result):
         result[group] = OmegaConf.load(CONF / group / f"{option}.yaml")
         result.choices[group] = option
@@ -221,7 +226,7 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
         logger = instantiate_part(part, f"logger.{name}")
         if logger is not None:  # a board that could not be opened, or is not wanted
             loggers.append(logger)
-    boards = [logger for logger in loggers if hasattr(logger, "close")]
+    boards = [logger for logger in loggers if isinstance(logger, BoardLogger)]
     try:
         yield loggers
     except BaseException:
@@ -282,7 +287,7 @@ def choose_devices(gpus: str | int | list[int], available: int) -> tuple[str, in
                 f"has {available}, counted from 0."
             )
         return "gpu", gpus
-    if not isinstance(gpus, int) or gpus < 0:
+    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
         raise UserError(f"trainer.gpus={gpus} is not auto, a count from 0, or a list as in [0,2].")
     if gpus == 0:
         return "cpu", 1

@@ -44,13 +44,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     classifier, budget = run.build_classifier(config, data)
     console.show_network(classifier.network, config.choices.model, data.image_size, budget)
     callbacks = run.build_callbacks(config, has_validation=data.val is not None)
-    with run.open_loggers(config) as loggers:
+    with run.quiet(), run.open_loggers(config) as loggers:
         trainer = run.build_trainer(config, callbacks, loggers, has_validation=data.val is not None)
         console.show_start(config, data, trainer)
         finished = run.fit(trainer, classifier, data, config.resume)
-        best = callbacks["checkpoint"].best_model_path
         if finished:
-            trainer.test(classifier, data, ckpt_path=best, weights_only=True, verbose=False)
+            trainer.test(classifier, data, ckpt_path="best", weights_only=True, verbose=False)
         metrics = results.collect(config, trainer, callbacks, budget, finished)
         if trainer.is_global_zero:
             results.save(config, metrics, loggers)

@@ -113,11 +113,13 @@ def test_whitened_filters_respond_uncorrelated_with_equal_variance() -> None:
 
 def test_dirac_passes_the_input_channels_on() -> None:
     network = DilatedDW()
-    random_filters = network.layers[3].weight[32:].clone()
+    convolution = network.layers[3]
+    assert isinstance(convolution, nn.Conv2d)
+    random_filters = convolution.weight[32:].clone()
     initialise(network, correlated_images(), whiten=0, dirac=True)
     x = torch.rand(1, 32, 8, 8)
-    assert torch.equal(network.layers[3](x)[:, :32], x)
-    assert torch.equal(network.layers[3].weight[32:], random_filters)  # not all zero
+    assert torch.equal(convolution(x)[:, :32], x)
+    assert torch.equal(convolution.weight[32:], random_filters)  # not all zero
 
 
 @pytest.mark.parametrize(("whiten", "dirac", "changed"), [(0.5, False, [0]), (0, True, [3, 8, 12])])
@@ -132,7 +134,7 @@ def test_initialise_leaves_the_other_layers_alone(
 
 
 def test_initialise_takes_a_network_without_convolutions() -> None:
-    network = nn.Sequential(nn.Flatten(), nn.Linear(432, 10))
-    before = network[1].weight.clone()
-    initialise(network, correlated_images(), whiten=0.5, dirac=True)
-    assert torch.equal(network[1].weight, before)
+    linear = nn.Linear(432, 10)
+    before = linear.weight.clone()
+    initialise(nn.Sequential(nn.Flatten(), linear), correlated_images(), whiten=0.5, dirac=True)
+    assert torch.equal(linear.weight, before)

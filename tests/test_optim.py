@@ -114,7 +114,7 @@ def test_muon_trains_with_a_gradient_scaler() -> None:
     for _ in range(12):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(network(images), labels)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
         losses.append(loss.item())
@@ -127,7 +127,7 @@ def test_step_returns_the_closures_loss_with_gradients_enabled() -> None:
 
     def closure() -> float:
         loss = weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.item()
 
     assert optimizer.step(closure) == 2.0

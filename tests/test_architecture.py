@@ -1,0 +1,142 @@
+"""Who may import whom: arrows point up this list only."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cifar_lightning
+
+PACKAGE = Path(cifar_lightning.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+)
+
+# Layer of each module, and the packages from outside that it may import.
+LAYERS: dict[str, int] = {
+    "errors": 0,
+    "augment": 1,
+    "models": 1,
+    "budget": 1,
+    "optim": 1,
+    "pictures": 1,
+    "cli": 1,
+    "data": 2,
+    "classifier": 2,
+    "callbacks": 2,
+    "board": 2,
+    "console": 3,
+    "run": 4,
+    "results": 5,
+    "train": 6,
+}
+OUTSIDE: dict[str, set[str]] = {
+    "errors": set(),
+    "augment": {"torch"},
+    "models": {"torch"},
+    "budget": {"torch"},
+    "optim": {"torch"},
+    "pictures": {"matplotlib", "numpy"},
+    "cli": {"hydra", "omegaconf"},
+    "data": {"torch", "torchvision", "pytorch_lightning", "PIL", "numpy", "rich", "filelock"},
+    "classifier": {"torch", "torchmetrics", "pytorch_lightning"},
+    "callbacks": {"torch", "pytorch_lightning"},
+    "board": {"wandb", "pytorch_lightning"},
+    "console": {"torch", "torchinfo", "rich", "pytorch_lightning", "omegaconf"},
+    "run": {"torch", "pytorch_lightning", "hydra", "omegaconf", "rich"},
+    "results": {"torch", "pytorch_lightning", "omegaconf"},
+    "train": {"pytorch_lightning", "omegaconf"},
+}
+
+
+def part(module: str) -> str:
+    """`cifar_lightning.data.folder` belongs to `data`."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports(module: str, at_the_top: bool = False) -> set[str]:
+    """What a module imports, anywhere or at its top level only."""
+    path = PACKAGE.parent / Path(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    tree = ast.parse(file.read_text())
+    found: set[str] = set()
+    for node in tree.body if at_the_top else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            base = node.module or ""
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found.update(names & set(MODULES) or {base})
+    return found
+
+
+ours = pytest.mark.parametrize("module", [m for m in MODULES if part(m)])
+
+
+def test_every_module_has_its_layer() -> None:
+    assert {part(module) for module in MODULES} - {""} == set(LAYERS) == set(OUTSIDE)
+
+
+@ours
+def test_imports_point_to_lower_layers_or_the_same_part(module: str) -> None:
+    for imported in imports(module):
+        if imported.startswith("cifar_lightning.") and part(imported) != part(module):
+            assert LAYERS[part(imported)] < LAYERS[part(module)], f"{module} imports {imported}"
+
+
+@ours
+def test_imports_from_outside_are_the_layers_own(module: str) -> None:
+    roots = {name.partition(".")[0] for name in imports(module)}
+    foreign = roots - set(sys.stdlib_module_names) - {"cifar_lightning"}
+    assert foreign <= OUTSIDE[part(module)]
+
+
+def test_only_run_instantiates_configurations() -> None:
+    users = {path.stem for path in PACKAGE.rglob("*.py") if "hydra.utils" in path.read_text()}
+    assert users == {"run"}
+
+
+def test_entry_points_import_the_command_line_alone_at_the_top() -> None:
+    top = imports("cifar_lightning.train", at_the_top=True)
+    assert {name for name in top if name.startswith("cifar_lightning")} == {"cifar_lightning.cli"}
+    assert not {"torch", "pytorch_lightning"} & {name.partition(".")[0] for name in top}
+
+
+def test_train_stays_short() -> None:
+    assert len((PACKAGE / "train.py").read_text().splitlines()) < 100
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = (
+        "import sys, cifar_lightning; "
+        "print({'torch', 'hydra', 'wandb', 'pytorch_lightning'} & set(sys.modules))"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert output.stdout.strip() == "set()"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in cifar_lightning.__all__:
+        assert getattr(cifar_lightning, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = cifar_lightning.nonsense
+
+
+def test_training_with_csv_alone_needs_no_wandb(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['wandb'] = None\n"
+        "from conftest import TINY\n"
+        "from cifar_lightning import compose, train\n"
+        f"print(train(compose(TINY, {str(tmp_path / 'run')!r}))['test/acc'])"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).parent), "PATH": ""},
+    )
+    assert ended.returncode == 0, ended.stderr

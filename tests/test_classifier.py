@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.augment import Augment
+from cifar_lightning.classifier import Classifier, Scores
+from cifar_lightning.optim import linear_schedule
+
+
+def classifier(network: nn.Module, **arguments: float) -> Classifier:
+    return Classifier(
+        network,
+        classes=["a", "b", "c"],
+        mean=[0.5, 0.4, 0.3],
+        std=[0.25, 0.2, 0.1],
+        optimizer=torch.optim.SGD,
+        scheduler=linear_schedule,
+        augment=Augment(shift=1, flip="random"),
+        **arguments,  # type: ignore[arg-type]
+    )
+
+
+def images(n: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, 8, 8), generator=generator).byte()
+
+
+def test_normalised_images_have_zero_mean_and_unit_variance_by_channel() -> None:
+    pixels = torch.tensor([[0.25, 0.75], [0.2, 0.6], [0.2, 0.4]]) * 255  # mean -+ std
+    batch = pixels.view(1, 3, 1, 2).round().byte()
+    normalised = classifier(nn.Flatten()).normalise(batch)
+    assert torch.allclose(normalised[0, :, 0], torch.tensor([[-1.0, 1.0]]).expand(3, 2), atol=0.03)
+
+
+def test_the_network_sees_channels_last() -> None:
+    seen = []
+
+    class Spy(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(x)
+
+    classifier(Spy())(images())
+    assert seen == [True]
+
+
+def test_the_loss_is_the_smoothed_cross_entropy() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    smooth = classifier(network, label_smoothing=0.3)
+    smooth.augment = lambda images, index, epoch, generator: images
+    labels = torch.arange(16) % 3
+    loss = smooth.training_step((images(), labels, torch.arange(16)), 0)
+    log_p = smooth(images()).log_softmax(1)
+    expected = -(0.7 * log_p[torch.arange(16), labels] + 0.3 * log_p.mean(1)).mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_augmentation_is_for_training_only_and_depends_on_the_step_alone() -> None:
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), seed=7)
+    augmented = []
+    augment = model.augment
+
+    def spy(images: Tensor, index: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        augmented.append(augment(images, index, epoch, generator))
+        return augmented[-1]
+
+    model.augment = spy
+    batch = (images(), torch.zeros(16, dtype=torch.int64), torch.arange(16))
+    model.validation_step(batch, 0)
+    model.test_step(batch, 0)
+    assert not augmented
+    model.training_step(batch, 0)
+    model.training_step(batch, 1)
+    torch.rand(5)  # others may draw in between
+    model.training_step(batch, 0)
+    assert torch.equal(augmented[0], augmented[2])
+    assert not torch.equal(augmented[0], augmented[1])
+
+
+def test_accuracy_is_over_images_not_over_classes() -> None:
+    scores = Scores(3)
+    logits = torch.eye(3)[torch.tensor([0, 0, 0, 0])]
+    scores.update(torch.tensor([1.0, 2.0, 3.0, 4.0]), logits, torch.tensor([0, 0, 0, 1]))
+    scores.update(torch.tensor([5.0]), torch.eye(3)[2:], torch.tensor([2]))
+    assert scores.accuracy.compute() == 0.8  # by classes it would be 0.67
+    assert scores.loss.compute() == 3.0
+    scores.reset()
+    scores.update(torch.tensor([5.0]), torch.eye(3)[2:], torch.tensor([2]))
+    assert scores.accuracy.compute() == 1.0

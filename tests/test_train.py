@@ -1,0 +1,304 @@
+"""Whole runs, in this process and as a user starts them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, weights_of
+from omegaconf import DictConfig
+from PIL import Image
+
+from cifar_lightning import run
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+METRICS = [
+    "data",
+    "model",
+    "params",
+    "seed",
+    "epochs",
+    "stopped_by",
+    "val/acc",
+    "test/acc",
+    "test/loss",
+    "epochs_to_target",
+    "seconds_to_target",
+    "train_seconds",
+    "images_per_s",
+    "train_tflop",
+    "precision",
+    "device",
+    "torch",
+    "world_size",
+]
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "cifar_lightning.train", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(program: "subprocess.Popen[str]") -> str:
+    output, _ = program.communicate(timeout=300)
+    return output
+
+
+def only(pattern: str) -> Path:
+    (found,) = Path.cwd().glob(pattern)
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
+def test_a_run_leaves_what_it_should(tiny: Compose, tmp_path: Path) -> None:
+    metrics = train(tiny("target_accuracy=null"))
+    folder = tmp_path / "run"
+    assert read_json(folder / "metrics.json") == metrics
+    assert list(metrics) == METRICS
+    expected = {"data": "shapes", "model": "dilated_dw", "params": 257_856, "seed": 0}
+    assert metrics.items() >= {**expected, "epochs": 1, "world_size": 1}.items()
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12)
+    assert metrics["torch"] == torch.__version__
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    with Image.open(folder / "figures" / "learning_curves.png") as picture:
+        assert picture.size == (1200, 480)
+    *_, last = run.read_rows(folder)
+    assert last["test/acc"] == pytest.approx(metrics["test/acc"])
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    losses = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", -1)):
+        train(tiny(f"seed={seed}", "trainer.max_epochs=2", "target_accuracy=null", run_dir=name))
+        losses[name] = [row.get("train/loss") for row in run.read_rows(tmp_path / name)]
+    assert losses["a"] == losses["b"]
+    assert losses["a"] != losses["c"]
+    assert losses["a"] != losses["d"]
+
+
+def test_the_best_checkpoint_is_tested_not_the_last(tiny: Compose, tmp_path: Path) -> None:
+    # A learning rate that explodes after the first epoch: best and last differ for sure.
+    metrics = train(
+        tiny(
+            "target_accuracy=null",
+            "trainer.max_epochs=3",
+            "optimizer=sgd",
+            "optimizer.lr=0.05",
+            "scheduler=constant",
+            "init=random",
+            "data.train_size=600",
+        )
+    )
+    rows = run.read_rows(tmp_path / "run")
+    best = max(row["val/acc"] for row in rows if "val/acc" in row)
+    assert metrics["val/acc"] == pytest.approx(best)
+    classifier, _ = run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    data = run.build_data(tiny("data.train_size=600"))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, metrics["precision"] != "32-true"):
+        assert data.val is not None
+        guesses = classifier.eval()(data.val.images).argmax(1)
+    accuracy = (guesses == data.val.labels).float().mean().item()
+    assert accuracy == pytest.approx(best, abs=1.5 / len(data.val))
+
+
+def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_path: Path) -> None:
+    metrics = train(tiny("data.val_size=0", "target_accuracy=null", "trainer.max_epochs=2"))
+    assert metrics["val/acc"] is None
+    assert metrics["test/acc"] > 0
+    assert metrics["images_per_s"] == pytest.approx(2 * 200 / metrics["train_seconds"])
+    rows = run.read_rows(tmp_path / "run")
+    assert [row["epoch"] for row in rows[:2]] == [1.0, 2.0]
+    assert not any("val/acc" in row for row in rows)
+    best, last = (
+        weights_of(tmp_path / "run" / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")
+    )
+    assert all(torch.equal(best[key], last[key]) for key in best)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
+def test_a_resumed_run_is_the_run_that_was_not_broken_off(
+    tiny: Compose, tmp_path: Path, optimizer: str
+) -> None:
+    overrides = ["target_accuracy=null", "trainer.max_epochs=4", f"optimizer={optimizer}"]
+    keep = (
+        "+callbacks.keep={_target_:pytorch_lightning.callbacks.ModelCheckpoint,save_top_k:-1,"
+        "every_n_epochs:2,dirpath:${run_dir}/checkpoints,filename:'{epoch}',save_weights_only:false}"
+    )
+    whole = train(tiny(*overrides, keep, run_dir="whole"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    checkpoint = tmp_path / "broken" / "checkpoints" / "epoch=1.ckpt"
+    typed = [f"resume='{checkpoint}'"]
+    config = tiny(*typed, run_dir="broken")
+    resumed_config = run.resumed(config, typed)
+    assert resumed_config.trainer.max_epochs == 4
+    resumed = train_resumed(config, typed)
+    assert {k: resumed[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")} == {
+        k: whole[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")
+    }
+    one, other = (
+        weights_of(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "broken")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+    def curves(name: str) -> list[dict[str, float]]:
+        rows = run.read_rows(tmp_path / name)
+        return [{k: v for k, v in row.items() if "throughput" not in k} for row in rows]
+
+    assert curves("broken") == curves("whole")
+    assert resumed["train_seconds"] > 0
+
+
+def train_resumed(config: DictConfig, typed: list[str]) -> dict[str, Any]:
+    """As the command line does it, which tells `train` what was typed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "command_line_overrides", lambda: typed)
+        return train(config)
+
+
+def test_the_command_of_the_readme_runs() -> None:
+    program = start("model=dilated_dw", "trainer.gpus=1", *TINY[:-1])
+    output = finish(program)
+    assert program.returncode == 0, output
+    if not torch.cuda.is_available():
+        assert "this machine has no GPU: training on the CPU" in output
+    assert "257,856 parameters" in output
+    metrics = read_json(only("runs/train/*_dilated_dw/metrics.json"))
+    assert metrics["stopped_by"] == "max_epochs"
+    overrides = only("runs/train/*/.hydra/overrides.yaml").read_text()
+    assert "trainer.gpus=1" in overrides
+    assert "litlogger" not in output
+    assert "Warning" not in output
+
+
+def test_a_sweep_runs_all_its_jobs_though_one_fails() -> None:
+    program = start(*TINY, "-m", "augment.flip=random,sideways,none", "seed=0")
+    output = finish(program)
+    assert program.returncode == 1
+    assert "augment: flip must be none, random or alternating, not 'sideways'" in output
+    assert "Traceback" not in output
+    sweep = only("runs/train/*_sweep")
+    assert {path.parent.name for path in sweep.glob("*/metrics.json")} == {"0", "2"}
+
+
+def test_no_data_and_no_network_end_in_one_message(tmp_path: Path) -> None:
+    program = start("data.mirrors=[http://127.0.0.1:9/x.tar.gz]", f"data.root={tmp_path}/none")
+    began = time.monotonic()
+    output = finish(program)
+    assert program.returncode == 1
+    assert "http://127.0.0.1:9/x.tar.gz: [Errno 111] Connection refused" in output
+    assert "data=folder data.path=" in output
+    assert "data=shapes" in output
+    assert "Traceback" not in output
+    assert time.monotonic() - began < 60  # a hang, not a speed
+
+
+def test_a_rehearsal_says_so_at_both_ends(tmp_path: Path) -> None:
+    program = start(
+        "rehearse_without_data=true",
+        "data.mirrors=[http://127.0.0.1:9/x.tar.gz]",
+        f"data.root={tmp_path}/none",
+        "logger=csv",
+        "+trainer.limit_train_batches=3",
+        "trainer.max_epochs=1",
+    )
+    output = finish(program)
+    assert program.returncode == 0, output
+    assert output.count("NOT a CIFAR-10 figure") == 2
+    assert output.index("NOT a CIFAR-10") < output.index("epoch 1/1")
+    assert output.rindex("NOT a CIFAR-10") > output.index("test/acc")
+    assert read_json(only("runs/train/*/metrics.json"))["data"] == "shapes"
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
+    program = start(
+        "data=shapes",
+        "logger.wandb.mode=offline",
+        "trainer.max_epochs=4",
+        "target_accuracy=null",
+        "trainer.gpus=0",
+    )
+    deadline = time.monotonic() + 200
+    while not list(Path.cwd().glob("runs/train/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    program.send_signal(signal.SIGINT)
+    output = finish(program)
+    assert program.returncode == 130, output
+    folder = only("runs/train/*")
+    interrupted = read_json(folder / "metrics.json")
+    assert interrupted["stopped_by"] == "interrupted"
+    assert interrupted["test/acc"] is None
+    assert 1 <= interrupted["epochs"] < 4
+    (command,) = (line for line in output.splitlines() if "resume=" in line)
+    program = start(command.split()[-1])
+    output = finish(program)
+    assert program.returncode == 0, output
+    assert only("runs/train/*") == folder
+    resumed = read_json(folder / "metrics.json")
+    assert (resumed["epochs"], resumed["stopped_by"]) == (4, "max_epochs")
+    epochs = [row["epoch"] for row in run.read_rows(folder) if "epoch" in row and "lr" in row]
+    assert epochs == [1.0, 2.0, 3.0, 4.0]
+    ids = {path.name.rpartition("-20")[2] for path in Path("runs/wandb").glob("offline-run-*")}
+    assert len({name.partition("_")[2] for name in ids}) == 1  # one W&B run
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tiny: Compose) -> None:
+    """The first loss and the images of both; the gradients' sums differ in rounding."""
+    program = start(
+        *(option for option in TINY if "gpus" not in option),
+        "data.batch_size=24",
+        "trainer=ddp_sim",
+        "trainer.precision=32-true",
+        "target_accuracy=null",
+    )
+    output = finish(program)
+    assert program.returncode == 0, output
+    metrics = read_json(only("runs/train/*/metrics.json"))
+    assert metrics["world_size"] == 2
+    assert metrics["epochs"] == 1
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 144 / 1e12)
+    assert output.count("257,856 parameters") == 1  # one process speaks
+
+
+@pytest.mark.slow
+def test_the_seed_network_learns_shapes() -> None:
+    program = start("data=shapes", "logger=csv", "trainer.gpus=0")
+    output = finish(program)
+    assert program.returncode == 0, output
+    metrics = read_json(only("runs/train/*/metrics.json"))
+    assert metrics["stopped_by"] == "target"
+    assert metrics["test/acc"] >= 0.80
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "CIFAR10_FOLDER" not in os.environ, reason="CIFAR10_FOLDER names no copy of CIFAR-10"
+)
+def test_one_epoch_on_real_images_passes_45_percent(tmp_path: Path) -> None:
+    program = start("data=folder", "logger=csv", "trainer.max_epochs=1", "trainer.gpus=0")
+    output = finish(program)
+    assert program.returncode == 0, output
+    metrics = read_json(only("runs/train/*/metrics.json"))
+    assert metrics["data"] == "folder"
+    assert metrics["val/acc"] > 0.45
