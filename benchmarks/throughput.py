@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 
-from cifar_lightning import results, run
+from cifar_lightning import hardware, run
 from cifar_lightning.callbacks import Throughput
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import compose, prepare_arguments
@@ -100,7 +100,7 @@ def main() -> None:
         "bare_images_per_s": round(statistics.median(bares), 1),
         "ratio_vs_bare": round(statistics.median(ratios), 3),
         "precision": str(trainer.precision),
-        "device": results.device_name(trainer),
+        "device": hardware.device_name(trainer.strategy.root_device),
         "torch": torch.__version__,
     }
     print(json.dumps(summary))

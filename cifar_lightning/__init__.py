@@ -1,7 +1,7 @@
 """A small, honest CIFAR-10 research template on PyTorch Lightning, Hydra and W&B.
 
 The public names load what they need when they are first used, so that importing the package, as
-the command line does, costs nothing.
+the command line does, costs nothing. A whole run: `cifar_lightning.train.train(compose([...]))`.
 """
 
 from importlib import import_module
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cifar_lightning.models import DilatedDW
     from cifar_lightning.optim import Muon
     from cifar_lightning.run import rebuild
-    from cifar_lightning.train import train
 
 _HOMES = {
     "Augment": "augment",
@@ -34,7 +33,6 @@ _HOMES = {
     "DilatedDW": "models",
     "Muon": "optim",
     "rebuild": "run",
-    "train": "train",
 }
 
 __all__ = [
@@ -52,7 +50,6 @@ __all__ = [
     "compose",
     "count",
     "rebuild",
-    "train",
 ]
 
 

@@ -1,7 +1,6 @@
 """The LightningModule: network, loss, metrics, optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -160,7 +159,3 @@ class Classifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step the schedule; torch's own would warn of a scaler that skipped the first step."""
-        scheduler.step()

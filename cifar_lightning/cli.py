@@ -21,7 +21,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 
 # Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
 PATH_KEYS = ("checkpoint", "data.path", "data.root", "images", "output", "resume", "run")
-PLAIN = re.compile(r"[\w./:@%+~-]*", re.ASCII)
+PLAIN = re.compile(r"[\w./:@%+-]*", re.ASCII)
 
 OmegaConf.register_new_resolver(
     "run_name",
@@ -105,12 +105,17 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         if key.lstrip("+") in PATH_KEYS and value[:1] not in "'\"":
             is_sweep = "," in value and not Path(value).exists()
             if not PLAIN.fullmatch(value) and not is_sweep:
-                escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-                argument = f"{key}='{escaped}'"
+                argument = f"{key}={_quoted(value)}"
             if key == "resume" and value not in ("", "null"):
                 prepared += _in_the_folder_of(Path(value))
         prepared.append(argument)
     return prepared
+
+
+def _quoted(value: str) -> str:
+    """In single quotes; before a quote, a backslash would be an escape, so it is doubled there."""
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def _in_the_folder_of(checkpoint: Path) -> list[str]:
@@ -119,9 +124,8 @@ def _in_the_folder_of(checkpoint: Path) -> list[str]:
     folder = checkpoint.absolute().parent
     if folder.name != "checkpoints":
         return []  # moved away from its run: the resumed run gets a folder of its own
-    run_dir = str(folder.parent).replace("'", "\\'")
     return [
-        f"hydra.run.dir='{run_dir}'",
+        f"hydra.run.dir={_quoted(str(folder.parent))}",
         # .hydra/ keeps the configuration that the run began with.
         f"hydra.output_subdir=.hydra/resumed_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}",
     ]
@@ -135,16 +139,15 @@ def explain(error: Exception, config_name: str) -> str:
     if cause := error.__cause__:
         message += f"\n{cause}"
     lines = [line for line in message.splitlines() if "object_type=" not in line]
-    # A missing option of a group: Hydra lists the valid ones itself.
-    if found := re.search(r"Could not find '(?:([^']*)/)?([^'/]+)'", message):
-        options = message.partition("Available options")[2].split("\n\t")[1:]
-        return "\n".join(lines) + _nearest(found[2], [o.strip() for o in options])
+    if found := re.search(r"Could not find '([^']*)/([^'/]+)'", message):
+        listed = message.partition("Available options")[2].partition("Config search path")[0]
+        options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
+        known = f" The options of {found[1]}: {', '.join(options)}." if options else ""
+        return f"There is no {found[1]}={found[2]}.{known}" + _nearest(found[2], options)
     if found := re.search(r"Could not override '([^'@]+)'", message):
         return f"There is no {found[1]!r} in the configuration." + _nearest(
             found[1], _known_names(config_name)
         )
-    if found := re.search(r"Could not load '([^']+)'", message):
-        return message
     return "\n".join(lines)
 
 
@@ -153,7 +156,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     if not close:  # right in the last part, wrong in the way there
         last = name.rpartition(".")[2]
         close = [k for k in known if k.rpartition(".")[2] == last][:3]
-    hint = f"\nDid you mean {' or '.join(close)}?" if close else ""
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"{hint}\n--cfg job shows the whole configuration; +KEY=VALUE adds a new key."
 
 

@@ -14,8 +14,9 @@ from pytorch_lightning.loggers import Logger
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
 from cifar_lightning.callbacks import TargetReached, Throughput
+from cifar_lightning.hardware import device_name
 from cifar_lightning.pictures import learning_curves
-from cifar_lightning.run import cpu_name, read_rows
+from cifar_lightning.run import read_rows
 
 
 def collect(
@@ -58,7 +59,7 @@ def collect(
         "images_per_s": throughput.images_per_s,
         "train_tflop": budget.train_tflop(throughput.images),
         "precision": str(trainer.precision),
-        "device": device_name(trainer),
+        "device": device_name(trainer.strategy.root_device),
         "torch": torch.__version__,
         "world_size": trainer.world_size,
     }
@@ -71,14 +72,6 @@ def _whole(epochs: float) -> float | int:
 def _metric(trainer: pl.Trainer, name: str) -> float | None:
     value = trainer.callback_metrics.get(name)
     return None if value is None else value.item()
-
-
-def device_name(trainer: pl.Trainer) -> str:
-    """The hardware's own name, with the number of cores where it is a CPU."""
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:

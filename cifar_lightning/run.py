@@ -5,10 +5,9 @@ The only place that instantiates configurations: everything else takes plain arg
 
 import copy
 import csv
-import platform
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,10 @@ from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
-from cifar_lightning.console import EpochLines, banner
+from cifar_lightning.console import EpochLines
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
+from cifar_lightning.hardware import choose_devices, choose_precision
 
 # Images that the first layer's starting filters are computed from; more change nothing.
 IMAGES_FOR_INITIALISATION = 5000
@@ -267,71 +267,31 @@ def build_trainer(
     return trainer
 
 
-def choose_devices(gpus: str | int | list[int], available: int) -> tuple[str, int | list[int]]:
-    """Lightning's accelerator and devices for `trainer.gpus`.
-
-    Args:
-        gpus: `auto` is all there are, else the CPU; a count; or a list of indices.
-        available: GPUs on this machine.
-
-    Raises:
-        UserError: if two or more, or an index, are asked for that are not there.
-    """
-    if gpus == "auto":
-        return ("gpu", available) if available else ("cpu", 1)
-    if isinstance(gpus, list):
-        missing = [index for index in gpus if not 0 <= index < available]
-        if missing or not gpus or len(set(gpus)) < len(gpus):
-            raise UserError(
-                f"trainer.gpus={gpus} names a GPU twice or one that does not exist: this machine "
-                f"has {available}, counted from 0."
-            )
-        return "gpu", gpus
-    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
-        raise UserError(f"trainer.gpus={gpus} is not auto, a count from 0, or a list as in [0,2].")
-    if gpus == 0:
-        return "cpu", 1
-    if gpus == 1 and available == 0:
-        banner("trainer.gpus=1, but this machine has no GPU: training on the CPU.", "No GPU")
-        return "cpu", 1
-    if gpus > available:
-        raise UserError(f"trainer.gpus={gpus}, but this machine has {available} GPUs.")
-    return "gpu", gpus
-
-
 def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: str | None) -> bool:
-    """Train; returns False after Ctrl-C, which Lightning turns into an exit of the program."""
+    """Train; returns False after Ctrl-C."""
+    return _unless_interrupted(
+        trainer, lambda: trainer.fit(classifier, data, ckpt_path=resume, weights_only=True)
+    )
+
+
+def evaluate_best(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> bool:
+    """Read the test images once, with the best checkpoint; returns False after Ctrl-C."""
+    return _unless_interrupted(
+        trainer,
+        lambda: trainer.test(classifier, data, ckpt_path="best", weights_only=True, verbose=False),
+    )
+
+
+def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
+    """Lightning turns Ctrl-C into an exit of the program; here it is an answer."""
     try:
-        trainer.fit(classifier, data, ckpt_path=resume, weights_only=True)
+        work()
     except SystemExit:
         if not trainer.interrupted:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
         return False
     return True
-
-
-def choose_precision(accelerator: str) -> str:
-    """bf16 where the chip runs it fast, else 16-bit on a GPU, else 32-bit."""
-    if accelerator == "gpu":
-        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-    flags = _cpu_info().get("flags", "").split()
-    return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32-true"
-
-
-def cpu_name() -> str:
-    """The processor's own name."""
-    return _cpu_info().get("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_info() -> dict[str, str]:
-    """What Linux says of the first processor; nothing on other systems."""
-    try:
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _keep_rows(logger: CSVLogger, up_to_step: int) -> None:

@@ -47,9 +47,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     with run.quiet(), run.open_loggers(config) as loggers:
         trainer = run.build_trainer(config, callbacks, loggers, has_validation=data.val is not None)
         console.show_start(config, data, trainer)
-        finished = run.fit(trainer, classifier, data, config.resume)
-        if finished:
-            trainer.test(classifier, data, ckpt_path="best", weights_only=True, verbose=False)
+        finished = run.fit(trainer, classifier, data, config.resume) and run.evaluate_best(
+            trainer, classifier, data
+        )
         metrics = results.collect(config, trainer, callbacks, budget, finished)
         if trainer.is_global_zero:
             results.save(config, metrics, loggers)

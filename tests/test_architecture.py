@@ -29,9 +29,10 @@ LAYERS: dict[str, int] = {
     "callbacks": 2,
     "board": 2,
     "console": 3,
-    "run": 4,
-    "results": 5,
-    "train": 6,
+    "hardware": 4,
+    "run": 5,
+    "results": 6,
+    "train": 7,
 }
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
@@ -46,6 +47,7 @@ OUTSIDE: dict[str, set[str]] = {
     "callbacks": {"torch", "pytorch_lightning"},
     "board": {"wandb", "pytorch_lightning"},
     "console": {"torch", "torchinfo", "rich", "pytorch_lightning", "omegaconf"},
+    "hardware": {"torch"},
     "run": {"torch", "pytorch_lightning", "hydra", "omegaconf", "rich"},
     "results": {"torch", "pytorch_lightning", "omegaconf"},
     "train": {"pytorch_lightning", "omegaconf"},
@@ -130,7 +132,8 @@ def test_training_with_csv_alone_needs_no_wandb(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['wandb'] = None\n"
         "from conftest import TINY\n"
-        "from cifar_lightning import compose, train\n"
+        "from cifar_lightning import compose\n"
+        "from cifar_lightning.train import train\n"
         f"print(train(compose(TINY, {str(tmp_path / 'run')!r}))['test/acc'])"
     )
     ended = subprocess.run(

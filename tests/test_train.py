@@ -143,11 +143,11 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(
         "+callbacks.keep={_target_:pytorch_lightning.callbacks.ModelCheckpoint,save_top_k:-1,"
         "every_n_epochs:2,dirpath:${run_dir}/checkpoints,filename:'{epoch}',save_weights_only:false}"
     )
-    whole = train(tiny(*overrides, keep, run_dir="whole"))
-    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
-    checkpoint = tmp_path / "broken" / "checkpoints" / "epoch=1.ckpt"
+    whole = train(tiny(*overrides, keep))
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    checkpoint = tmp_path / "run" / "checkpoints" / "epoch=1.ckpt"
     typed = [f"resume='{checkpoint}'"]
-    config = tiny(*typed, run_dir="broken")
+    config = tiny(*typed)
     resumed_config = run.resumed(config, typed)
     assert resumed_config.trainer.max_epochs == 4
     resumed = train_resumed(config, typed)
@@ -155,7 +155,7 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(
         k: whole[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")
     }
     one, other = (
-        weights_of(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "broken")
+        weights_of(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "run")
     )
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -163,7 +163,7 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(
         rows = run.read_rows(tmp_path / name)
         return [{k: v for k, v in row.items() if "throughput" not in k} for row in rows]
 
-    assert curves("broken") == curves("whole")
+    assert curves("run") == curves("whole")
     assert resumed["train_seconds"] > 0
 
 

@@ -56,7 +56,7 @@ class Cifar10Data(ImageData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, seed)
-        self.root = Path(root)
+        self.root = Path(root).expanduser()
         self.mirrors = list(mirrors)
 
     def fetch(self) -> None:

@@ -1,0 +1,67 @@
+"""Which devices and which precision a run gets, and what they are called."""
+
+import platform
+from pathlib import Path
+
+import torch
+
+from cifar_lightning.console import banner
+from cifar_lightning.errors import UserError
+
+
+def choose_devices(gpus: str | int | list[int], available: int) -> tuple[str, int | list[int]]:
+    """Lightning's accelerator and devices for `trainer.gpus`.
+
+    Args:
+        gpus: `auto` is all there are, else the CPU; a count; or a list of indices.
+        available: GPUs on this machine.
+
+    Raises:
+        UserError: if two or more, or an index, are asked for that are not there.
+    """
+    if gpus == "auto":
+        return ("gpu", available) if available else ("cpu", 1)
+    if isinstance(gpus, list):
+        missing = [index for index in gpus if not 0 <= index < available]
+        if missing or not gpus or len(set(gpus)) < len(gpus):
+            raise UserError(
+                f"trainer.gpus={gpus} names a GPU twice or one that does not exist: this machine "
+                f"has {available}, counted from 0."
+            )
+        return "gpu", gpus
+    if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
+        raise UserError(f"trainer.gpus={gpus} is not auto, a count from 0, or a list as in [0,2].")
+    if gpus == 0:
+        return "cpu", 1
+    if gpus == 1 and available == 0:
+        banner("trainer.gpus=1, but this machine has no GPU: training on the CPU.", "No GPU")
+        return "cpu", 1
+    if gpus > available:
+        raise UserError(f"trainer.gpus={gpus}, but this machine has {available} GPUs.")
+    return "gpu", gpus
+
+
+def choose_precision(accelerator: str) -> str:
+    """bf16 where the chip runs it fast, else 16-bit on a GPU, else 32-bit."""
+    if accelerator == "gpu":
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    flags = _cpu_info().get("flags", "").split()
+    return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32-true"
+
+
+def device_name(device: torch.device) -> str:
+    """The hardware's own name, with the number of threads where it is a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpu_info().get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _cpu_info() -> dict[str, str]:
+    """What Linux says of the first processor; nothing on other systems."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

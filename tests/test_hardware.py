@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from cifar_lightning import hardware
+from cifar_lightning.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("gpus", "available", "expected"),
+    [
+        ("auto", 0, ("cpu", 1)),
+        ("auto", 3, ("gpu", 3)),
+        (0, 2, ("cpu", 1)),
+        (1, 2, ("gpu", 1)),
+        (2, 2, ("gpu", 2)),
+        ([0, 2], 3, ("gpu", [0, 2])),
+    ],
+)
+def test_devices(gpus: str | int | list[int], available: int, expected: object) -> None:
+    assert hardware.choose_devices(gpus, available) == expected
+
+
+def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert hardware.choose_devices(1, 0) == ("cpu", 1)
+    assert "has no GPU: training on the CPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpus", "available", "message"),
+    [
+        (2, 1, "machine has 1 GPU"),
+        (2, 0, "machine has 0 GPUs"),
+        ([0, 2], 2, r"has 2, counted from 0"),
+        ([1, 1], 2, "names a GPU twice"),
+        ([], 2, "names a GPU twice or one that does not exist"),
+        (-1, 2, "not auto, a count from 0"),
+        ("many", 2, "not auto, a count from 0"),
+        (1.5, 2, "not auto, a count from 0"),
+        (True, 2, "not auto, a count from 0"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    gpus: str | int | list[int], available: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        hardware.choose_devices(gpus, available)
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("fpu avx512_bf16 amx_tile", "bf16-mixed"),
+        ("fpu amx_bf16", "bf16-mixed"),
+        ("fpu avx512f avx512bw", "32-true"),
+        ("", "32-true"),
+    ],
+)
+def test_precision_on_a_cpu_asks_the_chip(
+    flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "_cpu_info", lambda: {"flags": flags})
+    assert hardware.choose_precision("cpu") == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((9, 0), "bf16-mixed"), ((7, 5), "16-mixed")]
+)
+def test_precision_on_a_gpu_asks_the_chip(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert hardware.choose_precision("gpu") == precision
+
+
+def test_the_device_has_its_own_name() -> None:
+    assert hardware.device_name(torch.device("cpu")).endswith(
+        f", {torch.get_num_threads()} threads"
+    )
+    assert len(hardware.device_name(torch.device("cpu"))) > len(", 2 threads") + 3

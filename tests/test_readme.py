@@ -1,0 +1,68 @@
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_lightning import models
+from cifar_lightning.cli import CONF, compose, prepare_arguments
+from cifar_lightning.train import train
+
+ROOT = CONF.parent
+README = (ROOT / "README.md").read_text()
+
+
+def block(language: str) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return str(found)
+
+
+def test_the_network_to_add_trains_and_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., DictConfig]
+) -> None:
+    code, option = block("python"), block("yaml")
+    assert len(code.splitlines()) < 20
+    (tmp_path / "tiny.py").write_text(code)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    config = tiny("+trainer.limit_train_batches=2")
+    config.model = OmegaConf.create(option)
+    metrics = train(config)
+    assert 0 < metrics["params"] < 100_000
+
+
+COMMANDS = re.findall(r"^    python -m cifar_lightning\.train (.*)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command: str) -> None:
+    typed = shlex.split(command)
+    overrides = [argument.partition(",")[0] for argument in typed if argument != "-m"]
+    assert compose(prepare_arguments(overrides)).choices.model == "dilated_dw"
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) >= 5
+
+
+def test_every_make_target_exists() -> None:
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", README)) <= rules | {"and"}
+
+
+def test_the_tree_is_the_tree_on_disk() -> None:
+    tree = README.partition("## The tree")[2].partition("##")[0]
+    named = set(re.findall(r"^      ([\w.]+/?) ", tree, re.MULTILINE))
+    package = ROOT / "cifar_lightning"
+    on_disk = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in package.iterdir()
+        if path.name not in ("__init__.py", "__pycache__", "errors.py")
+    }
+    assert named == on_disk
+
+
+def test_its_pictures_exist() -> None:
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
+        assert (ROOT / picture).is_file()
