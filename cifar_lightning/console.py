@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torchinfo
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich import box, get_console
@@ -57,6 +58,20 @@ class EpochLines(Logger):
         get_console().print("  ".join(figures), highlight=False, soft_wrap=True)
 
 
+class ProgressBar(RichProgressBar):
+    """Lightning's, counting epochs from 1 as the lines do, without the logger's version."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"{f'epoch {current_epoch + 1}/{self.trainer.max_epochs}':<10}"  # as long as "Validation"
+
+
 @rank_zero_only
 def show_network(network: nn.Module, name: str, image_size: int, budget: Budget) -> None:
     """The network layer by layer, and what the budget says of it."""
@@ -70,7 +85,8 @@ def show_network(network: nn.Module, name: str, image_size: int, budget: Budget)
         device="cpu",
     )
     console = get_console()
-    console.print(str(summary), highlight=False, markup=False, soft_wrap=True)
+    table = str(summary).replace("Units.MEGABYTES", "M")  # torchinfo prints its enum's name
+    console.print(table, highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"[bold]{name}[/] keeps the budget: {budget.parameters:,} parameters, "
         f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "

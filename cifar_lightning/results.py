@@ -43,7 +43,7 @@ def collect(
     epochs = trainer.global_step / trainer.num_training_batches
     ending = "target" if target.reached else "max_epochs"
     best = checkpoint.best_model_score if checkpoint.monitor else None
-    return {
+    metrics = {
         "data": config.choices.data,
         "model": config.choices.model,
         "params": budget.parameters,
@@ -63,10 +63,12 @@ def collect(
         "torch": torch.__version__,
         "world_size": trainer.world_size,
     }
+    # float32's 0.8187999725341797 is 0.8188.
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}
 
 
 def _whole(epochs: float) -> float | int:
-    return int(epochs) if epochs == int(epochs) else round(epochs, 4)
+    return int(epochs) if epochs == int(epochs) else epochs
 
 
 def _metric(trainer: pl.Trainer, name: str) -> float | None:

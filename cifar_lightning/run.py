@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, Logger
 from rich import get_console
 from torch import nn
@@ -27,7 +27,7 @@ from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
-from cifar_lightning.console import EpochLines
+from cifar_lightning.console import EpochLines, ProgressBar
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.hardware import choose_devices, choose_precision
@@ -256,7 +256,7 @@ def build_trainer(
         arguments["limit_val_batches"] = 0
     watching = list(callbacks.values())
     if get_console().is_terminal:
-        watching.append(RichProgressBar(refresh_rate=5))
+        watching.append(ProgressBar(refresh_rate=5))
     trainer: pl.Trainer = instantiate_part(
         arguments,
         "trainer",
@@ -274,11 +274,15 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: st
     )
 
 
-def evaluate_best(trainer: pl.Trainer, classifier: Classifier, data: ImageData) -> bool:
+def evaluate_best(
+    trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Callback
+) -> bool:
     """Read the test images once, with the best checkpoint; returns False after Ctrl-C."""
+    assert isinstance(checkpoint, ModelCheckpoint)
+    best = checkpoint.best_model_path
     return _unless_interrupted(
         trainer,
-        lambda: trainer.test(classifier, data, ckpt_path="best", weights_only=True, verbose=False),
+        lambda: trainer.test(classifier, data, ckpt_path=best, weights_only=True, verbose=False),
     )
 
 

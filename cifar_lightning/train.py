@@ -48,7 +48,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         trainer = run.build_trainer(config, callbacks, loggers, has_validation=data.val is not None)
         console.show_start(config, data, trainer)
         finished = run.fit(trainer, classifier, data, config.resume) and run.evaluate_best(
-            trainer, classifier, data
+            trainer, classifier, data, callbacks["checkpoint"]
         )
         metrics = results.collect(config, trainer, callbacks, budget, finished)
         if trainer.is_global_zero:

@@ -38,7 +38,7 @@ def test_the_target_can_be_reached_within_an_epoch(tiny: Compose) -> None:
     metrics = train(tiny("target_accuracy=0.0", "trainer.val_check_interval=0.5"))
     assert metrics["stopped_by"] == "target"
     assert metrics["epochs"] == 0.5
-    assert metrics["images_per_s"] == pytest.approx(75 / metrics["train_seconds"])
+    assert metrics["images_per_s"] == pytest.approx(75 / metrics["train_seconds"], rel=1e-4)
 
 
 def test_the_clock_counts_training_without_validation(

@@ -74,7 +74,7 @@ def test_a_run_leaves_what_it_should(tiny: Compose, tmp_path: Path) -> None:
     assert list(metrics) == METRICS
     expected = {"data": "shapes", "model": "dilated_dw", "params": 257_856, "seed": 0}
     assert metrics.items() >= {**expected, "epochs": 1, "world_size": 1}.items()
-    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12)
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12, rel=1e-4)
     assert metrics["torch"] == torch.__version__
     assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     with Image.open(folder / "figures" / "learning_curves.png") as picture:
@@ -124,7 +124,7 @@ def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_p
     metrics = train(tiny("data.val_size=0", "target_accuracy=null", "trainer.max_epochs=2"))
     assert metrics["val/acc"] is None
     assert metrics["test/acc"] > 0
-    assert metrics["images_per_s"] == pytest.approx(2 * 200 / metrics["train_seconds"])
+    assert metrics["images_per_s"] == pytest.approx(2 * 200 / metrics["train_seconds"], rel=1e-4)
     rows = run.read_rows(tmp_path / "run")
     assert [row["epoch"] for row in rows[:2]] == [1.0, 2.0]
     assert not any("val/acc" in row for row in rows)
@@ -145,7 +145,7 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(
     )
     whole = train(tiny(*overrides, keep))
     shutil.copytree(tmp_path / "run", tmp_path / "whole")
-    checkpoint = tmp_path / "run" / "checkpoints" / "epoch=1.ckpt"
+    checkpoint = tmp_path / "run" / "checkpoints" / "epoch=2.ckpt"
     typed = [f"resume='{checkpoint}'"]
     config = tiny(*typed)
     resumed_config = run.resumed(config, typed)
@@ -277,7 +277,7 @@ def test_two_processes_train_as_one_does(tiny: Compose) -> None:
     metrics = read_json(only("runs/train/*/metrics.json"))
     assert metrics["world_size"] == 2
     assert metrics["epochs"] == 1
-    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 144 / 1e12)
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 144 / 1e12, rel=1e-4)
     assert output.count("257,856 parameters") == 1  # one process speaks
 
 
