@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
 
-from cifar_lightning import hardware, run
+from cifar_lightning import hardware, run, training
 from cifar_lightning.callbacks import Throughput
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import compose, prepare_arguments
@@ -35,9 +35,9 @@ def through_the_trainer(config: DictConfig, data: ImageData) -> tuple[float, pl.
     """Images/s of STEPS steps by Lightning, and the Trainer."""
     classifier, _ = run.build_classifier(config, data)
     callbacks = run.build_callbacks(config, has_validation=False)
-    del callbacks["checkpoint"], callbacks["target"]
+    callbacks = {"throughput": callbacks["throughput"]}
     trainer = run.build_trainer(config, callbacks, [], has_validation=False)
-    with run.quiet():
+    with training.quiet():
         trainer.fit(classifier, data)
     throughput = callbacks["throughput"]
     assert isinstance(throughput, Throughput)
@@ -52,16 +52,19 @@ def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float
     optimizer = classifier.make_optimizer(network.parameters())
     scheduler = classifier.make_scheduler(optimizer, STEPS)
     generator = torch.Generator(device).manual_seed(config.seed)
-    bf16 = trainer.precision == "bf16-mixed"
+    precision = str(trainer.precision)
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
     order = iter(data.train_dataloader())
     start = time.perf_counter()
     for _ in range(STEPS):
         images, labels, index = (tensor.to(device, non_blocking=True) for tensor in next(order))
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
             logits = network(classifier.normalise(augment(images, index, 0, generator)))
             loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        loss.backward()
-        optimizer.step()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
         optimizer.zero_grad()
         scheduler.step()
     if device.type == "cuda":

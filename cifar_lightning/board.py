@@ -1,6 +1,7 @@
 """The W&B logger: never asks, and never stops a training."""
 
 import os
+import shlex
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,9 +48,8 @@ class BoardLogger(WandbLogger):
 
     def how_to_open(self) -> str:
         """What to type, or where to look, to see the run."""
-        if self.run.offline:
-            return f"wandb leet {os.path.relpath(Path(self.run.dir).parent)}"
-        return str(self.run.url)
+        command = f"wandb leet {shlex.quote(os.path.relpath(Path(self.run.dir).parent))}"
+        return command if self.run.offline else f"{self.run.url} or {command}"
 
     def close(self, exit_code: int = 0) -> None:
         """End the W&B run, so that the next job of this process begins its own."""
@@ -82,7 +82,7 @@ def open_board(
 
     Args:
         mode: `auto` is online where the user is logged in, else offline; the environment variable
-            WANDB_MODE, where set, decides instead.
+            WANDB_MODE, where set, decides instead. `online` warns where nobody is logged in.
         project: of the board.
         entity: the user or team that the project belongs to; None is the user's default.
         group: what the board shows together, such as the runs of a sweep.
@@ -103,17 +103,22 @@ def open_board(
         return None
     import wandb
 
-    attempts = [_automatic_mode() if mode == "auto" else mode]
-    if attempts == ["disabled"]:
+    attempts = ["offline"]
+    wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+    if wanted == "disabled":
         return None
-    if attempts == ["online"]:
-        attempts.append("offline")  # the server may be down; `wandb sync` uploads the run later
-    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    if wanted != "offline":
+        if _is_logged_in():
+            # The server may be down: then offline, and `wandb sync` uploads the run later.
+            attempts = ["online", "offline"]
+        elif wanted == "online":
+            warnings.warn("W&B: not logged in (wandb login), so this run is offline", stacklevel=2)
     for attempt in attempts:
         try:
+            Path(save_dir).mkdir(parents=True, exist_ok=True)
             return BoardLogger(
                 wandb.init(
-                    mode=attempt,
+                    mode="online" if attempt == "online" else "offline",
                     project=project,
                     entity=entity,
                     group=group,
@@ -122,7 +127,7 @@ def open_board(
                     id=run_id,
                     resume="allow",
                     dir=save_dir,
-                    # The run's folder has its own log; paths and host names stay on this machine.
+                    # The run's folder has its own log; the machine's name is nobody's business.
                     settings=wandb.Settings(
                         silent=True, console="off", x_disable_meta=True, init_timeout=30
                     ),
@@ -133,14 +138,10 @@ def open_board(
     return None
 
 
-def _automatic_mode() -> Literal["online", "offline", "disabled"]:
+def _is_logged_in() -> bool:
     import wandb
 
-    chosen = os.environ.get("WANDB_MODE")
-    if chosen in ("online", "offline", "disabled"):
-        return chosen  # type: ignore[return-value]
     try:
-        logged_in = bool(wandb.login(prompt=False))
-    except Exception:  # no credentials, a malformed key, no network: all mean offline
-        logged_in = False
-    return "online" if logged_in else "offline"
+        return bool(wandb.login(prompt=False))
+    except Exception:  # a malformed key, no network: neither may stop a training
+        return False

@@ -10,17 +10,19 @@ import torch
 class Throughput(pl.Callback):
     """Measures training alone: no set-up, no validation, no checkpoints.
 
-    Logs `throughput/images_per_s` (since the last time) and `throughput/train_seconds` (since the
-    start) with each validation, or each epoch where there is none.
+    Logs, with each validation or each epoch where there is none, `throughput/images_per_s` (since
+    the last time), `throughput/train_seconds` and `epoch` (since the start).
 
     Attributes:
         seconds: of training so far, over resumes too.
         images: trained on so far, over all devices.
+        epochs: trained so far; a fraction within an epoch.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.images = 0
+        self.epochs = 0.0
         self._started: float | None = None
         self._logged_seconds = 0.0
         self._logged_images = 0
@@ -30,9 +32,13 @@ class Throughput(pl.Callback):
         """Mean over the whole training; 0 before it."""
         return self.images / self.seconds if self.seconds else 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._start(pl_module)
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock, at the first step of an epoch and after a validation."""
+        if self._started is None:
+            _finish_work(pl_module.device)
+            self._started = time.perf_counter()
 
     def on_train_batch_end(
         self,
@@ -42,8 +48,9 @@ class Throughput(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the images."""
+        """Count the images; no reading of the clock here, which would make a GPU wait."""
         self.images += len(batch[0]) * trainer.world_size
+        self.epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
@@ -53,14 +60,6 @@ class Throughput(pl.Callback):
         """Log with the validation's metrics."""
         if trainer.state.fn == "fit":
             self._log(pl_module)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on where validation came in the middle of an epoch."""
-        if (
-            trainer.state.fn == "fit"
-            and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        ):
-            self._start(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock; log where no validation has."""
@@ -75,17 +74,14 @@ class Throughput(pl.Callback):
         self._stop(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Seconds and images so far, for a resume."""
-        return {"seconds": self.seconds, "images": self.images}
+        """What has been measured so far, for a resume."""
+        return {"seconds": self.seconds, "images": self.images, "epochs": self.epochs}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting from an earlier run."""
         self.seconds = self._logged_seconds = state_dict["seconds"]
         self.images = self._logged_images = state_dict["images"]
-
-    def _start(self, pl_module: pl.LightningModule) -> None:
-        _finish_work(pl_module.device)
-        self._started = time.perf_counter()
+        self.epochs = state_dict["epochs"]
 
     def _stop(self, pl_module: pl.LightningModule) -> None:
         if self._started is not None:
@@ -99,6 +95,7 @@ class Throughput(pl.Callback):
         self._logged_seconds, self._logged_images = self.seconds, self.images
         pl_module.log("throughput/images_per_s", images / max(seconds, 1e-9))
         pl_module.log("throughput/train_seconds", self.seconds)
+        pl_module.log("epoch", self.epochs)
 
 
 def _finish_work(device: torch.device) -> None:
@@ -110,23 +107,23 @@ def _finish_work(device: torch.device) -> None:
 class TargetReached(pl.Callback):
     """Stops training once validation accuracy is at or above a target.
 
-    Lightning's EarlyStopping stops strictly above its threshold, and only there.
+    Lightning's EarlyStopping stops strictly above its threshold only.
 
     Args:
         target: accuracy from 0 to 1; None trains to the end.
-
-    Attributes:
-        reached: whether it was.
     """
 
     def __init__(self, target: float | None) -> None:
         self.target = target
-        self.reached = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare the validation that has just ended."""
-        if self.target is None or trainer.state.fn != "fit":
-            return
-        if trainer.callback_metrics["val/acc"].item() >= self.target:
-            self.reached = True
+        accuracy = trainer.callback_metrics["val/acc"].item()
+        if trainer.state.fn == "fit" and reaches(accuracy, self.target):
             trainer.should_stop = True
+
+
+def reaches(accuracy: float, target: float | None) -> bool:
+    """Whether an accuracy is at or above the target; False without a target."""
+    # Accuracies are float32, in which 0.7 is 0.69999999.
+    return target is not None and round(accuracy, 6) >= target

@@ -25,7 +25,8 @@ class Scores(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.loss = MeanMetric()
+        # Neither hides a NaN nor looks for one, for which a GPU would have to wait at every step.
+        self.loss = MeanMetric(nan_strategy="disable")
         # Over images, not over classes (torchmetrics' default); the inputs are ours, unchecked.
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
@@ -43,9 +44,9 @@ class Scores(nn.Module):
 class Classifier(pl.LightningModule):
     """Classifies uint8 images; normalisation is part of it, so a checkpoint needs no preprocessing.
 
-    Logs once a validation, or once an epoch where there is none: `epoch` (trained so far),
-    `train/loss` and `train/acc` (since the last time, on augmented images, the loss smoothed),
-    `val/loss`, `val/acc` and `lr`; on the test images `test/loss` and `test/acc`.
+    Logs once a validation, or once an epoch where there is none: `train/loss` and `train/acc`
+    (since the last time, on augmented images, the loss smoothed), `val/loss`, `val/acc` and `lr`;
+    on the test images `test/loss` and `test/acc`.
 
     Args:
         network: maps normalised images [N, 3, H, W] to logits [N, classes].
@@ -57,6 +58,9 @@ class Classifier(pl.LightningModule):
         augment: from images (uint8), index, epoch and a generator, to images; training only.
         label_smoothing: share of the target spread evenly over the classes in training.
         seed: of the augmentation.
+
+    Raises:
+        ValueError: if `label_smoothing` is not in [0, 1].
     """
 
     def __init__(
@@ -72,6 +76,8 @@ class Classifier(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be from 0 to 1, not {label_smoothing}")
         # Convolutions are about twice as fast in this layout, on CPUs and tensor cores alike.
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = tuple(classes)
@@ -110,7 +116,7 @@ class Classifier(pl.LightningModule):
 
     def _generator(self, batch_idx: int) -> torch.Generator:
         """The randomness of one step, from what the step is alone, so that it survives a resume."""
-        step = (self.seed, self.current_epoch, batch_idx, self.global_rank)
+        step = (self.seed % 2**32, self.current_epoch, batch_idx, self.global_rank)
         return torch.Generator(self.device).manual_seed(hash(step))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -143,7 +149,6 @@ class Classifier(pl.LightningModule):
 
     def _log_training(self) -> None:
         self._log("train", self.fit_scores)
-        self.log("epoch", self.global_step / self.trainer.num_training_batches)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def _log(self, part: str, scores: Scores) -> None:

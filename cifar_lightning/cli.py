@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
 
     def job(config: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
-        _complete(config, hydra_config.runtime.choices, hydra_config.runtime.output_dir)
+        _complete(config, hydra_config, hydra_config.runtime.output_dir)
         return task(config)
 
     def main() -> None:
@@ -52,10 +52,10 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         except KeyboardInterrupt:
             sys.exit(130)  # as shells report it
-        except (UserError, CompactHydraException, OmegaConfBaseException) as error:
+        except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
             if full_error:
                 raise
-            sys.exit(f"\nError: {explain(error, config_name)}")  # to stderr, exit code 1
+            sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")  # exit code 1
         finally:
             if not full_error:
                 del os.environ["HYDRA_FULL_ERROR"]
@@ -64,28 +64,32 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
 
 
 def compose(
-    overrides: Sequence[str] = (), run_dir: str | Path = "runs/composed", config_name: str = "train"
+    overrides: Sequence[str] = (), run_dir: str | Path | None = None, config_name: str = "train"
 ) -> DictConfig:
     """The configuration that the command line would give, for notebooks and tests.
 
     Args:
         overrides: as typed after the command.
-        run_dir: the run's folder.
+        run_dir: the run's folder; by default a new one below runs/.
         config_name: the file in conf/.
     """
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
-    choices = config.hydra.runtime.choices
+    hydra_config = config.hydra
+    if run_dir is None:
+        run_dir = f"runs/{config_name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
     with open_dict(config):
         del config["hydra"]
-    _complete(config, choices, run_dir)
+    _complete(config, hydra_config, run_dir)
     return config
 
 
-def _complete(config: DictConfig, choices: Mapping[Any, Any], run_dir: str | Path) -> None:
-    """Add what only Hydra knows: the option chosen in each group, the run's folder and name."""
+def _complete(config: DictConfig, hydra_config: Any, run_dir: str | Path) -> None:
+    """Add what only Hydra knows: options chosen, overrides typed, the run's folder and name."""
+    choices = hydra_config.runtime.choices
     with open_dict(config):
         config.choices = {g: o for g, o in choices.items() if not str(g).startswith("hydra/")}
+        config.overrides = list(hydra_config.overrides.task)
         folder = Path(run_dir).absolute()
         config.run_dir = str(folder)
         # Names the run elsewhere too, as on W&B; in a sweep's folder the jobs are mere numbers.
@@ -102,12 +106,12 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     prepared = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        if key.lstrip("+") in PATH_KEYS and value[:1] not in "'\"":
+        if key.lstrip("+") in PATH_KEYS:
             is_sweep = "," in value and not Path(value).exists()
-            if not PLAIN.fullmatch(value) and not is_sweep:
+            if value[:1] not in ("'", '"') and not PLAIN.fullmatch(value) and not is_sweep:
                 argument = f"{key}={_quoted(value)}"
             if key == "resume" and value not in ("", "null"):
-                prepared += _in_the_folder_of(Path(value))
+                prepared += _in_the_folder_of(Path(value.strip("'\"")).expanduser())
         prepared.append(argument)
     return prepared
 
@@ -131,10 +135,18 @@ def _in_the_folder_of(checkpoint: Path) -> list[str]:
     ]
 
 
-def explain(error: Exception, config_name: str) -> str:
-    """One message for a mistake, with the nearest valid names where a name is wrong."""
+def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> str:
+    """One message for a mistake, with the nearest valid names where a name is wrong.
+
+    Args:
+        error: what ended the command.
+        config_name: the file in conf/.
+        arguments: what was typed; the options chosen in it decide which names are valid.
+    """
     message = str(error).strip()
     if isinstance(error, UserError):
+        if isinstance(error.__cause__, TypeError | ValueError):  # perhaps a fault in a network
+            message += "\nHYDRA_FULL_ERROR=1 shows where it was raised."
         return message
     if cause := error.__cause__:
         message += f"\n{cause}"
@@ -145,8 +157,8 @@ def explain(error: Exception, config_name: str) -> str:
         known = f" The options of {found[1]}: {', '.join(options)}." if options else ""
         return f"There is no {found[1]}={found[2]}.{known}" + _nearest(found[2], options)
     if found := re.search(r"Could not override '([^'@]+)'", message):
-        return f"There is no {found[1]!r} in the configuration." + _nearest(
-            found[1], _known_names(config_name)
+        return f"There is no {found[1]!r} in the configuration.{_elsewhere(found[1])}" + _nearest(
+            found[1], _known_names(config_name, arguments)
         )
     return "\n".join(lines)
 
@@ -160,15 +172,30 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"{hint}\n--cfg job shows the whole configuration; +KEY=VALUE adds a new key."
 
 
-def _known_names(config_name: str) -> list[str]:
-    config = compose(config_name=config_name)
-    names: list[str] = [str(group) for group in config.choices]
+def _elsewhere(name: str) -> str:
+    """Where a key stands in another option of its group, as `data.path` does in data=folder."""
+    group, _, key = name.partition(".")
+    options = [
+        path.stem for path in sorted((CONF / group).glob("*.yaml")) if key in OmegaConf.load(path)
+    ]
+    return f" It belongs to {' and '.join(f'{group}={o}' for o in options)}." if options else ""
+
+
+def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """All groups and keys, with the options that were typed and exist."""
+    chosen = []
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        if (CONF / group / f"{option}.yaml").is_file():
+            chosen.append(argument)
+    config = compose(chosen, config_name=config_name)
+    names = {str(group): None for group in config.choices}  # a dict keeps the order
 
     def walk(node: Any, prefix: str) -> None:
         if isinstance(node, dict):
             for key, value in node.items():
-                names.append(f"{prefix}{key}")
+                names[f"{prefix}{key}"] = None
                 walk(value, f"{prefix}{key}.")
 
     walk(OmegaConf.to_container(config), "")
-    return names
+    return list(names)

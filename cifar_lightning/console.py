@@ -1,5 +1,6 @@
 """What a run shows on the terminal."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ class ProgressBar(RichProgressBar):
         return metrics
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return f"{f'epoch {current_epoch + 1}/{self.trainer.max_epochs}':<10}"  # as long as "Validation"
+        description = f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return description.ljust(len(self.validation_description))
 
 
 @rank_zero_only
@@ -133,7 +135,7 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
     places = [("run folder", config.run_dir)]
     last = Path(config.run_dir, "checkpoints", "last.ckpt")
     if metrics["stopped_by"] == "interrupted" and last.exists():
-        places.append(("go on", f"python -m cifar_lightning.train resume={last}"))
+        places.append(("go on", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}"))
     for logger in loggers:
         if isinstance(logger, BoardLogger):
             places.append(("board", logger.how_to_open()))

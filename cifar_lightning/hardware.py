@@ -8,19 +8,28 @@ import torch
 from cifar_lightning.console import banner
 from cifar_lightning.errors import UserError
 
+NO_DDP_IN_SWEEPS = (
+    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
+    "sweep again. Take trainer.gpus=1."
+)
 
-def choose_devices(gpus: str | int | list[int], available: int) -> tuple[str, int | list[int]]:
+
+def choose_devices(
+    gpus: str | int | list[int], available: int, one_device: bool = False
+) -> tuple[str, int | list[int]]:
     """Lightning's accelerator and devices for `trainer.gpus`.
 
     Args:
         gpus: `auto` is all there are, else the CPU; a count; or a list of indices.
         available: GPUs on this machine.
+        one_device: whether more than one is out of the question; `auto` is one then.
 
     Raises:
-        UserError: if two or more, or an index, are asked for that are not there.
+        UserError: if two or more, or an index, are asked for that are not there or may not be.
     """
     if gpus == "auto":
-        return ("gpu", available) if available else ("cpu", 1)
+        count = min(available, 1) if one_device else available
+        return ("gpu", count) if count else ("cpu", 1)
     if isinstance(gpus, list):
         missing = [index for index in gpus if not 0 <= index < available]
         if missing or not gpus or len(set(gpus)) < len(gpus):
@@ -28,6 +37,8 @@ def choose_devices(gpus: str | int | list[int], available: int) -> tuple[str, in
                 f"trainer.gpus={gpus} names a GPU twice or one that does not exist: this machine "
                 f"has {available}, counted from 0."
             )
+        if one_device and len(gpus) > 1:
+            raise UserError(NO_DDP_IN_SWEEPS)
         return "gpu", gpus
     if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
         raise UserError(f"trainer.gpus={gpus} is not auto, a count from 0, or a list as in [0,2].")
@@ -36,6 +47,8 @@ def choose_devices(gpus: str | int | list[int], available: int) -> tuple[str, in
     if gpus == 1 and available == 0:
         banner("trainer.gpus=1, but this machine has no GPU: training on the CPU.", "No GPU")
         return "cpu", 1
+    if one_device and gpus > 1:
+        raise UserError(NO_DDP_IN_SWEEPS)
     if gpus > available:
         raise UserError(f"trainer.gpus={gpus}, but this machine has {available} GPUs.")
     return "gpu", gpus

@@ -48,5 +48,6 @@ def learning_curves(
             fontsize=9,
         )
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    accuracy.legend(loc="lower right", frameon=False)
+    if any(curves.values()):
+        accuracy.legend(loc="lower right", frameon=False)
     return figure

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
-from cifar_lightning.callbacks import TargetReached, Throughput
+from cifar_lightning.callbacks import Throughput, reaches
 from cifar_lightning.hardware import device_name
 from cifar_lightning.pictures import learning_curves
 from cifar_lightning.run import read_rows
@@ -31,30 +31,29 @@ def collect(
     Args:
         config: the run's.
         trainer: after fit, and after test where the run was not interrupted.
-        callbacks: by name; `checkpoint`, `target` and `throughput` are read.
+        callbacks: by name; `best` and `throughput` are read.
         budget: of the network.
         finished: False after Ctrl-C.
     """
-    checkpoint, target = callbacks["checkpoint"], callbacks["target"]
-    throughput = callbacks["throughput"]
-    assert isinstance(checkpoint, ModelCheckpoint)
-    assert isinstance(target, TargetReached)
+    best, throughput = callbacks["best"], callbacks["throughput"]
+    assert isinstance(best, ModelCheckpoint)
     assert isinstance(throughput, Throughput)
-    epochs = trainer.global_step / trainer.num_training_batches
-    ending = "target" if target.reached else "max_epochs"
-    best = checkpoint.best_model_score if checkpoint.monitor else None
+    score = best.best_model_score if best.monitor else None
+    reached = score is not None and reaches(score.item(), config.target_accuracy)
+    ending = "target" if reached else "max_epochs"
+    epochs = _whole(throughput.epochs)
     metrics = {
         "data": config.choices.data,
         "model": config.choices.model,
         "params": budget.parameters,
         "seed": config.seed,
-        "epochs": _whole(epochs),
+        "epochs": epochs,
         "stopped_by": ending if finished else "interrupted",
-        "val/acc": None if best is None else best.item(),
+        "val/acc": None if score is None else score.item(),
         "test/acc": _metric(trainer, "test/acc"),
         "test/loss": _metric(trainer, "test/loss"),
-        "epochs_to_target": _whole(epochs) if target.reached else None,
-        "seconds_to_target": throughput.seconds if target.reached else None,
+        "epochs_to_target": epochs if reached else None,
+        "seconds_to_target": throughput.seconds if reached else None,
         "train_seconds": throughput.seconds,
         "images_per_s": throughput.images_per_s,
         "train_tflop": budget.train_tflop(throughput.images),
@@ -79,6 +78,10 @@ def _metric(trainer: pl.Trainer, name: str) -> float | None:
 def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
     """Write `metrics.json` and `figures/learning_curves.png`; show both on the board."""
     run_dir = Path(config.run_dir)
+    temporary = run_dir / f"metrics.json.{os.getpid()}"
+    temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    temporary.replace(run_dir / "metrics.json")
+
     rows = read_rows(run_dir)
     curves = {
         name: [(row["epoch"], row[name]) for row in rows if name in row]
@@ -94,6 +97,3 @@ def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> 
         if isinstance(logger, BoardLogger):
             logger.log_summary(metrics)
             logger.log_picture("learning_curves", str(picture))
-    temporary = run_dir / f"metrics.json.{os.getpid()}"
-    temporary.write_text(json.dumps(metrics, indent=2) + "\n")
-    temporary.replace(run_dir / "metrics.json")

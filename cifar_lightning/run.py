@@ -5,9 +5,7 @@ The only place that instantiates configurations: everything else takes plain arg
 
 import copy
 import csv
-import signal
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
@@ -25,44 +24,43 @@ from torch import nn
 
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
+from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
 from cifar_lightning.console import EpochLines, ProgressBar
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
-from cifar_lightning.hardware import choose_devices, choose_precision
+from cifar_lightning.hardware import NO_DDP_IN_SWEEPS, choose_devices, choose_precision
 
 # Images that the first layer's starting filters are computed from; more change nothing.
 IMAGES_FOR_INITIALISATION = 5000
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out what Lightning says at every start and is true of no mistake here."""
-    with warnings.catch_warnings():
-        for message in (
-            ".*does not have many workers.*",  # batches come from memory by one indexing
-            ".*exists and is not empty.*",  # the run's folder holds Hydra's files already
-            ".*smaller than the logging interval.*",  # metrics are logged once a validation
-            ".*it is recommended to use .* ensure each sample.*",  # BatchOrder repeats none
-            ".*isinstance\\(treespec, LeafSpec\\).*",  # between torch 2.15 and Lightning 2.6
-        ):
-            warnings.filterwarnings("ignore", message=message)
-        yield
-
-
-def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
-    """Hydra's `instantiate`, with the error that was meant.
+def named(key: str) -> Iterator[None]:
+    """Turn what a constructor or function refuses into a message that names the key.
 
     Raises:
-        UserError: if the target refuses its arguments; names the key.
+        UserError: for a value or an argument that is refused.
     """
     try:
-        return instantiate(config, **arguments)
+        yield
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise UserError(f"{key}: {error.__cause__ or error}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
+    """Hydra's `instantiate`, with an error that names the key.
+
+    Raises:
+        UserError: if the target refuses its arguments.
+    """
+    with named(key):
+        return instantiate(config, **arguments)
 
 
 def build_data(config: DictConfig) -> ImageData:
@@ -76,6 +74,8 @@ def build_data(config: DictConfig) -> ImageData:
         raise UserError(
             "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
         )
+    if not isinstance(config.seed, int):
+        raise UserError(f"seed={config.seed} is not an integer.")
     data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
     data.prepare_data()
     data.setup()
@@ -106,93 +106,64 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         "std": data.std,
     }
     classifier = _classifier(config, network, facts)
-    if config.init is not None:
-        sample = data.train.images[data.train_index[:IMAGES_FOR_INITIALISATION]]
-        instantiate_part(config.init, "init")(network, classifier.normalise(sample))
+    sample = data.train.images[data.train_index[:IMAGES_FOR_INITIALISATION]]
+    instantiate_part(config.init, "init")(network, classifier.normalise(sample))
+    _try_out(classifier, data)
     return classifier, budget
 
 
+def _try_out(classifier: Classifier, data: ImageData) -> None:
+    """Make now what the first step would make, so that a mistake is named before the training."""
+    with named("optimizer"):
+        optimizer = classifier.make_optimizer(classifier.network.parameters())
+    with named("scheduler"):
+        classifier.make_scheduler(optimizer, 100)
+    with named("augment"):
+        index = torch.arange(2)
+        classifier.augment(data.test.images[index], index, 0, torch.Generator())
+
+
 def _classifier(config: DictConfig, network: nn.Module, facts: dict[str, Any]) -> Classifier:
-    classifier = Classifier(
-        network,
-        classes=facts["classes"],
-        mean=facts["mean"],
-        std=facts["std"],
-        optimizer=instantiate_part(config.optimizer, "optimizer"),
-        scheduler=instantiate_part(config.scheduler, "scheduler"),
-        augment=instantiate_part(config.augment, "augment"),
-        label_smoothing=config.label_smoothing,
-        seed=config.seed,
-    )
+    optimizer = instantiate_part(config.optimizer, "optimizer")
+    scheduler = instantiate_part(config.scheduler, "scheduler")
+    augment = instantiate_part(config.augment, "augment")
+    with named("label_smoothing"):
+        classifier = Classifier(
+            network,
+            classes=facts["classes"],
+            mean=facts["mean"],
+            std=facts["std"],
+            optimizer=optimizer,
+            scheduler=scheduler,
+            augment=augment,
+            label_smoothing=config.label_smoothing,
+            seed=config.seed,
+        )
     # What a checkpoint needs to rebuild itself, as primitives, so that it loads without pickle.
-    primitives = OmegaConf.to_container(config, resolve=True)
-    classifier.save_hyperparameters({"config": primitives, "data_facts": facts})
-    if config.trainer.compile:
-        network.compile()  # in place: the state dict keeps its keys
+    # Interpolations stay, so that an override at a resume reaches all that depend on it; but the
+    # data's are of this machine's environment.
+    kept = copy.deepcopy(config)
+    OmegaConf.resolve(kept.data)
+    content = {"config": OmegaConf.to_container(kept), "data_facts": facts}
+    classifier.save_hyperparameters(content, logger=False)
     return classifier
 
 
 def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
-    """The classifier of a checkpoint, with its weights, and the configuration it was trained by.
+    """The classifier of a checkpoint, ready to evaluate, and the configuration of its training.
+
+    The configuration in the file says which classes are made: open only files that you trust.
 
     Raises:
         UserError: if the file is missing or is no checkpoint of this package.
     """
     content = read_checkpoint(checkpoint)
-    config, facts = OmegaConf.create(content["config"]), content["data_facts"]
+    facts = content["data_facts"]
+    config: DictConfig = OmegaConf.create(content["config"])
     network = build_network(config, len(facts["classes"]), facts["image_size"])
     classifier = _classifier(config, network, facts)
     classifier.load_state_dict(content["state_dict"])
-    return classifier, config
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's `config`, `data_facts`, `state_dict` and `global_step`; runs no code of it.
-
-    Raises:
-        UserError: if the file is missing or is no checkpoint of this package.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        hyper_parameters = content["hyper_parameters"]
-        return {
-            "config": hyper_parameters["config"],
-            "data_facts": hyper_parameters["data_facts"],
-            "state_dict": content["state_dict"],
-            "global_step": content["global_step"],
-        }
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: there is no such file.") from error
-    except Exception as error:  # torch.load raises whatever the bytes lead it into
-        raise UserError(f"{path} is not a checkpoint of cifar-lightning: {error}") from error
-
-
-def resumed(config: DictConfig, overrides: list[str]) -> DictConfig:
-    """The configuration to resume by: the checkpoint's, with the command line's overrides on top.
-
-    Args:
-        config: as composed from the command line; its `resume` names the checkpoint.
-        overrides: the command line's, such as `trainer.max_epochs=10` or `optimizer=sgd`.
-
-    Raises:
-        UserError: if the checkpoint is missing or is none, or an override is an experiment, which
-            changes more than can be told apart.
-    """
-    result: DictConfig = OmegaConf.create(read_checkpoint(config.resume)["config"])
-    keys = [override.lstrip("+~").partition("=")[0].partition("@")[0] for override in overrides]
-    if "experiment" in keys:
-        raise UserError("resume takes its experiment from the checkpoint: leave experiment= out.")
-    with open_dict(result):
-        for key in [*keys, "run_dir", "resume"]:
-            OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False)
-            if key in config.choices:
-                result.choices[key] = config.choices[key]
-    return result
-
-
-def command_line_overrides() -> list[str]:
-    """What was typed after the command; nothing where Hydra's main did not start this."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    return classifier.eval(), config
 
 
 def with_option(config: DictConfig, group: str, option: str) -> DictConfig:
@@ -228,6 +199,8 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
             loggers.append(logger)
     boards = [logger for logger in loggers if isinstance(logger, BoardLogger)]
     try:
+        for board in boards:
+            board.log_hyperparams(OmegaConf.to_container(config, resolve=True))
         yield loggers
     except BaseException:
         for board in boards:
@@ -247,9 +220,18 @@ def build_trainer(
     arguments = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(arguments, dict)
     del arguments["compile"]
-    accelerator, devices = choose_devices(arguments.pop("gpus"), torch.cuda.device_count())
+    if not isinstance(config.trainer.max_epochs, int) or config.trainer.max_epochs < 1:
+        raise UserError(f"trainer.max_epochs={config.trainer.max_epochs} is not a count from 1.")
+    one_device = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    accelerator, devices = choose_devices(
+        arguments.pop("gpus"), torch.cuda.device_count(), one_device
+    )
     arguments.setdefault("accelerator", accelerator)
     arguments.setdefault("devices", devices)
+    if one_device and isinstance(arguments["devices"], int) and arguments["devices"] > 1:
+        raise UserError(NO_DDP_IN_SWEEPS)
+    # cuDNN picks its fastest kernels by trying them, which may differ from run to run.
+    arguments.setdefault("benchmark", not arguments["deterministic"])
     if arguments["precision"] == "auto":
         arguments["precision"] = choose_precision(arguments["accelerator"])
     if not has_validation:
@@ -265,37 +247,6 @@ def build_trainer(
         enable_progress_bar=get_console().is_terminal,
     )
     return trainer
-
-
-def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, resume: str | None) -> bool:
-    """Train; returns False after Ctrl-C."""
-    return _unless_interrupted(
-        trainer, lambda: trainer.fit(classifier, data, ckpt_path=resume, weights_only=True)
-    )
-
-
-def evaluate_best(
-    trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Callback
-) -> bool:
-    """Read the test images once, with the best checkpoint; returns False after Ctrl-C."""
-    assert isinstance(checkpoint, ModelCheckpoint)
-    best = checkpoint.best_model_path
-    return _unless_interrupted(
-        trainer,
-        lambda: trainer.test(classifier, data, ckpt_path=best, weights_only=True, verbose=False),
-    )
-
-
-def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
-    """Lightning turns Ctrl-C into an exit of the program; here it is an answer."""
-    try:
-        work()
-    except SystemExit:
-        if not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
-        return False
-    return True
 
 
 def _keep_rows(logger: CSVLogger, up_to_step: int) -> None:

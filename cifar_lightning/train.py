@@ -26,11 +26,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import pytorch_lightning as pl
 
-    from cifar_lightning import console, results, run
+    from cifar_lightning import checkpoint, console, results, run, training
     from cifar_lightning.errors import DataUnavailable
 
     if config.resume is not None:
-        config = run.resumed(config, run.command_line_overrides())
+        config = checkpoint.resumed(config)
     pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     try:
         data = run.build_data(config)
@@ -44,11 +44,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     classifier, budget = run.build_classifier(config, data)
     console.show_network(classifier.network, config.choices.model, data.image_size, budget)
     callbacks = run.build_callbacks(config, has_validation=data.val is not None)
-    with run.quiet(), run.open_loggers(config) as loggers:
+    with training.quiet(), run.open_loggers(config) as loggers:
         trainer = run.build_trainer(config, callbacks, loggers, has_validation=data.val is not None)
         console.show_start(config, data, trainer)
-        finished = run.fit(trainer, classifier, data, config.resume) and run.evaluate_best(
-            trainer, classifier, data, callbacks["checkpoint"]
+        finished = training.fit(trainer, classifier, data, config) and training.evaluate_best(
+            trainer, classifier, data, callbacks["best"]
         )
         metrics = results.collect(config, trainer, callbacks, budget, finished)
         if trainer.is_global_zero:

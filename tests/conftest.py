@@ -23,9 +23,7 @@ TINY = (
 
 
 @pytest.fixture(autouse=True)
-def _away_from_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> Iterator[None]:
+def _away_from_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests write to a folder of their own, and never to anybody's W&B account."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))

@@ -50,9 +50,9 @@ def test_the_board_shows_what_metrics_csv_holds(
     assert "learning_curves" in text
     assert '"stopped_by": "max_epochs"' in text
     assert f"wandb leet {folder}" in capsys.readouterr().out
-    # Nothing of this machine: neither its name nor its paths, beyond the run's own folder.
-    recorded = "".join(file.read_text(errors="replace") for file in folder.rglob("*.json"))
-    assert os.uname().nodename not in recorded
+    recorded = b"".join(file.read_bytes() for file in folder.rglob("*.wandb"))
+    assert b"max_epochs" in recorded  # the configuration
+    assert os.uname().nodename.encode() not in recorded
 
 
 def test_two_runs_of_one_process_are_two_on_the_board(tiny: Compose) -> None:

@@ -3,10 +3,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
-from cifar_lightning import run
-from cifar_lightning.callbacks import TargetReached, Throughput
+from cifar_lightning import run, training
+from cifar_lightning.callbacks import Throughput, reaches
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -64,7 +65,7 @@ def test_the_clock_counts_training_without_validation(
     throughput = callbacks["throughput"]
     assert isinstance(throughput, Throughput)
     began = time.perf_counter()
-    with run.quiet():
+    with training.quiet():
         run.build_trainer(config, callbacks, []).fit(classifier, data)
     elapsed = time.perf_counter() - began
     assert throughput.images == 2 * 150
@@ -81,7 +82,13 @@ def test_the_clock_goes_on_after_a_resume() -> None:
 
 def test_no_images_make_no_rate() -> None:
     assert Throughput().images_per_s == 0.0
-    assert not TargetReached(0.8).reached
+
+
+@pytest.mark.parametrize("target", [0.1, 0.7, 0.8, 0.9])
+def test_a_target_is_reached_by_the_float32_nearest_to_it(target: float) -> None:
+    assert reaches(torch.tensor(target).item(), target)
+    assert not reaches(torch.tensor(target - 1e-4).item(), target)
+    assert not reaches(1.0, None)
 
 
 def test_each_validation_is_one_row_of_metrics(tiny: Compose, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_data_options_take_their_places_from_the_environment(
     if option in expected:
         key, value = expected[option]
         assert config[key] == value
-    assert instantiate(config).option == option
+    assert compose([f"data={option}"]).choices.data == option
 
 
 def test_no_run_folder_name_needs_quoting() -> None:

@@ -73,7 +73,9 @@ def test_val_size_out_of_range_is_refused(val_size: float) -> None:
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     data = ShapesData(train_size=200, test_size=50, val_size=50, batch_size=151)
-    with pytest.raises(UserError, match="batch_size=151 is more than the 150 training images"):
+    with pytest.raises(
+        UserError, match="batch_size=151 is not from 1 to 150, the number of training"
+    ):
         data.setup()
 
 

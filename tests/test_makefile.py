@@ -24,7 +24,9 @@ def checkout(tmp_path: Path) -> Path:
 def make(
     folder: Path, *arguments: str, path: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    env = os.environ | ({} if path is None else {"PATH": path})
+    # Of a make around these tests nothing may reach the one inside.
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")}
+    env |= {} if path is None else {"PATH": path}
     return subprocess.run(
         [str(shutil.which("make")), *arguments], cwd=folder, env=env, capture_output=True, text=True
     )

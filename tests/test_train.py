@@ -17,7 +17,8 @@ from conftest import TINY, weights_of
 from omegaconf import DictConfig
 from PIL import Image
 
-from cifar_lightning import run
+from cifar_lightning import checkpoint, run
+from cifar_lightning.classifier import Classifier
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -95,29 +96,63 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(
     assert losses["a"] != losses["d"]
 
 
-def test_the_best_checkpoint_is_tested_not_the_last(tiny: Compose, tmp_path: Path) -> None:
-    # A learning rate that explodes after the first epoch: best and last differ for sure.
-    metrics = train(
-        tiny(
-            "target_accuracy=null",
-            "trainer.max_epochs=3",
-            "optimizer=sgd",
-            "optimizer.lr=0.05",
-            "scheduler=constant",
-            "init=random",
-            "data.train_size=600",
-        )
-    )
-    rows = run.read_rows(tmp_path / "run")
-    best = max(row["val/acc"] for row in rows if "val/acc" in row)
-    assert metrics["val/acc"] == pytest.approx(best)
-    classifier, _ = run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")
-    data = run.build_data(tiny("data.train_size=600"))
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, metrics["precision"] != "32-true"):
-        assert data.val is not None
-        guesses = classifier.eval()(data.val.images).argmax(1)
-    accuracy = (guesses == data.val.labels).float().mean().item()
-    assert accuracy == pytest.approx(best, abs=1.5 / len(data.val))
+def test_the_best_checkpoint_is_tested_though_a_later_one_is_worse(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Classifier.on_validation_epoch_end
+
+    def ruin_the_last_epoch(classifier: Classifier) -> None:
+        if classifier.current_epoch == 2:
+            classifier.val_scores.accuracy.reset()
+            classifier.val_scores.accuracy.update(torch.eye(10)[:5], torch.arange(5, 10))
+        validate(classifier)
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", ruin_the_last_epoch)
+    metrics = train(tiny("target_accuracy=null", "trainer.max_epochs=3", "data.train_size=600"))
+    assert [row["val/acc"] for row in run.read_rows(tmp_path / "run")[:3]][2] == 0.0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    best, last = (weights_of(checkpoints / f"{name}.ckpt") for name in ("best", "last"))
+    assert not torch.equal(best["network.layers.21.weight"], last["network.layers.21.weight"])
+    # The clock is the whole run's, the test figures are the best checkpoint's.
+    assert metrics["epochs"] == 3
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 3 * 550 / 1e12, rel=1e-4)
+    *_, row, _ = run.read_rows(tmp_path / "run")
+    assert metrics["train_seconds"] == pytest.approx(row["throughput/train_seconds"], abs=1e-4)
+    accuracies = {}
+    for name in ("best", "last"):
+        classifier, config = run.rebuild(checkpoints / f"{name}.ckpt")
+        test = run.build_data(config).test
+        with torch.no_grad(), torch.autocast("cpu", enabled=metrics["precision"] != "32-true"):
+            losses = torch.nn.functional.cross_entropy(
+                torch.cat([classifier(images).float() for images in test.images.split(25)]),
+                test.labels,
+            )
+        accuracies[name] = losses.item()
+    assert metrics["test/loss"] == pytest.approx(accuracies["best"], abs=1e-3)
+    assert metrics["test/loss"] != pytest.approx(accuracies["last"], abs=1e-3)
+
+
+def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_better(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Classifier.on_validation_epoch_end
+
+    def worse_and_worse(classifier: Classifier) -> None:
+        classifier.val_scores.accuracy.reset()
+        right = 5 - classifier.current_epoch
+        labels = torch.arange(10)
+        labels = torch.where(labels < right, labels, (labels + 1) % 10)
+        classifier.val_scores.accuracy.update(torch.eye(10), labels)
+        validate(classifier)
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", worse_and_worse)
+    train(tiny("target_accuracy=null", "trainer.max_epochs=3"))
+    steps = {
+        name: checkpoint.read_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+        for name in ("best", "last")
+    }
+    assert steps["best"]["global_step"] == 6
+    assert steps["last"]["global_step"] == 18
 
 
 def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_path: Path) -> None:
@@ -145,12 +180,8 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(
     )
     whole = train(tiny(*overrides, keep))
     shutil.copytree(tmp_path / "run", tmp_path / "whole")
-    checkpoint = tmp_path / "run" / "checkpoints" / "epoch=2.ckpt"
-    typed = [f"resume='{checkpoint}'"]
-    config = tiny(*typed)
-    resumed_config = run.resumed(config, typed)
-    assert resumed_config.trainer.max_epochs == 4
-    resumed = train_resumed(config, typed)
+    typed = [f"resume='{tmp_path}/run/checkpoints/epoch=2.ckpt'"]
+    resumed = train(as_typed(tiny, typed))
     assert {k: resumed[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")} == {
         k: whole[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")
     }
@@ -167,11 +198,25 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(
     assert resumed["train_seconds"] > 0
 
 
-def train_resumed(config: DictConfig, typed: list[str]) -> dict[str, Any]:
-    """As the command line does it, which tells `train` what was typed."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "command_line_overrides", lambda: typed)
-        return train(config)
+def as_typed(tiny: Compose, typed: list[str]) -> DictConfig:
+    """As typed after the command, without the options that make the tests' runs tiny."""
+    config = tiny(*typed)
+    config.overrides = typed
+    return config
+
+
+def test_a_finished_run_can_be_resumed_and_still_knows_its_target(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    first = train(tiny("target_accuracy=0.0"))
+    again = train(as_typed(tiny, [f"resume={tmp_path}/run/checkpoints/last.ckpt"]))
+    assert first["stopped_by"] == "target"
+    assert again == first
+
+
+def test_accumulated_gradients_do_not_change_what_an_epoch_is(tiny: Compose) -> None:
+    metrics = train(tiny("+trainer.accumulate_grad_batches=2", "target_accuracy=null"))
+    assert metrics["epochs"] == 1
 
 
 def test_the_command_of_the_readme_runs() -> None:
@@ -263,22 +308,44 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(tiny: Compose) -> None:
-    """The first loss and the images of both; the gradients' sums differ in rounding."""
-    program = start(
-        *(option for option in TINY if "gpus" not in option),
-        "data.batch_size=24",
-        "trainer=ddp_sim",
-        "trainer.precision=32-true",
-        "target_accuracy=null",
-    )
+def test_two_processes_train_as_one_does() -> None:
+    losses = {}
+    for devices, options in ((1, ["trainer.gpus=0"]), (2, ["trainer=ddp_sim"])):
+        program = start(
+            *(option for option in TINY if "gpus" not in option),
+            *options,
+            "data.batch_size=50",
+            "trainer.precision=32-true",
+            "optimizer.lr=0",
+            "optimizer.sgd_lr=0",
+            "target_accuracy=null",
+            f"hydra.run.dir={devices}",
+        )
+        output = finish(program)
+        assert program.returncode == 0, output
+        assert "Warning" not in output
+        assert output.count("257,856 parameters") == 1  # one process speaks
+        metrics = read_json(Path(f"{devices}/metrics.json"))
+        assert metrics["world_size"] == devices
+        assert metrics["epochs"] == 1
+        assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12, rel=1e-4)
+        losses[devices] = [metrics["val/acc"], metrics["test/acc"], metrics["test/loss"]]
+    # Batch norm sees half a batch in each process, so only nearly the same.
+    assert losses[2] == pytest.approx(losses[1], abs=0.1)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
+    program = start(*TINY, "trainer.compile=true", "target_accuracy=null")
     output = finish(program)
     assert program.returncode == 0, output
     metrics = read_json(only("runs/train/*/metrics.json"))
-    assert metrics["world_size"] == 2
-    assert metrics["epochs"] == 1
-    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 144 / 1e12, rel=1e-4)
-    assert output.count("257,856 parameters") == 1  # one process speaks
+    classifier, config = run.rebuild(only("runs/train/*/checkpoints/best.ckpt"))
+    test = run.build_data(config).test
+    with torch.no_grad():
+        guesses = classifier(test.images).argmax(1)
+    accuracy = (guesses == test.labels).float().mean().item()
+    assert accuracy == pytest.approx(metrics["test/acc"], abs=3.5 / 60)  # bf16
 
 
 @pytest.mark.slow

@@ -1,14 +1,15 @@
 """CIFAR-10 from the official files (Krizhevsky, 2009)."""
 
+import socket
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
-from typing import ClassVar
 
 import torch
+from filelock import FileLock
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import (
     check_integrity,
@@ -30,6 +31,8 @@ MIRRORS = (
 )
 # A host that has not answered by then is as good as none, and people wait for the message.
 ANSWER_SECONDS = 6.0
+# A download that sends nothing for this long has stalled.
+STALL_SECONDS = 30.0
 
 
 class Cifar10Data(ImageData):
@@ -43,8 +46,6 @@ class Cifar10Data(ImageData):
     Raises:
         DataUnavailable: from `prepare_data`, if the files are missing and no mirror gives them.
     """
-
-    option: ClassVar[str] = "cifar10"
 
     def __init__(
         self,
@@ -61,6 +62,13 @@ class Cifar10Data(ImageData):
 
     def fetch(self) -> None:
         """Download and unpack the files unless they are there and intact."""
+        if _is_complete(self.root):  # before anything is written: the folder may be read-only
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f"{ARCHIVE}.lock"):  # of runs that start together one downloads
+            self._fetch()
+
+    def _fetch(self) -> None:
         if _is_complete(self.root):
             return
         archive = self.root / ARCHIVE
@@ -108,10 +116,14 @@ def _part(dataset: CIFAR10) -> Part:
 
 def _download(root: Path, url: str) -> str | None:
     """Try one mirror; returns what went wrong, if something did."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALL_SECONDS)  # torchvision sets none, and would wait for ever
     try:
         download_and_extract_archive(url, root, filename=ARCHIVE, md5=CIFAR10.tgz_md5)
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, HTTPException) as error:
         return str(error) or type(error).__name__
+    finally:
+        socket.setdefaulttimeout(before)
     return None if _is_complete(root) else "the archive's files are not the official ones"
 
 
@@ -124,7 +136,7 @@ def reachable(urls: Sequence[str], seconds: float) -> dict[str, str | None]:
             request = urllib.request.Request(url, method="HEAD")
             with urllib.request.urlopen(request, timeout=seconds):
                 problems[url] = None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             problems[url] = str(getattr(error, "reason", error))
 
     # Daemon threads: looking up a host's name can hang far beyond any time-out.

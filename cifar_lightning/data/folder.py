@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +49,6 @@ class FolderData(ImageData):
         DataUnavailable: from `prepare_data`, if `path` is None or does not exist.
         UserError: from `prepare_data`, naming what is wrong with the source and where.
     """
-
-    option: ClassVar[str] = "folder"
 
     def __init__(
         self,

@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -41,11 +40,9 @@ class ImageData(pl.LightningDataModule):
 
     Raises:
         UserError: from `setup`, if the images are not square, the validation part or the training
-            part would be empty, or a batch is larger than the training part.
+            part would be empty, or a batch is larger than the training part; from
+            `train_dataloader`, if the devices cannot share a batch evenly.
     """
-
-    option: ClassVar[str]
-    """The name of this source among the options of the config group `data`."""
 
     def __init__(
         self,
@@ -92,10 +89,10 @@ class ImageData(pl.LightningDataModule):
         self.train_index = train_index
         if val_count:
             self.val = Part(parts.train.images[val_index], parts.train.labels[val_index])
-        if self.batch_size > len(train_index):
+        if not 1 <= self.batch_size <= len(train_index):
             raise UserError(
-                f"data.batch_size={self.batch_size} is more than the {len(train_index)} training "
-                f"images. Take at most {len(train_index)}."
+                f"data.batch_size={self.batch_size} is not from 1 to {len(train_index)}, the "
+                "number of training images."
             )
         self.mean, self.std = channel_statistics(parts.train.images[train_index])
         self._loaded = True
@@ -113,9 +110,12 @@ class ImageData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
         """Batches in a new order every epoch; the last, incomplete one is left out."""
-        order = BatchOrder(
-            self.train_index, self.batch_size, self.seed, *self._rank_and_world_size()
-        )
+        rank, world_size = self._rank_and_world_size()
+        if self.batch_size % world_size:
+            raise UserError(
+                f"{world_size} devices cannot share data.batch_size={self.batch_size} evenly."
+            )
+        order = BatchOrder(self.train_index, self.batch_size, self.seed, rank, world_size)
         return DataLoader(self.train, sampler=order, batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]] | list[Tensor]:
@@ -174,7 +174,7 @@ class BatchOrder(Sampler[Tensor]):
         index = self.index
         if self.seed is not None:
             # From seed and epoch alone: a resumed run sees what the unbroken one would have seen.
-            generator = torch.Generator().manual_seed(hash((self.seed, self.epoch)))
+            generator = torch.Generator().manual_seed(hash((self.seed % 2**32, self.epoch)))
             index = index[torch.randperm(len(index), generator=generator)]
         for batch in index.split(self.batch_size)[: len(self)]:
             yield batch[self.rank :: self.world_size]

@@ -1,7 +1,6 @@
 """Ten classes of drawn shapes, generated: for tests, demos and machines without a network."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +23,6 @@ class ShapesData(ImageData):
         data_seed: decides all images.
         batch_size, val_size, split_seed, seed: see `ImageData`.
     """
-
-    option: ClassVar[str] = "shapes"
 
     def __init__(
         self,
