@@ -89,7 +89,7 @@ def _complete(config: DictConfig, hydra_config: Any, run_dir: str | Path) -> Non
     choices = hydra_config.runtime.choices
     with open_dict(config):
         config.choices = {g: o for g, o in choices.items() if not str(g).startswith("hydra/")}
-        config.overrides = list(hydra_config.overrides.task)
+        config.overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
         folder = Path(run_dir).absolute()
         config.run_dir = str(folder)
         # Names the run elsewhere too, as on W&B; in a sweep's folder the jobs are mere numbers.

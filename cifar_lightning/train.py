@@ -31,7 +31,6 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     if config.resume is not None:
         config = checkpoint.resumed(config)
-    pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     try:
         data = run.build_data(config)
     except DataUnavailable as error:
@@ -41,6 +40,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         config = run.with_option(config, "data", "shapes")
         data = run.build_data(config)
 
+    pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     classifier, budget = run.build_classifier(config, data)
     console.show_network(classifier.network, config.choices.model, data.image_size, budget)
     callbacks = run.build_callbacks(config, has_validation=data.val is not None)
