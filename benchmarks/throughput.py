@@ -85,13 +85,18 @@ def main() -> None:
         config = compose(overrides, run_dir)
         data = run.build_data(config)
         trainers, bares = [], []
-        for number in range(-1, ROUNDS):  # round -1 warms up
-            by_trainer, trainer = through_the_trainer(config, data)
-            by_bare = bare_loop(config, data, trainer)
-            print(f"round {number}: Trainer {by_trainer:.0f}, bare loop {by_bare:.0f} images/s")
-            if number >= 0:
-                trainers.append(by_trainer)
-                bares.append(by_bare)
+        _, trainer = through_the_trainer(config, data)  # a warm-up for both
+        bare_loop(config, data, trainer)
+        for number in range(ROUNDS):
+            if number % 2:  # in turn the first: a machine's speed drifts
+                bares.append(bare_loop(config, data, trainer))
+            trainers.append(through_the_trainer(config, data)[0])
+            if not number % 2:
+                bares.append(bare_loop(config, data, trainer))
+            print(
+                f"round {number}: Trainer {trainers[-1]:.0f}, bare loop {bares[-1]:.0f} images/s",
+                flush=True,
+            )
     ratios = [one / other for one, other in zip(trainers, bares, strict=True)]
     summary = {
         "data": config.choices.data,
