@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -22,6 +23,9 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 # Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
 PATH_KEYS = ("checkpoint", "data.path", "data.root", "images", "output", "resume", "run")
 PLAIN = re.compile(r"[\w./:@%+-]*", re.ASCII)
+
+# What ends in one message; anything else is a fault of ours or of a network, with its traceback.
+MISTAKES = (UserError, CompactHydraException, OmegaConfBaseException, OSError)
 
 OmegaConf.register_new_resolver(
     "run_name",
@@ -38,13 +42,22 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         task: gets the configuration as `compose` gives it.
     """
 
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+    def exit_with(error: Exception) -> NoReturn:
+        sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")  # exit code 1
+
     def job(config: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
         _complete(config, hydra_config, hydra_config.runtime.output_dir)
-        return task(config)
+        try:
+            return task(config)
+        except MISTAKES as error:
+            if full_error or hydra_config.mode == RunMode.MULTIRUN:
+                raise  # Hydra goes on with the other jobs
+            exit_with(error)
 
     def main() -> None:
-        full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
         # Hydra then hands exceptions on to us instead of printing them its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         try:
@@ -52,10 +65,10 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         except KeyboardInterrupt:
             sys.exit(130)  # as shells report it
-        except (UserError, CompactHydraException, OmegaConfBaseException, OSError) as error:
+        except MISTAKES as error:
             if full_error:
                 raise
-            sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")  # exit code 1
+            exit_with(error)
         finally:
             if not full_error:
                 del os.environ["HYDRA_FULL_ERROR"]

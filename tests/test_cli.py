@@ -129,6 +129,7 @@ def test_a_mistake_ends_in_one_message_and_exit_code_1(
     ended = command(*typed)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
+    assert ended.stderr.startswith("\nError: ")  # nothing of Hydra's before it
     assert ended.stderr.count("Error: ") == 1
     for part in expected:
         assert part in ended.stderr
