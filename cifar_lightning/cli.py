@@ -41,7 +41,6 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         config_name: the file in conf/ whose configuration the task takes.
         task: gets the configuration as `compose` gives it.
     """
-
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def exit_with(error: Exception) -> NoReturn:
