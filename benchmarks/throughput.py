@@ -36,9 +36,9 @@ def through_the_trainer(config: DictConfig, data: ImageData) -> tuple[float, pl.
     classifier, _ = run.build_classifier(config, data)
     callbacks = run.build_callbacks(config, has_validation=False)
     callbacks = {"throughput": callbacks["throughput"]}
-    trainer = run.build_trainer(config, callbacks, [], has_validation=False)
+    trainer = run.build_trainer(config, callbacks, has_validation=False)
     with training.quiet():
-        trainer.fit(classifier, data)
+        training.fit(trainer, classifier, data, config)
     throughput = callbacks["throughput"]
     assert isinstance(throughput, Throughput)
     return throughput.images_per_s, trainer
@@ -49,6 +49,8 @@ def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float
     device = trainer.strategy.root_device
     classifier: Classifier = run.build_classifier(config, data)[0].to(device)
     network, augment = classifier.network.train(), classifier.augment
+    if config.trainer.compile:
+        network.compile()
     optimizer = classifier.make_optimizer(network.parameters())
     scheduler = classifier.make_scheduler(optimizer, STEPS)
     generator = torch.Generator(device).manual_seed(config.seed)

@@ -45,20 +45,36 @@ def resumed(config: DictConfig) -> DictConfig:
         UserError: if the checkpoint is missing, is none, or is of the middle of an epoch, or if an
             override is of what a checkpoint decides.
     """
-    checkpoint = read_checkpoint(config.resume)
+    path = Path(config.resume).expanduser()
+    checkpoint = read_checkpoint(path)
     if not checkpoint["at_epoch_end"]:
         raise UserError(
-            f"resume={config.resume} was saved in the middle of an epoch, whose remaining images "
+            f"resume={path} was saved in the middle of an epoch, whose remaining images "
             "nobody knows. Take last.ckpt, which is of the end of an epoch."
         )
     result: DictConfig = OmegaConf.create(checkpoint["config"])
-    keys = [o.lstrip("+~").partition("=")[0].partition("@")[0] for o in config.overrides]
+    keys = [override.lstrip("+").partition("=")[0] for override in config.overrides]
     for key in keys:
-        if key.partition(".")[0] in ("experiment", "model", "optimizer", "seed"):
-            raise UserError(f"resume takes {key} from the checkpoint: leave {key}= out.")
+        if _is_decided(key):
+            raise UserError(f"resume takes this from the checkpoint: leave {key}= out.")
     with open_dict(result):
-        for key in [*keys, "run_dir", "resume"]:
+        for key in [*keys, "run_dir"]:
             OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False)
             if key in config.choices:
                 result.choices[key] = config.choices[key]
+        result.resume = str(path)
     return result
+
+
+def _is_decided(key: str) -> bool:
+    """Whether a resume may not change a key.
+
+    A network, an optimizer or another seed would not fit what is saved, and another split would
+    validate on images that were trained on. `trainer=ddp` would bring that option's number of
+    epochs along; its keys can be set one by one.
+    """
+    group, _, rest = key.partition(".")
+    if group == "data":
+        return rest not in ("path", "root", "mirrors", "cache_dir")
+    decided = ("experiment", "init", "model", "optimizer", "seed")
+    return group in decided or key == "trainer" or key.startswith("~")

@@ -95,9 +95,9 @@ class Classifier(pl.LightningModule):
         self.test_scores = Scores(len(classes))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """From uint8 to floats of zero mean and unit variance by channel, in channels_last."""
-        normalised = (images.float() / 255 - self.mean) / self.std
-        return normalised.contiguous(memory_format=torch.channels_last)
+        """From uint8 to zero mean and unit variance by channel; channels_last, in its dtype."""
+        normalised = (images / 255 - self.mean) / self.std
+        return normalised.to(self.mean.dtype, memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images uint8 [N, 3, H, W]."""

@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -106,7 +107,8 @@ def _complete(config: DictConfig, hydra_config: Any, run_dir: str | Path) -> Non
         config.run_dir = str(folder)
         # Names the run elsewhere too, as on W&B; in a sweep's folder the jobs are mere numbers.
         name = f"{folder.parent.name}-{folder.name}" if folder.name.isdigit() else folder.name
-        config.run_id = re.sub(r"[^\w-]+", "-", name, flags=re.ASCII)
+        # A folder may be used twice, a name on W&B may not.
+        config.run_id = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}-{secrets.token_hex(3)}"
 
 
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:

@@ -15,21 +15,24 @@ NO_DDP_IN_SWEEPS = (
 
 
 def choose_devices(
-    gpus: str | int | list[int], available: int, one_device: bool = False
+    gpus: str | int | list[int], available: int, batch_size: int, one_device: bool = False
 ) -> tuple[str, int | list[int]]:
     """Lightning's accelerator and devices for `trainer.gpus`.
 
     Args:
-        gpus: `auto` is all there are, else the CPU; a count; or a list of indices.
+        gpus: `auto` is as many as there are and can share a batch evenly, else the CPU; a count; or
+            a list of indices.
         available: GPUs on this machine.
+        batch_size: images a step, over all devices.
         one_device: whether more than one is out of the question; `auto` is one then.
 
     Raises:
         UserError: if two or more, or an index, are asked for that are not there or may not be.
     """
     if gpus == "auto":
-        count = min(available, 1) if one_device else available
-        return ("gpu", count) if count else ("cpu", 1)
+        counts = range(1, min(available, 1 if one_device else available) + 1)
+        shares = [count for count in counts if batch_size % count == 0]
+        return ("gpu", shares[-1]) if shares else ("cpu", 1)
     if isinstance(gpus, list):
         missing = [index for index in gpus if not 0 <= index < available]
         if missing or not gpus or len(set(gpus)) < len(gpus):
@@ -56,7 +59,7 @@ def choose_devices(
 
 def choose_precision(accelerator: str) -> str:
     """bf16 where the chip runs it fast, else 16-bit on a GPU, else 32-bit."""
-    if accelerator == "gpu":
+    if accelerator in ("gpu", "cuda"):
         return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
     flags = _cpu_info().get("flags", "").split()
     return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32-true"

@@ -95,7 +95,7 @@ class Muon(Optimizer):
     def _muon(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         direction = self._nesterov(weight, gradient, group["momentum"])
         orthogonal = orthogonalise(direction.reshape(len(weight), -1), group["ns_steps"])
-        weight.mul_(len(weight) ** 0.5 / weight.norm())
+        weight.mul_(len(weight) ** 0.5 / weight.norm().clamp_min(1e-7))  # 0 stays 0
         weight.add_(orthogonal.view_as(weight), alpha=-group["lr"])
 
     def _sgd(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
@@ -122,9 +122,8 @@ def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
         matrix: [rows, columns], any floating dtype; the result has its shape and dtype.
         steps: 0 only scales the matrix to Frobenius norm 1.
     """
-    # bf16 is what GPUs are fast at and is exact enough here. On a CPU these small products cost
-    # under 1 % of a training step in any format, and bf16 crawls on chips without instructions
-    # for it.
+    # bf16 is what GPUs are fast at and is exact enough here. On a CPU these small products hardly
+    # count beside the convolutions, and bf16 crawls on chips without instructions for it.
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     x = x / (x.norm() + 1e-7)
     wide = x if x.shape[0] <= x.shape[1] else x.T  # the smaller Gram matrix of the two

@@ -32,8 +32,9 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.hardware import NO_DDP_IN_SWEEPS, choose_devices, choose_precision
 
-# Images that the first layer's starting filters are computed from; more change nothing.
-IMAGES_FOR_INITIALISATION = 5000
+# The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
+# images are fewer, so that their patches fit into memory.
+PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
 
 
 @contextmanager
@@ -74,11 +75,15 @@ def build_data(config: DictConfig) -> ImageData:
         raise UserError(
             "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
         )
+    target = config.target_accuracy
+    if not (target is None or (isinstance(target, float | int) and 0 <= target <= 1)):
+        raise UserError(f"target_accuracy={target} is not a number from 0 to 1, as 0.8, or null.")
     if not isinstance(config.seed, int):
         raise UserError(f"seed={config.seed} is not an integer.")
     data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
     data.prepare_data()
-    data.setup()
+    with named("data"):
+        data.setup()
     return data
 
 
@@ -98,7 +103,8 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
     """
     network = build_network(config, len(data.classes), data.image_size)
     budget = count(network, data.image_size)
-    check(budget, **config.budget)
+    with named("budget"):
+        check(budget, **config.budget)
     facts = {
         "classes": list(data.classes),
         "image_size": data.image_size,
@@ -106,7 +112,8 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         "std": data.std,
     }
     classifier = _classifier(config, network, facts)
-    sample = data.train.images[data.train_index[:IMAGES_FOR_INITIALISATION]]
+    images = PIXELS_FOR_INITIALISATION // data.image_size**2
+    sample = data.train.images[data.train_index[:images]]
     instantiate_part(config.init, "init")(network, classifier.normalise(sample))
     _try_out(classifier, data)
     return classifier, budget
@@ -211,12 +218,16 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
 
 
 def build_trainer(
-    config: DictConfig,
-    callbacks: dict[str, Callback],
-    loggers: list[Logger],
-    has_validation: bool = True,
+    config: DictConfig, callbacks: dict[str, Callback], has_validation: bool = True
 ) -> pl.Trainer:
-    """Lightning's Trainer on the devices and in the precision that the configuration asks for."""
+    """Lightning's Trainer on the devices and in the precision that the configuration asks for.
+
+    Without loggers: they write to the run's folder, so nothing may be wrong any more before they
+    are opened.
+
+    Raises:
+        UserError: if the devices are not there or the configuration is refused.
+    """
     arguments = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(arguments, dict)
     del arguments["compile"]
@@ -224,7 +235,7 @@ def build_trainer(
         raise UserError(f"trainer.max_epochs={config.trainer.max_epochs} is not a count from 1.")
     one_device = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     accelerator, devices = choose_devices(
-        arguments.pop("gpus"), torch.cuda.device_count(), one_device
+        arguments.pop("gpus"), torch.cuda.device_count(), config.data.batch_size, one_device
     )
     arguments.setdefault("accelerator", accelerator)
     arguments.setdefault("devices", devices)
@@ -243,7 +254,7 @@ def build_trainer(
         arguments,
         "trainer",
         callbacks=watching,
-        logger=loggers,
+        logger=False,
         enable_progress_bar=get_console().is_terminal,
     )
     return trainer
@@ -252,7 +263,7 @@ def build_trainer(
 def _keep_rows(logger: CSVLogger, up_to_step: int) -> None:
     """Put a resumed run's rows up to the checkpoint back: opening the logger deletes its file."""
     rows = [row for row in read_rows(logger.log_dir) if row["step"] <= up_to_step]
-    logger.experiment.metrics = rows
+    logger.experiment.metrics = [row for row in rows if "test/acc" not in row]  # tested anew
     logger.save()
 
 

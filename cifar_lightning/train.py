@@ -45,8 +45,9 @@ def train(config: DictConfig) -> dict[str, Any]:
     classifier, budget = run.build_classifier(config, data)
     console.show_network(classifier.network, config.choices.model, data.image_size, budget)
     callbacks = run.build_callbacks(config, has_validation=data.val is not None)
+    trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
     with training.quiet(), run.open_loggers(config) as loggers:
-        trainer = run.build_trainer(config, callbacks, loggers, has_validation=data.val is not None)
+        trainer.loggers = loggers
         console.show_start(config, data, trainer)
         finished = training.fit(trainer, classifier, data, config) and training.evaluate_best(
             trainer, classifier, data, callbacks["best"]
@@ -55,10 +56,10 @@ def train(config: DictConfig) -> dict[str, Any]:
         if trainer.is_global_zero:
             results.save(config, metrics, loggers)
             console.show_result(config, metrics, loggers)
+        if not finished:
+            raise KeyboardInterrupt
     if config.rehearse_without_data and config.choices.data == "shapes":
         console.banner(console.REHEARSAL, "This was a rehearsal")
-    if not finished:
-        raise KeyboardInterrupt
     return metrics
 
 

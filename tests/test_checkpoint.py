@@ -5,7 +5,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from cifar_lightning import checkpoint
+from cifar_lightning import checkpoint, run
 from cifar_lightning.errors import UserError
 from cifar_lightning.train import train
 
@@ -23,7 +23,8 @@ def test_a_resumed_configuration_is_the_checkpoints_with_overrides_on_top(
     assert config.trainer.max_epochs == 9
     assert config.scheduler._target_ == "cifar_lightning.optim.cosine_schedule"
     assert config.choices.scheduler == "cosine"
-    assert config.run_id == "run"  # the same run on W&B
+    before = run.rebuild(last)[1]
+    assert config.run_id == before.run_id != compose_only(tiny, typed).run_id  # one run on W&B
     # What depends on an override follows it.
     assert config.run_dir == str(tmp_path / "other")
     assert config.callbacks.best.dirpath == str(tmp_path / "other" / "checkpoints")
@@ -37,7 +38,20 @@ def compose_only(tiny: Compose, typed: list[str]) -> DictConfig:
     return config
 
 
-@pytest.mark.parametrize("key", ["experiment=sgd", "optimizer=sgd", "optimizer.lr=1", "seed=1"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "experiment=sgd",
+        "optimizer=sgd",
+        "optimizer.lr=1",
+        "seed=1",
+        "data=shapes",
+        "data.split_seed=1",
+        "data.val_size=60",
+        "trainer=ddp",
+        "~callbacks.target",
+    ],
+)
 def test_what_a_checkpoint_decides_cannot_be_overridden(
     tiny: Compose, tmp_path: Path, key: str
 ) -> None:

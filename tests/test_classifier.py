@@ -32,6 +32,12 @@ def test_normalised_images_have_zero_mean_and_unit_variance_by_channel() -> None
     assert torch.allclose(normalised[0, :, 0], torch.tensor([[-1.0, 1.0]]).expand(3, 2), atol=0.03)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_images_take_the_weights_dtype(dtype: torch.dtype) -> None:
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))).to(dtype)
+    assert model(images()).dtype == dtype
+
+
 def test_the_network_sees_channels_last() -> None:
     seen = []
 

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -81,8 +82,9 @@ def test_compose_tells_the_options_the_folder_and_the_name(tmp_path: Path) -> No
     assert config.choices.optimizer == "sgd"
     assert config.choices.model == "dilated_dw"
     assert config.run_dir == str(tmp_path / "2026_run")
-    assert config.run_id == "2026_run"
-    assert compose([], tmp_path / "2026_sweep" / "3").run_id == "2026_sweep-3"
+    assert re.fullmatch("2026_run-[0-9a-f]{6}", config.run_id)
+    job = compose([], tmp_path / "2026 sweep" / "3")
+    assert re.fullmatch("2026-sweep-3-[0-9a-f]{6}", job.run_id)
 
 
 MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
@@ -112,6 +114,13 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["data=shapes", "optimizer.lr=-1"], ["optimizer: lr must not be negative, not -1"]),
     (["data=shapes", "scheduler.warmup=2"], ["scheduler: warmup must be at least 0 and below 1"]),
     (["data=shapes", "augment.shift=40"], ["augment: max_shift must be from 0 to 31, not 40"]),
+    (["data=shapes", "target_accuracy=80"], ["target_accuracy=80 is not a number from 0 to 1"]),
+    (
+        ["data=shapes", "data.val_size=abc"],
+        ["data.val_size=abc of 5000 training images", "a fraction such as 0.1"],
+    ),
+    (["data=shapes", "data.batch_size=2.5"], ["data.batch_size=2.5 is not from 1 to 4500"]),
+    (["data=shapes", "budget.max_params=abc"], ["budget: "]),
     (["data=shapes", "label_smoothing=2"], ["label_smoothing must be from 0 to 1, not 2"]),
     (["data=shapes", "data.val_size=0"], ["data.val_size=0", "target_accuracy=null"]),
     (

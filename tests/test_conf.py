@@ -43,7 +43,7 @@ def test_every_set_of_callbacks_builds(option: str, tiny: Compose) -> None:
 @pytest.mark.parametrize("option", names("trainer"))
 def test_every_trainer_builds(option: str, tiny: Compose) -> None:
     config = tiny(f"trainer={option}")
-    trainer = run.build_trainer(config, run.build_callbacks(config, has_validation=True), [])
+    trainer = run.build_trainer(config, run.build_callbacks(config, has_validation=True))
     assert trainer.max_epochs == 1
 
 

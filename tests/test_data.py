@@ -64,7 +64,7 @@ def test_val_size_is_a_count_a_fraction_or_nothing(val_size: float, count: int) 
     assert len(data.train_index) == 200 - count
 
 
-@pytest.mark.parametrize("val_size", [200, 5000, 1.0, -5, 3])
+@pytest.mark.parametrize("val_size", [200, 5000, 1.0, -5, 3, 0.001])
 def test_val_size_out_of_range_is_refused(val_size: float) -> None:
     data = ShapesData(train_size=200, test_size=50, val_size=val_size, batch_size=10)
     with pytest.raises(UserError, match=r"count from 10 .* to 199, a fraction such as 0.1, or 0"):
@@ -248,6 +248,16 @@ def test_folders_and_archives_give_the_same_images(tmp_path: Path, kind: str, ab
     assert data.train.labels.tolist() == [0, 1] * 6
     assert data.test.labels.tolist() == [0, 1] * 2
     assert data.test.images[1, :, 5, 5].tolist() == [10, 0, 200]
+
+
+def test_numbers_in_names_count_by_value(tmp_path: Path) -> None:
+    files = {}
+    for part, count in (("train", 12), ("test", 4)):
+        for i in range(count):
+            kind = ("cat", "dog")[i % 2]
+            files[f"{part}/{kind}/{i}_{kind}.png"] = png((10 * i, 0, 0))  # as fast.ai names them
+    data = ready(folder_data(write_folder(tmp_path / "set", files)))
+    assert data.train.images[:, 0, 0, 0].tolist() == [10 * i for i in range(12)]
 
 
 def test_other_modes_become_rgb_and_rotated_photographs_are_turned(tmp_path: Path) -> None:

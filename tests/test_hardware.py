@@ -9,7 +9,8 @@ from cifar_lightning.errors import UserError
     ("gpus", "available", "expected"),
     [
         ("auto", 0, ("cpu", 1)),
-        ("auto", 3, ("gpu", 3)),
+        ("auto", 4, ("gpu", 4)),
+        ("auto", 7, ("gpu", 4)),  # that share batches of 256 evenly
         (0, 2, ("cpu", 1)),
         (1, 2, ("gpu", 1)),
         (2, 2, ("gpu", 2)),
@@ -17,22 +18,22 @@ from cifar_lightning.errors import UserError
     ],
 )
 def test_devices(gpus: str | int | list[int], available: int, expected: object) -> None:
-    assert hardware.choose_devices(gpus, available) == expected
+    assert hardware.choose_devices(gpus, available, 256) == expected
 
 
 def test_a_job_of_a_sweep_gets_one_device() -> None:
-    assert hardware.choose_devices("auto", 4, one_device=True) == ("gpu", 1)
-    assert hardware.choose_devices("auto", 0, one_device=True) == ("cpu", 1)
-    assert hardware.choose_devices([3], 4, one_device=True) == ("gpu", [3])
+    assert hardware.choose_devices("auto", 4, 256, one_device=True) == ("gpu", 1)
+    assert hardware.choose_devices("auto", 0, 256, one_device=True) == ("cpu", 1)
+    assert hardware.choose_devices([3], 4, 256, one_device=True) == ("gpu", [3])
     for gpus in (2, [0, 1]):
         with pytest.raises(UserError, match="trains on one device"):
-            hardware.choose_devices(gpus, 4, one_device=True)
+            hardware.choose_devices(gpus, 4, 256, one_device=True)
 
 
 def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert hardware.choose_devices(1, 0) == ("cpu", 1)
+    assert hardware.choose_devices(1, 0, 256) == ("cpu", 1)
     assert "has no GPU: training on the CPU" in capsys.readouterr().out
 
 
@@ -54,7 +55,7 @@ def test_devices_that_are_not_there_are_refused(
     gpus: str | int | list[int], available: int, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        hardware.choose_devices(gpus, available)
+        hardware.choose_devices(gpus, available, 256)
 
 
 @pytest.mark.parametrize(

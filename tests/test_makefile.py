@@ -25,7 +25,7 @@ def make(
     folder: Path, *arguments: str, path: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     # Of a make around these tests nothing may reach the one inside.
-    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "ARGS"}
     env |= {} if path is None else {"PATH": path}
     return subprocess.run(
         [str(shutil.which("make")), *arguments], cwd=folder, env=env, capture_output=True, text=True

@@ -85,6 +85,15 @@ def test_zero_gradients_do_not_become_nan() -> None:
     assert torch.equal(orthogonalise(torch.zeros(4, 6), 3), torch.zeros(4, 6))
 
 
+def test_a_weight_that_starts_at_zero_trains() -> None:
+    weights = [nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.zeros(4, 4))]
+    optimizer = Muon([*weights, nn.Parameter(torch.randn(4, 4))])
+    weights[1].grad = torch.randn(4, 4)
+    optimizer.step()
+    assert weights[1].isfinite().all()
+    assert weights[1].norm() > 0
+
+
 def test_muon_state_survives_saving() -> None:
     def train(network: nn.Module, optimizer: Muon, steps: range) -> None:
         for step in steps:

@@ -5,6 +5,7 @@ import io
 import lzma
 import os
 import pickle
+import re
 import tarfile
 import zipfile
 import zlib
@@ -26,6 +27,7 @@ from cifar_lightning.data.module import ImageData
 from cifar_lightning.data.parts import Part, Parts
 from cifar_lightning.errors import DataUnavailable, UserError
 
+CACHE_FORMAT = 2  # another number and nobody reads an older version's cache
 LAYOUT = "train/<class>/* and test/<class>/*"
 # What the archive readers raise on a file that is truncated, altered or no archive at all.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
@@ -96,7 +98,7 @@ class FolderData(ImageData):
         )
 
     def _cache_file(self) -> Path:
-        key = os.fsencode(f"{self.path} {self.resize_to}")
+        key = os.fsencode(f"{CACHE_FORMAT} {self.path} {self.resize_to}")
         return self.cache_dir / f"{hashlib.sha256(key).hexdigest()[:16]}.pt"
 
 
@@ -140,11 +142,18 @@ def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
     content: dict[str, Any] = {"classes": classes}
     for part in ("train", "test"):
         # By file name first: the official order, where the names are official indices.
-        order = sorted((n for n in places if places[n][0] == part), key=lambda n: places[n][::-1])
+        order = sorted((n for n in places if places[n][0] == part), key=lambda n: _order(places[n]))
         images = torch.from_numpy(np.stack([arrays[name] for name in order]))  # [N, H, W, 3]
         content[f"{part}_images"] = images.permute(0, 3, 1, 2).contiguous()
         content[f"{part}_labels"] = torch.tensor([classes.index(places[n][1]) for n in order])
     return content
+
+
+def _order(place: tuple[str, str, str]) -> tuple[list[tuple[int, str]], str]:
+    """By file name, its numbers by value (2.png before 10.png), then by class."""
+    _, class_name, file = place
+    pieces = re.split(r"(\d+)", file)  # text and digits alternate
+    return [(int(p) if p.isdecimal() else -1, p) for p in pieces], class_name
 
 
 Read = Callable[[str], bytes]

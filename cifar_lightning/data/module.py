@@ -89,7 +89,7 @@ class ImageData(pl.LightningDataModule):
         self.train_index = train_index
         if val_count:
             self.val = Part(parts.train.images[val_index], parts.train.labels[val_index])
-        if not 1 <= self.batch_size <= len(train_index):
+        if not isinstance(self.batch_size, int) or not 1 <= self.batch_size <= len(train_index):
             raise UserError(
                 f"data.batch_size={self.batch_size} is not from 1 to {len(train_index)}, the "
                 "number of training images."
@@ -99,10 +99,12 @@ class ImageData(pl.LightningDataModule):
 
     def _val_count(self, available: int) -> int:
         size = self.val_size
+        known = isinstance(size, int | float)
         count = round(size * available) if isinstance(size, float) else size
-        if not 0 <= count < available or (size > 0 and count < len(self.classes)):
+        too_few = size != 0 and known and count < len(self.classes)
+        if not known or too_few or not 0 <= count < available:
             raise UserError(
-                f"data.val_size={size} asks for {count} of {available} training images. It is a "
+                f"data.val_size={size} of {available} training images cannot be. It is a "
                 f"count from {len(self.classes)} (one a class) to {available - 1}, a fraction such "
                 "as 0.1, or 0 for no validation."
             )
