@@ -103,7 +103,7 @@ def open_board(
         return None
     import wandb
 
-    attempts = ["offline"]
+    attempts: list[Literal["online", "offline"]] = ["offline"]
     wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
     if wanted == "disabled":
         return None
@@ -118,7 +118,7 @@ def open_board(
             Path(save_dir).mkdir(parents=True, exist_ok=True)
             return BoardLogger(
                 wandb.init(
-                    mode="online" if attempt == "online" else "offline",
+                    mode=attempt,
                     project=project,
                     entity=entity,
                     group=group,

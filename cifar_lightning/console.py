@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich import box, get_console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from torch import nn
@@ -90,7 +91,7 @@ def show_network(network: nn.Module, name: str, image_size: int, budget: Budget)
     table = str(summary).replace("Units.MEGABYTES", "M")  # torchinfo prints its enum's name
     console.print(table, highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"[bold]{name}[/] keeps the budget: {budget.parameters:,} parameters, "
+        f"[bold]{escape(name)}[/] keeps the budget: {budget.parameters:,} parameters, "
         f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
         f"{budget.multiply_adds / 1e6:.2f} M multiply-adds an image\n",
         highlight=False,
@@ -117,7 +118,7 @@ def show_start(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> None
         ),
         ("run folder", config.run_dir),
     ):
-        console.print(f"[dim]{label:<11}[/]{text}", highlight=False, soft_wrap=True)
+        console.print(f"[dim]{label:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
     console.print()
 
 
@@ -140,7 +141,7 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
         if isinstance(logger, BoardLogger):
             places.append(("board", logger.how_to_open()))
     for label, place in places:
-        console.print(f"[dim]{label:<11}[/]{place}", highlight=False, soft_wrap=True)
+        console.print(f"[dim]{label:<11}[/]{escape(place)}", highlight=False, soft_wrap=True)
 
 
 def _readable(key: str, value: Any) -> str:
@@ -150,10 +151,10 @@ def _readable(key: str, value: Any) -> str:
         return f"{value:.1f} s"
     if isinstance(value, float):
         return f"{value:,.4g}"
-    return f"{value:,}" if isinstance(value, int) and key != "seed" else str(value)
+    return f"{value:,}" if isinstance(value, int) and key != "seed" else escape(str(value))
 
 
 @rank_zero_only
 def banner(message: str, title: str, style: str = "bold yellow") -> None:
     """A frame that cannot be missed."""
-    get_console().print(Panel(message, title=title, border_style=style, padding=(1, 2)))
+    get_console().print(Panel(escape(message), title=title, border_style=style, padding=(1, 2)))

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.models.blocks import conv_relu_norm, separable_conv
 
-# Four halvings and two unpadded 3x3 convolutions leave nothing of a smaller image.
+# Three max pools and the unpadded convolutions leave nothing of a smaller image.
 SMALLEST_IMAGE = 24
 
 
