@@ -5,7 +5,7 @@ DEPENDENCIES := .venv/.dependencies-of-lock
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train demo test test-all lint format bench lock
+.PHONY: help setup train demo test test-all lint format bench wheel lock
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,8 +50,14 @@ format: $(READY)  ## mend what `make lint` can mend itself
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-bench: $(READY)  ## images/s of the training epoch beside a bare PyTorch loop's
+bench: $(READY)  ## images/s beside a bare PyTorch loop and a conventional pipeline
 	$(PYTHON) benchmarks/throughput.py $(ARGS)
+
+wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
+	@rm -rf build  # setuptools would pack what an earlier version left there
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	    --wheel-dir dist .
+	@rm -rf build
 
 lock:  ## versions and hashes of all dependencies anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \

@@ -1,12 +1,15 @@
-"""Images/s of a training epoch through the Trainer, beside a bare PyTorch loop's.
+"""Images/s of training steps through the Trainer, in a bare PyTorch loop, and the conventional way.
 
-Both train the same network from the same data with the same batch size, augmentation, optimizer,
-precision and memory format, in turn, round after round, so that a noisy machine slows both alike.
+The bare loop does the same as the Trainer: network, data, batch size, augmentation, optimizer,
+precision, memory format. The conventional pipeline trains the same network with the same optimizer
+from torchvision's transforms, image by image in DataLoader workers, in fp32 and the default memory
+format. The three take turns, round after round, so that a noisy machine slows all of them alike.
 The last line of the output is JSON.
 
     python benchmarks/throughput.py data=folder data.path=DIR_OR_ARCHIVE
 
-Options are those of training; ROUNDS and STEPS in the environment set how much is measured.
+Options are those of training; ROUNDS and STEPS in the environment set how much is measured, and
+WORKERS how many DataLoader workers the conventional pipeline has (one a core by default).
 """
 
 import json
@@ -15,11 +18,16 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
 from cifar_lightning import hardware, run, training
 from cifar_lightning.callbacks import Throughput
@@ -29,13 +37,14 @@ from cifar_lightning.data import ImageData
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 STEPS = int(os.environ.get("STEPS", "40"))
+WORKERS = int(os.environ.get("WORKERS", str(os.cpu_count())))
 
 
 def through_the_trainer(config: DictConfig, data: ImageData) -> tuple[float, pl.Trainer]:
     """Images/s of STEPS steps by Lightning, and the Trainer."""
     classifier, _ = run.build_classifier(config, data)
-    callbacks = run.build_callbacks(config, has_validation=False)
-    callbacks = {"throughput": callbacks["throughput"]}
+    callbacks = run.build_callbacks(config, data)
+    callbacks = {name: callbacks[name] for name in ("throughput", "nan")}
     trainer = run.build_trainer(config, callbacks, has_validation=False)
     with training.quiet():
         training.fit(trainer, classifier, data, config)
@@ -74,6 +83,57 @@ def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float
     return STEPS * data.batch_size / (time.perf_counter() - start)
 
 
+class OneByOne(Dataset[tuple[Tensor, int]]):
+    """STEPS batches of the training images, transformed one by one, as most code on CIFAR-10 does.
+
+    Args:
+        data: the images and their mean and standard deviation.
+    """
+
+    def __init__(self, data: ImageData) -> None:
+        chosen = data.train_index[: STEPS * data.batch_size]
+        self.images = data.train.images[chosen].permute(0, 2, 3, 1).numpy()  # [N, H, W, 3]
+        self.labels = data.train.labels[chosen].tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(data.image_size, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def conventional(
+    config: DictConfig,
+    data: ImageData,
+    loader: DataLoader[tuple[Tensor, int]],
+    device: torch.device,
+) -> float:
+    """Images/s of STEPS steps of the conventional pipeline."""
+    classifier = run.build_classifier(config, data)[0]
+    network = classifier.network.to(memory_format=torch.contiguous_format).to(device).train()
+    optimizer = classifier.make_optimizer(network.parameters())
+    scheduler = classifier.make_scheduler(optimizer, STEPS)
+    start = time.perf_counter()
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        loss = F.cross_entropy(network(images), labels, label_smoothing=config.label_smoothing)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return STEPS * data.batch_size / (time.perf_counter() - start)
+
+
 def main() -> None:
     """Measure, and print a line a round and the summary."""
     overrides = [
@@ -86,31 +146,50 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as run_dir:
         config = compose(overrides, run_dir)
         data = run.build_data(config)
-        trainers, bares = [], []
-        _, trainer = through_the_trainer(config, data)  # a warm-up for both
-        bare_loop(config, data, trainer)
+        if len(data.train_index) < STEPS * data.batch_size:
+            sys.exit(f"Error: {STEPS} steps need {STEPS * data.batch_size} training images.")
+        _, trainer = through_the_trainer(config, data)  # a warm-up, for each of the three
+        device = trainer.strategy.root_device
+        loader = DataLoader(
+            OneByOne(data),
+            data.batch_size,
+            shuffle=True,
+            num_workers=WORKERS,
+            persistent_workers=WORKERS > 0,  # in its favour: starting them is not measured
+            pin_memory=device.type == "cuda",
+        )
+        contestants: dict[str, Callable[[], float]] = {
+            "Trainer": lambda: through_the_trainer(config, data)[0],
+            "bare loop": lambda: bare_loop(config, data, trainer),
+            "conventional": lambda: conventional(config, data, loader, device),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in contestants}
+        contestants["bare loop"](), contestants["conventional"]()
         for number in range(ROUNDS):
-            if number % 2:  # in turn the first: a machine's speed drifts
-                bares.append(bare_loop(config, data, trainer))
-            trainers.append(through_the_trainer(config, data)[0])
-            if not number % 2:
-                bares.append(bare_loop(config, data, trainer))
-            print(
-                f"round {number}: Trainer {trainers[-1]:.0f}, bare loop {bares[-1]:.0f} images/s",
-                flush=True,
-            )
-    ratios = [one / other for one, other in zip(trainers, bares, strict=True)]
+            # The order turns round: a machine's speed drifts.
+            for name in list(contestants)[:: -1 if number % 2 else 1]:
+                rates[name].append(contestants[name]())
+            figures = ", ".join(f"{name} {rate[-1]:.0f}" for name, rate in rates.items())
+            print(f"round {number + 1} of {ROUNDS}, images/s: {figures}", flush=True)
+
+    def ratio_to(other: str) -> float:
+        ratios = [a / b for a, b in zip(rates["Trainer"], rates[other], strict=True)]
+        return round(statistics.median(ratios), 3)
+
     summary = {
         "data": config.choices.data,
         "model": config.choices.model,
         "batch_size": data.batch_size,
         "rounds": ROUNDS,
         "steps": STEPS,
-        "images_per_s": round(statistics.median(trainers), 1),
-        "bare_images_per_s": round(statistics.median(bares), 1),
-        "ratio_vs_bare": round(statistics.median(ratios), 3),
+        "workers": WORKERS,
+        "images_per_s": round(statistics.median(rates["Trainer"]), 1),
+        "bare_images_per_s": round(statistics.median(rates["bare loop"]), 1),
+        "conventional_images_per_s": round(statistics.median(rates["conventional"]), 1),
+        "ratio_vs_bare": ratio_to("bare loop"),
+        "ratio_vs_conventional": ratio_to("conventional"),
         "precision": str(trainer.precision),
-        "device": hardware.device_name(trainer.strategy.root_device),
+        "device": hardware.device_name(device),
         "torch": torch.__version__,
     }
     print(json.dumps(summary))

@@ -75,6 +75,6 @@ def _is_decided(key: str) -> bool:
     """
     group, _, rest = key.partition(".")
     if group == "data":
-        return rest not in ("path", "root", "mirrors", "cache_dir")
+        return rest not in ("path", "root", "mirror", "mirrors", "cache_dir")
     decided = ("experiment", "init", "model", "optimizer", "seed")
     return group in decided or key == "trainer" or key.startswith("~")

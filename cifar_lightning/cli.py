@@ -1,6 +1,7 @@
 """Hydra's main with messages that help; imports no torch, so it answers at once."""
 
 import difflib
+import errno
 import os
 import re
 import secrets
@@ -19,10 +20,25 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.errors import UserError
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+PACKAGE = Path(__file__).resolve().parent
+# Inside the package where it was installed, beside it in a checkout.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
 # Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
-PATH_KEYS = ("checkpoint", "data.path", "data.root", "images", "output", "resume", "run")
+PATH_KEYS = (
+    "checkpoint",
+    "data.cache_dir",
+    "data.mirror",
+    "data.path",
+    "data.root",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "images",
+    "logger.wandb.save_dir",
+    "output",
+    "resume",
+    "run",
+)
 PLAIN = re.compile(r"[\w./:@%+-]*", re.ASCII)
 
 # What ends in one message; anything else is a fault of ours or of a network, with its traceback.
@@ -65,6 +81,10 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         except KeyboardInterrupt:
             sys.exit(130)  # as shells report it
+        except SystemExit as ending:
+            if ending.code == 2:  # argparse has said which option it does not know
+                sys.exit(1)
+            raise
         except MISTAKES as error:
             if full_error:
                 raise
@@ -115,16 +135,21 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     """Quote paths for Hydra's grammar; let a resumed run go on in its own folder.
 
     Raises:
-        UserError: if the checkpoint to resume does not exist.
+        UserError: if a path is empty, the checkpoint to resume does not exist, or there is a space
+            before an equals sign.
     """
     prepared = []
     for argument in arguments:
-        key, _, value = argument.partition("=")
+        key, equals, value = argument.partition("=")
+        if equals and not key:
+            raise UserError(f"{argument}: no space belongs before the equals sign.")
         if key.lstrip("+") in PATH_KEYS:
+            if equals and not value:
+                raise UserError(f"{argument} names no file or folder.")
             is_sweep = "," in value and not Path(value).exists()
             if value[:1] not in ("'", '"') and not PLAIN.fullmatch(value) and not is_sweep:
                 argument = f"{key}={_quoted(value)}"
-            if key == "resume" and value not in ("", "null"):
+            if key == "resume" and value != "null":
                 prepared += _in_the_folder_of(Path(value.strip("'\"")).expanduser())
         prepared.append(argument)
     return prepared
@@ -137,6 +162,9 @@ def _quoted(value: str) -> str:
 
 
 def _in_the_folder_of(checkpoint: Path) -> list[str]:
+    if checkpoint.is_dir():
+        last = checkpoint / "checkpoints" / "last.ckpt"
+        raise UserError(f"resume={checkpoint} is a folder. Name a checkpoint, such as {last}.")
     if not checkpoint.is_file():
         raise UserError(f"resume={checkpoint}: there is no such file.")
     folder = checkpoint.absolute().parent
@@ -157,6 +185,8 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
         config_name: the file in conf/.
         arguments: what was typed; the options chosen in it decide which names are valid.
     """
+    if isinstance(error, OSError) and not isinstance(error, CompactHydraException):
+        return _explain_os(error)
     message = str(error).strip()
     if isinstance(error, UserError):
         if isinstance(error.__cause__, TypeError | ValueError):  # perhaps a fault in a network
@@ -175,6 +205,26 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
             found[1], _known_names(config_name, arguments)
         )
     return "\n".join(lines)
+
+
+def _explain_os(error: OSError) -> str:
+    """What the operating system refuses, and where the files of a run can go instead."""
+    place = error.filename2 or error.filename
+    where = f" ({place})" if place else ""
+    elsewhere = (
+        "hydra.run.dir=FOLDER puts the run elsewhere, data.root=FOLDER the official files and "
+        "data.cache_dir=FOLDER the decoded images."
+    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"The disk is full{where}. What was saved before is whole. Free some space and start "
+            f"again, with resume=LAST_CHECKPOINT if there is one; or {elsewhere}"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        return f"{error.strerror}{where}. {elsewhere}"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"A file is where a folder is needed{where}. {elsewhere}"
+    return str(error)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

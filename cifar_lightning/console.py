@@ -7,7 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torchinfo
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich import box, get_console
@@ -18,6 +18,7 @@ from torch import nn
 
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
+from cifar_lightning.callbacks import TargetReached
 from cifar_lightning.data import ImageData
 
 REHEARSAL = (
@@ -100,9 +101,13 @@ def show_network(network: nn.Module, name: str, image_size: int, budget: Budget)
 
 
 @rank_zero_only
-def show_start(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> None:
-    """One line each: the data, the training, the run's folder."""
+def show_start(
+    config: DictConfig, data: ImageData, trainer: pl.Trainer, callbacks: dict[str, Callback]
+) -> None:
+    """One line each: the data, the training, the target, the run's folder."""
     val = 0 if data.val is None else len(data.val)
+    target = callbacks.get("target")
+    threshold = target.threshold if isinstance(target, TargetReached) else None
     console = get_console()
     for label, text in (
         (
@@ -115,6 +120,13 @@ def show_start(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> None
             f"{config.choices.optimizer}, batches of {data.batch_size}, "
             f"{trainer.max_epochs} epochs, {trainer.precision} on "
             f"{trainer.world_size} x {trainer.strategy.root_device.type}",
+        ),
+        (
+            "target",
+            "none: trained to the end"
+            if threshold is None
+            else f"{threshold:.2%} on validation, which promises {config.target_accuracy:.2%} on "
+            "test",
         ),
         ("run folder", config.run_dir),
     ):

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
-from cifar_lightning.callbacks import Throughput, reaches
+from cifar_lightning.callbacks import TargetReached, Throughput
 from cifar_lightning.hardware import device_name
 from cifar_lightning.pictures import learning_curves
 from cifar_lightning.run import read_rows
@@ -31,7 +31,7 @@ def collect(
     Args:
         config: the run's.
         trainer: after fit, and after test where the run was not interrupted.
-        callbacks: by name; `best` and `throughput` are read.
+        callbacks: by name; `best`, `throughput` and `target` are read.
         budget: of the network.
         finished: False after Ctrl-C.
     """
@@ -39,7 +39,10 @@ def collect(
     assert isinstance(best, ModelCheckpoint)
     assert isinstance(throughput, Throughput)
     score = best.best_model_score if best.monitor else None
-    reached = score is not None and reaches(score.item(), config.target_accuracy)
+    target = callbacks.get("target")
+    reached = (
+        score is not None and isinstance(target, TargetReached) and target.reached_by(score.item())
+    )
     ending = "target" if reached else "max_epochs"
     epochs = _whole(throughput.epochs)
     metrics = {

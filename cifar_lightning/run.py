@@ -5,10 +5,11 @@ The only place that instantiates configurations: everything else takes plain arg
 
 import copy
 import csv
+import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +23,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from rich import get_console
 from torch import nn
 
+from cifar_lightning.arguments import check_arguments, check_values
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
 from cifar_lightning.checkpoint import read_checkpoint
@@ -35,6 +37,48 @@ from cifar_lightning.hardware import NO_DDP_IN_SWEEPS, choose_devices, choose_pr
 # The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
 # images are fewer, so that their patches fit into memory.
 PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
+
+
+class Settings(TypedDict):
+    """The kinds of the values at the configuration's top; those of its parts say their classes."""
+
+    seed: int
+    target_accuracy: float | None
+    target_confidence: float
+    label_smoothing: float
+    rehearse_without_data: bool
+
+
+def check_kinds(config: DictConfig) -> None:
+    """Refuse names and kinds of values that cannot be, before the data is fetched for them.
+
+    Raises:
+        UserError: names the key, its value, and what would fit.
+    """
+    check_values("", get_type_hints(Settings), values := _plain(config))
+    check_arguments("budget", check, values["budget"])
+    check_values("trainer.", {"compile": bool}, values["trainer"])
+    for key in ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer"):
+        _check_part(key, values[key])
+    for group in ("callbacks", "logger"):
+        for name, part in values[group].items():
+            _check_part(f"{group}.{name}", part)
+
+
+def _check_part(key: str, part: dict[str, Any]) -> None:
+    ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # not (only) Lightning's
+    arguments = {k: v for k, v in part.items() if not k.startswith("_") and k not in ours}
+    try:
+        target = pkgutil.resolve_name(part["_target_"])
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}._target_={part['_target_']}: {error}.") from error
+    check_arguments(key, target, arguments)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 @contextmanager
@@ -75,11 +119,10 @@ def build_data(config: DictConfig) -> ImageData:
         raise UserError(
             "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
         )
-    target = config.target_accuracy
-    if not (target is None or (isinstance(target, float | int) and 0 <= target <= 1)):
-        raise UserError(f"target_accuracy={target} is not a number from 0 to 1, as 0.8, or null.")
-    if not isinstance(config.seed, int):
-        raise UserError(f"seed={config.seed} is not an integer.")
+    if config.target_accuracy is not None and not 0 <= config.target_accuracy <= 1:
+        raise UserError(
+            f"target_accuracy={config.target_accuracy} is not from 0 to 1, as 0.8, or null."
+        )
     data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
     data.prepare_data()
     with named("data"):
@@ -114,7 +157,9 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
     classifier = _classifier(config, network, facts)
     images = PIXELS_FOR_INITIALISATION // data.image_size**2
     sample = data.train.images[data.train_index[:images]]
-    instantiate_part(config.init, "init")(network, classifier.normalise(sample))
+    initialise = instantiate_part(config.init, "init")
+    with named("init"):
+        initialise(network, classifier.normalise(sample))
     _try_out(classifier, data)
     return classifier, budget
 
@@ -182,12 +227,16 @@ def with_option(config: DictConfig, group: str, option: str) -> DictConfig:
     return result
 
 
-def build_callbacks(config: DictConfig, has_validation: bool) -> dict[str, Callback]:
-    """The callbacks by their names in the configuration."""
+def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
+    """The callbacks by their names; the data's sizes go into the keys that their options have."""
+    val_images = 0 if data.val is None else len(data.val)
+    facts = {"val_images": val_images, "test_images": len(data.test)}
     callbacks: dict[str, Callback] = {}
     for name, part in config.callbacks.items():
-        callbacks[str(name)] = callback = instantiate_part(part, f"callbacks.{name}")
-        if isinstance(callback, ModelCheckpoint) and not has_validation:
+        fitting = {key: value for key, value in facts.items() if key in part}
+        callback = instantiate_part(part, f"callbacks.{name}", **fitting)
+        callbacks[str(name)] = callback
+        if isinstance(callback, ModelCheckpoint) and not val_images:
             # Nothing to choose by: the best checkpoint is the last.
             callback.monitor = None
     return callbacks
@@ -228,11 +277,11 @@ def build_trainer(
     Raises:
         UserError: if the devices are not there or the configuration is refused.
     """
-    arguments = OmegaConf.to_container(config.trainer, resolve=True)
-    assert isinstance(arguments, dict)
+    arguments = _plain(config.trainer)
     del arguments["compile"]
-    if not isinstance(config.trainer.max_epochs, int) or config.trainer.max_epochs < 1:
-        raise UserError(f"trainer.max_epochs={config.trainer.max_epochs} is not a count from 1.")
+    for key in ("max_epochs", "val_check_interval"):
+        if isinstance(arguments[key], int | float) and arguments[key] <= 0:
+            raise UserError(f"trainer.{key}={arguments[key]} is not above 0.")
     one_device = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     accelerator, devices = choose_devices(
         arguments.pop("gpus"), torch.cuda.device_count(), config.data.batch_size, one_device

@@ -32,6 +32,7 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     if config.resume is not None:
         config = checkpoint.resumed(config)
+    run.check_kinds(config)
     try:
         data = run.build_data(config)
     except DataUnavailable as error:
@@ -44,11 +45,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     classifier, budget = run.build_classifier(config, data)
     console.show_network(classifier.network, config.choices.model, data.image_size, budget)
-    callbacks = run.build_callbacks(config, has_validation=data.val is not None)
+    callbacks = run.build_callbacks(config, data)
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
     with training.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers
-        console.show_start(config, data, trainer)
+        console.show_start(config, data, trainer, callbacks)
         finished = training.fit(trainer, classifier, data, config) and training.evaluate_best(
             trainer, classifier, data, callbacks["best"]
         )

@@ -1,13 +1,20 @@
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from conftest import weights_of
 from omegaconf import DictConfig
+from torch import Tensor
 
 from cifar_lightning import run, training
-from cifar_lightning.callbacks import Throughput, reaches
+from cifar_lightning.callbacks import TargetReached, Throughput, validation_threshold
+from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.classifier import Batch, Classifier
+from cifar_lightning.errors import UserError
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -25,7 +32,8 @@ def test_the_target_counts_when_equalled_and_in_the_last_epoch(tiny: Compose) ->
     assert first["stopped_by"] == "max_epochs"
     assert first["epochs_to_target"] is None
     assert first["seconds_to_target"] is None
-    again = train(tiny(f"target_accuracy={first['val/acc']}", run_dir="again"))
+    typed = [f"target_accuracy={first['val/acc']}", "target_confidence=0.5"]
+    again = train(tiny(*typed, run_dir="again"))
     assert again["stopped_by"] == "target"
 
 
@@ -61,7 +69,7 @@ def test_the_clock_counts_training_without_validation(
         return step(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(classifier, "training_step", slow_step)
-    callbacks = run.build_callbacks(config, has_validation=True)
+    callbacks = run.build_callbacks(config, data)
     throughput = callbacks["throughput"]
     assert isinstance(throughput, Throughput)
     began = time.perf_counter()
@@ -86,9 +94,90 @@ def test_no_images_make_no_rate() -> None:
 
 @pytest.mark.parametrize("target", [0.1, 0.7, 0.8, 0.9])
 def test_a_target_is_reached_by_the_float32_nearest_to_it(target: float) -> None:
-    assert reaches(torch.tensor(target).item(), target)
-    assert not reaches(torch.tensor(target - 1e-4).item(), target)
-    assert not reaches(1.0, None)
+    without_margin = TargetReached(target, confidence=0.5)
+    assert without_margin.reached_by(torch.tensor(target).item())
+    assert not without_margin.reached_by(torch.tensor(target - 1e-4).item())
+    assert not TargetReached(None).reached_by(1.0)
+
+
+def test_the_threshold_is_above_the_target_by_the_margin_of_both_samples() -> None:
+    # By hand: 1.2816 standard errors of 0.4 * sqrt(1 / 5000 + 1 / 10000) = 0.006928.
+    assert validation_threshold(0.8, 0.9, 5000, 10_000) == pytest.approx(0.80888, abs=1e-5)
+    assert validation_threshold(0.8, 0.5, 5000, 10_000) == 0.8
+    assert validation_threshold(0.8, 0.9, 500, 1000) > 0.82
+    assert validation_threshold(0.99, 0.999999, 10, 10) == 1.0
+    assert validation_threshold(0.8, 0.9, 0, 10_000) == 0.8
+
+
+def test_the_threshold_keeps_its_promise_by_chance_alone() -> None:
+    """Networks of all true accuracies around the target: of those that pass, most are there."""
+    generator = np.random.default_rng(0)
+    truth = generator.uniform(0.78, 0.83, 200_000)
+    val, test = (generator.binomial(n, truth) / n for n in (5000, 10_000))
+    just_passed = np.abs(val - validation_threshold(0.8, 0.9, 5000, 10_000)) < 0.0005
+    assert just_passed.sum() > 1000
+    assert (test[just_passed] >= 0.8).mean() == pytest.approx(0.9, abs=0.02)
+
+
+@pytest.mark.parametrize(("target", "confidence"), [(-0.1, 0.9), (80, 0.9), (0.8, 0.4), (0.8, 1.0)])
+def test_a_threshold_out_of_range_is_refused(target: float, confidence: float) -> None:
+    with pytest.raises(ValueError, match="must be from"):
+        validation_threshold(target, confidence, 5000, 10_000)
+
+
+def test_the_threshold_is_of_the_data_that_the_run_has(tiny: Compose) -> None:
+    config = tiny("target_accuracy=0.8")
+    target = run.build_callbacks(config, run.build_data(config))["target"]
+    assert isinstance(target, TargetReached)
+    assert target.threshold == validation_threshold(0.8, 0.9, 50, 60)
+
+
+class Diverging(Classifier):
+    """Its loss is no number in one step, or that step ruins its weights."""
+
+    bad_step = 8
+    ruins_weights = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self.current_epoch * 6 + batch_idx + 1 != self.bad_step:
+            return loss
+        if self.ruins_weights:
+            loss.register_hook(lambda gradient: gradient * math.nan)
+            return loss
+        return loss * math.inf
+
+
+@pytest.mark.parametrize("ruins_weights", [False, True])
+@pytest.mark.parametrize(("bad_step", "every"), [(1, 50), (8, 50), (12, 50), (8, 1), (9, 2)])
+def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_checkpoint(
+    tiny: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bad_step: int,
+    every: int,
+    ruins_weights: bool,
+) -> None:
+    monkeypatch.setattr(Diverging, "bad_step", bad_step)
+    monkeypatch.setattr(Diverging, "ruins_weights", ruins_weights)
+    monkeypatch.setattr(run, "Classifier", Diverging)
+    config = tiny(
+        "target_accuracy=null", "trainer.max_epochs=3", f"callbacks.nan.every_n_steps={every}"
+    )
+    # Ruined weights show in the next step's loss, or at the epoch's end in themselves.
+    named = bad_step + (1 if ruins_weights and bad_step % 6 else 0)
+    epoch = (bad_step - 1) // 6 + 1
+    with pytest.raises(UserError, match=rf"step {named}, in epoch {epoch}\."):
+        train(config)
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("*"))
+    assert [file.name for file in checkpoints] == (["best.ckpt", "last.ckpt"] if epoch > 1 else [])
+    for file in checkpoints:
+        assert read_checkpoint(file)["global_step"] == 6
+        assert all(bool(weight.isfinite().all()) for weight in weights_of(file).values())
+    assert [row["epoch"] for row in run.read_rows(tmp_path / "run")][: epoch - 1] == [1.0][
+        : epoch - 1
+    ]
 
 
 def test_each_validation_is_one_row_of_metrics(tiny: Compose, tmp_path: Path) -> None:

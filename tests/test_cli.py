@@ -2,13 +2,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from conftest import TINY
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
 
-from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.cli import CONF, compose, prepare_arguments
 from cifar_lightning.errors import UserError
+from cifar_lightning.train import main
+
+Message = Callable[..., str]
 
 
 def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -87,7 +93,12 @@ def test_compose_tells_the_options_the_folder_and_the_name(tmp_path: Path) -> No
     assert re.fullmatch("2026-sweep-3-[0-9a-f]{6}", job.run_id)
 
 
+SHAPES = [option for option in TINY if option != "data=shapes"]
+
+# What is typed, and what the message says of it. With a word for the reader: would you know what to
+# do now?
 MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
+    # names
     (["modle=dilated_dw"], ["There is no 'modle'", "Did you mean model"]),
     (
         ["model=dilated_wd"],
@@ -96,6 +107,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
             "Did you mean dilated_dw?",
         ],
     ),
+    (["experiment=sdg"], ["The options of experiment: ", "Did you mean sgd?"]),
     (
         ["trainer.max_epoch=3"],
         ["There is no 'trainer.max_epoch'", "Did you mean trainer.max_epochs", "+KEY=VALUE"],
@@ -104,45 +116,144 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["optimizer=sgd", "optimizer.lrr=3"], ["There is no 'optimizer.lrr'", "optimizer.lr"]),
     (["data.path=x"], ["There is no 'data.path'", "It belongs to data=folder"]),
     (["data=shapes", "data.trainsize=9"], ["There is no 'data.trainsize'", "data.train_size"]),
+    (
+        ["+trainer.max_step=3"],
+        ["trainer.max_step: Trainer has no such argument. Did you mean trainer.max_steps"],
+    ),
+    (["+optimizer.beta=3"], ["optimizer.beta: Muon has no such argument."]),
+    (["optimizer._target_=torch.optim.SGDD"], ["optimizer._target_=torch.optim.SGDD: ", "SGDD"]),
+    (["model._target_=no.such.Network"], ["model._target_=no.such.Network: No module named 'no'"]),
     (["seed=(1"], ["seed=(1"]),
-    (["resume=none.ckpt"], ["resume=none.ckpt: there is no such file"]),
-    (["data=shapes", "augment.flip=up"], ["augment: flip must be none, random", "'up'"]),
-    (["data=shapes", "trainer.gpus=99"], ["trainer.gpus=99, but this machine has"]),
-    (["data=shapes", "trainer.max_epochs=0"], ["trainer.max_epochs=0 is not a count from 1"]),
-    (["data=shapes", "seed=null"], ["seed=None is not an integer"]),
-    (["data=shapes", "data.batch_size=0"], ["data.batch_size=0 is not from 1 to 4500"]),
+    (["seed", "=1"], ["=1: no space belongs before the equals sign"]),
+    (["seed=1,2"], ["Ambiguous value for argument 'seed=1,2'", "--multirun"]),
+    # kinds
+    (["optimizer.lr=abc"], ["optimizer.lr=abc should be a valid number."]),
+    (["optimizer=sgd", "optimizer.lr=null"], ["optimizer.lr=null should be a valid number."]),
+    (["trainer.max_epochs=1.5"], ["trainer.max_epochs=1.5 should be a valid integer."]),
+    (["trainer.compile=perhaps"], ["trainer.compile=perhaps should be a valid boolean."]),
+    (["trainer.deterministic=5"], ["=5 should be a valid boolean or 'warn'."]),
+    (["augment.shift=1.5"], ["augment.shift=1.5 should be a valid integer."]),
+    (["augment.flip=up"], ["augment.flip=up should be 'none', 'random' or 'alternating'."]),
+    (["logger.wandb.mode=on"], ["should be 'auto', 'online', 'offline' or 'disabled'."]),
+    (["scheduler.warmup=long"], ["scheduler.warmup=long should be a valid number."]),
+    (["init.dirac=9"], ["init.dirac=9 should be a valid boolean."]),
+    (["model.num_classes=ten"], ["model.num_classes=ten should be a valid integer."]),
+    (["budget.max_params=1e5x"], ["budget.max_params=1e5x should be a valid integer."]),
+    (["data.mirrors=x"], ["data.mirrors=x: 'str' instances are not allowed"]),
+    (["data.val_size=abc"], ["data.val_size=abc should be a valid integer or a valid number."]),
+    (["data.batch_size=2.5"], ["data.batch_size=2.5 should be a valid integer."]),
+    (["seed=null"], ["seed=null should be a valid integer."]),
+    (["seed=true"], ["seed=true should be a valid integer."]),
+    (["target_accuracy=80%"], ["target_accuracy=80% should be a valid number."]),
+    (["label_smoothing=some"], ["label_smoothing=some should be a valid number."]),
+    (["rehearse_without_data=2"], ["rehearse_without_data=2 should be a valid boolean."]),
+    # ranges
     (["data=shapes", "optimizer.lr=-1"], ["optimizer: lr must not be negative, not -1"]),
+    (["data=shapes", "optimizer.momentum=1"], ["momentum must be at least 0 and below 1, not 1"]),
     (["data=shapes", "scheduler.warmup=2"], ["scheduler: warmup must be at least 0 and below 1"]),
     (["data=shapes", "augment.shift=40"], ["augment: max_shift must be from 0 to 31, not 40"]),
-    (["data=shapes", "target_accuracy=80"], ["target_accuracy=80 is not a number from 0 to 1"]),
-    (
-        ["data=shapes", "data.val_size=abc"],
-        ["data.val_size=abc of 5000 training images", "a fraction such as 0.1"],
-    ),
-    (["data=shapes", "data.batch_size=2.5"], ["data.batch_size=2.5 is not from 1 to 4500"]),
-    (["data=shapes", "budget.max_params=abc"], ["budget: "]),
+    (["data=shapes", "augment.cutout=-1"], ["augment: size must not be negative, not -1"]),
+    (["data=shapes", "init.whiten=-1"], ["init: whiten must not be negative, not -1"]),
     (["data=shapes", "label_smoothing=2"], ["label_smoothing must be from 0 to 1, not 2"]),
+    (["data=shapes", "target_accuracy=80"], ["target_accuracy=80 is not from 0 to 1, as 0.8"]),
+    (["data=shapes", "target_confidence=1"], ["confidence must be from 0.5 to below 1, not 1"]),
+    (["data=shapes", "callbacks.nan.every_n_steps=0"], ["every_n_steps must be at least 1"]),
+    (["data=shapes", "trainer.gpus=99"], ["trainer.gpus=99, but this machine has"]),
+    (
+        ["data=shapes", "trainer.gpus=[7,8]"],
+        ["trainer.gpus=[7, 8] names a GPU", "this machine has"],
+    ),
+    (["data=shapes", "trainer.gpus=two"], ["is not auto, a count from 0, or a list as in [0,2]"]),
+    (["data=shapes", "trainer.max_epochs=0"], ["trainer.max_epochs=0 is not above 0"]),
+    (["data=shapes", "trainer.val_check_interval=0"], ["val_check_interval=0 is not above 0"]),
+    (["data=shapes", "trainer.val_check_interval=2.5"], ["2.5", "[0.0, 1.0] or an int"]),
+    (["data=shapes", "trainer.precision=8"], ["trainer: Precision 8 is invalid", "bf16-mixed"]),
+    (["data=shapes", "data.train_size=3"], ["data: train_size must be at least 10, not 3"]),
+    (["data=shapes", "data.image_size=0"], ["data: image_size must be at least 8, not 0"]),
+    (["data=folder", "data.image_size=0"], ["data: image_size must be at least 1, not 0"]),
+    (["data=shapes", "data.batch_size=0"], ["data.batch_size=0 is not from 1 to 4500"]),
+    (["data=shapes", "data.batch_size=9999"], ["is not from 1 to 4500, the number of training"]),
     (["data=shapes", "data.val_size=0"], ["data.val_size=0", "target_accuracy=null"]),
+    (["data=shapes", "data.val_size=-2"], ["data.val_size=-2 of 5000", "a fraction such as 0.1"]),
     (
         ["data=shapes", "budget.max_params=1000"],
-        ["257,856 parameters, 256,856 more than budget.max_params=1,000"],
+        ["257,856 parameters, 256,856 more than budget.max_params=1,000", "null"],
     ),
+    (["data=shapes", "budget.min_dilated=9"], ["8 fewer than budget.min_dilated=9"]),
+    # files
+    (["resume=none.ckpt"], ["resume=none.ckpt: there is no such file"]),
+    (["resume=."], ["resume=. is a folder. Name a checkpoint, such as checkpoints/last.ckpt"]),
+    (["resume="], ["resume= names no file or folder"]),
+    ([f"resume={__file__}"], ["test_cli.py is not a checkpoint of cifar-lightning"]),
+    (["data=folder", "data.path="], ["data.path= names no file or folder"]),
     (["data=folder", "data.path=no where"], ["no where: there is no such file"]),
+    (["data=folder", f"data.path={__file__}"], ["test_cli.py is damaged or not an archive"]),
+    (
+        ["data=folder", f"data.path={CONF}"],
+        ["conf holds no images for train and test. Wanted: train/<class>/* and test/<class>/*."],
+    ),
+    (
+        ["data.root=/proc/x", "data.mirrors=[]"],
+        ["No such file or directory (/proc/x)", "data."],
+    ),
+    (["hydra.run.dir=/proc/x"], ["No such file or directory (/proc/x)", "hydra.run.dir=FOLDER"]),
+    (
+        [f"hydra.run.dir={__file__}/x"],
+        ["A file is where a folder is needed", "hydra.run.dir=FOLDER"],
+    ),
+    # divergence
+    (
+        ["data=shapes", *SHAPES, "optimizer.lr=nan"],
+        ["The loss is not a finite number any more: step 2, in epoch 1.", "optimizer.lr"],
+    ),
 ]
 
 
-@pytest.mark.parametrize(("typed", "expected"), MESSAGES, ids=lambda x: "_".join(x[:2])[:40])
-def test_a_mistake_ends_in_one_message_and_exit_code_1(
-    typed: Sequence[str], expected: Sequence[str]
+@pytest.fixture
+def message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Message:
+    """What the command ends with: the program itself, in this process to spare its start."""
+
+    def run_command(*typed: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["cifar-train", *typed])
+        singletons = Singleton.get_state()
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            Singleton.set_state(singletons)
+            GlobalHydra.instance().clear()
+        assert capsys.readouterr().err == ""  # nothing of Hydra's before it
+        assert isinstance(ended.value.code, str)  # which is exit code 1
+        return ended.value.code
+
+    return run_command
+
+
+@pytest.mark.parametrize(("typed", "expected"), MESSAGES, ids=lambda x: "_".join(x)[:60])
+def test_a_mistake_ends_in_one_message(
+    typed: Sequence[str], expected: Sequence[str], message: Message
 ) -> None:
+    said = message(*typed)
+    assert said.startswith("\nError: ")
+    assert said.count("Error: ") == 1
+    for part in expected:
+        assert part in said
+    assert not list(Path.cwd().rglob("metrics.json"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["modle=dilated_dw"], "Error: There is no 'modle'"),
+        (["data=shapes", "optimizer.lr=abc"], "Error: optimizer.lr=abc should be"),
+        (["--hlep"], "unrecognized arguments: --hlep"),
+    ],
+)
+def test_a_mistake_has_exit_code_1_and_no_traceback(typed: Sequence[str], expected: str) -> None:
     ended = command(*typed)
     assert ended.returncode == 1
+    assert expected in ended.stderr
     assert "Traceback" not in ended.stderr
-    assert ended.stderr.startswith("\nError: ")  # nothing of Hydra's before it
-    assert ended.stderr.count("Error: ") == 1
-    for part in expected:
-        assert part in ended.stderr
-    assert not list(Path.cwd().rglob("metrics.json"))
 
 
 def test_the_traceback_is_there_for_who_asks() -> None:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning import run
 from cifar_lightning.cli import CONF, compose
-from cifar_lightning.data import Cifar10Data, cifar10
+from cifar_lightning.data import Cifar10Data, ShapesData, cifar10
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -36,14 +36,14 @@ def test_every_option_instantiates_by_itself(group: str, option: str) -> None:
 
 
 @pytest.mark.parametrize("option", names("callbacks"))
-def test_every_set_of_callbacks_builds(option: str, tiny: Compose) -> None:
-    assert run.build_callbacks(tiny(f"callbacks={option}"), has_validation=True)
+def test_every_set_of_callbacks_builds(option: str, tiny: Compose, shapes: ShapesData) -> None:
+    assert run.build_callbacks(tiny(f"callbacks={option}"), shapes)
 
 
 @pytest.mark.parametrize("option", names("trainer"))
-def test_every_trainer_builds(option: str, tiny: Compose) -> None:
+def test_every_trainer_builds(option: str, tiny: Compose, shapes: ShapesData) -> None:
     config = tiny(f"trainer={option}")
-    trainer = run.build_trainer(config, run.build_callbacks(config, has_validation=True))
+    trainer = run.build_trainer(config, run.build_callbacks(config, shapes))
     assert trainer.max_epochs == 1
 
 

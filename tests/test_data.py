@@ -1,24 +1,19 @@
 """Splits, batches, and the three sources."""
 
-import hashlib
-import http.server
 import io
 import os
-import socket
+import shutil
 import tarfile
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cifar_lightning.data import Cifar10Data, FolderData, ShapesData, cifar10
+from cifar_lightning.data import FolderData, ShapesData
 from cifar_lightning.data.module import BatchOrder, channel_statistics, split_balanced
 from cifar_lightning.errors import DataUnavailable, UserError
 
@@ -343,6 +338,22 @@ def test_what_is_wrong_with_the_images_is_named(tmp_path: Path, kind: str, mista
     assert not list((tmp_path / "cache").glob("*.pt"))
 
 
+@pytest.mark.parametrize("kind", ["folder", "tar.xz", "zip"])
+@pytest.mark.parametrize("places", [("train/emu",), ("train/emu", "test/emu")])
+def test_an_empty_class_folder_is_named(tmp_path: Path, kind: str, places: tuple[str, ...]) -> None:
+    source = write_folder(tmp_path / "whole", small_data_set("deep/"))
+    for place in (*places, ".hidden", "train/.hidden", "elsewhere"):
+        (source / "deep" / place).mkdir(parents=True)
+    path = {
+        "folder": lambda: source,
+        "tar.xz": lambda: Path(shutil.make_archive(str(tmp_path / "x"), "xztar", source)),
+        "zip": lambda: Path(shutil.make_archive(str(tmp_path / "x"), "zip", source)),
+    }[kind]()
+    named = ", ".join(sorted(places))
+    with pytest.raises(UserError, match=f"no images in the class folders {named}\\. Wanted"):
+        folder_data(path).prepare_data()
+
+
 @pytest.mark.parametrize("kind", ["tar.xz", "tgz", "zip"])
 @pytest.mark.parametrize("name", ["../outside.png", "train/../../outside.png", "/outside.png"])
 def test_an_archive_cannot_write_outside(tmp_path: Path, kind: str, name: str) -> None:
@@ -372,120 +383,3 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
         folder_data(tmp_path / "nowhere").prepare_data()
     with pytest.raises(DataUnavailable, match="CIFAR10_FOLDER"):
         FolderData(None).prepare_data()
-
-
-# ----------------------------------------------------------------------- official files
-
-
-@pytest.fixture
-def mirrors() -> Iterator[dict[str, str]]:
-    """Addresses of real servers on this machine, by what they do."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(200 if self.path == "/here" else 404)
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            self.wfile.write(b"not the archive")
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    silent = socket.create_server(("127.0.0.1", 0))  # takes the question, never answers
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        closed_port = closed.getsockname()[1]
-    root = f"http://127.0.0.1:{server.server_port}"
-    yield {
-        "here": f"{root}/here",
-        "missing": f"{root}/missing",
-        "silent": f"http://127.0.0.1:{silent.getsockname()[1]}/",
-        "closed": f"http://127.0.0.1:{closed_port}/",
-    }
-    server.shutdown()
-    server.server_close()
-    silent.close()
-
-
-def test_mirrors_are_asked_all_at_once(mirrors: dict[str, str]) -> None:
-    problems = cifar10.reachable([*mirrors.values(), "nonsense"], seconds=2)
-    assert list(problems) == [*mirrors.values(), "nonsense"]
-    assert problems[mirrors["here"]] is None
-    assert "404" in str(problems[mirrors["missing"]]) or "Not Found" in str(
-        problems[mirrors["missing"]]
-    )
-    assert "no answer within 2 s" in str(problems[mirrors["silent"]]) or "timed out" in str(
-        problems[mirrors["silent"]]
-    )
-    assert "refused" in str(problems[mirrors["closed"]])
-    assert "unknown url type" in str(problems["nonsense"])
-
-
-def test_a_wrong_archive_is_refused_and_what_was_tried_is_named(
-    tmp_path: Path, mirrors: dict[str, str]
-) -> None:
-    data = Cifar10Data(tmp_path, mirrors=[mirrors["here"], mirrors["closed"]])
-    with pytest.raises(DataUnavailable) as raised:
-        data.prepare_data()
-    message = str(raised.value)
-    assert f"{mirrors['here']}: " in message
-    assert "not found or corrupted" in message
-    assert f"{mirrors['closed']}: [Errno 111] Connection refused" in message
-    assert "data=shapes" in message
-    assert "data=folder data.path=" in message
-
-
-def official_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> NDArray[np.uint8]:
-    """A small data set in the official layout; torchvision is told its checksums."""
-    import pickle
-
-    from torchvision.datasets import CIFAR10
-
-    folder = root / CIFAR10.base_folder
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (24, 3072), dtype=np.uint8)
-
-    def write(name: str, content: dict[str, object]) -> tuple[str, str]:
-        data = pickle.dumps(content)
-        (folder / name).write_bytes(data)
-        return name, hashlib.md5(data).hexdigest()
-
-    train = [
-        write(f"data_batch_{i}", {"data": pixels[4 * i : 4 * i + 4], "labels": [0, 1, 0, 1]})
-        for i in range(5)
-    ]
-    test = [write("test_batch", {"data": pixels[20:], "labels": [1, 0, 1, 0]})]
-    meta = write("batches.meta", {"label_names": ["airplane", "automobile"]})
-    monkeypatch.setattr(CIFAR10, "train_list", train)
-    monkeypatch.setattr(CIFAR10, "test_list", test)
-    monkeypatch.setattr(
-        CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]}
-    )
-    return pixels.reshape(24, 3, 32, 32)
-
-
-def test_official_files_are_read_without_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels = official_files(tmp_path, monkeypatch)
-    data = Cifar10Data(tmp_path, mirrors=[], batch_size=4, val_size=4)
-    data.prepare_data()
-    data.setup()
-    assert torch.equal(data.train.images, torch.from_numpy(pixels[:20]))
-    assert torch.equal(data.test.images, torch.from_numpy(pixels[20:]))
-    assert data.train.labels.tolist() == [0, 1] * 10
-    assert data.classes == ("airplane", "automobile")
-
-
-def test_an_altered_official_file_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    official_files(tmp_path, monkeypatch)
-    file = tmp_path / "cifar-10-batches-py" / "data_batch_3"
-    file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(DataUnavailable, match=r"data\.mirrors is empty"):
-        Cifar10Data(tmp_path, mirrors=[]).prepare_data()

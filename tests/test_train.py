@@ -250,7 +250,7 @@ def test_a_sweep_runs_all_its_jobs_though_one_fails() -> None:
     program = start("-m", *TINY, "augment.flip=random,sideways,none")
     output = finish(program)
     assert program.returncode == 1
-    assert "augment: flip must be none, random or alternating, not 'sideways'" in output
+    assert "augment.flip=sideways should be 'none', 'random' or 'alternating'." in output
     assert "Traceback" not in output
     sweep = only("runs/train/*_sweep")
     assert {path.parent.name for path in sweep.glob("*/metrics.json")} == {"0", "2"}

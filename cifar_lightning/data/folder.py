@@ -48,6 +48,7 @@ class FolderData(ImageData):
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
+        ValueError: if `image_size` is below 1.
         DataUnavailable: from `prepare_data`, if `path` is None or does not exist.
         UserError: from `prepare_data`, naming what is wrong with the source and where.
     """
@@ -63,6 +64,8 @@ class FolderData(ImageData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, seed)
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size must be at least 1, not {image_size}")
         self.path = None if path is None else Path(path).expanduser().absolute()
         self.cache_dir = Path(cache_dir).expanduser()
         self.resize_to = image_size
@@ -161,18 +164,19 @@ Read = Callable[[str], bytes]
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[list[str], Read]]:
-    """The names of all files in a directory or archive, and a function that reads one of them."""
+    """The names of all files and folders, these with a slash at the end, and what reads a file."""
     if path.is_dir():
-        files = [f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file()]
-        yield files, lambda name: (path / name).read_bytes()
+        found = [f for f in path.rglob("*") if f.is_file() or f.is_dir()]
+        names = [f.relative_to(path).as_posix() + "/" * f.is_dir() for f in found]
+        yield names, lambda name: (path / name).read_bytes()
         return
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                yield [i.filename for i in archive.infolist() if not i.is_dir()], archive.read
+                yield archive.namelist(), archive.read
         else:
             with tarfile.open(path) as tar:
-                members = {m.name: m for m in tar if m.isfile()}
+                members = {m.name + "/" * m.isdir(): m for m in tar if m.isfile() or m.isdir()}
 
                 def read(name: str) -> bytes:
                     file = tar.extractfile(members[name])
@@ -188,12 +192,16 @@ def _open(path: Path) -> Iterator[tuple[list[str], Read]]:
 
 def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]]:
     """Map each image's name in the source to its part, class and file name."""
-    places, roots = {}, set()
+    places, roots, folders = {}, set(), set()
     for name in names:
         pieces = PurePosixPath(name).parts
         if name.startswith("/") or ".." in pieces:
             raise UserError(f"{path} holds {name!r}, which points out of it. It was not read.")
-        if len(pieces) < 3 or any(piece.startswith((".", "__MACOSX")) for piece in pieces):
+        if any(piece.startswith((".", "__MACOSX")) for piece in pieces):
+            continue
+        if name.endswith("/") and pieces[-2:-1] in (("train",), ("test",)):
+            folders.add(pieces[-2:])
+        if name.endswith("/") or len(pieces) < 3:
             continue
         *above, part, class_name, file = pieces
         if part in ("train", "test"):
@@ -205,6 +213,9 @@ def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]
         raise UserError(f"{path} holds no images for {missing}. Wanted: {LAYOUT}.")
     if len(roots) > 1:
         raise UserError(f"{path} holds more than one data set: {', '.join(sorted(roots))}.")
+    if empty := folders - {(part, class_name) for part, class_name, _ in places.values()}:
+        named = ", ".join("/".join(folder) for folder in sorted(empty))
+        raise UserError(f"{path}: no images in the class folders {named}. Wanted: {LAYOUT}.")
     if different := classes["train"] ^ classes["test"]:
         raise UserError(
             f"{path}: train and test differ in the classes {', '.join(sorted(different))}."

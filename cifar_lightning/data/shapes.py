@@ -22,6 +22,10 @@ class ShapesData(ImageData):
         image_size: height and width in pixels.
         data_seed: decides all images.
         batch_size, val_size, split_seed, seed: see `ImageData`.
+
+    Raises:
+        ValueError: if a part would have fewer than an image a class, or an image fewer than 8
+            pixels a side.
     """
 
     def __init__(
@@ -36,6 +40,11 @@ class ShapesData(ImageData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, seed)
+        sizes = {"train_size": train_size, "test_size": test_size, "image_size": image_size}
+        least = {"train_size": len(SHAPES), "test_size": len(SHAPES), "image_size": 8}
+        for name, size in sizes.items():
+            if size < least[name]:
+                raise ValueError(f"{name} must be at least {least[name]}, not {size}")
         self.train_size = train_size
         self.test_size = test_size
         self.draw_size = image_size

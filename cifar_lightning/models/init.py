@@ -19,7 +19,12 @@ def initialise(network: nn.Module, images: Tensor, whiten: float, dirac: bool) -
         dirac: whether every other 3x3 or larger convolution over all channels starts from
             identity: output channel i, for i below the number of input channels, is input channel
             i; further output channels keep their random weights.
+
+    Raises:
+        ValueError: if `whiten` is negative.
     """
+    if whiten < 0:
+        raise ValueError(f"whiten must not be negative, not {whiten}")
     dense = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
     if not dense:
         return
