@@ -1,12 +1,31 @@
-"""What a checkpoint tells, and how a run goes on from it."""
+"""How checkpoints are written, what they tell, and how a run goes on from one."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from cifar_lightning.atomic import atomic_write
 from cifar_lightning.errors import UserError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Replaces a checkpoint in one step.
+
+    Lightning's own writes to the system's temporary folder first, and then copies over the old
+    checkpoint where that folder is on another disk: a full disk would leave neither.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint to a path on this machine."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            torch.save(checkpoint, file)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

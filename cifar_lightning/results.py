@@ -1,7 +1,6 @@
 """What a run leaves behind: `metrics.json` and the learning-curve picture."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from cifar_lightning.atomic import atomic_write
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
 from cifar_lightning.callbacks import TargetReached, Throughput
@@ -81,9 +81,8 @@ def _metric(trainer: pl.Trainer, name: str) -> float | None:
 def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
     """Write `metrics.json` and `figures/learning_curves.png`; show both on the board."""
     run_dir = Path(config.run_dir)
-    temporary = run_dir / f"metrics.json.{os.getpid()}"
-    temporary.write_text(json.dumps(metrics, indent=2) + "\n")
-    temporary.replace(run_dir / "metrics.json")
+    with atomic_write(run_dir / "metrics.json") as file:
+        file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
 
     rows = read_rows(run_dir)
     curves = {

@@ -26,7 +26,7 @@ from torch import nn
 from cifar_lightning.arguments import check_arguments, check_values
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
-from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
 from cifar_lightning.console import EpochLines, ProgressBar
@@ -303,6 +303,7 @@ def build_trainer(
         arguments,
         "trainer",
         callbacks=watching,
+        plugins=[AtomicCheckpointIO()],
         logger=False,
         enable_progress_bar=get_console().is_terminal,
     )

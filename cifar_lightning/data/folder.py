@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from rich.progress import Progress
 
+from cifar_lightning.atomic import atomic_write
 from cifar_lightning.data.module import ImageData
 from cifar_lightning.data.parts import Part, Parts
 from cifar_lightning.errors import DataUnavailable, UserError
@@ -85,9 +86,8 @@ class FolderData(ImageData):
         with FileLock(f"{cache}.lock"):
             if _read_cache(cache, fingerprint) is None:
                 content = decode(self.path, self.resize_to) | {"fingerprint": fingerprint}
-                temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
-                torch.save(content, temporary)
-                temporary.replace(cache)
+                with atomic_write(cache) as file:
+                    torch.save(content, file)
 
     def load(self) -> Parts:
         assert self.path is not None  # fetch has refused that

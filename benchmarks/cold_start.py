@@ -1,0 +1,99 @@
+"""Seconds from a clone to the first epoch and to green tests, part by part.
+
+Clones this repository into a temporary folder, sets it up as `make train` and `make test` would,
+and times each part; then, with everything in place, what a command costs before it answers or
+trains its first step. The last line of the output is JSON.
+
+    python benchmarks/cold_start.py data=folder data.path=DIR_OR_ARCHIVE
+
+Options are those of the training that is started; TESTS=0 in the environment leaves the tests out,
+REPEATS sets how often each short command runs (the median counts).
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cifar_lightning.cli import prepare_arguments
+
+ROOT = Path(__file__).resolve().parent.parent
+Command = tuple[str | Path, ...]
+REPEATS = int(os.environ.get("REPEATS", "3"))
+# Ends at the first step, as the clock of the throughput callback sees it.
+UNTIL_THE_FIRST_STEP = """
+import os, sys
+from cifar_lightning import callbacks, train
+callbacks.Throughput.on_train_batch_end = lambda *_: os._exit(0)
+train.main()
+"""
+
+
+def seconds(*command: str | Path, folder: Path, expected: int = 0) -> float:
+    """How long a command takes.
+
+    Raises:
+        SystemExit: if it ends with another exit code than expected.
+    """
+    began = time.perf_counter()
+    ended = subprocess.run(
+        [str(word) for word in command], cwd=folder, capture_output=True, text=True
+    )
+    elapsed = time.perf_counter() - began
+    if ended.returncode != expected:
+        sys.exit(f"Error: {command} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+    print(f"{elapsed:8.1f} s  {' '.join(str(word) for word in command[:6])}", flush=True)
+    return elapsed
+
+
+def main() -> None:
+    """Measure, and print a line a part and the summary."""
+    options = prepare_arguments(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as temporary:
+        checkout = Path(temporary) / "checkout"
+        python = checkout / ".venv" / "bin" / "python"
+        train: Command = (python, "-m", "cifar_lightning.train", *options, "logger=csv")
+        first_step: Command = (python, "-c", UNTIL_THE_FIRST_STEP, *options, "logger=csv")
+        parts = {
+            "clone": seconds("git", "clone", "--quiet", ROOT, checkout, folder=Path(temporary)),
+            "dependencies": seconds("make", ".venv/.dependencies-of-lock", folder=checkout),
+            "package": seconds("make", "setup", folder=checkout),
+            # From here on Python's byte code is there, as after any first command.
+            "first import": seconds(
+                python, "-c", "import cifar_lightning.run, cifar_lightning.results", folder=checkout
+            ),
+            "first --help": seconds(*train, "--help", folder=checkout),
+            "data and first step": seconds(*first_step, folder=checkout),
+            "one epoch": seconds(*train, "trainer.max_epochs=1", folder=checkout),
+        }
+        if os.environ.get("TESTS") != "0":
+            parts["make test"] = seconds("make", "test", folder=checkout)
+
+        def median(*command: str | Path, expected: int = 0) -> float:
+            return statistics.median(
+                seconds(*command, folder=checkout, expected=expected) for _ in range(REPEATS)
+            )
+
+        again = {
+            "--help": median(*train, "--help"),
+            "--cfg job": median(*train, "--cfg", "job"),
+            "a mistyped option": median(*train, "trainer.max_epoch=3", expected=1),
+            "a value of the wrong kind": median(*train, "trainer.max_epochs=abc", expected=1),
+            "first step": median(*first_step),
+        }
+    print(
+        json.dumps(
+            {
+                "cold": {name: round(value, 1) for name, value in parts.items()},
+                "warm": {name: round(value, 2) for name, value in again.items()},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""What happens around a run: disks that are full or closed, and odd names."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TINY, weights_of
+from test_data import small_data_set, write_tar
+
+from cifar_lightning.checkpoint import read_checkpoint
+
+
+def train_on(
+    disk: Path, size: str, *arguments: str, before: str = "true"
+) -> subprocess.CompletedProcess[str]:
+    """Train in a folder that is a file system of its own; what is on it is copied beside it.
+
+    Args:
+        disk: the folder.
+        size: of the file system, as mount takes it.
+        arguments: of the command.
+        before: what the shell does once the file system is there.
+    """
+    disk.mkdir()
+    place, copy = shlex.quote(str(disk)), shlex.quote(f"{disk}.copy")
+    command = shlex.join([sys.executable, "-m", "cifar_lightning.train", *arguments])
+    script = (
+        f"mount -t tmpfs -o size={size} disk {place} && cd {place} && {before} && {command}; "
+        f"code=$?; cp -r {place} {copy}; exit $code"
+    )
+    # A mount name space of its own: no other process sees the disk, and it goes with the last one.
+    return subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"WANDB_DIR": str(disk)},
+        timeout=300,
+    )
+
+
+def one_message(ended: subprocess.CompletedProcess[str]) -> str:
+    assert ended.returncode == 1, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("Error: ") == 1
+    return ended.stderr.partition("Error: ")[2]
+
+
+LONG = ("target_accuracy=null", "trainer.max_epochs=5")
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_in_training_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    # Room for one checkpoint of 2 MB and a little more, so that the next one does not fit.
+    ended = train_on(tmp_path / "disk", "3m", *TINY, *LONG)
+    message = one_message(ended)
+    assert message.startswith("The disk is full")
+    assert "resume=" in message
+    assert "hydra.run.dir=FOLDER" in message
+    (run_dir,) = (tmp_path / "disk.copy").glob("runs/train/*")
+    (checkpoint,) = (run_dir / "checkpoints").iterdir()
+    assert checkpoint.name == "best.ckpt"
+    assert read_checkpoint(checkpoint)["global_step"] == 6
+    assert all(bool(weight.isfinite().all()) for weight in weights_of(checkpoint).values())
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_survives_a_disk_that_is_full_when_it_is_replaced(
+    tmp_path: Path,
+) -> None:
+    # Room for both checkpoints, not for a third beside them, so that replacing one fails.
+    ended = train_on(tmp_path / "disk", "5m", *TINY, *LONG)
+    assert one_message(ended).startswith("The disk is full")
+    (run_dir,) = (tmp_path / "disk.copy").glob("runs/train/*")
+    files = sorted((run_dir / "checkpoints").iterdir())
+    assert [file.name for file in files] == ["best.ckpt", "last.ckpt"]
+    assert {read_checkpoint(file)["global_step"] for file in files} == {6}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["4k", "40k"])
+def test_a_disk_that_is_full_from_the_start_ends_in_one_message(tmp_path: Path, size: str) -> None:
+    ended = train_on(tmp_path / "disk", size, *TINY, *LONG)
+    assert one_message(ended).startswith("The disk is full")
+
+
+@pytest.mark.slow
+def test_a_cache_that_does_not_fit_on_the_disk_is_not_left_in_half(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
+    options = ["data=folder", f"data.path={archive}", "data.batch_size=2", "data.val_size=4"]
+    where = f"hydra.run.dir={tmp_path}/run"
+    ended = train_on(tmp_path / "disk", "40k", *options, "data.image_size=64", "logger=csv", where)
+    message = one_message(ended)
+    assert message.startswith("The disk is full")
+    assert "data.cache_dir=FOLDER" in message
+    kinds = {file.suffix for file in (tmp_path / "disk.copy" / "data" / "cache").iterdir()}
+    assert kinds == {".lock"}
+
+
+@pytest.mark.slow
+def test_a_disk_that_may_not_be_written_ends_in_one_message(tmp_path: Path) -> None:
+    ended = train_on(tmp_path / "disk", "5m", *TINY, before="mount -o remount,ro .")
+    message = one_message(ended)
+    assert message.startswith("Read-only file system (")
+    assert "hydra.run.dir=FOLDER" in message
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cifar_lightning.train", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_paths_with_equals_signs_commas_and_spaces_work_from_data_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / "a=b, c (d) [e] 'f' ü"
+    odd.mkdir()
+    archive = write_tar(odd / "my=set, 1.tar.xz", small_data_set())
+    monkeypatch.chdir(odd)
+    options = [option for option in TINY if not option.startswith("data")]
+    ended = command(
+        *options,
+        "data=folder",
+        f"data.path={archive}",
+        f"data.cache_dir={odd}/the cache",
+        "data.batch_size=2",
+        "data.val_size=4",
+        "target_accuracy=null",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert list((odd / "the cache").glob("*.pt"))
+    (last,) = odd.glob("runs/train/*/checkpoints/last.ckpt")
+    # As typed, and without the folder's own name, which the shell would have to quote.
+    ended = command(f"resume={last}", "trainer.max_epochs=2")
+    assert ended.returncode == 0, ended.stderr
+    assert read_checkpoint(last)["global_step"] == 8
+    assert len(list(odd.glob("runs/train/*"))) == 1
+
+
+@pytest.mark.slow
+def test_the_run_folder_may_have_any_name(tmp_path: Path) -> None:
+    ended = command(*TINY, f"hydra.run.dir={tmp_path}/lr=0.1, my run/${{now:%Y}}")
+    assert ended.returncode == 0, ended.stderr
+    assert len(list(tmp_path.glob("lr=0.1, my run/20*/metrics.json"))) == 1
