@@ -60,7 +60,9 @@ class Watch(pl.Callback):
         assert isinstance(network, nn.Module)
         weights = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
         for decay in DECAYS:
-            average = self.averages.setdefault(decay, copy.deepcopy(weights))
+            if decay not in self.averages:
+                self.averages[decay] = copy.deepcopy(weights)
+            average = self.averages[decay]
             for name, value in weights.items():
                 average[name].lerp_(value, 1 - decay)
         step, per_epoch = trainer.global_step, int(trainer.num_training_batches)

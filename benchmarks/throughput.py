@@ -44,7 +44,7 @@ def through_the_trainer(config: DictConfig, data: ImageData) -> tuple[float, pl.
     """Images/s of STEPS steps by Lightning, and the Trainer."""
     classifier, _ = run.build_classifier(config, data)
     callbacks = run.build_callbacks(config, data)
-    callbacks = {name: callbacks[name] for name in ("throughput", "nan")}
+    callbacks = {name: callbacks[name] for name in ("throughput", "nan") if name in callbacks}
     trainer = run.build_trainer(config, callbacks, has_validation=False)
     with training.quiet():
         training.fit(trainer, classifier, data, config)
@@ -66,10 +66,11 @@ def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float
     precision = str(trainer.precision)
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
-    order = iter(data.train_dataloader())
+    batches = iter(data.train_dataloader())
+    batch = next(batches)  # the Trainer's clock begins with the first step too
     start = time.perf_counter()
-    for _ in range(STEPS):
-        images, labels, index = (tensor.to(device, non_blocking=True) for tensor in next(order))
+    for step in range(STEPS):
+        images, labels, index = (tensor.to(device, non_blocking=True) for tensor in batch)
         with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
             logits = network(classifier.normalise(augment(images, index, 0, generator)))
             loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
@@ -78,6 +79,8 @@ def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float
         scaler.update()
         optimizer.zero_grad()
         scheduler.step()
+        if step + 1 < STEPS:
+            batch = next(batches)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return STEPS * data.batch_size / (time.perf_counter() - start)
@@ -92,7 +95,8 @@ class OneByOne(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, data: ImageData) -> None:
         chosen = data.train_index[: STEPS * data.batch_size]
-        self.images = data.train.images[chosen].permute(0, 2, 3, 1).numpy()  # [N, H, W, 3]
+        images = data.train.images[chosen].permute(0, 2, 3, 1)  # [N, H, W, 3]
+        self.images = images.contiguous().numpy()
         self.labels = data.train.labels[chosen].tolist()
         self.transform = transforms.Compose(
             [
@@ -121,14 +125,18 @@ def conventional(
     network = classifier.network.to(memory_format=torch.contiguous_format).to(device).train()
     optimizer = classifier.make_optimizer(network.parameters())
     scheduler = classifier.make_scheduler(optimizer, STEPS)
+    batches = iter(loader)
+    batch: list[Tensor] | None = next(batches)
     start = time.perf_counter()
-    for images, labels in loader:
+    while batch:
+        images, labels = batch
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         loss = F.cross_entropy(network(images), labels, label_smoothing=config.label_smoothing)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
+        batch = next(batches, None)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return STEPS * data.batch_size / (time.perf_counter() - start)
@@ -149,6 +157,8 @@ def main() -> None:
         if len(data.train_index) < STEPS * data.batch_size:
             sys.exit(f"Error: {STEPS} steps need {STEPS * data.batch_size} training images.")
         _, trainer = through_the_trainer(config, data)  # a warm-up, for each of the three
+        if str(trainer.precision) not in ("32-true", "16-mixed", "bf16-mixed"):
+            sys.exit(f"Error: the bare loop has no precision {trainer.precision}.")
         device = trainer.strategy.root_device
         loader = DataLoader(
             OneByOne(data),

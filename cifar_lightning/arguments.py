@@ -1,17 +1,75 @@
-"""Checks configured values against the signatures they go to, before anything is built."""
+"""Checks a configuration against the signatures it goes to, before anything is built."""
 
 import difflib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from pathlib import Path
+from typing import Any, TypedDict, get_type_hints
 
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from cifar_lightning.budget import check
 from cifar_lightning.errors import UserError
 
 ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
+
+
+class Settings(TypedDict):
+    """The kinds of the values at the configuration's top; those of its parts say their classes."""
+
+    seed: int
+    target_accuracy: float | None
+    target_confidence: float
+    label_smoothing: float
+    rehearse_without_data: bool
+
+
+def check_config(config: DictConfig) -> None:
+    """Refuse names and values that cannot be, before the data is fetched for them.
+
+    Raises:
+        UserError: names the key, its value, and what would fit.
+    """
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    check_values("", get_type_hints(Settings), values)
+    check_arguments("budget", check, values["budget"])
+    check_values("trainer.", {"compile": bool}, values["trainer"])
+    for key in ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer"):
+        _check_part(key, values[key])
+    for group in ("callbacks", "logger"):
+        for name, part in values[group].items():
+            _check_part(f"{group}.{name}", part)
+
+    target, trainer = values["target_accuracy"], values["trainer"]
+    epochs, interval = trainer["max_epochs"], trainer.get("val_check_interval")
+    if target is not None and not 0 <= target <= 1:
+        raise UserError(f"target_accuracy={target} is not from 0 to 1, as 0.8, or null.")
+    if target is not None and values["data"].get("val_size") == 0:
+        raise UserError(
+            "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
+        )
+    if not isinstance(epochs, int) or epochs < 1:
+        raise UserError(f"trainer.max_epochs={epochs} is not a count from 1.")
+    if isinstance(interval, int | float) and interval <= 0:
+        raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
+
+
+def _check_part(key: str, part: dict[str, Any] | None) -> None:
+    if part is None:  # a board or callback that was taken out
+        return
+    if not isinstance(part.get("_target_"), str):
+        raise UserError(f"{key} has no _target_, the class or function to call: {part}.")
+    ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # not (only) Lightning's
+    arguments = {k: v for k, v in part.items() if not k.startswith("_") and k not in ours}
+    try:
+        target = pkgutil.resolve_name(part["_target_"])
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}._target_={part['_target_']}: {error}.") from error
+    check_arguments(key, target, arguments)
 
 
 def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, Any]) -> None:
@@ -27,9 +85,7 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     """
     try:
         parameters = inspect.signature(target).parameters
-        function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
-        hints = get_type_hints(function)
-    except (TypeError, ValueError, NameError):  # a built-in, or names that only a type checker sees
+    except (TypeError, ValueError):  # some built-in functions do not tell
         return
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in values:
@@ -37,7 +93,17 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
             close = difflib.get_close_matches(name, parameters, n=3, cutoff=0.5)
             hint = f" Did you mean {' or '.join(f'{key}.{c}' for c in close)}?" if close else ""
             raise UserError(f"{key}.{name}: {target.__qualname__} has no such argument.{hint}")
-    check_values(f"{key}.", hints, values)
+    function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
+    try:
+        hints = get_type_hints(function)
+    except Exception:  # annotations may be any text, or names that only a type checker sees
+        return
+    given = {
+        name: value
+        for name, value in values.items()
+        if value is not None or name not in parameters or parameters[name].default is not None
+    }
+    check_values(f"{key}.", hints, given)
 
 
 def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -52,13 +118,18 @@ def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any
         UserError: names the first that does not fit, and what would.
     """
     for name, value in values.items():
-        if name not in hints or isinstance(value, dict):
+        nested = value if isinstance(value, list) else [value]
+        if name not in hints or any(isinstance(item, dict) for item in nested):
             continue
         try:
-            # Not strictly where it is a list, which YAML has for tuples too.
-            TypeAdapter(hints[name], config=ANY_CLASS).validate_python(
-                value, strict=not isinstance(value, list)
-            )
+            kind = TypeAdapter(hints[name], config=ANY_CLASS)
+            try:
+                # Not strictly where it is a list, which YAML has for tuples too.
+                kind.validate_python(value, strict=not isinstance(value, list))
+            except ValidationError:
+                # A path is typed as text.
+                if not isinstance(value, str) or not isinstance(kind.validate_python(value), Path):
+                    raise
         except ValidationError as error:
             raise UserError(f"{prefix}{name}={_typed(value)}{_what_fits(error)}.") from None
         except PydanticUserError:  # a type that no value of a configuration could have
@@ -74,7 +145,8 @@ def _what_fits(error: ValidationError) -> str:
     """Pydantic's messages as the end of a sentence."""
     # Tensors and the like cannot be typed; where nothing else fits, they are named all the same.
     found = [e["msg"] for e in error.errors() if e["type"] != "is_instance_of"]
-    messages = [re.sub(r"^Input |, (unable|got) .*", "", m) for m in found or [str(error)]]
+    found = found or [e["msg"] for e in error.errors()]
+    messages = [re.sub(r"^Input |, (unable|got) .*", "", message) for message in found]
     first, *others = dict.fromkeys(messages)
     ending = " or ".join([first, *(m.removeprefix("should be ") for m in others)])
     return f" {ending}" if ending.startswith("should") else f": {ending}"

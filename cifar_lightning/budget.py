@@ -72,7 +72,7 @@ def _multiply_adds(network: nn.Module, image_size: int) -> int:
 
 def check(
     budget: Budget,
-    max_params: int | None = 1_000_000,
+    max_params: float | None = 1_000_000,  # 1e6 is a float
     min_dilated: int | None = 1,
     min_separable: int | None = 1,
 ) -> None:
@@ -85,7 +85,8 @@ def check(
     if max_params and budget.parameters > max_params:
         over = budget.parameters - max_params
         broken.append(
-            f"{budget.parameters:,} parameters, {over:,} more than budget.max_params={max_params:,}"
+            f"{budget.parameters:,} parameters, {over:,.0f} more than "
+            f"budget.max_params={max_params:,.0f}"
         )
     for found, least, key, what in (
         (budget.dilated, min_dilated, "min_dilated", "dilated"),

@@ -123,6 +123,7 @@ class TargetReached(pl.Callback):
         val_images, test_images: their numbers.
 
     Attributes:
+        target, confidence: as given.
         threshold: the validation accuracy to reach, or None.
 
     Raises:
@@ -136,9 +137,10 @@ class TargetReached(pl.Callback):
         val_images: int = 5000,
         test_images: int = 10_000,
     ) -> None:
-        self.threshold: float | None = None
-        if target is not None:
-            self.threshold = validation_threshold(target, confidence, val_images, test_images)
+        self.target = target
+        self.confidence = confidence
+        threshold = validation_threshold(target or 0.0, confidence, val_images, test_images)
+        self.threshold = None if target is None else threshold
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare the validation that has just ended."""
@@ -225,16 +227,17 @@ class TerminateOnNaN(pl.Callback):
         self._look(trainer, pl_module)
 
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule | None = None) -> None:
-        """Look at the noted losses, and at the weights of a module."""
+        """Look at the noted losses, and at the weights and statistics of a module."""
         losses, self._losses = self._losses, []
         finite = torch.stack(losses).isfinite() if losses else torch.ones(1, dtype=torch.bool)
         step = math.inf
         if not finite.all():
             step = self._step - len(losses) + 1 + int(finite.int().argmin())
-        elif module and not get_total_norm(p.detach() for p in module.parameters()).isfinite():
+        elif module and not _is_finite(module):
             step = self._step  # its loss was a number, what it did to the weights is not
         # All devices stop together, or those that go on would wait for the others for ever.
-        first = trainer.strategy.reduce(torch.tensor(step), reduce_op="min").item()
+        found = torch.tensor(float(step), device=trainer.strategy.root_device)
+        first = trainer.strategy.reduce(found, reduce_op="min").item()
         if first < math.inf:
             epoch = (int(first) - 1) // int(trainer.num_training_batches) + 1
             raise UserError(
@@ -243,3 +246,8 @@ class TerminateOnNaN(pl.Callback):
                 "learning rate (optimizer.lr), a longer warm-up (scheduler.warmup), or "
                 "trainer.precision=32-true."
             )
+
+
+def _is_finite(module: pl.LightningModule) -> bool:
+    state = [value for value in module.state_dict().values() if value.is_floating_point()]
+    return bool(get_total_norm(state).isfinite())

@@ -39,9 +39,9 @@ PATH_KEYS = (
     "resume",
     "run",
 )
-PLAIN = re.compile(r"[\w./:@%+-]*", re.ASCII)
 
 # What ends in one message; anything else is a fault of ours or of a network, with its traceback.
+# OSError too: it is the disk's or the machine's, and its message says where to find the traceback.
 MISTAKES = (UserError, CompactHydraException, OmegaConfBaseException, OSError)
 
 OmegaConf.register_new_resolver(
@@ -138,19 +138,21 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: if a path is empty, the checkpoint to resume does not exist, or there is a space
             before an equals sign.
     """
+    is_sweep = any(a == "-m" or a.startswith("--multi") for a in arguments)
     prepared = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if equals and not key:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
-        if key.lstrip("+") in PATH_KEYS:
-            if equals and not value:
+        if equals and key.lstrip("+") in PATH_KEYS and value != "null":
+            if not value:
                 raise UserError(f"{argument} names no file or folder.")
-            is_sweep = "," in value and not Path(value).exists()
-            if value[:1] not in ("'", '"') and not PLAIN.fullmatch(value) and not is_sweep:
-                argument = f"{key}={_quoted(value)}"
-            if key == "resume" and value != "null":
+            if key == "resume":
                 prepared += _in_the_folder_of(Path(value.strip("'\"")).expanduser())
+            of_a_sweep = is_sweep and "," in value and not Path(value).exists()
+            if value[0] not in ("'", '"', "[") and not of_a_sweep:
+                # Not pathlib's, which would make one slash of two in an address.
+                argument = f"{key}={_quoted(os.path.expanduser(value))}"  # noqa: PTH111
         prepared.append(argument)
     return prepared
 
@@ -220,11 +222,12 @@ def _explain_os(error: OSError) -> str:
             f"The disk is full{where}. What was saved before is whole. Free some space and start "
             f"again, with resume=LAST_CHECKPOINT if there is one; or {elsewhere}"
         )
+    shown = "HYDRA_FULL_ERROR=1 shows where it was met."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
-        return f"{error.strerror}{where}. {elsewhere}"
+        return f"{error.strerror}{where}. {elsewhere}\n{shown}"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return f"A file is where a folder is needed{where}. {elsewhere}"
-    return str(error)
+        return f"A file is where a folder is needed{where}. {elsewhere}\n{shown}"
+    return f"{error}\n{shown}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

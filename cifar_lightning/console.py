@@ -107,7 +107,12 @@ def show_start(
     """One line each: the data, the training, the target, the run's folder."""
     val = 0 if data.val is None else len(data.val)
     target = callbacks.get("target")
-    threshold = target.threshold if isinstance(target, TargetReached) else None
+    aim = "none: the training goes to its end"
+    if isinstance(target, TargetReached) and target.threshold is not None:
+        aim = (
+            f"{target.threshold:.2%} on validation, for {target.target:.2%} on test in "
+            f"{target.confidence:.0%} of runs"
+        )
     console = get_console()
     for label, text in (
         (
@@ -121,13 +126,7 @@ def show_start(
             f"{trainer.max_epochs} epochs, {trainer.precision} on "
             f"{trainer.world_size} x {trainer.strategy.root_device.type}",
         ),
-        (
-            "target",
-            "none: trained to the end"
-            if threshold is None
-            else f"{threshold:.2%} on validation, which promises {config.target_accuracy:.2%} on "
-            "test",
-        ),
+        ("target", aim),
         ("run folder", config.run_dir),
     ):
         console.print(f"[dim]{label:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ def learning_curves(
     Args:
         curves: points (epoch, value) of `train/acc`, `val/acc`, `train/loss`, `val/loss`; a curve
             that is missing or empty is left out.
-        target: accuracy from 0 to 1, drawn as a line.
+        target: validation accuracy from 0 to 1 at which training stops, drawn as a line.
         title: one line.
     """
     figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
@@ -39,7 +39,7 @@ def learning_curves(
     if target is not None:
         accuracy.axhline(target, color="#d1242f", linestyle="--", linewidth=1)
         accuracy.annotate(
-            f"target {target:.0%}",
+            f"target on validation {target:.1%}",
             (0.01, target),
             xycoords=("axes fraction", "data"),
             xytext=(0, 3),

@@ -78,7 +78,12 @@ def _metric(trainer: pl.Trainer, name: str) -> float | None:
     return None if value is None else value.item()
 
 
-def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
+def save(
+    config: DictConfig,
+    metrics: dict[str, Any],
+    callbacks: dict[str, Callback],
+    loggers: list[Logger],
+) -> None:
     """Write `metrics.json` and `figures/learning_curves.png`; show both on the board."""
     run_dir = Path(config.run_dir)
     with atomic_write(run_dir / "metrics.json") as file:
@@ -94,7 +99,9 @@ def save(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> 
         title += f": {metrics['test/acc']:.2%} test accuracy"
     picture = run_dir / "figures" / "learning_curves.png"
     picture.parent.mkdir(exist_ok=True)
-    learning_curves(curves, config.target_accuracy, title).savefig(picture)
+    target = callbacks.get("target")
+    threshold = target.threshold if isinstance(target, TargetReached) else None
+    learning_curves(curves, threshold, title).savefig(picture)
     for logger in loggers:
         if isinstance(logger, BoardLogger):
             logger.log_summary(metrics)

@@ -5,11 +5,10 @@ The only place that instantiates configurations: everything else takes plain arg
 
 import copy
 import csv
-import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict, get_type_hints
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -23,7 +22,6 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from rich import get_console
 from torch import nn
 
-from cifar_lightning.arguments import check_arguments, check_values
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
 from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
@@ -37,48 +35,6 @@ from cifar_lightning.hardware import NO_DDP_IN_SWEEPS, choose_devices, choose_pr
 # The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
 # images are fewer, so that their patches fit into memory.
 PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
-
-
-class Settings(TypedDict):
-    """The kinds of the values at the configuration's top; those of its parts say their classes."""
-
-    seed: int
-    target_accuracy: float | None
-    target_confidence: float
-    label_smoothing: float
-    rehearse_without_data: bool
-
-
-def check_kinds(config: DictConfig) -> None:
-    """Refuse names and kinds of values that cannot be, before the data is fetched for them.
-
-    Raises:
-        UserError: names the key, its value, and what would fit.
-    """
-    check_values("", get_type_hints(Settings), values := _plain(config))
-    check_arguments("budget", check, values["budget"])
-    check_values("trainer.", {"compile": bool}, values["trainer"])
-    for key in ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer"):
-        _check_part(key, values[key])
-    for group in ("callbacks", "logger"):
-        for name, part in values[group].items():
-            _check_part(f"{group}.{name}", part)
-
-
-def _check_part(key: str, part: dict[str, Any]) -> None:
-    ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # not (only) Lightning's
-    arguments = {k: v for k, v in part.items() if not k.startswith("_") and k not in ours}
-    try:
-        target = pkgutil.resolve_name(part["_target_"])
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"{key}._target_={part['_target_']}: {error}.") from error
-    check_arguments(key, target, arguments)
-
-
-def _plain(config: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 @contextmanager
@@ -115,14 +71,6 @@ def build_data(config: DictConfig) -> ImageData:
         DataUnavailable: if it is nowhere to be had.
         UserError: if it is damaged or does not suit the configuration.
     """
-    if config.data.val_size == 0 and config.target_accuracy is not None:
-        raise UserError(
-            "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
-        )
-    if config.target_accuracy is not None and not 0 <= config.target_accuracy <= 1:
-        raise UserError(
-            f"target_accuracy={config.target_accuracy} is not from 0 to 1, as 0.8, or null."
-        )
     data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
     data.prepare_data()
     with named("data"):
@@ -277,11 +225,10 @@ def build_trainer(
     Raises:
         UserError: if the devices are not there or the configuration is refused.
     """
-    arguments = _plain(config.trainer)
+    arguments = OmegaConf.to_container(config.trainer, resolve=True)
+    assert isinstance(arguments, dict)
     del arguments["compile"]
-    for key in ("max_epochs", "val_check_interval"):
-        if isinstance(arguments[key], int | float) and arguments[key] <= 0:
-            raise UserError(f"trainer.{key}={arguments[key]} is not above 0.")
+    plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
     one_device = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     accelerator, devices = choose_devices(
         arguments.pop("gpus"), torch.cuda.device_count(), config.data.batch_size, one_device
@@ -303,7 +250,7 @@ def build_trainer(
         arguments,
         "trainer",
         callbacks=watching,
-        plugins=[AtomicCheckpointIO()],
+        plugins=[*plugins, AtomicCheckpointIO()],
         logger=False,
         enable_progress_bar=get_console().is_terminal,
     )

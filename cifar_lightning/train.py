@@ -27,12 +27,12 @@ def train(config: DictConfig) -> dict[str, Any]:
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import pytorch_lightning as pl
 
-    from cifar_lightning import checkpoint, console, results, run, training
+    from cifar_lightning import arguments, checkpoint, console, results, run, training
     from cifar_lightning.errors import DataUnavailable
 
     if config.resume is not None:
         config = checkpoint.resumed(config)
-    run.check_kinds(config)
+    arguments.check_config(config)
     try:
         data = run.build_data(config)
     except DataUnavailable as error:
@@ -55,7 +55,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         )
         metrics = results.collect(config, trainer, callbacks, budget, finished)
         if trainer.is_global_zero:
-            results.save(config, metrics, loggers)
+            results.save(config, metrics, callbacks, loggers)
             console.show_result(config, metrics, loggers)
         if not finished:
             raise KeyboardInterrupt

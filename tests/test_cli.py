@@ -41,7 +41,9 @@ def composed_path(typed: str) -> str:
         "it's",
         "back\\slash'quote",
         "Bücher/画像",
-        "~/data",
+        "2024",
+        "true",
+        "http://host/a?b=1&c={2}",
         "trailing\\",
         "\\'\\\\'x\\\\",
     ],
@@ -55,14 +57,20 @@ def test_quoted_paths_stay_as_they_are() -> None:
     assert composed_path('"a b"') == "a b"
 
 
-def test_a_comma_makes_a_sweep_unless_such_a_file_exists(tmp_path: Path) -> None:
-    assert prepare_arguments(["data.path=a,b"]) == ["data.path=a,b"]
-    (tmp_path / "a,b").touch()
+def test_a_home_folder_is_found() -> None:
+    assert composed_path("~/data") == str(Path.home() / "data")
+
+
+def test_a_comma_makes_a_sweep_where_one_is_typed_and_no_such_file_exists(tmp_path: Path) -> None:
     assert prepare_arguments(["data.path=a,b"]) == ["data.path='a,b'"]
+    for multirun in ("-m", "--multirun"):
+        assert prepare_arguments([multirun, "data.path=a,b"]) == [multirun, "data.path=a,b"]
+    (tmp_path / "a,b").touch()
+    assert prepare_arguments(["-m", "data.path=a,b"]) == ["-m", "data.path='a,b'"]
 
 
 def test_other_options_are_left_to_hydra() -> None:
-    typed = ["-m", "seed=1,2", "trainer.gpus=[0,1]", "experiment=x"]
+    typed = ["-m", "seed=1,2", "trainer.gpus=[0,1]", "experiment=x", "resume=null"]
     assert prepare_arguments(typed) == typed
 
 
@@ -75,7 +83,7 @@ def test_a_resumed_run_goes_on_in_its_folder(tmp_path: Path) -> None:
     assert any(argument.startswith("hydra.output_subdir=.hydra/resumed_") for argument in prepared)
     moved = tmp_path / "last.ckpt"
     moved.touch()
-    assert prepare_arguments([f"resume={moved}"]) == [f"resume={moved}"]
+    assert prepare_arguments([f"resume={moved}"]) == [f"resume='{moved}'"]
 
 
 def test_a_missing_checkpoint_is_named_at_once() -> None:
@@ -138,7 +146,9 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["scheduler.warmup=long"], ["scheduler.warmup=long should be a valid number."]),
     (["init.dirac=9"], ["init.dirac=9 should be a valid boolean."]),
     (["model.num_classes=ten"], ["model.num_classes=ten should be a valid integer."]),
-    (["budget.max_params=1e5x"], ["budget.max_params=1e5x should be a valid integer."]),
+    (["budget.max_params=1e5x"], ["budget.max_params=1e5x should be a valid number."]),
+    (["trainer.max_epochs=null"], ["trainer.max_epochs=None is not a count from 1"]),
+    (["+callbacks.mine.x=1"], ["callbacks.mine has no _target_, the class or function to call"]),
     (["data.mirrors=x"], ["data.mirrors=x: 'str' instances are not allowed"]),
     (["data.val_size=abc"], ["data.val_size=abc should be a valid integer or a valid number."]),
     (["data.batch_size=2.5"], ["data.batch_size=2.5 should be a valid integer."]),
@@ -164,7 +174,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
         ["trainer.gpus=[7, 8] names a GPU", "this machine has"],
     ),
     (["data=shapes", "trainer.gpus=two"], ["is not auto, a count from 0, or a list as in [0,2]"]),
-    (["data=shapes", "trainer.max_epochs=0"], ["trainer.max_epochs=0 is not above 0"]),
+    (["data=shapes", "trainer.max_epochs=0"], ["trainer.max_epochs=0 is not a count from 1"]),
     (["data=shapes", "trainer.val_check_interval=0"], ["val_check_interval=0 is not above 0"]),
     (["data=shapes", "trainer.val_check_interval=2.5"], ["2.5", "[0.0, 1.0] or an int"]),
     (["data=shapes", "trainer.precision=8"], ["trainer: Precision 8 is invalid", "bf16-mixed"]),

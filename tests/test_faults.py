@@ -117,6 +117,51 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
+def test_damaged_files_on_a_disk_that_may_not_be_written_are_named(tmp_path: Path) -> None:
+    prepare = (
+        "mkdir -p files/cifar-10-batches-py && echo x > files/cifar-10-batches-py/data_batch_1"
+        " && mount -o remount,ro ."
+    )
+    options = ["data.root=files", "logger=csv", f"hydra.run.dir={tmp_path}/run"]
+    message = one_message(train_on(tmp_path / "disk", "5m", *options, before=prepare))
+    assert "is not whole: data_batch_1 is damaged, data_batch_2 is missing" in message
+    assert "It cannot be put there" in message
+    assert "Read-only file system" in message
+    assert "data.root=FOLDER" in message
+
+
+@pytest.mark.slow
+def test_a_nan_on_one_of_two_devices_ends_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one_nan.py").write_text(
+        "import os\n"
+        "from cifar_lightning.augment import Augment\n"
+        "class OneNaN(Augment):\n"
+        "    calls = 0\n"
+        "    def __call__(self, images, index, epoch, generator):\n"
+        "        images = super().__call__(images, index, epoch, generator).float()\n"
+        "        OneNaN.calls += 1\n"
+        "        nan = OneNaN.calls == 1 + 4 and os.environ.get('LOCAL_RANK') == '1'\n"
+        "        return images * float('nan') if nan else images\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = [option for option in TINY if "gpus" not in option]
+    ended = command(
+        *options,
+        "trainer=ddp_sim",
+        "trainer.max_epochs=1",
+        "data.batch_size=24",
+        "augment._target_=one_nan.OneNaN",
+        "callbacks.nan.every_n_steps=1",
+    )
+    assert ended.returncode != 0
+    assert "The loss is not a finite number any more: step 4, in epoch 1." in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
 def test_paths_with_equals_signs_commas_and_spaces_work_from_data_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

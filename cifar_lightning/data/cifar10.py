@@ -1,13 +1,14 @@
 """CIFAR-10 from the official files (Krizhevsky, 2009)."""
 
-import os
+import errno
 import shutil
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
@@ -63,12 +64,21 @@ class Cifar10Data(ImageData):
 
     def fetch(self) -> None:
         """Download and unpack the files unless they are there and intact."""
-        if not _unfit_files(self.root):  # before anything is written: the folder may be read-only
+        unfit = _unfit_files(self.root)
+        if not unfit:  # before anything is written: the folder may be read-only
             return
-        self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / f"{ARCHIVE}.lock"):  # of runs that start together one downloads
-            if unfit := _unfit_files(self.root):
-                self._fetch(unfit)
+        lock = FileLock(self.root / f"{ARCHIVE}.lock")  # of runs that start together one downloads
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with _held(lock, self.root):
+                if unfit := _unfit_files(self.root):
+                    self._fetch(unfit)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            raise DataUnavailable(
+                f"{_describe(self.root, unfit)} It cannot be put there: {error}\n{WAYS_OUT}"
+            ) from error
 
     def _fetch(self, unfit: dict[str, str]) -> None:
         archive = self.root / ARCHIVE
@@ -87,6 +97,19 @@ class Cifar10Data(ImageData):
         train = CIFAR10(str(self.root), train=True)
         test = CIFAR10(str(self.root), train=False)
         return Parts(_part(train), _part(test), tuple(train.classes))
+
+
+@contextmanager
+def _held(lock: FileLock, root: Path) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        say(f"Another run is putting CIFAR-10 into {root.absolute()}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _unfit_files(root: Path) -> dict[str, str]:
@@ -110,13 +133,16 @@ def _describe(root: Path, unfit: dict[str, str]) -> str:
 
 
 def _unpack(archive: Path, root: Path) -> None:
-    """Unpack beside the place and move there, so that nobody ever finds half of the files."""
-    temporary = root / f"{CIFAR10.base_folder}.{os.getpid()}"
+    """Unpack beside the place and move the files there, so that none is ever there in half."""
+    temporary = root / f"{CIFAR10.base_folder}.unpacking"
+    place = root / CIFAR10.base_folder
+    shutil.rmtree(temporary, ignore_errors=True)  # of a start that was killed
     try:
         with tarfile.open(archive) as opened:
             opened.extractall(temporary, filter="data")
-        shutil.rmtree(root / CIFAR10.base_folder, ignore_errors=True)
-        (temporary / CIFAR10.base_folder).replace(root / CIFAR10.base_folder)
+        place.mkdir(exist_ok=True)
+        for file in (temporary / CIFAR10.base_folder).iterdir():
+            file.replace(place / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,6 +1,8 @@
 """Gets one file from the first of several mirrors that gives it whole."""
 
 import hashlib
+import os
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -29,8 +31,6 @@ WINDOW_SECONDS = 15.0
 BRISK = 250_000
 # Bytes/s below which a download has stalled; a slow line at home is above it.
 CRAWL = 1_000
-# Connections to one mirror in a row that break off.
-ATTEMPTS = 5
 
 
 class NoMirror(Exception):
@@ -51,6 +51,11 @@ class _BrokenOff(_Problem):
     pass
 
 
+class _WrongBytes(_Problem):
+    def __init__(self, found: str, md5: str) -> None:
+        super().__init__(f"the md5 of what it sent is {found}, not {md5}")
+
+
 def fetch_file(mirrors: Sequence[str], target: Path, md5: str) -> Path:
     """The file with this checksum: a mirror that is a file itself, or `target`, downloaded.
 
@@ -68,8 +73,30 @@ def fetch_file(mirrors: Sequence[str], target: Path, md5: str) -> Path:
         OSError: if the file cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
-    problems: dict[str, str] = {}
-    rates: dict[str, float] = {}
+    if part.exists() and _md5(part) == md5:
+        return part.replace(target)
+    own_files = [Path(mirror).expanduser() for mirror in mirrors if not _is_address(mirror)]
+    problems: dict[str, _Problem] = {}
+    found = _try_all(mirrors, part, md5, problems)
+    if not found and part.exists() and any(type(p) is _WrongBytes for p in problems.values()):
+        # What was added to the part did not suit it. If that was the part's fault, a download from
+        # nothing succeeds; if not, the part is still there for the next start.
+        fresh = target.with_name(f"{target.name}.fresh")
+        found = _try_all(mirrors, fresh, md5, problems)
+        (part if found == fresh else fresh).unlink(missing_ok=True)
+    if found:
+        return found if found in own_files else found.replace(target)
+    lines = [f"  {mirror}: {problem}" for mirror, problem in problems.items()]
+    if size := _size(part):
+        lines.append(f"{size / 1e6:,.1f} MB are in {part}; another start goes on from there.")
+    raise NoMirror("\n".join(lines))
+
+
+def _try_all(
+    mirrors: Sequence[str], part: Path, md5: str, problems: dict[str, _Problem]
+) -> Path | None:
+    """The file, or `part` when it is whole, or None with each mirror's problem noted."""
+    problems.clear()
     answers = _ask([mirror for mirror in mirrors if _is_address(mirror)])
     deadline = time.monotonic() + ANSWER_SECONDS
     for mirror in mirrors:
@@ -78,22 +105,19 @@ def fetch_file(mirrors: Sequence[str], target: Path, md5: str) -> Path:
                 return _checked(Path(mirror).expanduser(), md5)
             _wait_for(answers[mirror], deadline)
             _download(mirror, part, md5, least=BRISK)
-            return part.replace(target)
-        except _TooSlow as slow:
-            rates[mirror] = slow.rate
-            say(f"  {slow.rate / 1000:,.0f} kB/s: looking for a faster mirror")
+            return part
         except _Problem as problem:
-            problems[mirror] = str(problem)
-    for mirror in sorted(rates, key=lambda address: rates[address], reverse=True):
+            problems[mirror] = problem
+            if isinstance(problem, _TooSlow):
+                say(f"  {problem.rate / 1000:,.0f} kB/s: looking for a faster mirror")
+    slow = {mirror: p.rate for mirror, p in problems.items() if isinstance(p, _TooSlow)}
+    for mirror in sorted(slow, key=lambda address: slow[address], reverse=True):
         try:
             _download(mirror, part, md5, least=CRAWL)
-            return part.replace(target)
+            return part
         except _Problem as problem:
-            problems[mirror] = str(problem)
-    lines = [f"  {mirror}: {problem}" for mirror, problem in problems.items()]
-    if size := _size(part):
-        lines.append(f"{size / 1e6:,.1f} MB are in {part}; another start goes on from there.")
-    raise NoMirror("\n".join(lines))
+            problems[mirror] = problem
+    return None
 
 
 def say(text: str) -> None:
@@ -102,14 +126,18 @@ def say(text: str) -> None:
 
 
 def _is_address(mirror: str) -> bool:
-    return urlsplit(mirror).scheme in ("http", "https")
+    return mirror.startswith(("http://", "https://"))
 
 
 def _checked(file: Path, md5: str) -> Path:
     """A file that was there already, if it is the right one."""
-    if not file.is_file():
-        raise _Problem("there is no such file, and it is no http:// or https:// address")
-    if (found := _md5(file)) != md5:
+    try:
+        found = _md5(file)
+    except FileNotFoundError:
+        raise _Problem("there is no such file, and it is no http:// or https:// address") from None
+    except OSError as error:
+        raise _Problem(str(error.strerror)) from error
+    if found != md5:
         raise _Problem(f"its md5 is {found}, not {md5}")
     return file
 
@@ -135,7 +163,7 @@ def _ask(addresses: Sequence[str]) -> dict[str, "Future[None]"]:
             # Any answer will do: what it says is the download's business.
             requests.head(address, timeout=ANSWER_SECONDS).close()
             answer.set_result(None)
-        except (requests.RequestException, ValueError) as error:
+        except Exception as error:  # a thread that ends without an answer would be waited for
             answer.set_exception(_Problem(_reason(error)))
 
     for item in answers.items():
@@ -152,68 +180,84 @@ def _wait_for(answer: "Future[None]", deadline: float) -> None:
 
 def _reason(error: BaseException) -> str:
     """The innermost of the errors that requests wraps one in another: what really happened."""
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {ANSWER_SECONDS:g} s"
+    at_proxy = "at the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
     while True:
         inner = [getattr(error, "reason", None), *error.args, error.__cause__]
         wrapped = next((part for part in inner if isinstance(part, BaseException)), None)
         if wrapped is None:
-            break
+            return at_proxy + (str(error) or type(error).__name__)
         error = wrapped
-    if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
-        return f"no answer within {ANSWER_SECONDS:g} s"
-    return str(error) or type(error).__name__
 
 
 def _download(address: str, part: Path, md5: str, least: float) -> None:
-    """Complete `part` from one mirror, and check it."""
-    for _ in range(ATTEMPTS):
+    """Complete `part` from one mirror, and check it; wrong bytes are taken off again."""
+    had = _size(part)
+    while True:
         before = _size(part)
         try:
-            _receive(address, part, least)
+            is_whole = _receive(address, part, least)
         except _BrokenOff:
             if _size(part) > before:
                 continue
             raise
         if (found := _md5(part)) == md5:
             return
+        if is_whole or _size(part) == before:
+            break
+    if had:
+        os.truncate(part, had)  # perhaps the mirror is at fault, and not what was there before
+    else:
         part.unlink()
-        if not before:  # else what was there before may have been wrong: once more, from nothing
-            raise _Problem(f"the md5 of what it sent is {found}, not {md5}")
-    raise _BrokenOff(f"the connection broke off {ATTEMPTS} times")
+    raise _WrongBytes(found, md5)
 
 
-def _receive(address: str, part: Path, least: float) -> None:
-    """Append to `part` what it lacks, from one connection."""
+def _receive(address: str, part: Path, least: float) -> bool:
+    """Append to `part` what it lacks, from one connection; returns whether there is no more."""
     have = _size(part)
     # As stored: a server that calls a .gz file a compressed page would have it unpacked on arrival.
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     timeout = (ANSWER_SECONDS, WINDOW_SECONDS)
     try:
         response = requests.get(address, headers=headers, stream=True, timeout=timeout)
+    except requests.ReadTimeout:
+        raise _BrokenOff(f"no answer within {WINDOW_SECONDS:g} s") from None
     except requests.RequestException as error:
         raise _BrokenOff(_reason(error)) from error
     with response:
         if response.status_code == 416 and have:
-            return  # there is no more: whole or wrong, the checksum will tell
+            return True
         if response.status_code not in (200, 206):
             raise _Problem(f"it answered {response.status_code} {response.reason}")
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            have = 0  # it sends all of it, asked for the rest or not
-        length = response.headers.get("Content-Length", "")
-        total = have + int(length) if length.isdecimal() else None
+        first, total = _what_comes(response)
+        if first > have:
+            raise _Problem(f"it sent bytes from {first}, asked for those from {have}")
         host = urlsplit(response.url).hostname
         say(f"Downloading from {host}" + (f", going on at {have / 1e6:,.1f} MB" if have else ""))
-        with part.open("r+b" if have else "wb") as file, _progress() as progress:
-            file.seek(have)
+        with part.open("ab") as file, _progress() as progress:
             task = progress.add_task("", total=total, completed=have)
+            skip = have - first  # of a server that sends all, asked for the rest or not
             began, received = time.monotonic(), 0
             while block := _read(response):
-                file.write(block)
-                progress.advance(task, len(block))
+                file.write(block[skip:])
+                progress.advance(task, len(block[skip:]))
+                skip = max(0, skip - len(block))
                 received += len(block)
                 if (elapsed := time.monotonic() - began) >= WINDOW_SECONDS:
                     if received < least * elapsed:
                         raise _TooSlow(received / elapsed)
                     began, received = time.monotonic(), 0
+    return total is not None and _size(part) >= total
+
+
+def _what_comes(response: requests.Response) -> tuple[int, int | None]:
+    """The first byte of an answer and the size of the whole file, where the server tells it."""
+    found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if response.status_code == 206 and found:
+        return int(found[1]), int(found[2]) if found[2] != "*" else None
+    length = response.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdecimal() else None
 
 
 def _read(response: requests.Response) -> bytes:
