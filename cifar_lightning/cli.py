@@ -40,6 +40,8 @@ PATH_KEYS = (
     "run",
 )
 
+SET_BY_US = "CIFAR_LIGHTNING_SETS_FULL_ERROR"
+
 # What ends in one message; anything else is a fault of ours or of a network, with its traceback.
 # OSError too: it is the disk's or the machine's, and its message says where to find the traceback.
 MISTAKES = (UserError, CompactHydraException, OmegaConfBaseException, OSError)
@@ -58,7 +60,8 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         config_name: the file in conf/ whose configuration the task takes.
         task: gets the configuration as `compose` gives it.
     """
-    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    # The processes of other devices inherit the variable, which `main` sets for reasons of its own.
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1" and SET_BY_US not in os.environ
 
     def exit_with(error: Exception) -> NoReturn:
         sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")  # exit code 1
@@ -76,6 +79,8 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
     def main() -> None:
         # Hydra then hands exceptions on to us instead of printing them its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        if not full_error:
+            os.environ[SET_BY_US] = "1"
         try:
             sys.argv[1:] = prepare_arguments(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -91,7 +96,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
             exit_with(error)
         finally:
             if not full_error:
-                del os.environ["HYDRA_FULL_ERROR"]
+                del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
 
     return main
 

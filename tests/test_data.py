@@ -298,6 +298,13 @@ def test_the_cache_spares_decoding_until_the_source_changes(
     assert len(ready(folder_data(path)).train) == 13
 
 
+def test_a_channel_that_never_changes_can_be_divided_by(tmp_path: Path) -> None:
+    data = ready(folder_data(write_folder(tmp_path / "set", small_data_set())))
+    assert data.mean[1] == 0.0
+    assert data.std[1] == 1.0
+    assert 0 < data.std[0] < 1
+
+
 def test_a_damaged_cache_is_made_anew(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "set", small_data_set())
     ready(folder_data(path))

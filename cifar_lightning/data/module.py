@@ -94,7 +94,9 @@ class ImageData(pl.LightningDataModule):
                 f"data.batch_size={self.batch_size} is not from 1 to {len(train_index)}, the "
                 "number of training images."
             )
-        self.mean, self.std = channel_statistics(parts.train.images[train_index])
+        self.mean, deviations = channel_statistics(parts.train.images[train_index])
+        # A channel that never changes has no deviation to divide by.
+        self.std = [deviation or 1.0 for deviation in deviations]
         self._loaded = True
 
     def _val_count(self, available: int) -> int:
