@@ -29,6 +29,7 @@ from cifar_lightning.data.parts import Part, Parts
 from cifar_lightning.errors import DataUnavailable, UserError
 
 CACHE_FORMAT = 2  # another number and nobody reads an older version's cache
+LARGE = 16_000  # bytes of an image file; CIFAR-10's have about 1,000
 LAYOUT = "train/<class>/* and test/<class>/*"
 # What the archive readers raise on a file that is truncated, altered or no archive at all.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
@@ -242,11 +243,14 @@ def _decode_all(
     remaining = iter(names)
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(transient=True) as progress:
         task = progress.add_task(f"Decoding {len(names):,} images", total=len(names))
-        # One thread reads, in the archive's order, what all decode; a chunk bounds the memory.
+        # One thread reads, in the archive's order; a chunk bounds the memory.
         while chunk := list(islice(remaining, 1024)):
-            for name, array in zip(
-                chunk, pool.map(decode_one, [(name, read(name)) for name in chunk]), strict=True
-            ):
+            contents = [(name, read(name)) for name in chunk]
+            # Threads pay off where decoding is long: of small images, threads that wait for one
+            # another make three times the work of it.
+            large = sum(len(content) for _, content in contents) > LARGE * len(contents)
+            decoded = pool.map(decode_one, contents) if large else map(decode_one, contents)
+            for name, array in zip(chunk, decoded, strict=True):
                 size = size or array.shape
                 if array.shape != size:
                     raise UserError(
