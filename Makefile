@@ -22,7 +22,9 @@ $(DEPENDENCIES): requirements.lock
 	rm -f $(READY); \
 	echo "Setting up .venv with $$python: about 6 GB, a few minutes, once."; \
 	$$python -m venv --clear .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile -r $<
+	@# By all cores, which pip does by one; a file that cannot be compiled is none of ours.
+	@$(PYTHON) -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 $(READY): $(DEPENDENCIES) pyproject.toml

@@ -33,8 +33,14 @@ train.main()
 """
 
 
-def seconds(*command: str | Path, folder: Path, expected: int = 0) -> float:
+def seconds(name: str, *command: str | Path, folder: Path, expected: int = 0) -> float:
     """How long a command takes.
+
+    Args:
+        name: what to call it.
+        command: a program and its arguments.
+        folder: to run it in.
+        expected: its exit code.
 
     Raises:
         SystemExit: if it ends with another exit code than expected.
@@ -45,8 +51,8 @@ def seconds(*command: str | Path, folder: Path, expected: int = 0) -> float:
     )
     elapsed = time.perf_counter() - began
     if ended.returncode != expected:
-        sys.exit(f"Error: {command} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
-    print(f"{elapsed:8.1f} s  {' '.join(str(word) for word in command[:6])}", flush=True)
+        sys.exit(f"Error: {name} ended with {ended.returncode}:\n{ended.stdout}{ended.stderr}")
+    print(f"{elapsed:8.2f} s  {name}", flush=True)
     return elapsed
 
 
@@ -58,37 +64,36 @@ def main() -> None:
         python = checkout / ".venv" / "bin" / "python"
         train: Command = (python, "-m", "cifar_lightning.train", *options, "logger=csv")
         first_step: Command = (python, "-c", UNTIL_THE_FIRST_STEP, *options, "logger=csv")
-        parts = {
-            "clone": seconds("git", "clone", "--quiet", ROOT, checkout, folder=Path(temporary)),
-            "dependencies": seconds("make", ".venv/.dependencies-of-lock", folder=checkout),
-            "package": seconds("make", "setup", folder=checkout),
-            # From here on Python's byte code is there, as after any first command.
-            "first import": seconds(
-                python, "-c", "import cifar_lightning.run, cifar_lightning.results", folder=checkout
-            ),
-            "first --help": seconds(*train, "--help", folder=checkout),
-            "data and first step": seconds(*first_step, folder=checkout),
-            "one epoch": seconds(*train, "trainer.max_epochs=1", folder=checkout),
+        imports = "import cifar_lightning.run, cifar_lightning.results"
+        cold: dict[str, Command] = {
+            "clone": ("git", "clone", "--quiet", ROOT, checkout),
+            "dependencies": ("make", "-C", checkout, ".venv/.dependencies-of-lock"),
+            "package": ("make", "-C", checkout, "setup"),
+            "first import": (python, "-c", imports),
+            "data and first step": first_step,
+            "one epoch, started anew": (*train, "trainer.max_epochs=1"),
         }
         if os.environ.get("TESTS") != "0":
-            parts["make test"] = seconds("make", "test", folder=checkout)
-
-        def median(*command: str | Path, expected: int = 0) -> float:
-            return statistics.median(
-                seconds(*command, folder=checkout, expected=expected) for _ in range(REPEATS)
-            )
-
+            cold["make test"] = ("make", "-C", checkout, "test")
+        warm: dict[str, Command] = {
+            "--help": (*train, "--help"),
+            "--cfg job": (*train, "--cfg", "job"),
+            "a mistyped option": (*train, "trainer.max_epoch=3"),
+            "a value of the wrong kind": (*train, "trainer.max_epochs=abc"),
+            "first step": first_step,
+        }
+        took = {name: seconds(name, *cold[name], folder=Path(temporary)) for name in cold}
         again = {
-            "--help": median(*train, "--help"),
-            "--cfg job": median(*train, "--cfg", "job"),
-            "a mistyped option": median(*train, "trainer.max_epoch=3", expected=1),
-            "a value of the wrong kind": median(*train, "trainer.max_epochs=abc", expected=1),
-            "first step": median(*first_step),
+            name: statistics.median(
+                seconds(name, *command, folder=Path(temporary), expected=int(name.startswith("a ")))
+                for _ in range(REPEATS)
+            )
+            for name, command in warm.items()
         }
     print(
         json.dumps(
             {
-                "cold": {name: round(value, 1) for name, value in parts.items()},
+                "cold": {name: round(value, 1) for name, value in took.items()},
                 "warm": {name: round(value, 2) for name, value in again.items()},
             }
         )
