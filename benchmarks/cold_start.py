@@ -56,9 +56,15 @@ def seconds(name: str, *command: str | Path, folder: Path, expected: int = 0) ->
     return elapsed
 
 
+def absolute(option: str) -> str:
+    """An option whose value is a path from here, for a command that runs elsewhere."""
+    key, _, value = option.partition("=")
+    return f"{key}={Path(value).absolute()}" if value and Path(value).exists() else option
+
+
 def main() -> None:
     """Measure, and print a line a part and the summary."""
-    options = prepare_arguments(sys.argv[1:])
+    options = prepare_arguments([absolute(option) for option in sys.argv[1:]])
     with tempfile.TemporaryDirectory() as temporary:
         checkout = Path(temporary) / "checkout"
         python = checkout / ".venv" / "bin" / "python"

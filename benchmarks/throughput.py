@@ -58,8 +58,6 @@ def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float
     device = trainer.strategy.root_device
     classifier: Classifier = run.build_classifier(config, data)[0].to(device)
     network, augment = classifier.network.train(), classifier.augment
-    if config.trainer.compile:
-        network.compile()
     optimizer = classifier.make_optimizer(network.parameters())
     scheduler = classifier.make_scheduler(optimizer, STEPS)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -153,6 +151,8 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory() as run_dir:
         config = compose(overrides, run_dir)
+        if config.trainer.compile:
+            sys.exit("Error: with trainer.compile=true the compiling would be measured.")
         data = run.build_data(config)
         if len(data.train_index) < STEPS * data.batch_size:
             sys.exit(f"Error: {STEPS} steps need {STEPS * data.batch_size} training images.")

@@ -15,6 +15,8 @@ from pydantic.errors import PydanticUserError
 from cifar_lightning.budget import check
 from cifar_lightning.errors import UserError
 
+PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
+ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
 ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 
 
@@ -29,40 +31,49 @@ class Settings(TypedDict):
 
 
 def check_config(config: DictConfig) -> None:
-    """Refuse names and values that cannot be, before the data is fetched for them.
+    """Refuse what neither the data nor the machine is needed to judge, before the data is fetched.
 
     Raises:
         UserError: names the key, its value, and what would fit.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
+    for key in (*PARTS, "budget", "callbacks", "logger"):
+        if not isinstance(values[key], dict):
+            raise UserError(f"{key}={_typed(values[key])} is no option and no set of keys.")
     check_values("", get_type_hints(Settings), values)
     check_arguments("budget", check, values["budget"])
     check_values("trainer.", {"compile": bool}, values["trainer"])
-    for key in ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer"):
+    for key in PARTS:
         _check_part(key, values[key])
     for group in ("callbacks", "logger"):
         for name, part in values[group].items():
-            _check_part(f"{group}.{name}", part)
+            if part is not None:  # taken out
+                _check_part(f"{group}.{name}", part)
+    for name in ("best", "throughput"):
+        if values["callbacks"].get(name) is None:
+            raise UserError(f"callbacks.{name} cannot be taken out: the results come from it.")
 
     target, trainer = values["target_accuracy"], values["trainer"]
     epochs, interval = trainer["max_epochs"], trainer.get("val_check_interval")
     if target is not None and not 0 <= target <= 1:
         raise UserError(f"target_accuracy={target} is not from 0 to 1, as 0.8, or null.")
+    if not 0.5 <= values["target_confidence"] < 1:
+        raise UserError(
+            f"target_confidence={values['target_confidence']} is not from 0.5 to below 1, as 0.9."
+        )
     if target is not None and values["data"].get("val_size") == 0:
         raise UserError(
             "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
         )
     if not isinstance(epochs, int) or epochs < 1:
-        raise UserError(f"trainer.max_epochs={epochs} is not a count from 1.")
+        raise UserError(f"trainer.max_epochs={_typed(epochs)} is not a count from 1.")
     if isinstance(interval, int | float) and interval <= 0:
         raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
 
 
-def _check_part(key: str, part: dict[str, Any] | None) -> None:
-    if part is None:  # a board or callback that was taken out
-        return
-    if not isinstance(part.get("_target_"), str):
-        raise UserError(f"{key} has no _target_, the class or function to call: {part}.")
+def _check_part(key: str, part: Any) -> None:
+    if not isinstance(part, dict) or not isinstance(part.get("_target_"), str):
+        raise UserError(f"{key} has no _target_, the class or function to call: {_typed(part)}.")
     ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # not (only) Lightning's
     arguments = {k: v for k, v in part.items() if not k.startswith("_") and k not in ours}
     try:
@@ -144,8 +155,9 @@ def _typed(value: Any) -> str:
 def _what_fits(error: ValidationError) -> str:
     """Pydantic's messages as the end of a sentence."""
     # Tensors and the like cannot be typed; where nothing else fits, they are named all the same.
-    found = [e["msg"] for e in error.errors() if e["type"] != "is_instance_of"]
-    found = found or [e["msg"] for e in error.errors()]
+    errors = error.errors()
+    errors = [e for e in errors if e["type"] != "is_instance_of"] or errors
+    found = [ONE_FOR_A_LIST if e["type"] == "sequence_str" else e["msg"] for e in errors]
     messages = [re.sub(r"^Input |, (unable|got) .*", "", message) for message in found]
     first, *others = dict.fromkeys(messages)
     ending = " or ".join([first, *(m.removeprefix("should be ") for m in others)])

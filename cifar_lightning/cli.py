@@ -140,8 +140,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     """Quote paths for Hydra's grammar; let a resumed run go on in its own folder.
 
     Raises:
-        UserError: if a path is empty, the checkpoint to resume does not exist, or there is a space
-            before an equals sign.
+        UserError: if a path is empty, the checkpoint to resume does not exist, a group is given no
+            option, or there is a space before an equals sign.
     """
     is_sweep = any(a == "-m" or a.startswith("--multi") for a in arguments)
     prepared = []
@@ -149,6 +149,9 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and not key:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
+        if value == "null" and key != "experiment" and (CONF / key).is_dir():
+            options = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
+            raise UserError(f"{argument}: this group needs an option: {options}.")
         if equals and key.lstrip("+") in PATH_KEYS and value != "null":
             if not value:
                 raise UserError(f"{argument} names no file or folder.")

@@ -14,9 +14,9 @@ from cifar_lightning.atomic import atomic_write
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
 from cifar_lightning.callbacks import TargetReached, Throughput
+from cifar_lightning.curves import read_rows
 from cifar_lightning.hardware import device_name
 from cifar_lightning.pictures import learning_curves
-from cifar_lightning.run import read_rows
 
 
 def collect(
@@ -101,7 +101,8 @@ def save(
     picture.parent.mkdir(exist_ok=True)
     target = callbacks.get("target")
     threshold = target.threshold if isinstance(target, TargetReached) else None
-    learning_curves(curves, threshold, title).savefig(picture)
+    with atomic_write(picture) as file:
+        learning_curves(curves, threshold, title).savefig(file, format="png")
     for logger in loggers:
         if isinstance(logger, BoardLogger):
             logger.log_summary(metrics)

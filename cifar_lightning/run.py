@@ -4,7 +4,6 @@ The only place that instantiates configurations: everything else takes plain arg
 """
 
 import copy
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import Logger
 from rich import get_console
 from torch import nn
 
@@ -28,6 +27,7 @@ from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
 from cifar_lightning.console import EpochLines, ProgressBar
+from cifar_lightning.curves import Curves
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.hardware import NO_DDP_IN_SWEEPS, choose_devices, choose_precision
@@ -181,6 +181,8 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
     facts = {"val_images": val_images, "test_images": len(data.test)}
     callbacks: dict[str, Callback] = {}
     for name, part in config.callbacks.items():
+        if part is None:  # taken out
+            continue
         fitting = {key: value for key, value in facts.items() if key in part}
         callback = instantiate_part(part, f"callbacks.{name}", **fitting)
         callbacks[str(name)] = callback
@@ -193,10 +195,11 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
 @contextmanager
 def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
     """`metrics.csv`, the lines on the screen, and the configured boards, closed at the end."""
-    csv_logger = CSVLogger(config.run_dir, name="", version="")
-    if config.resume is not None:
-        _keep_rows(csv_logger, read_checkpoint(config.resume)["global_step"])
-    loggers: list[Logger] = [csv_logger, EpochLines(config.trainer.max_epochs)]
+    resumed_at = None if config.resume is None else read_checkpoint(config.resume)["global_step"]
+    loggers: list[Logger] = [
+        Curves(config.run_dir, up_to_step=resumed_at),
+        EpochLines(config.trainer.max_epochs),
+    ]
     for name, part in config.logger.items():
         logger = instantiate_part(part, f"logger.{name}")
         if logger is not None:  # a board that could not be opened, or is not wanted
@@ -255,19 +258,3 @@ def build_trainer(
         enable_progress_bar=get_console().is_terminal,
     )
     return trainer
-
-
-def _keep_rows(logger: CSVLogger, up_to_step: int) -> None:
-    """Put a resumed run's rows up to the checkpoint back: opening the logger deletes its file."""
-    rows = [row for row in read_rows(logger.log_dir) if row["step"] <= up_to_step]
-    logger.experiment.metrics = [row for row in rows if "test/acc" not in row]  # tested anew
-    logger.save()
-
-
-def read_rows(run_dir: str | Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.csv`, without the blank cells; none if there is no such file."""
-    file = Path(run_dir) / "metrics.csv"
-    if not file.exists():
-        return []
-    with file.open(newline="") as opened:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(opened)]

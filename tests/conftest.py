@@ -27,6 +27,7 @@ def _away_from_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """Tests write to a folder of their own, and never to anybody's W&B account."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # the tests' own servers are not behind one
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     yield

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from cifar_lightning import run
 from cifar_lightning.board import BoardLogger, open_board
+from cifar_lightning.curves import read_rows
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -43,7 +43,7 @@ def test_the_board_shows_what_metrics_csv_holds(
     (folder,) = runs()
     shown = inspect(folder)
     text = json.dumps(shown)
-    rows = run.read_rows(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     assert metrics["test/acc"] == pytest.approx(rows[-1]["test/acc"])
     for name in ("train/loss", "val/acc", "test/acc", "lr", "throughput/images_per_s"):
         assert name in text

@@ -14,6 +14,7 @@ from cifar_lightning import run, training
 from cifar_lightning.callbacks import TargetReached, Throughput, validation_threshold
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Batch, Classifier
+from cifar_lightning.curves import read_rows
 from cifar_lightning.errors import UserError
 from cifar_lightning.train import train
 
@@ -175,14 +176,14 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
     for file in checkpoints:
         assert read_checkpoint(file)["global_step"] == 6
         assert all(bool(weight.isfinite().all()) for weight in weights_of(file).values())
-    finished = [row for row in run.read_rows(tmp_path / "run") if row["epoch"] < epoch]
+    finished = [row for row in read_rows(tmp_path / "run") if row["epoch"] < epoch]
     assert [row["epoch"] for row in finished] == [1.0] * (epoch - 1)
     assert all(math.isfinite(value) for row in finished for value in row.values())
 
 
 def test_each_validation_is_one_row_of_metrics(tiny: Compose, tmp_path: Path) -> None:
     train(tiny("target_accuracy=null", "trainer.max_epochs=2", "trainer.val_check_interval=0.5"))
-    *rows, last = run.read_rows(tmp_path / "run")
+    *rows, last = read_rows(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [0.5, 1.0, 1.5, 2.0]
     names = {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "throughput/images_per_s"}
     assert all(names <= set(row) for row in rows)

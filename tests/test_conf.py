@@ -40,6 +40,11 @@ def test_every_set_of_callbacks_builds(option: str, tiny: Compose, shapes: Shape
     assert run.build_callbacks(tiny(f"callbacks={option}"), shapes)
 
 
+@pytest.mark.parametrize("typed", ["callbacks.nan=null", "~callbacks.target"])
+def test_a_callback_can_be_taken_out(typed: str, tiny: Compose) -> None:
+    assert train(tiny(typed))["stopped_by"] == "max_epochs"
+
+
 @pytest.mark.parametrize("option", names("trainer"))
 def test_every_trainer_builds(option: str, tiny: Compose, shapes: ShapesData) -> None:
     config = tiny(f"trainer={option}")

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich
 import torch
 from conftest import TINY
 from filelock import FileLock
+from rich.console import Console
 from torchvision.datasets import CIFAR10
 
 from cifar_lightning.cli import compose
@@ -244,6 +246,20 @@ def test_a_slow_mirror_is_left_for_when_there_is_no_other(
     server.requests.clear()
     assert fetched(tmp_path, server.url("slow"), server.url("404")) == ARCHIVE
     assert [kind for kind, _ in server.requests] == ["slow", "404", "slow"]
+
+
+def test_each_try_says_from_where_and_shows_its_progress(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(rich, "_console", terminal)
+    fetched(tmp_path, server.url("404"), server.url("slow"))
+    assert isinstance(terminal.file, io.StringIO)
+    shown = terminal.file.getvalue()
+    assert "Downloading from 127.0.0.1" in shown
+    assert "━" in shown
+    assert re.search(r"\d+(\.\d+)?/\d+(\.\d+)? kB", shown)
+    assert re.search(r"\d kB/s", shown)
 
 
 def test_what_each_mirror_did_is_told(tmp_path: Path, server: Server) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from conftest import TINY, weights_of
 from test_data import small_data_set, write_tar
 
 from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.curves import read_rows
 
 
 def train_on(
@@ -48,9 +50,16 @@ def one_message(ended: subprocess.CompletedProcess[str]) -> str:
     return ended.stderr.partition("Error: ")[2]
 
 
+# Where a process may have file systems of its own, as on most Linux machines.
+own_disk = pytest.mark.skipif(
+    subprocess.call(["sh", "-c", "unshare --map-root-user --mount true 2>/dev/null"]) != 0,
+    reason="unshare --map-root-user --mount is not possible here",
+)
+
 LONG = ("target_accuracy=null", "trainer.max_epochs=5")
 
 
+@own_disk
 @pytest.mark.slow
 def test_a_disk_that_fills_up_in_training_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     # Room for one checkpoint of 2 MB and a little more, so that the next one does not fit.
@@ -66,6 +75,7 @@ def test_a_disk_that_fills_up_in_training_leaves_the_last_good_checkpoint(tmp_pa
     assert all(bool(weight.isfinite().all()) for weight in weights_of(checkpoint).values())
 
 
+@own_disk
 @pytest.mark.slow
 def test_the_best_checkpoint_survives_a_disk_that_is_full_when_it_is_replaced(
     tmp_path: Path,
@@ -77,8 +87,14 @@ def test_the_best_checkpoint_survives_a_disk_that_is_full_when_it_is_replaced(
     files = sorted((run_dir / "checkpoints").iterdir())
     assert [file.name for file in files] == ["best.ckpt", "last.ckpt"]
     assert {read_checkpoint(file)["global_step"] for file in files} == {6}
+    # And the run can go on from there, as the message says.
+    shutil.copytree(run_dir, tmp_path / "run")
+    ended = command(f"resume={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2")
+    assert ended.returncode == 0, ended.stderr
+    assert [row["step"] for row in read_rows(tmp_path / "run") if "lr" in row] == [5.0, 11.0]
 
 
+@own_disk
 @pytest.mark.slow
 @pytest.mark.parametrize("size", ["4k", "40k"])
 def test_a_disk_that_is_full_from_the_start_ends_in_one_message(tmp_path: Path, size: str) -> None:
@@ -86,6 +102,7 @@ def test_a_disk_that_is_full_from_the_start_ends_in_one_message(tmp_path: Path, 
     assert one_message(ended).startswith("The disk is full")
 
 
+@own_disk
 @pytest.mark.slow
 def test_a_cache_that_does_not_fit_on_the_disk_is_not_left_in_half(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
@@ -99,6 +116,7 @@ def test_a_cache_that_does_not_fit_on_the_disk_is_not_left_in_half(tmp_path: Pat
     assert kinds == {".lock"}
 
 
+@own_disk
 @pytest.mark.slow
 def test_a_disk_that_may_not_be_written_ends_in_one_message(tmp_path: Path) -> None:
     ended = train_on(tmp_path / "disk", "5m", *TINY, before="mount -o remount,ro .")
@@ -116,6 +134,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@own_disk
 @pytest.mark.slow
 def test_damaged_files_on_a_disk_that_may_not_be_written_are_named(tmp_path: Path) -> None:
     prepare = (

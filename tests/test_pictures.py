@@ -36,7 +36,7 @@ def test_both_parts_are_drawn_with_their_points() -> None:
 
 def test_the_target_is_a_line_only_where_there_is_one() -> None:
     with_target = learning_curves(CURVES, target=0.8, title="").axes[0]
-    assert [t.get_text() for t in with_target.texts] == ["target 80%"]
+    assert [t.get_text() for t in with_target.texts] == ["target on validation 80.0%"]
     assert list(with_target.lines[-1].get_ydata()) == [0.8, 0.8]  # type: ignore[arg-type]
     assert not learning_curves(CURVES, target=None, title="").axes[0].texts
 

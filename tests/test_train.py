@@ -19,6 +19,7 @@ from PIL import Image
 
 from cifar_lightning import checkpoint, run
 from cifar_lightning.classifier import Classifier
+from cifar_lightning.curves import read_rows
 from cifar_lightning.errors import UserError
 from cifar_lightning.train import train
 
@@ -81,7 +82,7 @@ def test_a_run_leaves_what_it_should(tiny: Compose, tmp_path: Path) -> None:
     assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     with Image.open(folder / "figures" / "learning_curves.png") as picture:
         assert picture.size == (1200, 480)
-    *_, last = run.read_rows(folder)
+    *_, last = read_rows(folder)
     assert last["test/acc"] == pytest.approx(metrics["test/acc"])
 
 
@@ -91,7 +92,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(
     losses = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", -1)):
         train(tiny(f"seed={seed}", "trainer.max_epochs=2", "target_accuracy=null", run_dir=name))
-        losses[name] = [row.get("train/loss") for row in run.read_rows(tmp_path / name)]
+        losses[name] = [row.get("train/loss") for row in read_rows(tmp_path / name)]
     assert losses["a"] == losses["b"]
     assert losses["a"] != losses["c"]
     assert losses["a"] != losses["d"]
@@ -110,14 +111,14 @@ def test_the_best_checkpoint_is_tested_though_a_later_one_is_worse(
 
     monkeypatch.setattr(Classifier, "on_validation_epoch_end", ruin_the_last_epoch)
     metrics = train(tiny("target_accuracy=null", "trainer.max_epochs=3", "data.train_size=600"))
-    assert [row["val/acc"] for row in run.read_rows(tmp_path / "run")[:3]][2] == 0.0
+    assert [row["val/acc"] for row in read_rows(tmp_path / "run")[:3]][2] == 0.0
     checkpoints = tmp_path / "run" / "checkpoints"
     best, last = (weights_of(checkpoints / f"{name}.ckpt") for name in ("best", "last"))
     assert not torch.equal(best["network.layers.21.weight"], last["network.layers.21.weight"])
     # The clock is the whole run's, the test figures are the best checkpoint's.
     assert metrics["epochs"] == 3
     assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 3 * 550 / 1e12, rel=1e-4)
-    *_, row, _ = run.read_rows(tmp_path / "run")
+    *_, row, _ = read_rows(tmp_path / "run")
     assert metrics["train_seconds"] == pytest.approx(row["throughput/train_seconds"], abs=1e-4)
     accuracies = {}
     for name in ("best", "last"):
@@ -161,7 +162,7 @@ def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_p
     assert metrics["val/acc"] is None
     assert metrics["test/acc"] > 0
     assert metrics["images_per_s"] == pytest.approx(2 * 200 / metrics["train_seconds"], rel=1e-4)
-    rows = run.read_rows(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     assert [row["epoch"] for row in rows[:2]] == [1.0, 2.0]
     assert not any("val/acc" in row for row in rows)
     best, last = (
@@ -192,7 +193,7 @@ def test_a_resumed_run_is_the_run_that_was_not_broken_off(
     assert all(torch.equal(one[key], other[key]) for key in one)
 
     def curves(name: str) -> list[dict[str, float]]:
-        rows = run.read_rows(tmp_path / name)
+        rows = read_rows(tmp_path / name)
         return [{k: v for k, v in row.items() if "throughput" not in k} for row in rows]
 
     assert curves("run") == curves("whole")
@@ -213,7 +214,7 @@ def test_a_finished_run_can_be_resumed_and_still_knows_its_target(
     again = train(as_typed(tiny, [f"resume={tmp_path}/run/checkpoints/last.ckpt"]))
     assert first["stopped_by"] == "target"
     assert again == first
-    rows = run.read_rows(tmp_path / "run")
+    rows = read_rows(tmp_path / "run")
     assert len([row for row in rows if "test/acc" in row]) == 1
 
 
@@ -313,7 +314,7 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
     assert only("runs/train/*") == folder
     resumed = read_json(folder / "metrics.json")
     assert (resumed["epochs"], resumed["stopped_by"]) == (4, "max_epochs")
-    epochs = [row["epoch"] for row in run.read_rows(folder) if "epoch" in row and "lr" in row]
+    epochs = [row["epoch"] for row in read_rows(folder) if "epoch" in row and "lr" in row]
     assert epochs == [1.0, 2.0, 3.0, 4.0]
     ids = {path.name.split("-", 3)[3] for path in Path("runs/wandb").glob("offline-run-*")}
     assert len(ids) == 1  # one W&B run
@@ -355,7 +356,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         assert (metrics["world_size"], metrics["epochs"]) == (devices, 3)
         losses[devices] = [
             value
-            for row in run.read_rows(Path(str(devices)))
+            for row in read_rows(Path(str(devices)))
             for name, value in sorted(row.items())
             if name.endswith(("/loss", "/acc"))
         ]

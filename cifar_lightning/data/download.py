@@ -24,7 +24,7 @@ from rich.progress import (
 )
 
 # A host that has not answered by then is as good as none, and people wait for the message.
-ANSWER_SECONDS = 6.0
+ANSWER_SECONDS = 8.0
 # The speed of a download is judged over this long, so that a hiccup is not taken for a stall.
 WINDOW_SECONDS = 15.0
 # Bytes/s below which another mirror is tried first: CIFAR-10 would take more than ten minutes.
@@ -72,7 +72,8 @@ def fetch_file(mirrors: Sequence[str], target: Path, md5: str) -> Path:
         NoMirror: if none gives the file.
         OSError: if the file cannot be written.
     """
-    part = target.with_name(f"{target.name}.part")
+    part, fresh = (target.with_name(f"{target.name}.{kind}") for kind in ("part", "fresh"))
+    fresh.unlink(missing_ok=True)  # of a start that was killed
     if part.exists() and _md5(part) == md5:
         return part.replace(target)
     own_files = [Path(mirror).expanduser() for mirror in mirrors if not _is_address(mirror)]
@@ -81,7 +82,6 @@ def fetch_file(mirrors: Sequence[str], target: Path, md5: str) -> Path:
     if not found and part.exists() and any(type(p) is _WrongBytes for p in problems.values()):
         # What was added to the part did not suit it. If that was the part's fault, a download from
         # nothing succeeds; if not, the part is still there for the next start.
-        fresh = target.with_name(f"{target.name}.fresh")
         found = _try_all(mirrors, fresh, md5, problems)
         (part if found == fresh else fresh).unlink(missing_ok=True)
     if found:
@@ -97,12 +97,14 @@ def _try_all(
 ) -> Path | None:
     """The file, or `part` when it is whole, or None with each mirror's problem noted."""
     problems.clear()
-    answers = _ask([mirror for mirror in mirrors if _is_address(mirror)])
-    deadline = time.monotonic() + ANSWER_SECONDS
+    answers: dict[str, Future[None]] = {}
     for mirror in mirrors:
         try:
             if not _is_address(mirror):
                 return _checked(Path(mirror).expanduser(), md5)
+            if not answers:
+                answers = _ask([address for address in mirrors if _is_address(address)])
+                deadline = time.monotonic() + ANSWER_SECONDS
             _wait_for(answers[mirror], deadline)
             _download(mirror, part, md5, least=BRISK)
             return part
