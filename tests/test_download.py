@@ -196,6 +196,15 @@ def test_it_goes_on_at_the_next_start_and_at_another_mirror(tmp_path: Path, serv
     assert server.requests[-1] == ("good", 100_000)
 
 
+@pytest.mark.parametrize("kind", ["good", "whole-good", "unsized", "capped"])
+def test_what_is_there_is_not_downloaded_twice(tmp_path: Path, server: Server, kind: str) -> None:
+    (tmp_path / "archive.part").write_bytes(ARCHIVE[:250_000])
+    assert fetched(tmp_path, server.url(kind)) == ARCHIVE
+    firsts = [first for _, first in server.requests]
+    assert firsts == sorted(firsts)
+    assert firsts[0] == 250_000  # and never again from nothing
+
+
 @pytest.mark.parametrize("kind", ["portal", "wrong", "whole-wrong", "404"])
 def test_a_bad_mirror_does_not_cost_what_is_there(
     tmp_path: Path, server: Server, kind: str
