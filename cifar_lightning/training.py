@@ -23,7 +23,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         for message in (
             ".*does not have many workers.*",  # batches come from memory by one indexing
-            ".*exists and is not empty.*",  # the run's folder holds Hydra's files already
+            ".*exists and is not empty.*",  # a run that goes on has checkpoints there already
             ".*smaller than the logging interval.*",  # metrics are logged once a validation
             ".*sync_dist=True.*",  # torchmetrics has summed over the devices already
             ".*isinstance\\(treespec, LeafSpec\\).*",  # between torch 2.15 and Lightning 2.6
