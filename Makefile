@@ -5,7 +5,8 @@ DEPENDENCIES := .venv/.dependencies-of-lock
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train demo test test-all lint format bench wheel lock
+.PHONY: help setup train demo test test-all test-gpu lint format bench bench-target \
+    bench-stop bench-cold wheel lock
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,10 +39,13 @@ demo: $(READY)  ## train on generated images: no files, no network, half a minut
 	$(PYTHON) -m cifar_lightning.train data=shapes $(ARGS)
 
 test: $(READY)  ## the tests, within 10 minutes on two cores; pytest's options by ARGS=
-	$(PYTHON) -m pytest -m "not slow" $(ARGS)
+	$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)
 
 test-all: $(READY)  ## the slow tests too, within 45 minutes
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -m "not gpu" $(ARGS)
+
+test-gpu: $(READY)  ## what needs a GPU
+	$(PYTHON) -m pytest -m gpu $(ARGS)
 
 lint: $(READY)  ## format, rules and types
 	$(PYTHON) -m ruff format --check .
@@ -52,8 +56,17 @@ format: $(READY)  ## mend what `make lint` can mend itself
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
 
-bench: $(READY)  ## images/s beside a bare PyTorch loop and a conventional pipeline
+bench: $(READY)  ## images/s beside the network alone, a bare loop, a conventional pipeline
 	$(PYTHON) benchmarks/throughput.py $(ARGS)
+
+bench-target: $(READY)  ## seconds and compute to 80 %, recipe by recipe (hours on a CPU)
+	$(PYTHON) benchmarks/time_to_target.py $(ARGS)
+
+bench-stop: $(READY)  ## how the stop rule keeps its promise
+	$(PYTHON) benchmarks/stop_rule.py $(ARGS)
+
+bench-cold: $(READY)  ## from a clone to the first epoch and to green tests
+	$(PYTHON) benchmarks/cold_start.py $(ARGS)
 
 wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	@rm -rf build  # setuptools would pack what an earlier version left there

@@ -1,208 +1,361 @@
-"""Images/s of training steps through the Trainer, in a bare PyTorch loop, and the conventional way.
+"""Images/s of training steps through the Trainer, beside what else the machine could do.
 
-The bare loop does the same as the Trainer: network, data, batch size, augmentation, optimizer,
-precision, memory format. The conventional pipeline trains the same network with the same optimizer
-from torchvision's transforms, image by image in DataLoader workers, in fp32 and the default memory
-format. The three take turns, round after round, so that a noisy machine slows all of them alike.
+- the network alone: forward and backward on one fixed batch;
+- a bare PyTorch loop that does the same as the Trainer: network, data, batch size, augmentation,
+  optimizer, precision, memory format, compiled or not;
+- the conventional pipeline: the same network and optimizer, but torchvision's transforms, image by
+  image in DataLoader workers, fp32 and the default memory format.
+
+They take turns, round after round, so that a noisy machine slows all of them alike. Then the first
+three for all batch sizes and precisions, eager and compiled in turn; with their share of what the
+machine reaches in large matrix products, and with the epochs that pay for the compiling. All is on
+one device and at the data's own image size, without callbacks but the clock and the watch for NaN.
 The last line of the output is JSON.
 
     python benchmarks/throughput.py data=folder data.path=DIR_OR_ARCHIVE
 
-Options are those of training; ROUNDS and STEPS in the environment set how much is measured, and
-WORKERS how many DataLoader workers the conventional pipeline has (one a core by default).
+Options are those of training; in the environment, ROUNDS and IMAGES set how much is measured (at
+least 200 steps on a GPU), BATCH_SIZES and PRECISIONS the settings of the second table,
+SETTING_ROUNDS its rounds (0: no table), and WORKERS how many DataLoader workers the conventional
+pipeline has; COMPILE=false leaves the compiling out.
 """
 
+import itertools
 import json
+import math
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from conventional import WORKERS, OneByOne, loader
 from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torch._inductor.utils import fresh_cache
+from torch.utils.data import DataLoader
 
 from cifar_lightning import hardware, run, training
+from cifar_lightning.budget import count
 from cifar_lightning.callbacks import Throughput
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import compose, prepare_arguments
 from cifar_lightning.data import ImageData
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
-STEPS = int(os.environ.get("STEPS", "40"))
-WORKERS = int(os.environ.get("WORKERS", str(os.cpu_count())))
+IMAGES = int(os.environ.get("IMAGES", "10240"))  # in each measurement, rounded to whole steps
+SETTING_ROUNDS = int(os.environ.get("SETTING_ROUNDS", "3"))
+ON_GPU = torch.cuda.is_available()
+LEAST_STEPS = 200 if ON_GPU else 1
+BATCH_SIZES = os.environ.get("BATCH_SIZES", "512,2048,8192" if ON_GPU else "128,256,512")
+PRECISIONS = os.environ.get("PRECISIONS", "32-true,bf16-mixed")
+COMPILE = os.environ.get("COMPILE", "true") == "true"
+DTYPES = {"32-true": torch.float32, "16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
+CIFAR_EPOCH = 45_000  # images
 
 
-def through_the_trainer(config: DictConfig, data: ImageData) -> tuple[float, pl.Trainer]:
-    """Images/s of STEPS steps by Lightning, and the Trainer."""
-    classifier, _ = run.build_classifier(config, data)
-    callbacks = run.build_callbacks(config, data)
-    callbacks = {name: callbacks[name] for name in ("throughput", "nan") if name in callbacks}
-    trainer = run.build_trainer(config, callbacks, has_validation=False)
-    with training.quiet():
-        training.fit(trainer, classifier, data, config)
-    throughput = callbacks["throughput"]
-    assert isinstance(throughput, Throughput)
-    return throughput.images_per_s, trainer
-
-
-def bare_loop(config: DictConfig, data: ImageData, trainer: pl.Trainer) -> float:
-    """Images/s of STEPS steps by a loop that does nothing else, as `trainer` would do them."""
-    device = trainer.strategy.root_device
-    classifier: Classifier = run.build_classifier(config, data)[0].to(device)
-    network, augment = classifier.network.train(), classifier.augment
-    optimizer = classifier.make_optimizer(network.parameters())
-    scheduler = classifier.make_scheduler(optimizer, STEPS)
-    generator = torch.Generator(device).manual_seed(config.seed)
-    precision = str(trainer.precision)
-    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "16-mixed")
-    batches = iter(data.train_dataloader())
-    batch = next(batches)  # the Trainer's clock begins with the first step too
-    start = time.perf_counter()
-    for step in range(STEPS):
-        images, labels, index = (tensor.to(device, non_blocking=True) for tensor in batch)
-        with torch.autocast(device.type, dtype, enabled=precision.endswith("mixed")):
-            logits = network(classifier.normalise(augment(images, index, 0, generator)))
-            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
-        scheduler.step()
-        if step + 1 < STEPS:
-            batch = next(batches)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return STEPS * data.batch_size / (time.perf_counter() - start)
-
-
-class OneByOne(Dataset[tuple[Tensor, int]]):
-    """STEPS batches of the training images, transformed one by one, as most code on CIFAR-10 does.
+class Bench:
+    """What is measured for one setting.
 
     Args:
-        data: the images and their mean and standard deviation.
+        overrides: of training.
+        run_dir: for what the runs leave.
+
+    Attributes:
+        compile_seconds: of the last compiling; None before it, and without.
     """
 
-    def __init__(self, data: ImageData) -> None:
-        chosen = data.train_index[: STEPS * data.batch_size]
-        images = data.train.images[chosen].permute(0, 2, 3, 1)  # [N, H, W, 3]
-        self.images = images.contiguous().numpy()
-        self.labels = data.train.labels[chosen].tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(data.image_size, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(data.mean, data.std),
-            ]
+    def __init__(self, overrides: Sequence[str], run_dir: str) -> None:
+        options = ["logger=csv", "+trainer.enable_checkpointing=false"]
+        if ON_GPU:
+            options.append("trainer.gpus=1")
+        first = compose([*options, *overrides], run_dir)
+        self.data: ImageData = run.build_data(first)
+        self.batch_size: int = self.data.batch_size
+        available = len(self.data.train_index) // self.batch_size
+        wanted = max(IMAGES // self.batch_size, LEAST_STEPS)
+        self.epochs = math.ceil(wanted / available)
+        self.steps_per_epoch = math.ceil(wanted / self.epochs)
+        self.steps = self.epochs * self.steps_per_epoch
+        options.append(f"trainer.max_epochs={self.epochs}")
+        options.append(f"++trainer.limit_train_batches={self.steps_per_epoch}")
+        self.config: DictConfig = compose([*overrides, *options], run_dir)
+        self.compile_seconds: float | None = None
+        self.trainer: pl.Trainer
+        self.through_the_trainer()  # a warm-up, and a Trainer that tells device and precision
+        self.precision = str(self.trainer.precision)
+        self.device = self.trainer.strategy.root_device
+        if self.precision not in DTYPES:
+            sys.exit(f"Error: the bare loop has no precision {self.precision}.")
+
+    def through_the_trainer(self) -> float:
+        """Images/s of the steps by Lightning."""
+        classifier, _ = run.build_classifier(self.config, self.data)
+        callbacks = run.build_callbacks(self.config, self.data)
+        callbacks = {name: callbacks[name] for name in ("throughput", "nan") if name in callbacks}
+        self.trainer = run.build_trainer(self.config, callbacks, has_validation=False)
+        with training.quiet():
+            training.fit(self.trainer, classifier, self.data, self.config)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, training.WarmUp):
+                self.compile_seconds = callback.compile_seconds
+        throughput = callbacks["throughput"]
+        assert isinstance(throughput, Throughput)
+        return throughput.images_per_s
+
+    def _prepared(self) -> Classifier:
+        """A classifier on the device, its network compiled where the setting says so."""
+        classifier = run.build_classifier(self.config, self.data)[0].to(self.device).train()
+        if self.config.trainer.compile:
+            training.compile_network(classifier.network, self.device)
+        return classifier
+
+    def _forward(self) -> Any:
+        enabled = self.precision.endswith("mixed")
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=enabled)
+
+    def _clock(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def network_alone(self) -> float:
+        """Images/s, forward and backward on one batch."""
+        classifier = self._prepared()
+        images, _, _ = next(iter(self.data.train_dataloader()))
+        inputs = classifier.normalise(images.to(self.device))
+
+        def steps(number: int) -> None:
+            for _ in range(number):
+                with self._forward():
+                    logits = classifier.network(inputs)
+                logits.float().sum().backward()
+                classifier.network.zero_grad()
+
+        steps(training.CALLS_TO_WARM_UP)
+        start = self._clock()
+        steps(self.steps)
+        return self.steps * len(inputs) / (self._clock() - start)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for _ in range(self.epochs):
+            yield from itertools.islice(self.data.train_dataloader(), self.steps_per_epoch)
+
+    def bare_loop(self) -> float:
+        """Images/s of the steps by a loop that does nothing else, as the Trainer would do them."""
+        classifier = self._prepared()
+        network = classifier.network
+        optimizer = classifier.make_optimizer(network.parameters())
+        scheduler = classifier.make_scheduler(optimizer, self.steps)
+        generator = torch.Generator(self.device).manual_seed(self.config.seed)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "16-mixed")
+
+        def step(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+            images, labels, index = (t.to(self.device, non_blocking=True) for t in batch)
+            images = classifier.augment(images, index, 0, generator)
+            with self._forward():
+                logits = network(classifier.normalise(images))
+                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            scheduler.step()
+
+        batches = self._batches()
+        batch = next(batches)  # the Trainer's clock begins with the first step too
+        for _ in range(training.CALLS_TO_WARM_UP):
+            step(batch)
+        start = self._clock()
+        for following in batches:
+            step(batch)
+            batch = following
+        step(batch)
+        return self.steps * self.batch_size / (self._clock() - start)
+
+    def conventional(self, batches: DataLoader[Any]) -> float:
+        """Images/s of the steps of the conventional pipeline."""
+        classifier = run.build_classifier(self.config, self.data)[0]
+        network = classifier.network.to(memory_format=torch.contiguous_format)
+        network = network.to(self.device).train()
+        optimizer = classifier.make_optimizer(network.parameters())
+        scheduler = classifier.make_scheduler(optimizer, self.steps)
+        torch.backends.cudnn.benchmark = True  # in its favour
+        iterator = itertools.chain.from_iterable(batches for _ in range(self.epochs))
+        batch: list[Tensor] | None = next(iterator)
+        start = self._clock()
+        while batch:
+            images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
+            loss = F.cross_entropy(
+                network(images), labels, label_smoothing=self.config.label_smoothing
+            )
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            batch = next(iterator, None)
+        return self.steps * self.batch_size / (self._clock() - start)
+
+    def matrix_products(self) -> float:
+        """TFLOP/s of large matrix products in the setting's precision: the best of several."""
+        # As cuDNN's convolutions are allowed to.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+        size = 8192 if self.device.type == "cuda" else 2048
+        one, other = torch.rand(2, size, size, device=self.device, dtype=DTYPES[self.precision])
+        best = 0.0
+        for _ in range(10):
+            start = self._clock()
+            one @ other
+            best = max(best, 2 * size**3 / (self._clock() - start) / 1e12)
+        return best
+
+
+def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Each one's images/s by round."""
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        # The order turns round: a machine's speed drifts.
+        for name in list(contestants)[:: -1 if number % 2 else 1]:
+            rates[name].append(contestants[name]())
+        figures = ", ".join(f"{name} {rate[-1]:,.0f}" for name, rate in rates.items())
+        print(f"round {number + 1} of {rounds}, images/s: {figures}", flush=True)
+    return rates
+
+
+def ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
+    """Of one's images/s to another's: the median of the rounds' ratios."""
+    pairs = zip(rates[one], rates[other], strict=True)
+    return round(statistics.median(a / b for a, b in pairs), 3)
+
+
+def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
+    """The four pipelines with the options that were typed."""
+    bench = Bench(overrides, run_dir)
+    images = OneByOne(bench.data, bench.steps_per_epoch * bench.batch_size)
+    batches = loader(images, bench.data.batch_size, bench.device)
+    contestants: dict[str, Callable[[], float]] = {
+        "Trainer": bench.through_the_trainer,
+        "network alone": bench.network_alone,
+        "bare loop": bench.bare_loop,
+        "conventional": lambda: bench.conventional(batches),
+    }
+    for name in list(contestants)[1:]:
+        contestants[name]()  # a warm-up
+    rates = in_turn(contestants, ROUNDS)
+    return {
+        "data": bench.config.choices.data,
+        "model": bench.config.choices.model,
+        "batch_size": bench.data.batch_size,
+        "rounds": ROUNDS,
+        "steps": bench.steps,
+        "workers": WORKERS,
+        "images_per_s": round(statistics.median(rates["Trainer"]), 1),
+        "alone_images_per_s": round(statistics.median(rates["network alone"]), 1),
+        "bare_images_per_s": round(statistics.median(rates["bare loop"]), 1),
+        "conventional_images_per_s": round(statistics.median(rates["conventional"]), 1),
+        "ratio_vs_alone": ratio(rates, "Trainer", "network alone"),
+        "ratio_vs_bare": ratio(rates, "Trainer", "bare loop"),
+        "ratio_vs_conventional": ratio(rates, "Trainer", "conventional"),
+        "precision": bench.precision,
+        "compile": bool(bench.config.trainer.compile),
+        "device": hardware.device_name(bench.device),
+        "torch": torch.__version__,
+    }
+
+
+def setting(overrides: Sequence[str], run_dir: str) -> list[dict[str, Any]]:
+    """Trainer, bare loop and network alone for a batch size and precision, eager and compiled."""
+    torch.compiler.reset()  # what other settings compiled, or a limit would be met
+    benches = {"eager": Bench([*overrides, "trainer.compile=false"], run_dir)}
+    seconds = None
+    if COMPILE:
+        with fresh_cache():  # or what an earlier start compiled would be found on the disk
+            compiled = Bench([*overrides, "trainer.compile=true"], run_dir)
+        seconds = compiled.compile_seconds
+        if seconds is not None:  # a compiler was found
+            benches["compiled"] = compiled
+    peak = benches["eager"].matrix_products()
+    rates = in_turn(
+        {
+            f"{how} {name}": measure
+            for how, bench in benches.items()
+            for name, measure in (
+                ("Trainer", bench.through_the_trainer),
+                ("network alone", bench.network_alone),
+                ("bare loop", bench.bare_loop),
+            )
+        },
+        SETTING_ROUNDS,
+    )
+    peak = max(peak, benches["eager"].matrix_products())
+    results: list[dict[str, Any]] = []
+    for how, bench in benches.items():
+        network = run.build_network(bench.config, len(bench.data.classes), bench.data.image_size)
+        flop = 6 * count(network, bench.data.image_size).multiply_adds
+        rate = statistics.median(rates[f"{how} Trainer"])
+        results.append(
+            {
+                "batch_size": bench.batch_size,
+                "precision": bench.precision,
+                "compile": how == "compiled",
+                "images_per_s": round(rate, 1),
+                "ratio_vs_alone": ratio(rates, f"{how} Trainer", f"{how} network alone"),
+                "ratio_vs_bare": ratio(rates, f"{how} Trainer", f"{how} bare loop"),
+                "peak_tflops": round(peak, 4),
+                "share_of_peak": round(rate * flop / 1e12 / peak, 4),
+            }
         )
+    if "compiled" in benches and seconds is not None:
+        gain = ratio(rates, "compiled Trainer", "eager Trainer")
+        epoch = CIFAR_EPOCH / results[0]["images_per_s"]  # seconds, eager
+        saved = epoch - epoch / gain
+        results[1]["ratio_vs_eager"] = gain
+        results[1]["compile_seconds"] = round(seconds, 1)
+        results[1]["epochs_that_pay"] = round(seconds / saved, 1) if saved > 0 else None
+    return results
 
-    def __len__(self) -> int:
-        return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
-
-
-def conventional(
-    config: DictConfig,
-    data: ImageData,
-    loader: DataLoader[tuple[Tensor, int]],
-    device: torch.device,
-) -> float:
-    """Images/s of STEPS steps of the conventional pipeline."""
-    classifier = run.build_classifier(config, data)[0]
-    network = classifier.network.to(memory_format=torch.contiguous_format).to(device).train()
-    optimizer = classifier.make_optimizer(network.parameters())
-    scheduler = classifier.make_scheduler(optimizer, STEPS)
-    batches = iter(loader)
-    batch: list[Tensor] | None = next(batches)
-    start = time.perf_counter()
-    while batch:
-        images, labels = batch
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        loss = F.cross_entropy(network(images), labels, label_smoothing=config.label_smoothing)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
-        batch = next(batches, None)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return STEPS * data.batch_size / (time.perf_counter() - start)
+def table(settings: list[dict[str, Any]]) -> str:
+    """Markdown, a row a setting."""
+    lines = [
+        "| batch | precision | compiled | images/s | of network alone | of bare loop "
+        "| of matrix peak | of eager | s to compile | epochs that pay |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for s in settings:
+        gain = s.get("ratio_vs_eager")
+        lines.append(
+            f"| {s['batch_size']} | {s['precision']} | {'yes' if s['compile'] else 'no'} "
+            f"| {s['images_per_s']:,.0f} | {s['ratio_vs_alone']:.0%} | {s['ratio_vs_bare']:.0%} "
+            f"| {s['share_of_peak']:.0%} of {s['peak_tflops']:.2f} TFLOP/s "
+            f"| {'-' if gain is None else f'{gain:.0%}'} | {s.get('compile_seconds') or '-'} "
+            f"| {s.get('epochs_that_pay') or '-'} |"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, and print a line a round and the summary."""
-    overrides = [
-        *prepare_arguments(sys.argv[1:]),
-        "logger=csv",
-        "trainer.max_epochs=1",
-        f"+trainer.limit_train_batches={STEPS}",
-        "+trainer.enable_checkpointing=false",
-    ]
+    """Measure, and print a line a round, the table and the summary."""
+    overrides = prepare_arguments(sys.argv[1:])
     with tempfile.TemporaryDirectory() as run_dir:
-        config = compose(overrides, run_dir)
-        if config.trainer.compile:
-            sys.exit("Error: with trainer.compile=true the compiling would be measured.")
-        data = run.build_data(config)
-        if len(data.train_index) < STEPS * data.batch_size:
-            sys.exit(f"Error: {STEPS} steps need {STEPS * data.batch_size} training images.")
-        _, trainer = through_the_trainer(config, data)  # a warm-up, for each of the three
-        if str(trainer.precision) not in ("32-true", "16-mixed", "bf16-mixed"):
-            sys.exit(f"Error: the bare loop has no precision {trainer.precision}.")
-        device = trainer.strategy.root_device
-        loader = DataLoader(
-            OneByOne(data),
-            data.batch_size,
-            shuffle=True,
-            num_workers=WORKERS,
-            persistent_workers=WORKERS > 0,  # in its favour: starting them is not measured
-            pin_memory=device.type == "cuda",
-        )
-        contestants: dict[str, Callable[[], float]] = {
-            "Trainer": lambda: through_the_trainer(config, data)[0],
-            "bare loop": lambda: bare_loop(config, data, trainer),
-            "conventional": lambda: conventional(config, data, loader, device),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in contestants}
-        contestants["bare loop"](), contestants["conventional"]()
-        for number in range(ROUNDS):
-            # The order turns round: a machine's speed drifts.
-            for name in list(contestants)[:: -1 if number % 2 else 1]:
-                rates[name].append(contestants[name]())
-            figures = ", ".join(f"{name} {rate[-1]:.0f}" for name, rate in rates.items())
-            print(f"round {number + 1} of {ROUNDS}, images/s: {figures}", flush=True)
-
-    def ratio_to(other: str) -> float:
-        ratios = [a / b for a, b in zip(rates["Trainer"], rates[other], strict=True)]
-        return round(statistics.median(ratios), 3)
-
-    summary = {
-        "data": config.choices.data,
-        "model": config.choices.model,
-        "batch_size": data.batch_size,
-        "rounds": ROUNDS,
-        "steps": STEPS,
-        "workers": WORKERS,
-        "images_per_s": round(statistics.median(rates["Trainer"]), 1),
-        "bare_images_per_s": round(statistics.median(rates["bare loop"]), 1),
-        "conventional_images_per_s": round(statistics.median(rates["conventional"]), 1),
-        "ratio_vs_bare": ratio_to("bare loop"),
-        "ratio_vs_conventional": ratio_to("conventional"),
-        "precision": str(trainer.precision),
-        "device": hardware.device_name(device),
-        "torch": torch.__version__,
-    }
-    print(json.dumps(summary))
+        summary = four(overrides, run_dir)
+        settings = []
+        if SETTING_ROUNDS:
+            if COMPILE:
+                torch.compile(torch.sin)(torch.ones(1))  # what the first compiling sets up for all
+            for batch, precision in itertools.product(
+                BATCH_SIZES.split(","), PRECISIONS.split(",")
+            ):
+                chosen = [f"data.batch_size={batch}", f"trainer.precision={precision}"]
+                print(*chosen, flush=True)
+                settings += setting([*overrides, *chosen], run_dir)
+            print(table(settings))
+    print(json.dumps({**summary, "settings": settings}))
 
 
 if __name__ == "__main__":

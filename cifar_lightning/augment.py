@@ -1,13 +1,14 @@
 """Augmentation on whole batches, on the device the batch is on, drawn anew for each image.
 
-Every function takes images [N, C, H, W] of any dtype and returns images of the same shape, dtype
-and device; the input is left as it was. Randomness comes from a `torch.Generator` on the images'
-device, so equal generators give equal results.
+Every function takes images [N, C, H, W] and, unless it says otherwise, returns images of the same
+shape, dtype and device; the input is left as it was. Randomness comes from a `torch.Generator` on
+the images' device, so equal generators give equal results.
 """
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -90,6 +91,16 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     square = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # [N, 1, H, W]
     colour = images.mean((2, 3), keepdim=True, dtype=torch.float32)  # [N, C, 1, 1]
     return torch.where(square, colour.to(images.dtype), images)
+
+
+def scale(images: Tensor, size: int) -> Tensor:
+    """Scale images (floating point) to `size` x `size` pixels, bilinear and antialiased.
+
+    Without antialiasing a smaller image would be a sample of the pixels, not their mean.
+    """
+    # In float32, because CPUs have no other kernel for it.
+    scaled = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
+    return scaled.to(images.dtype, memory_format=torch.channels_last)
 
 
 class Augment:

@@ -1,5 +1,6 @@
 """What a network costs and contains, and the refusal of one that breaks the budget."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,10 +28,6 @@ class Budget:
     separable: int
     multiply_adds: int
 
-    def train_tflop(self, images: int) -> float:
-        """TFLOP to train on `images` images: forward and backward are 6 per multiply-add."""
-        return 6 * self.multiply_adds * images / 1e12
-
 
 def count(network: nn.Module, image_size: int = 32) -> Budget:
     """Count a network's parameters, convolutions by kind, and multiply-adds.
@@ -55,17 +52,30 @@ def count(network: nn.Module, image_size: int = 32) -> Budget:
     )
 
 
+def train_tflop(network: nn.Module, images_by_size: Mapping[int, int]) -> float:
+    """TFLOP to train on images: forward and backward are 6 per multiply-add.
+
+    Args:
+        network: as for `count`.
+        images_by_size: their numbers by their size in pixels.
+    """
+    flop = sum(6 * _multiply_adds(network, size) * n for size, n in images_by_size.items())
+    return flop / 1e12
+
+
 def _is_depthwise(convolution: nn.Conv2d) -> bool:
     return convolution.groups == convolution.in_channels > 1
 
 
 def _multiply_adds(network: nn.Module, image_size: int) -> int:
     parameter = next(network.parameters())
-    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device)
+    image = torch.zeros(
+        1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device
+    )
     training = network.training
     network.eval()  # one image has no batch statistics, and none must be recorded
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(image)
+        network.forward(image)  # past a compiled call, which would be compiled for this image
     network.train(training)
     return int(counter.get_total_flops()) // 2
 

@@ -12,6 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from cifar_lightning.augment import scale
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]."""
 
@@ -59,6 +61,10 @@ class Classifier(pl.LightningModule):
         label_smoothing: share of the target spread evenly over the classes in training.
         seed: of the augmentation.
 
+    Attributes:
+        train_size: pixels, height and width, that training steps scale their images to; None for
+            no scaling.
+
     Raises:
         ValueError: if `label_smoothing` is not in [0, 1].
     """
@@ -90,6 +96,7 @@ class Classifier(pl.LightningModule):
         self.augment = augment
         self.label_smoothing = label_smoothing
         self.seed = seed
+        self.train_size: int | None = None
         self.fit_scores = Scores(len(classes))
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
@@ -104,15 +111,25 @@ class Classifier(pl.LightningModule):
         logits: Tensor = self.network(self.normalise(images))
         return logits
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The smoothed cross-entropy of one augmented batch."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
+        """The smoothed cross-entropy of one augmented batch.
+
+        Returns:
+            `loss`, its mean; `losses` [N]; and `image_size`, in pixels, that the network saw.
+        """
         images, labels, index = batch
         images = self.augment(images, index, self.current_epoch, self._generator(batch_idx))
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        inputs = self.normalise(images)
+        if self.train_size is not None:
+            inputs = scale(inputs, self.train_size)
+        logits = self.network(inputs)
+        losses = F.cross_entropy(
+            logits, labels, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        loss = losses.mean()
         # Kept on the device: reading a value here would make the GPU wait at every step.
         self.fit_scores.update(loss.detach(), logits.detach(), labels)
-        return loss
+        return {"loss": loss, "losses": losses.detach(), "image_size": inputs.shape[-1]}
 
     def _generator(self, batch_idx: int) -> torch.Generator:
         """The randomness of one step, from what the step is alone, so that it survives a resume."""
@@ -129,7 +146,9 @@ class Classifier(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, scores: Scores) -> None:
         images, labels, _ = batch
-        logits = self(images)
+        # Compiling pays in training; each size of batch that comes here would be compiled anew.
+        with torch.compiler.set_stance("force_eager"):
+            logits = self(images)
         scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
 
     def on_validation_epoch_end(self) -> None:

@@ -149,7 +149,9 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         key, equals, value = argument.partition("=")
         if equals and not key:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
-        if value == "null" and key != "experiment" and (CONF / key).is_dir():
+        if argument == "experiment=null":
+            continue  # as it is without; Hydra does not take it
+        if "null" in value.split(",") and key and (CONF / key).is_dir():
             options = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
             raise UserError(f"{argument}: this group needs an option: {options}.")
         if equals and key.lstrip("+") in PATH_KEYS and value != "null":

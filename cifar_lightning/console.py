@@ -123,13 +123,14 @@ def show_start(
         (
             "training",
             f"{config.choices.optimizer}, batches of {data.batch_size}, "
-            f"{trainer.max_epochs} epochs, {trainer.precision} on "
+            f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}, "
+            f"{trainer.precision} on "
             f"{trainer.world_size} x {trainer.strategy.root_device.type}",
         ),
         ("target", aim),
         ("run folder", config.run_dir),
     ):
-        console.print(f"[dim]{label:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
+        note(label, text)
     console.print()
 
 
@@ -152,7 +153,7 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
         if isinstance(logger, BoardLogger):
             places.append(("board", logger.how_to_open()))
     for label, place in places:
-        console.print(f"[dim]{label:<11}[/]{escape(place)}", highlight=False, soft_wrap=True)
+        note(label, place)
 
 
 def _readable(key: str, value: Any) -> str:
@@ -163,6 +164,12 @@ def _readable(key: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}"
     return f"{value:,}" if isinstance(value, int) and key != "seed" else escape(str(value))
+
+
+@rank_zero_only
+def note(label: str, text: str) -> None:
+    """One line of a fact, its label dim."""
+    get_console().print(f"[dim]{label:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
 
 
 @rank_zero_only

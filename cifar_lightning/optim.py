@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
 
 class Muon(Optimizer):
     """Muon for the inner weight matrices and SGD for the rest, as one optimizer.
@@ -32,8 +34,10 @@ class Muon(Optimizer):
         momentum: Muon's, with Nesterov's look-ahead.
         ns_steps: Newton-Schulz steps towards the orthogonal matrix.
         sgd_lr: SGD's learning rate.
+        head_lr: SGD's for the last of the weights, the classifier's; None is `sgd_lr`.
         sgd_momentum: SGD's, with Nesterov's look-ahead.
-        weight_decay: SGD's, added to the gradient. Muon's weights have a fixed norm instead.
+        weight_decay: SGD's, added to the gradient; with a `head_lr` the last weight decays as fast
+            as the others. Muon's weights have a fixed norm instead.
 
     Raises:
         ValueError: if a learning rate or the weight decay is negative, or a momentum is not in
@@ -47,27 +51,40 @@ class Muon(Optimizer):
         momentum: float = 0.85,
         ns_steps: int = 3,
         sgd_lr: float = 0.05,
+        head_lr: float | None = None,
         sgd_momentum: float = 0.9,
         weight_decay: float = 5e-4,
     ) -> None:
-        for name, value in (("lr", lr), ("sgd_lr", sgd_lr), ("weight_decay", weight_decay)):
+        head_lr = sgd_lr if head_lr is None else head_lr
+        for name, value in (
+            ("lr", lr),
+            ("sgd_lr", sgd_lr),
+            ("head_lr", head_lr),
+            ("weight_decay", weight_decay),
+        ):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, not {value}")
         for name, value in (("momentum", momentum), ("sgd_momentum", sgd_momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {value}")
         params = list(params)
-        inner = [p for p in params if p.ndim >= 2 and p.shape[1] > 1][1:-1]
-        inner_ids = {id(p) for p in inner}
-        rest = [p for p in params if id(p) not in inner_ids]
+        dense = [p for p in params if p.ndim >= 2 and p.shape[1] > 1]
+        inner, head = dense[1:-1], dense[-1:] if head_lr != sgd_lr else []
+        elsewhere = {id(p) for p in (*inner, *head)}
+        sgd = {"muon": False, "momentum": sgd_momentum}
         groups: list[dict[str, Any]] = [
             {"params": inner, "muon": True, "lr": lr, "momentum": momentum, "ns_steps": ns_steps},
             {
-                "params": rest,
-                "muon": False,
+                "params": [p for p in params if id(p) not in elsewhere],
                 "lr": sgd_lr,
-                "momentum": sgd_momentum,
                 "weight_decay": weight_decay,
+                **sgd,
+            },
+            {
+                "params": head,
+                "lr": head_lr,
+                "weight_decay": weight_decay * sgd_lr / head_lr if head_lr else 0.0,
+                **sgd,
             },
         ]
         super().__init__([group for group in groups if group["params"]], {})
@@ -86,30 +103,40 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            update = self._muon if group["muon"] else self._sgd
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    update(weight, weight.grad, group)
+            trained = [(w, w.grad) for w in group["params"] if w.grad is not None]
+            if trained:
+                weights, gradients = (list(tensors) for tensors in zip(*trained, strict=True))
+                (self._muon if group["muon"] else self._sgd)(weights, gradients, group)
         return loss
 
-    def _muon(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        direction = self._nesterov(weight, gradient, group["momentum"])
-        orthogonal = orthogonalise(direction.reshape(len(weight), -1), group["ns_steps"])
-        weight.mul_(len(weight) ** 0.5 / weight.norm().clamp_min(1e-7))  # 0 stays 0
-        weight.add_(orthogonal.view_as(weight), alpha=-group["lr"])
+    # The `_foreach` functions do on a GPU for many tensors in one launch what would be one launch
+    # for each; torch.optim is made of them.
 
-    def _sgd(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        gradient = gradient.add(weight, alpha=group["weight_decay"])
-        direction = self._nesterov(weight, gradient, group["momentum"])
-        weight.add_(direction, alpha=-group["lr"])
+    def _muon(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        directions = self._nesterov(weights, gradients, group["momentum"])
+        steps = [
+            orthogonalise(d.reshape(len(d), -1), group["ns_steps"]).view_as(d) for d in directions
+        ]
+        factors = torch._foreach_norm(weights)
+        torch._foreach_clamp_min_(factors, 1e-7)  # 0 stays 0
+        torch._foreach_reciprocal_(factors)
+        torch._foreach_mul_(factors, [len(w) ** 0.5 for w in weights])
+        torch._foreach_mul_(weights, factors)
+        torch._foreach_add_(weights, steps, alpha=-group["lr"])
 
-    def _nesterov(self, weight: Tensor, gradient: Tensor, momentum: float) -> Tensor:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight)
-        buffer: Tensor = state["momentum_buffer"]
-        buffer.mul_(momentum).add_(gradient)
-        return gradient.add(buffer, alpha=momentum)
+    def _sgd(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
+        decayed = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+        directions = self._nesterov(weights, decayed, group["momentum"])
+        torch._foreach_add_(weights, directions, alpha=-group["lr"])
+
+    def _nesterov(self, weights: list[Tensor], gradients: Tensors, momentum: float) -> Tensors:
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients)
+        return torch._foreach_add(gradients, buffers, alpha=momentum)
 
 
 def orthogonalise(matrix: Tensor, steps: int) -> Tensor:

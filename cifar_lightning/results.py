@@ -12,8 +12,9 @@ from pytorch_lightning.loggers import Logger
 
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.board import BoardLogger
-from cifar_lightning.budget import Budget
+from cifar_lightning.budget import Budget, train_tflop
 from cifar_lightning.callbacks import TargetReached, Throughput
+from cifar_lightning.classifier import Classifier
 from cifar_lightning.curves import read_rows
 from cifar_lightning.hardware import device_name
 from cifar_lightning.pictures import learning_curves
@@ -22,6 +23,7 @@ from cifar_lightning.pictures import learning_curves
 def collect(
     config: DictConfig,
     trainer: pl.Trainer,
+    classifier: Classifier,
     callbacks: dict[str, Callback],
     budget: Budget,
     finished: bool,
@@ -31,6 +33,7 @@ def collect(
     Args:
         config: the run's.
         trainer: after fit, and after test where the run was not interrupted.
+        classifier: the run's.
         callbacks: by name; `best`, `throughput` and `target` are read.
         budget: of the network.
         finished: False after Ctrl-C.
@@ -59,7 +62,8 @@ def collect(
         "seconds_to_target": throughput.seconds if reached else None,
         "train_seconds": throughput.seconds,
         "images_per_s": throughput.images_per_s,
-        "train_tflop": budget.train_tflop(throughput.images),
+        "train_images": throughput.images,
+        "train_tflop": train_tflop(classifier.network, throughput.images_by_size),
         "precision": str(trainer.precision),
         "device": device_name(trainer.strategy.root_device),
         "torch": torch.__version__,

@@ -53,7 +53,7 @@ def train(config: DictConfig) -> dict[str, Any]:
         finished = training.fit(trainer, classifier, data, config) and training.evaluate_best(
             trainer, classifier, data, callbacks["best"]
         )
-        metrics = results.collect(config, trainer, callbacks, budget, finished)
+        metrics = results.collect(config, trainer, classifier, callbacks, budget, finished)
         if trainer.is_global_zero:
             results.save(config, metrics, callbacks, loggers)
             console.show_result(config, metrics, loggers)

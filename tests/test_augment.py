@@ -12,6 +12,7 @@ from cifar_lightning.augment import (
     flip,
     random_flip,
     random_shift,
+    scale,
 )
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -164,3 +165,13 @@ def test_augment_composes_shift_flip_and_cutout(which: Literal["random", "altern
 def test_augment_refuses_an_unknown_flip() -> None:
     with pytest.raises(ValueError, match="'upside-down'"):
         Augment(flip="upside-down")  # type: ignore[arg-type]
+
+
+def test_scaling_down_takes_means_not_samples() -> None:
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[..., ::2] = 1.0
+    scaled = scale(stripes, 16)
+    assert scaled.shape == (1, 3, 16, 16)
+    assert scaled.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(scaled[..., 2:-2], torch.tensor(0.5), atol=0.01)
+    assert torch.allclose(scale(torch.full((2, 3, 32, 32), 0.3), 24), torch.tensor(0.3))

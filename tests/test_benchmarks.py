@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import TINY
+from PIL import Image
 
 from cifar_lightning.cli import CONF
 
@@ -27,13 +29,57 @@ def last_line(script: str, *options: str, **environment: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_throughput_compares_three_pipelines() -> None:
-    summary = last_line("throughput.py", ROUNDS="1", STEPS="2", WORKERS="1")
-    for pipeline in ("bare", "conventional"):
+def test_throughput_compares_pipelines_and_settings() -> None:
+    options = {"BATCH_SIZES": "10,25", "PRECISIONS": "32-true", "COMPILE": "true"}
+    summary = last_line(
+        "throughput.py", ROUNDS="1", SETTING_ROUNDS="1", IMAGES="50", WORKERS="1", **options
+    )
+    for pipeline in ("alone", "bare", "conventional"):
         rate = summary[f"{pipeline}_images_per_s"]
         assert summary[f"ratio_vs_{pipeline}"] == pytest.approx(
             summary["images_per_s"] / rate, rel=0.01
         )
+    settings = summary["settings"]
+    assert [(s["batch_size"], s["compile"]) for s in settings] == [
+        (10, False),
+        (10, True),
+        (25, False),
+        (25, True),
+    ]
+    for s in settings:
+        tflops = s["images_per_s"] * 6 * 44_167_744 / 1e12
+        assert s["share_of_peak"] == pytest.approx(tflops / s["peak_tflops"], rel=0.05)
+    assert [s["compile_seconds"] > 0 for s in settings if s["compile"]] == [True, True]
+
+
+@pytest.mark.slow
+def test_time_to_target_measures_each_recipe_once(tmp_path: Path) -> None:
+    environment = {
+        "EXPERIMENTS": "default,conventional",
+        "SEEDS": "0,1",
+        "CONVENTIONAL_EPOCHS": "2",
+        "WORKERS": "1",
+        "FOLDER": str(tmp_path / "results"),
+    }
+    options = ("trainer.max_epochs=1", "target_accuracy=null", "data.train_size=400")
+    first = last_line("time_to_target.py", *options, **environment)
+    assert [r["experiment"] for r in first["recipes"]] == ["default", "conventional"]
+    default, conventional = first["recipes"]
+    assert (default["seeds"], default["train_images"]) == (2, 350)
+    assert conventional["train_images"] == 2 * 256
+    runs = (tmp_path / "results" / "runs.jsonl").read_text()
+    assert len(runs.splitlines()) == 4
+    for line in runs.splitlines():
+        figures = json.loads(line)
+        seconds, accuracy = figures["curve"][-1]
+        assert seconds == pytest.approx(figures["train_seconds"], rel=0.01)
+        assert accuracy == pytest.approx(figures["val/acc"], abs=1e-5)
+    with Image.open(tmp_path / "results" / "time_to_target.png") as picture:
+        assert picture.size == (960, 540)
+    assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
+    # A second start finds everything measured.
+    assert last_line("time_to_target.py", *options, **environment) == first
+    assert (tmp_path / "results" / "runs.jsonl").read_text() == runs
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar_lightning.budget import Budget, check, count
+from cifar_lightning.budget import Budget, check, count, train_tflop
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
 
@@ -10,8 +10,14 @@ from cifar_lightning.models import DilatedDW
 def test_the_seed_network() -> None:
     budget = count(DilatedDW())
     assert budget == Budget(257_856, dilated=1, separable=2, multiply_adds=44_167_744)
+
+
+def test_training_compute_is_counted_at_the_size_that_was_used() -> None:
     # 6 x 44.17 M x 45,000 images.
-    assert budget.train_tflop(45_000) == pytest.approx(11.925, abs=0.001)
+    assert train_tflop(DilatedDW(), {32: 45_000}) == pytest.approx(11.925, abs=0.001)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1))  # 216 multiply-adds a pixel
+    expected = 6 * 216 * (24 * 24 * 1000 + 32 * 32 * 50) / 1e12
+    assert train_tflop(network, {24: 1000, 32: 50}) == pytest.approx(expected)
 
 
 def test_multiply_adds_by_hand() -> None:

@@ -2,20 +2,32 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import weights_of
 from omegaconf import DictConfig
 from torch import Tensor
 
 from cifar_lightning import run, training
-from cifar_lightning.callbacks import TargetReached, Throughput, validation_threshold
+from cifar_lightning.budget import count
+from cifar_lightning.callbacks import (
+    LowResolutionFirst,
+    RevisitHardest,
+    TargetReached,
+    Throughput,
+    validation_threshold,
+)
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Batch, Classifier
+from cifar_lightning.cli import compose
 from cifar_lightning.curves import read_rows
 from cifar_lightning.errors import UserError
+from cifar_lightning.models import DilatedDW
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -84,7 +96,7 @@ def test_the_clock_counts_training_without_validation(
 
 def test_the_clock_goes_on_after_a_resume() -> None:
     first, second = Throughput(), Throughput()
-    first.seconds, first.images = 12.5, 1000
+    first.seconds, first.images_by_size = 12.5, {24: 600, 32: 400}
     second.load_state_dict(first.state_dict())
     assert second.images_per_s == 80.0
 
@@ -139,14 +151,16 @@ class Diverging(Classifier):
     bad_step = 8
     ruins_weights = False
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
+        result = super().training_step(batch, batch_idx)
+        loss = result["loss"]
+        assert isinstance(loss, Tensor)
         if self.current_epoch * 6 + batch_idx + 1 != self.bad_step:
-            return loss
+            return result
         if self.ruins_weights:
             loss.register_hook(lambda gradient: gradient * math.nan)
-            return loss
-        return loss * math.inf
+            return result
+        return {**result, "loss": loss * math.inf}
 
 
 @pytest.mark.parametrize("ruins_weights", [False, True])
@@ -188,3 +202,141 @@ def test_each_validation_is_one_row_of_metrics(tiny: Compose, tmp_path: Path) ->
     names = {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "throughput/images_per_s"}
     assert all(names <= set(row) for row in rows)
     assert {"test/loss", "test/acc"} <= set(last)
+
+
+LOW = (
+    "callbacks=low_resolution",
+    "callbacks.low_resolution.until=0.5",
+    "target_accuracy=null",
+    "trainer.max_epochs=2",
+)
+
+
+def test_small_images_come_first_and_full_ones_later(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    forward = DilatedDW.forward
+
+    def spy(network: DilatedDW, images: Tensor) -> Tensor:
+        sizes.append((network.training, len(images), images.shape[-1]))
+        return forward(network, images)
+
+    monkeypatch.setattr(DilatedDW, "forward", spy)
+    metrics = train(tiny(*LOW, "callbacks.low_resolution.until=0.25"))
+    assert [size for training, _, size in sizes if training] == [24] * 3 + [32] * 9
+    evaluated = [size for training, images, size in sizes if not training and images > 1]
+    assert set(evaluated) == {32}  # one image alone is for counting
+    small, full = (6 * count(DilatedDW(), size).multiply_adds for size in (24, 32))
+    expected = 25 * (3 * small + 9 * full) / 1e12
+    assert metrics["train_tflop"] == pytest.approx(expected, abs=1e-6)
+    assert metrics["train_images"] == 25 * 12
+
+
+def test_a_network_that_cannot_take_small_images_is_told_before_the_first_step(
+    tiny: Compose,
+) -> None:
+    with pytest.raises(UserError, match="cannot take images of 8 x 8 pixels"):
+        train(tiny(*LOW, "callbacks.low_resolution.size=8"))
+
+
+@pytest.mark.parametrize("until", [-0.1, 1.1])
+def test_a_fraction_of_the_steps_is_from_0_to_1(until: float) -> None:
+    with pytest.raises(ValueError, match="until must be from 0 to 1"):
+        LowResolutionFirst(24, until)
+
+
+def test_the_hardest_images_come_again_at_the_end_of_each_epoch(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[int], Tensor]] = []
+    step = Classifier.training_step
+
+    def spy(classifier: Classifier, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
+        result = step(classifier, batch, batch_idx)
+        losses, loss = result["losses"], result["loss"]
+        assert isinstance(losses, Tensor)
+        assert isinstance(loss, Tensor)
+        assert losses.mean().item() == pytest.approx(loss.item(), rel=1e-3)
+        seen.append((batch[2].tolist(), losses))
+        return result
+
+    monkeypatch.setattr(Classifier, "training_step", spy)
+    options = ["callbacks=revisit", "callbacks.revisit.fraction=0.4", "target_accuracy=null"]
+    metrics = train(tiny(*options, "trainer.max_epochs=2"))
+    assert metrics["train_images"] == 2 * (150 + 50)  # 0.4 of 150 are 60, which are 2 batches of 25
+    for epoch in (seen[:8], seen[8:]):
+        first = [image for index, _ in epoch[:6] for image in index]
+        again = {image for index, _ in epoch[6:] for image in index}
+        assert len(set(first)) == 150
+        assert len(again) == 50
+        losses = dict(zip(first, torch.cat([part for _, part in epoch[:6]]).tolist(), strict=True))
+        assert again == set(sorted(first, key=lambda image: -losses[image])[:50])
+
+
+def test_revisiting_is_for_one_device() -> None:
+    two = cast(pl.Trainer, SimpleNamespace(world_size=2))
+    with pytest.raises(UserError, match="works on one device"):
+        RevisitHardest(0.5).setup(two, pl.LightningModule(), "fit")
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_a_fraction_of_the_images_is_from_0_to_1(fraction: float) -> None:
+    with pytest.raises(ValueError, match="fraction must be from 0 to 1"):
+        RevisitHardest(fraction)
+
+
+def both_logits(checkpoint: Path) -> tuple[Tensor, Tensor]:
+    classifier, _ = run.rebuild(checkpoint)
+    images = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return classifier(images.byte()), classifier(images.byte().flip(-1))
+
+
+def test_trained_with_mirror_symmetry_a_mirrored_image_gets_the_same_logits(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    for name in ("mirror", "default"):
+        options = [f"callbacks={name}", "target_accuracy=null", "trainer.max_epochs=2"]
+        train(tiny(*options, run_dir=name))
+    checkpoints = tmp_path / "mirror" / "checkpoints"
+    for name in ("best", "last"):
+        logits, mirrored = both_logits(checkpoints / f"{name}.ckpt")
+        assert logits.std() > 0.1
+        assert torch.allclose(logits, mirrored, atol=1e-3)
+    assert not torch.allclose(*both_logits(tmp_path / "default/checkpoints/last.ckpt"), atol=1e-2)
+
+
+def test_mirror_symmetry_without_validation_is_in_the_last_checkpoint(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    train(tiny("callbacks=mirror", "target_accuracy=null", "data.val_size=0"))
+    assert torch.allclose(*both_logits(tmp_path / "run/checkpoints/best.ckpt"), atol=1e-3)
+
+
+def test_the_methods_go_on_after_a_resume_as_if_there_had_been_no_break(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    mirror = "+callbacks.mirror._target_=cifar_lightning.callbacks.MirrorSymmetry"
+    whole = train(tiny(*LOW, mirror, run_dir="whole"))
+    # Broken off at the end of the first of two epochs.
+    config = tiny(*LOW, mirror, run_dir="broken")
+    data = run.build_data(config)
+    pl.seed_everything(0, verbose=False)
+    classifier, _ = run.build_classifier(config, data)
+    trainer = run.build_trainer(config, run.build_callbacks(config, data))
+    trainer.callbacks.append(StopAfterEpoch())  # type: ignore[attr-defined]
+    with training.quiet():
+        training.fit(trainer, classifier, data, config)
+    again = train(compose([f"resume={tmp_path}/broken/checkpoints/last.ckpt"], tmp_path / "broken"))
+    for key in ("val/acc", "test/acc", "test/loss", "train_images", "train_tflop"):
+        assert again[key] == whole[key]
+    one, other = (
+        weights_of(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "broken")
+    )
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+
+
+class StopAfterEpoch(pl.Callback):
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = True

@@ -55,7 +55,8 @@ def test_the_loss_is_the_smoothed_cross_entropy() -> None:
     smooth = classifier(network, label_smoothing=0.3)
     smooth.augment = lambda images, index, epoch, generator: images
     labels = torch.arange(16) % 3
-    loss = smooth.training_step((images(), labels, torch.arange(16)), 0)
+    loss = smooth.training_step((images(), labels, torch.arange(16)), 0)["loss"]
+    assert isinstance(loss, Tensor)
     log_p = smooth(images()).log_softmax(1)
     expected = -(0.7 * log_p[torch.arange(16), labels] + 0.3 * log_p.mean(1)).mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)

@@ -101,6 +101,10 @@ def test_compose_tells_the_options_the_folder_and_the_name(tmp_path: Path) -> No
     assert re.fullmatch("2026-sweep-3-[0-9a-f]{6}", job.run_id)
 
 
+def test_no_experiment_may_be_typed() -> None:
+    assert prepare_arguments(["experiment=null", "seed=1"]) == ["seed=1"]
+
+
 SHAPES = [option for option in TINY if option != "data=shapes"]
 
 # What is typed, and what the message says of it. With a word for the reader: would you know what to
@@ -111,7 +115,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (
         ["model=dilated_wd"],
         [
-            "There is no model=dilated_wd. The options of model: dilated_dw.",
+            "There is no model=dilated_wd. The options of model: airbench94, dilated_dw.",
             "Did you mean dilated_dw?",
         ],
     ),
@@ -148,6 +152,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["model.num_classes=ten"], ["model.num_classes=ten should be a valid integer."]),
     (["budget.max_params=1e5x"], ["budget.max_params=1e5x should be a valid number."]),
     (["trainer.max_epochs=null"], ["trainer.max_epochs=null is not a count from 1"]),
+    (["experiment=null,sgd", "-m"], ["this group needs an option: airbench94, sgd, speedrun."]),
     (["augment=null"], ["augment=null: this group needs an option: basic, default, none, strong."]),
     (["budget=null"], ["budget=null is no option and no set of keys."]),
     (["callbacks.best=null"], ["callbacks.best cannot be taken out"]),

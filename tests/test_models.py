@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cifar_lightning.models import DilatedDW, initialise
+from cifar_lightning.budget import count
+from cifar_lightning.models import Airbench94, DilatedDW, initialise
 
 # Kind, output shape, parameters, bias; the table of the network, row by row.
 TABLE: list[tuple[type[nn.Module], tuple[int, ...], int, bool]] = [
@@ -98,6 +99,18 @@ def correlated_images() -> Tensor:
     noise = torch.randn(200, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     smooth = nn.functional.avg_pool2d(noise, 5, stride=1)
     return smooth + smooth.mean(1, keepdim=True)
+
+
+def test_airbench94_is_the_reference() -> None:
+    network = Airbench94()
+    budget = count(network)
+    # By hand from its description: 0.29 PFLOP for 8 epochs of 50,000 images.
+    assert budget.parameters == 1_972_792
+    assert 6 * budget.multiply_adds * 400_000 / 1e15 == pytest.approx(0.284, abs=0.001)
+    frozen = [n for n, p in network.named_parameters() if not p.requires_grad]
+    assert "layers.0.weight" in frozen
+    assert len(frozen) == 1 + 6  # the whitening filters, and the norms' scales
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_whitened_filters_respond_uncorrelated_with_equal_variance() -> None:

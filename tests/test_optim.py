@@ -27,6 +27,17 @@ def test_muon_gets_the_inner_dense_and_pointwise_convolutions() -> None:
     assert (muon["lr"], sgd["lr"]) == (0.1, 0.05)
 
 
+def test_the_head_may_learn_faster_and_decays_as_fast_as_the_rest() -> None:
+    network = DilatedDW()
+    groups = Muon(network.parameters(), sgd_lr=0.1, head_lr=0.4, weight_decay=0.02).param_groups
+    _, sgd, head = groups
+    (weight,) = head["params"]
+    assert weight is network.layers[21].weight
+    assert all(weight is not other for other in sgd["params"])
+    assert (sgd["lr"], head["lr"]) == (0.1, 0.4)
+    assert head["lr"] * head["weight_decay"] == pytest.approx(sgd["lr"] * sgd["weight_decay"])
+
+
 def test_muon_serves_a_network_with_nothing_between_first_and_last() -> None:
     network = nn.Linear(3, 2)
     (group,) = Muon(network.parameters()).param_groups
@@ -148,6 +159,7 @@ def test_step_returns_the_closures_loss_with_gradients_enabled() -> None:
     [
         ({"lr": -0.1}, "lr must not be negative, not -0.1"),
         ({"sgd_lr": -1.0}, "sgd_lr must not be negative"),
+        ({"head_lr": -1.0}, "head_lr must not be negative"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative"),
         ({"momentum": 1.0}, r"momentum must be at least 0 and below 1, not 1.0"),
         ({"sgd_momentum": -0.5}, "sgd_momentum must be at least 0"),

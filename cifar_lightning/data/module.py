@@ -1,5 +1,6 @@
 """The LightningDataModule: splits and batches, for whatever source of images."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 
@@ -10,6 +11,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from cifar_lightning.data.parts import Part, Parts
 from cifar_lightning.errors import UserError
+
+# Of what is free on a GPU, for the images; the rest is the training's. Where they do not fit, each
+# batch is copied to it.
+LARGEST_SHARE_OF_MEMORY = 0.5
 
 
 class ImageData(pl.LightningDataModule):
@@ -36,6 +41,11 @@ class ImageData(pl.LightningDataModule):
         mean, std: of the training images by channel, on the scale 0 to 1.
         train: the official train part; `train_index` (int64) are the positions that are trained on.
         val: the images that validate, or None with `val_size=0`.
+        revisit: fraction of the training images that come again at the end of each epoch: those
+            with the largest `losses`, before them what had no place in a whole batch. 0 unless
+            something sets it before training.
+        losses: float [images of the official train part], where the batches are; for whoever has
+            set `revisit` to keep up to date. An epoch begins with infinite ones.
         test: the official test part.
 
     Raises:
@@ -57,6 +67,7 @@ class ImageData(pl.LightningDataModule):
         self.split_seed = split_seed
         self.seed = seed
         self.val: Part | None = None
+        self.revisit = 0.0
         self._loaded = False
 
     def prepare_data(self) -> None:
@@ -113,14 +124,19 @@ class ImageData(pl.LightningDataModule):
         return count
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-        """Batches in a new order every epoch; the last, incomplete one is left out."""
+        """Batches in a new order every epoch; incomplete ones are left out."""
         rank, world_size = self._rank_and_world_size()
         if self.batch_size % world_size:
             raise UserError(
                 f"{world_size} devices cannot share data.batch_size={self.batch_size} evenly."
             )
-        order = BatchOrder(self.train_index, self.batch_size, self.seed, rank, world_size)
-        return DataLoader(self.train, sampler=order, batch_size=None)  # type: ignore[arg-type]
+        train = self._placed(self.train)
+        index = self.train_index.to(train.labels.device)
+        self.losses = torch.full((len(train),), math.inf, device=index.device)
+        order = BatchOrder(
+            index, self.batch_size, self.seed, rank, world_size, self.revisit, self.losses
+        )
+        return DataLoader(train, sampler=order, batch_size=None)  # type: ignore[arg-type]
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]] | list[Tensor]:
         """All validation images in order; an empty list with `val_size=0`."""
@@ -131,10 +147,19 @@ class ImageData(pl.LightningDataModule):
         return self._in_order(self.test)
 
     def _in_order(self, part: Part) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-        order = BatchOrder(
-            torch.arange(len(part)), self.batch_size, None, *self._rank_and_world_size()
-        )
+        part = self._placed(part)
+        index = torch.arange(len(part), device=part.labels.device)
+        order = BatchOrder(index, self.batch_size, None, *self._rank_and_world_size())
         return DataLoader(part, sampler=order, batch_size=None)  # type: ignore[arg-type]
+
+    def _placed(self, part: Part) -> Part:
+        """A part on the device that works on it, so that no step copies anything from the host."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if device.type == "cuda":
+            free, _ = torch.cuda.mem_get_info(device)
+            if part.images.nbytes > free * LARGEST_SHARE_OF_MEMORY:
+                return part
+        return part.to(device)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -148,22 +173,34 @@ class BatchOrder(Sampler[Tensor]):
     number of them.
 
     Args:
-        index: int64 [M], the images to go through.
+        index: int64 [M], the images to go through; the batches are on its device.
         batch_size: over all devices.
         seed: of the order, new in each epoch, the incomplete last batch left out; with None the
             images come as in `index`, all of them.
         rank: this process, from 0 to `world_size` - 1.
         world_size: number of processes.
+        revisit: fraction of the images that come again in an epoch, chosen when all have come once:
+            those with the largest losses. With a seed only.
+        losses: float, by position; those of an epoch are filled in while it goes on.
     """
 
     def __init__(
-        self, index: Tensor, batch_size: int, seed: int | None, rank: int = 0, world_size: int = 1
+        self,
+        index: Tensor,
+        batch_size: int,
+        seed: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+        revisit: float = 0.0,
+        losses: Tensor | None = None,
     ) -> None:
         self.index = index
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.revisited = int(revisit * len(index)) // batch_size  # batches
+        self.losses = losses
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -172,15 +209,32 @@ class BatchOrder(Sampler[Tensor]):
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.index), self.batch_size)
-        return full if self.seed is not None else full + bool(rest)
+        return full + self.revisited if self.seed is not None else full + bool(rest)
 
     def __iter__(self) -> Iterator[Tensor]:
-        index = self.index
-        if self.seed is not None:
-            # From seed and epoch alone: a resumed run sees what the unbroken one would have seen.
-            generator = torch.Generator().manual_seed(hash((self.seed % 2**32, self.epoch)))
-            index = index[torch.randperm(len(index), generator=generator)]
-        for batch in index.split(self.batch_size)[: len(self)]:
+        if self.seed is None:
+            yield from self._batches(self.index)
+            return
+        # From seed and epoch alone: a resumed run sees what the unbroken one would have seen.
+        generator = torch.Generator().manual_seed(hash((self.seed % 2**32, self.epoch)))
+        again = self.revisited * self.batch_size
+        # Both at once: a GPU waits whenever something is copied to it.
+        first, second = (
+            torch.randperm(count, generator=generator).to(self.index.device)
+            for count in (len(self.index), again)
+        )
+        if self.losses is not None:
+            self.losses.fill_(math.inf)
+        yield from self._batches(self.index[first])
+        if again and self.losses is not None:
+            hardest_first = self.losses[self.index].argsort(descending=True, stable=True)
+            yield from self._batches(self.index[hardest_first[:again][second]])
+
+    def _batches(self, index: Tensor) -> Iterator[Tensor]:
+        batches = index.split(self.batch_size)
+        if self.seed is not None:  # without the incomplete last one
+            batches = batches[: len(index) // self.batch_size]
+        for batch in batches:
             yield batch[self.rank :: self.world_size]
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,10 @@ class Part:
 
     images: Tensor
     labels: Tensor
+
+    def to(self, device: torch.device) -> "Part":
+        """The same on a device."""
+        return Part(self.images.to(device), self.labels.to(device))
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,0 +1,224 @@
+"""Recipes in turn on one machine: images, TFLOP and seconds of training, and test accuracy.
+
+    python benchmarks/time_to_target.py data=folder data.path=DIR_OR_ARCHIVE
+
+Each name is an `experiment`, but for `default`, the configuration without one, and `conventional`,
+the recipe most people use: plain PyTorch, SGD with lr 0.1, momentum 0.9, weight decay 5e-4 and
+batches of 128, cosine to zero in 10 epochs, torchvision's transforms image by image in DataLoader
+workers, fp32; on the same network as the default, tested with its last weights (the others with
+those that validation chose).
+
+Seconds are of training: without set-up, compilation, validation and test. The last line of the
+output is JSON. Options are those of training; in the environment, EXPERIMENTS and SEEDS say which
+recipes and seeds, and FOLDER where the table, the picture and the runs go. What a run measured is
+kept in FOLDER/runs.jsonl and not measured again by a later start: delete the file to begin anew.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from conventional import WORKERS, OneByOne, loader
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+from cifar_lightning import hardware, run
+from cifar_lightning.budget import train_tflop
+from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.curves import read_rows
+from cifar_lightning.train import train
+
+EXPERIMENTS = os.environ.get("EXPERIMENTS", "speedrun,default,sgd,conventional,airbench94").split(
+    ","
+)
+SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0,1,2").split(",")]
+FOLDER = Path(os.environ.get("FOLDER", "runs/time_to_target"))
+CONVENTIONAL_EPOCHS = int(os.environ.get("CONVENTIONAL_EPOCHS", "10"))
+TARGETS = (0.80, 0.94)
+KEPT = ("epochs", "train_images", "train_tflop", "train_seconds", "val/acc", "test/acc", "device")
+
+
+def with_the_trainer(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """A run as the command line does it; its figures, and [seconds, accuracy] of validations."""
+    experiment = [] if name == "default" else [f"experiment={name}"]
+    run_dir = FOLDER / f"{name}_{seed}"
+    config = compose([*overrides, *experiment, f"seed={seed}"], run_dir)
+    metrics = train(config)
+    rows = [row for row in read_rows(run_dir) if "val/acc" in row]
+    curve = [[row["throughput/train_seconds"], row["val/acc"]] for row in rows]
+    return {**{key: metrics[key] for key in KEPT}, "curve": curve}
+
+
+def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe most people use; the same figures."""
+    config = compose([*overrides, f"seed={seed}"], FOLDER / f"conventional_{seed}")
+    data = run.build_data(config)
+    accelerator, _ = hardware.choose_devices(
+        config.trainer.gpus, torch.cuda.device_count(), 128, one_device=True
+    )
+    device = torch.device("cuda" if accelerator == "gpu" else "cpu")
+    torch.manual_seed(seed)
+    network = run.build_network(config, len(data.classes), data.image_size).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    images = OneByOne(data)
+    batches = loader(images, min(128, len(images)), device)
+    epochs = CONVENTIONAL_EPOCHS
+    torch.backends.cudnn.benchmark = True  # in its favour
+    iter(batches)  # starts the workers, which is set-up
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (data.mean, data.std))
+
+    @torch.no_grad()
+    def accuracy(images: Tensor, labels: Tensor) -> float:
+        network.eval()
+        right = 0
+        for part, truth in zip(images.split(500), labels.split(500), strict=True):
+            guess = network((part.to(device) / 255 - mean) / std).argmax(1)
+            right += int((guess.cpu() == truth).sum())
+        network.train()
+        return right / len(labels)
+
+    seconds, curve = 0.0, []
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        for inputs, labels in batches:
+            inputs, labels = inputs.to(device, non_blocking=True), labels.to(device)
+            optimizer.zero_grad()
+            F.cross_entropy(network(inputs), labels).backward()
+            optimizer.step()
+            schedule.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds += time.perf_counter() - start
+        if data.val is not None:
+            curve.append([seconds, accuracy(data.val.images, data.val.labels)])
+        print(
+            f"conventional: epoch {epoch + 1}/{epochs}  {seconds:.1f} s  {curve[-1:]}", flush=True
+        )
+    count = epochs * len(batches) * (batches.batch_size or 0)
+    return {
+        "epochs": epochs,
+        "train_images": count,
+        "train_tflop": train_tflop(network, {data.image_size: count}),
+        "train_seconds": seconds,
+        "val/acc": curve[-1][1] if curve else None,
+        "test/acc": accuracy(data.test.images, data.test.labels),
+        "device": hardware.device_name(device),
+        "curve": curve,
+    }
+
+
+def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """One run's figures, from the file where it is there."""
+    key: dict[str, Any] = {"experiment": name, "seed": seed, "overrides": list(overrides)}
+    if name == "conventional":
+        key |= {"conventional_epochs": CONVENTIONAL_EPOCHS, "workers": WORKERS}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "runs.jsonl").open("a+") as file:
+        file.seek(0)
+        for line in file:
+            known: dict[str, Any] = json.loads(line)
+            if known.items() >= key.items():
+                return known
+    if name == "conventional":
+        figures = conventional(seed, overrides)
+    else:
+        figures = with_the_trainer(name, seed, overrides)
+    result = {**key, **figures}
+    with (FOLDER / "runs.jsonl").open("a") as file:
+        file.write(f"{json.dumps(result)}\n")
+    return result
+
+
+def seconds_to(target: float, curve: Iterable[Sequence[float]]) -> float | None:
+    """Of training, until the first validation at or above a target."""
+    return next((seconds for seconds, accuracy in curve if accuracy >= target), None)
+
+
+def summarise(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations over the seeds."""
+    summary: dict[str, Any] = {"experiment": name, "seeds": len(runs)}
+    for key in ("epochs", "train_images", "train_tflop", "train_seconds", "test/acc"):
+        values = [r[key] for r in runs]
+        summary[key] = round(statistics.mean(values), 4)
+        summary[f"{key}_std"] = round(statistics.stdev(values), 4) if len(runs) > 1 else None
+    for target in TARGETS:
+        times = [seconds_to(target, r["curve"]) for r in runs]
+        reached = [t for t in times if t is not None]
+        summary[f"seconds_to_{target:.0%}"] = (
+            round(statistics.mean(reached), 1) if len(reached) == len(runs) else None
+        )
+    return summary
+
+
+def table(summaries: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a row a recipe."""
+    lines = [
+        "| recipe | seeds | epochs | images | TFLOP | seconds | test accuracy "
+        "| s to 80 % on validation | s to 94 % |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for s in summaries:
+        spread = {
+            key: "" if s[f"{key}_std"] is None else f" ± {s[f'{key}_std'] * scale:.{digits}f}"
+            for key, scale, digits in (("train_seconds", 1, 1), ("test/acc", 100, 2))
+        }
+        times = [s[f"seconds_to_{target:.0%}"] for target in TARGETS]
+        lines.append(
+            f"| {s['experiment']} | {s['seeds']} | {s['epochs']:g} | {s['train_images']:,.0f} "
+            f"| {s['train_tflop']:.1f} | {s['train_seconds']:.1f}{spread['train_seconds']} "
+            f"| {s['test/acc'] * 100:.2f}{spread['test/acc']} % | "
+            + " | ".join("-" if t is None else f"{t:.1f}" for t in times)
+            + " |"
+        )
+    return "\n".join(lines)
+
+
+def picture(runs: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]]) -> Figure:
+    """Accuracy against seconds: validation along the way as lines, test at the end as dots."""
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for number, summary in enumerate(summaries):
+        colour = f"C{number}"
+        for r in runs:
+            if r["experiment"] == summary["experiment"]:
+                if r["curve"]:
+                    axes.plot(*zip(*r["curve"], strict=True), color=colour, alpha=0.6, linewidth=1)
+                axes.plot(r["train_seconds"], r["test/acc"], "o", color=colour, markersize=5)
+        axes.plot([], [], "o-", color=colour, label=summary["experiment"])
+    axes.axhline(0.8, color="#d1242f", linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds of training")
+    axes.set_ylabel("accuracy: validation (line), test (dot)")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Measure what is not measured yet, and write the table and the picture."""
+    one_gpu = ["trainer.gpus=1"] if torch.cuda.is_available() else []
+    overrides = ["logger=csv", *one_gpu, *prepare_arguments(sys.argv[1:])]
+    runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
+    summaries = [
+        summarise(name, [r for r in runs if r["experiment"] == name]) for name in EXPERIMENTS
+    ]
+    print(table(summaries))
+    (FOLDER / "table.md").write_text(table(summaries) + "\n")
+    picture(runs, summaries).savefig(FOLDER / "time_to_target.png")
+    print(f"In {FOLDER}: table.md, time_to_target.png, runs.jsonl")
+    print(json.dumps({"device": runs[0]["device"], "recipes": summaries}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""What watches or steers a run from outside the step."""
+
+from cifar_lightning.callbacks.mirror import MirrorSymmetry
+from cifar_lightning.callbacks.nan import TerminateOnNaN
+from cifar_lightning.callbacks.resolution import LowResolutionFirst
+from cifar_lightning.callbacks.revisit import RevisitHardest
+from cifar_lightning.callbacks.target import TargetReached, validation_threshold
+from cifar_lightning.callbacks.throughput import Throughput
+
+__all__ = [
+    "LowResolutionFirst",
+    "MirrorSymmetry",
+    "RevisitHardest",
+    "TargetReached",
+    "TerminateOnNaN",
+    "Throughput",
+    "validation_threshold",
+]

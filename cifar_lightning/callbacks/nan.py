@@ -1,0 +1,80 @@
+"""Losses that are no numbers."""
+
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+
+from cifar_lightning.errors import UserError
+
+
+class TerminateOnNaN(pl.Callback):
+    """Ends a training whose loss or weights are not finite, before a checkpoint is made of them.
+
+    Args:
+        every_n_steps: steps between two looks on a CPU; on a GPU, which waits whenever a value is
+            read, it looks only when a checkpoint may follow, as it does on a CPU too.
+
+    Raises:
+        ValueError: if `every_n_steps` is below 1.
+        UserError: from the training, naming the step.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}")
+        self.every_n_steps = every_n_steps
+        self._losses: list[Tensor] = []  # since the last look
+        self._step = 0  # of the last loss, counted from 1 over the whole training
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Note the loss; look from time to time."""
+        self._losses.append(outputs["loss"])
+        self._step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
+        if len(self._losses) >= self.every_n_steps and not self._losses[0].is_cuda:
+            self._look(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look before the best checkpoint is saved."""
+        if trainer.state.fn == "fit":
+            self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look before the last checkpoint is saved."""
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: pl.Trainer, module: pl.LightningModule | None = None) -> None:
+        """Look at the noted losses, and at the weights and statistics of a module."""
+        losses, self._losses = self._losses, []
+        finite = torch.stack(losses).isfinite() if losses else torch.ones(1, dtype=torch.bool)
+        step = math.inf
+        if not finite.all():
+            step = self._step - len(losses) + 1 + int(finite.int().argmin())
+        elif module and not _is_finite(module):
+            step = self._step  # its loss was a number, what it did to the weights is not
+        # All devices stop together, or those that go on would wait for the others for ever.
+        found = torch.tensor(float(step), device=trainer.strategy.root_device)
+        first = trainer.strategy.reduce(found, reduce_op="min").item()
+        if first < math.inf:
+            epoch = (int(first) - 1) // int(trainer.num_training_batches) + 1
+            raise UserError(
+                f"The loss is not a finite number any more: step {first:.0f}, in epoch {epoch}. "
+                "The training was stopped; the checkpoints are of before that. What helps: a lower "
+                "learning rate (optimizer.lr), a longer warm-up (scheduler.warmup), or "
+                "trainer.precision=32-true."
+            )
+
+
+def _is_finite(module: pl.LightningModule) -> bool:
+    state = [value for value in module.state_dict().values() if value.is_floating_point()]
+    return bool(get_total_norm(state).isfinite())

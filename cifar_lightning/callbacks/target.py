@@ -1,0 +1,79 @@
+"""Stopping at a target, and the margin that makes its promise hold."""
+
+import math
+from statistics import NormalDist
+
+import pytorch_lightning as pl
+
+
+class TargetReached(pl.Callback):
+    """Stops training once validation says that test accuracy will be at or above a target.
+
+    A validation at exactly the target is above it on the test images only every other time, so the
+    threshold is higher by a margin: that of `validation_threshold`. Lightning's EarlyStopping
+    stops strictly above its threshold only.
+
+    Args:
+        target: test accuracy from 0 to 1; None trains to the end.
+        confidence: see `validation_threshold`.
+        val_images, test_images: their numbers.
+
+    Attributes:
+        target, confidence: as given.
+        threshold: the validation accuracy to reach, or None.
+
+    Raises:
+        ValueError: if `target` or `confidence` is out of range.
+    """
+
+    def __init__(
+        self,
+        target: float | None,
+        confidence: float = 0.9,
+        val_images: int = 5000,
+        test_images: int = 10_000,
+    ) -> None:
+        self.target = target
+        self.confidence = confidence
+        threshold = validation_threshold(target or 0.0, confidence, val_images, test_images)
+        self.threshold = None if target is None else threshold
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare the validation that has just ended."""
+        accuracy = trainer.callback_metrics["val/acc"].item()
+        if trainer.state.fn == "fit" and self.reached_by(accuracy):
+            trainer.should_stop = True
+
+    def reached_by(self, accuracy: float) -> bool:
+        """Whether a validation accuracy is at or above the threshold; False without a target."""
+        # Accuracies are float32, in which 0.7 is 0.69999999.
+        return self.threshold is not None and round(accuracy, 6) >= round(self.threshold, 6)
+
+
+def validation_threshold(
+    target: float, confidence: float, val_images: int, test_images: int
+) -> float:
+    """The validation accuracy that promises a test accuracy of at least `target`.
+
+    Both accuracies are shares of images drawn at random, so their difference has the standard error
+    sqrt(p (1 - p) (1 / val_images + 1 / test_images)); of it as many are added to the target as a
+    normal distribution has below `confidence`. With 5,000 and 10,000 images and a confidence of
+    0.9, 0.80 becomes 0.8089. It is never above 1.
+
+    Args:
+        target: from 0 to 1.
+        confidence: from 0.5, which adds nothing, to below 1.
+        val_images: their number; with 0 there is no validation, and nothing is added.
+        test_images: their number.
+
+    Raises:
+        ValueError: if `target` or `confidence` is out of range.
+    """
+    if not 0 <= target <= 1:
+        raise ValueError(f"target must be from 0 to 1, not {target}")
+    if not 0.5 <= confidence < 1:
+        raise ValueError(f"confidence must be from 0.5 to below 1, not {confidence}")
+    if not val_images:
+        return target
+    error = math.sqrt(target * (1 - target) * (1 / val_images + 1 / test_images))
+    return min(1.0, target + NormalDist().inv_cdf(confidence) * error)

@@ -1,0 +1,116 @@
+"""The clock of a run."""
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+
+class Throughput(pl.Callback):
+    """Measures training alone: no set-up, no validation, no checkpoints.
+
+    Logs, with each validation or each epoch where there is none, `throughput/images_per_s` (since
+    the last time), `throughput/train_seconds` and `epoch` (since the start).
+
+    Attributes:
+        seconds: of training so far, over resumes too.
+        images_by_size: images trained on so far, over all devices, by their size in pixels.
+        epochs: trained so far; a fraction within an epoch.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.images_by_size: dict[int, int] = {}
+        self.epochs = 0.0
+        self._started: float | None = None
+        self._logged_seconds = 0.0
+        self._logged_images = 0
+
+    @property
+    def images(self) -> int:
+        """Trained on so far, over all devices."""
+        return sum(self.images_by_size.values())
+
+    @property
+    def images_per_s(self) -> float:
+        """Mean over the whole training; 0 before it."""
+        return self.images / self.seconds if self.seconds else 0.0
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock, at the first step of an epoch and after a validation."""
+        if self._started is None:
+            _finish_work(pl_module.device)
+            self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the images; no reading of the clock here, which would make a GPU wait."""
+        images = len(batch[0]) * trainer.world_size
+        size = outputs.get("image_size", batch[0].shape[-1])
+        self.images_by_size[size] = self.images_by_size.get(size, 0) + images
+        self.epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock."""
+        self._stop(pl_module)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log with the validation's metrics."""
+        if trainer.state.fn == "fit":
+            self._log(pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop the clock; log where no validation has."""
+        self._stop(pl_module)
+        if not trainer.enable_validation:
+            self._log(pl_module)
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Stop the clock."""
+        self._stop(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been measured so far, for a resume."""
+        return {
+            "seconds": self.seconds,
+            "images_by_size": dict(self.images_by_size),
+            "epochs": self.epochs,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from an earlier run."""
+        self.seconds = self._logged_seconds = state_dict["seconds"]
+        self.images_by_size = dict(state_dict["images_by_size"])
+        self._logged_images = self.images
+        self.epochs = state_dict["epochs"]
+
+    def _stop(self, pl_module: pl.LightningModule) -> None:
+        if self._started is not None:
+            _finish_work(pl_module.device)
+            self.seconds += time.perf_counter() - self._started
+            self._started = None
+
+    def _log(self, pl_module: pl.LightningModule) -> None:
+        seconds = self.seconds - self._logged_seconds
+        images = self.images - self._logged_images
+        self._logged_seconds, self._logged_images = self.seconds, self.images
+        pl_module.log("throughput/images_per_s", images / max(seconds, 1e-9))
+        pl_module.log("throughput/train_seconds", self.seconds)
+        pl_module.log("epoch", self.epochs)
+
+
+def _finish_work(device: torch.device) -> None:
+    """A GPU works on after the program has gone on: wait, or the clock shows the launching only."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

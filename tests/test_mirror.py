@@ -1,0 +1,126 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.errors import UserError
+from cifar_lightning.models import DilatedDW, initialise
+from cifar_lightning.models.mirror import (
+    mirror_channels,
+    mirror_index,
+    partners_of,
+    symmetrise,
+    symmetrise_statistics,
+)
+
+
+def images(n: int = 8, size: int = 32) -> Tensor:
+    """Smooth, as photographs are."""
+    generator = torch.Generator().manual_seed(0)
+    small = torch.randn(n, 3, 8, 8, generator=generator)
+    return nn.functional.interpolate(small, size=(size, size), mode="bicubic")
+
+
+def both_ways(n: int) -> Tensor:
+    return torch.cat([images(n), images(n).flip(-1)])
+
+
+def first_of(network: nn.Module) -> nn.Conv2d:
+    return next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+
+
+def symmetric(network: nn.Module) -> tuple[nn.Module, Tensor, Tensor]:
+    """Whitened, and made symmetric; with its partners and its index."""
+    initialise(network, both_ways(1000), whiten=0.5, dirac=True)
+    partners = mirror_channels(first_of(network))
+    index = mirror_index(network, partners)
+    symmetrise([weight.data for weight in network.parameters()], index)
+    return network.double(), partners, index
+
+
+@pytest.mark.parametrize("size", [32, 24])
+def test_a_mirrored_image_has_the_same_logits(size: int) -> None:
+    network, partners, _ = symmetric(DilatedDW())
+    for _ in range(3):  # statistics that are not those of the start
+        network(images(64).double())
+    symmetrise_statistics(network, partners)
+    network.eval()
+    batch = images(size=size).double()
+    logits, mirrored = network(batch), network(batch.flip(-1))
+    assert logits.std() > 1e-4
+    assert torch.allclose(logits, mirrored, atol=1e-10)
+
+
+def test_weights_that_are_not_symmetric_tell_the_difference() -> None:
+    network = DilatedDW().eval()
+    assert not torch.allclose(network(images()), network(images().flip(-1)), atol=1e-4)
+
+
+def test_a_symmetric_gradient_is_that_of_the_images_and_the_mirrored_images() -> None:
+    network, _, index = symmetric(DilatedDW())
+    labels = torch.arange(8)
+    gradients = []
+    for batch in (images().double(), images().double().flip(-1)):
+        twin = copy.deepcopy(network)
+        nn.functional.cross_entropy(twin(batch), labels).backward()
+        gradients.append([p.grad for p in twin.parameters() if p.grad is not None])
+    means = [(one + other) / 2 for one, other in zip(*gradients, strict=True)]
+    symmetrise(gradients[0], index)
+    for ours, mean in zip(gradients[0], means, strict=True):
+        assert torch.allclose(ours, mean, atol=1e-12)
+
+
+def test_an_image_of_the_image_is_the_image() -> None:
+    network, _, index = symmetric(DilatedDW())
+    assert torch.equal(index[index], torch.arange(257_856))
+    before = [p.detach().clone() for p in network.parameters()]
+    symmetrise([p.data for p in network.parameters()], index)
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_convolutions_that_start_as_the_identity_stay_it() -> None:
+    network = symmetric(DilatedDW())[0].float()
+    convolution = network.get_submodule("layers.12")
+    expected = torch.zeros(128, 128, 3, 3)
+    nn.init.dirac_(expected)
+    assert isinstance(convolution, nn.Conv2d)
+    assert torch.equal(convolution.weight, expected)
+
+
+def test_whitened_filters_find_their_mirror_images() -> None:
+    network = DilatedDW()
+    initialise(network, both_ways(1000), whiten=0.5, dirac=True)
+    first = first_of(network)
+    partners = mirror_channels(first)
+    assert torch.equal(partners[partners], torch.arange(32))
+    assert (partners == torch.arange(32)).any()  # filters that are symmetric themselves
+    pairs = (partners == (torch.arange(32) + 16) % 32).nonzero().flatten()
+    assert len(pairs) > 4  # odd ones, whose mirror images are their negatives
+    for filter_, partner in enumerate(partners.tolist()):
+        mirrored = first.weight[filter_].flip(-1)
+        assert (mirrored - first.weight[partner]).norm() < 0.2 * mirrored.norm()
+
+
+def test_filters_without_a_mirror_image_pair_in_order() -> None:
+    filters = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    filters[1] = filters[3].flip(-1)
+    first = nn.Conv2d(3, 5, 3)
+    first.weight.data = filters
+    assert mirror_channels(first).tolist() == [2, 3, 0, 1, 4]
+
+
+def test_further_channels_pair_with_neighbours() -> None:
+    first = torch.tensor([0, 2, 1])
+    assert partners_of(3, first).tolist() == [0, 2, 1]
+    assert partners_of(8, first).tolist() == [0, 2, 1, 4, 3, 6, 5, 7]
+    assert partners_of(2, first).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LayerNorm([4, 30, 30]), nn.Conv2d(4, 4, 3, groups=2), nn.ConvTranspose2d(4, 4, 3)]
+)
+def test_a_layer_whose_mirror_image_is_unknown_is_refused(layer: nn.Module) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), layer)
+    with pytest.raises(UserError, match=type(layer).__name__):
+        mirror_index(network, torch.arange(4))
