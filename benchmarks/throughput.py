@@ -15,9 +15,9 @@ The last line of the output is JSON.
     python benchmarks/throughput.py data=folder data.path=DIR_OR_ARCHIVE
 
 Options are those of training; in the environment, ROUNDS and IMAGES set how much is measured (at
-least 200 steps on a GPU), BATCH_SIZES and PRECISIONS the settings of the second table,
-SETTING_ROUNDS its rounds (0: no table), and WORKERS how many DataLoader workers the conventional
-pipeline has; COMPILE=false leaves the compiling out.
+least 200 steps on a GPU), SETTING_ROUNDS (0: none) and SETTING_IMAGES the same for the second
+table, BATCH_SIZES and PRECISIONS its settings, and WORKERS how many DataLoader workers the
+conventional pipeline has; COMPILE=false leaves the compiling out.
 """
 
 import itertools
@@ -48,7 +48,9 @@ from cifar_lightning.cli import compose, prepare_arguments
 from cifar_lightning.data import ImageData
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
-IMAGES = int(os.environ.get("IMAGES", "10240"))  # in each measurement, rounded to whole steps
+# In each measurement of the first and of the second table, rounded to whole steps.
+IMAGES = int(os.environ.get("IMAGES", "10240"))
+SETTING_IMAGES = int(os.environ.get("SETTING_IMAGES", "4096"))
 SETTING_ROUNDS = int(os.environ.get("SETTING_ROUNDS", "3"))
 ON_GPU = torch.cuda.is_available()
 LEAST_STEPS = 200 if ON_GPU else 1
@@ -65,12 +67,13 @@ class Bench:
     Args:
         overrides: of training.
         run_dir: for what the runs leave.
+        images: in each measurement; on a GPU more, if they would be too few steps.
 
     Attributes:
         compile_seconds: of the last compiling; None before it, and without.
     """
 
-    def __init__(self, overrides: Sequence[str], run_dir: str) -> None:
+    def __init__(self, overrides: Sequence[str], run_dir: str, images: int) -> None:
         options = ["logger=csv", "+trainer.enable_checkpointing=false"]
         if ON_GPU:
             options.append("trainer.gpus=1")
@@ -78,7 +81,7 @@ class Bench:
         self.data: ImageData = run.build_data(first)
         self.batch_size: int = self.data.batch_size
         available = len(self.data.train_index) // self.batch_size
-        wanted = max(IMAGES // self.batch_size, LEAST_STEPS)
+        wanted = max(images // self.batch_size, LEAST_STEPS)
         self.epochs = math.ceil(wanted / available)
         self.steps_per_epoch = math.ceil(wanted / self.epochs)
         self.steps = self.epochs * self.steps_per_epoch
@@ -235,7 +238,7 @@ def ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
 
 def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
     """The four pipelines with the options that were typed."""
-    bench = Bench(overrides, run_dir)
+    bench = Bench(overrides, run_dir, IMAGES)
     images = OneByOne(bench.data, bench.steps_per_epoch * bench.batch_size)
     batches = loader(images, bench.data.batch_size, bench.device)
     contestants: dict[str, Callable[[], float]] = {
@@ -271,11 +274,11 @@ def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
 def setting(overrides: Sequence[str], run_dir: str) -> list[dict[str, Any]]:
     """Trainer, bare loop and network alone for a batch size and precision, eager and compiled."""
     torch.compiler.reset()  # what other settings compiled, or a limit would be met
-    benches = {"eager": Bench([*overrides, "trainer.compile=false"], run_dir)}
+    benches = {"eager": Bench([*overrides, "trainer.compile=false"], run_dir, SETTING_IMAGES)}
     seconds = None
     if COMPILE:
         with fresh_cache():  # or what an earlier start compiled would be found on the disk
-            compiled = Bench([*overrides, "trainer.compile=true"], run_dir)
+            compiled = Bench([*overrides, "trainer.compile=true"], run_dir, SETTING_IMAGES)
         seconds = compiled.compile_seconds
         if seconds is not None:  # a compiler was found
             benches["compiled"] = compiled

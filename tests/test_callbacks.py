@@ -17,6 +17,7 @@ from cifar_lightning import run, training
 from cifar_lightning.budget import count
 from cifar_lightning.callbacks import (
     LowResolutionFirst,
+    MirrorSymmetry,
     RevisitHardest,
     TargetReached,
     Throughput,
@@ -26,6 +27,7 @@ from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Batch, Classifier
 from cifar_lightning.cli import compose
 from cifar_lightning.curves import read_rows
+from cifar_lightning.data.module import BatchOrder
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.train import train
@@ -238,6 +240,10 @@ def test_a_network_that_cannot_take_small_images_is_told_before_the_first_step(
 ) -> None:
     with pytest.raises(UserError, match="cannot take images of 8 x 8 pixels"):
         train(tiny(*LOW, "callbacks.low_resolution.size=8"))
+    with pytest.raises(UserError, match="the data's have 32 x 32: take fewer"):
+        train(tiny(*LOW, "callbacks.low_resolution.size=32"))
+    with pytest.raises(ValueError, match="size must be at least 1"):
+        LowResolutionFirst(0, 0.5)
 
 
 @pytest.mark.parametrize("until", [-0.1, 1.1])
@@ -274,6 +280,47 @@ def test_the_hardest_images_come_again_at_the_end_of_each_epoch(
         assert again == set(sorted(first, key=lambda image: -losses[image])[:50])
 
 
+def test_every_epoch_chooses_anew_what_comes_again() -> None:
+    """Else a resumed run, which knows of no earlier epoch, would go another way."""
+    losses = torch.zeros(10)
+    order = BatchOrder(torch.arange(10), 4, seed=0, revisit=0.4, losses=losses)
+    for _ in range(2):
+        batches = iter(order)
+        first = torch.cat([next(batches), next(batches)])
+        assert losses.isinf().all()
+        losses[first] = torch.arange(8.0)
+        # The two that had no place in a whole batch, and the two with the largest losses.
+        left_out = set(range(10)) - set(first.tolist())
+        assert set(next(batches).tolist()) == left_out | set(first[-2:].tolist())
+        losses.fill_(-1.0)
+        assert next(batches, None) is None
+
+
+def test_revisiting_ends_with_the_training_that_wants_it(tiny: Compose) -> None:
+    config = tiny("callbacks=revisit", "target_accuracy=null")
+    data = run.build_data(config)
+    classifier, _ = run.build_classifier(config, data)
+    trainer = run.build_trainer(config, run.build_callbacks(config, data))
+    with training.quiet():
+        trainer.fit(classifier, data)
+    assert trainer.num_training_batches == 6 + 3
+    assert len(data.train_dataloader()) == 6
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_the_methods_work_in_every_precision(tiny: Compose, precision: str) -> None:
+    # Its own batch size comes with an experiment.
+    options = ["experiment=speedrun", "data.batch_size=25", f"trainer.precision={precision}"]
+    metrics = train(tiny(*options))
+    assert metrics["train_images"] == 150 + 75
+    assert metrics["train_tflop"] > 0
+
+
+def test_mirror_symmetry_refuses_a_network_that_cannot_have_it(tiny: Compose) -> None:
+    with pytest.raises(UserError, match="not mirror-symmetric, even with symmetric weights"):
+        train(tiny("experiment=airbench94", "data.batch_size=25", "callbacks=mirror"))
+
+
 def test_revisiting_is_for_one_device() -> None:
     two = cast(pl.Trainer, SimpleNamespace(world_size=2))
     with pytest.raises(UserError, match="works on one device"):
@@ -305,6 +352,36 @@ def test_trained_with_mirror_symmetry_a_mirrored_image_gets_the_same_logits(
         assert logits.std() > 0.1
         assert torch.allclose(logits, mirrored, atol=1e-3)
     assert not torch.allclose(*both_logits(tmp_path / "default/checkpoints/last.ckpt"), atol=1e-2)
+
+
+class GradientsSeen(pl.Callback):
+    """What is left of the difference between gradients and their mirror images, by step."""
+
+    def __init__(self) -> None:
+        self.differences: list[float] = []
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        flat = torch.cat(gradients)
+        (mirror,) = (c for c in trainer.callbacks if isinstance(c, MirrorSymmetry))  # type: ignore[attr-defined]
+        self.differences.append(((flat - flat[mirror._index]).norm() / flat.norm()).item())
+
+
+def test_every_gradient_is_made_symmetric_and_was_not_before(tiny: Compose) -> None:
+    config = tiny("callbacks=mirror", "target_accuracy=null")
+    data = run.build_data(config)
+    classifier, _ = run.build_classifier(config, data)
+    trainer = run.build_trainer(config, run.build_callbacks(config, data))
+    before, after = GradientsSeen(), GradientsSeen()
+    trainer.callbacks.insert(0, before)  # type: ignore[attr-defined]
+    trainer.callbacks.append(after)  # type: ignore[attr-defined]
+    with training.quiet():
+        trainer.fit(classifier, data)
+    assert len(before.differences) == 6
+    assert min(before.differences) > 0.1
+    assert max(after.differences) == 0.0
 
 
 def test_mirror_symmetry_without_validation_is_in_the_last_checkpoint(

@@ -18,7 +18,13 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
 from cifar_lightning.augment import Augment
-from cifar_lightning.callbacks import LowResolutionFirst, MirrorSymmetry, TerminateOnNaN, Throughput
+from cifar_lightning.callbacks import (
+    LowResolutionFirst,
+    MirrorSymmetry,
+    RevisitHardest,
+    TerminateOnNaN,
+    Throughput,
+)
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ShapesData
 from cifar_lightning.data.module import BatchOrder
@@ -56,28 +62,37 @@ TRAINER = cast(
 )
 
 
-def train_two_steps(classifier: Classifier, part: Part, optimizer: torch.optim.Optimizer) -> None:
-    """What the Trainer has done in two steps, without Lightning's own part."""
-    callbacks = [LowResolutionFirst(24, 0.5), MirrorSymmetry(), Throughput(), TerminateOnNaN()]
-    mirror = callbacks[1]
-    mirror._partners, mirror._index = _partners_and_index(classifier)  # type: ignore[attr-defined]
+def train_an_epoch(classifier: Classifier, part: Part, optimizer: torch.optim.Optimizer) -> int:
+    """What the Trainer has done in the steps of an epoch, without Lightning's own part."""
+    mirror, revisit = MirrorSymmetry(), RevisitHardest(0.5)
+    mirror._partners, mirror._index = _partners_and_index(classifier)
+    watching = [revisit, Throughput(), TerminateOnNaN(every_n_steps=2)]
     scheduler = linear_schedule(optimizer, 100)
-    order = BatchOrder(torch.arange(len(part), device=part.labels.device), 16, seed=None)
-    for number, index in zip(range(2), order, strict=False):
-        batch = part[index]
-        callbacks[0].on_train_batch_start(TRAINER, classifier, batch, number)
-        outputs = classifier.training_step(batch, number)
-        loss = outputs["loss"]
-        assert isinstance(loss, Tensor)
-        # Instead of `loss.backward()`, which is PyTorch's own and wants a real GPU.
-        for weight in classifier.network.parameters():
-            weight.grad = torch.empty_like(weight)
-        mirror.on_before_optimizer_step(TRAINER, classifier, optimizer)
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
-        for callback in callbacks[2:]:
-            callback.on_train_batch_end(TRAINER, classifier, outputs, batch, number)
+    index = torch.arange(len(part))
+    losses = torch.zeros(len(part))
+    TRAINER.datamodule = SimpleNamespace(losses=losses)  # type: ignore[attr-defined]
+    order = iter(BatchOrder(index, 16, seed=0, revisit=0.5, losses=losses))
+    chosen: Tensor | None = next(order)  # the epoch's permutations are copied before its first step
+    with Copies() as copies:
+        steps = 0
+        while chosen is not None:
+            batch = part[chosen]
+            LowResolutionFirst(24, 0.5).on_train_batch_start(TRAINER, classifier, batch, steps)
+            outputs = classifier.training_step(batch, steps)
+            assert isinstance(outputs["loss"], Tensor)
+            # Instead of `loss.backward()`, which is PyTorch's own and wants a real GPU.
+            for weight in classifier.network.parameters():
+                weight.grad = torch.empty_like(weight)
+            mirror.on_before_optimizer_step(TRAINER, classifier, optimizer)
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+            for callback in watching:
+                callback.on_train_batch_end(TRAINER, classifier, outputs, batch, steps)
+            steps += 1
+            chosen = next(order, None)
+    assert copies.found == []
+    return steps
 
 
 def _partners_and_index(classifier: Classifier) -> tuple[Tensor, Tensor]:
@@ -125,9 +140,8 @@ def test_a_step_copies_nothing_from_the_host_and_reads_nothing_back(name: str) -
         optimizer = OPTIMIZERS[name](classifier.network.parameters())
         images = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
         part = Part(images, torch.zeros(64, dtype=torch.int64))
-        with Copies() as copies:
-            train_two_steps(classifier, part, optimizer)
-    assert copies.found == []
+        # 64 images, then the hardest 32 again.
+        assert train_an_epoch(classifier, part, optimizer) == 6
 
 
 def test_batches_come_from_where_the_work_is_done() -> None:
@@ -142,3 +156,13 @@ def test_batches_come_from_where_the_work_is_done() -> None:
         assert [t.device for t in batch] == [elsewhere] * 3
         assert [t.shape for t in batch] == [t.shape for t in here]
     assert data.train.images.device.type == "cpu"
+
+
+def test_images_that_would_fill_a_gpu_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ShapesData(train_size=100, test_size=20, val_size=20, batch_size=10)
+    data.setup()
+    strategy = SimpleNamespace(root_device=torch.device("cuda"))
+    data.trainer = cast(pl.Trainer, SimpleNamespace(strategy=strategy, global_rank=0, world_size=1))
+    size = data.train.images.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (size, 10 * size))
+    assert next(iter(data.train_dataloader()))[0].device.type == "cpu"
