@@ -103,6 +103,11 @@ def test_the_clock_goes_on_after_a_resume() -> None:
     assert second.images_per_s == 80.0
 
 
+def test_a_clock_of_an_earlier_version_is_refused() -> None:
+    with pytest.raises(UserError, match="an earlier version of cifar-lightning"):
+        Throughput().load_state_dict({"seconds": 1.0, "images": 100, "epochs": 1.0})
+
+
 def test_no_images_make_no_rate() -> None:
     assert Throughput().images_per_s == 0.0
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from cifar_lightning.errors import UserError
+
 
 class Throughput(pl.Callback):
     """Measures training alone: no set-up, no validation, no checkpoints.
@@ -89,7 +91,16 @@ class Throughput(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from an earlier run."""
+        """Go on counting from an earlier run.
+
+        Raises:
+            UserError: if it was one of a version that did not count images by their size.
+        """
+        if "images_by_size" not in state_dict:
+            raise UserError(
+                "resume: the checkpoint is of an earlier version of cifar-lightning, with which it "
+                "can be resumed; its weights can be read by rebuild(checkpoint)."
+            )
         self.seconds = self._logged_seconds = state_dict["seconds"]
         self.images_by_size = dict(state_dict["images_by_size"])
         self._logged_images = self.images
