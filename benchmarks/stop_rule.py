@@ -14,6 +14,7 @@ which are not those of any published table.
 
 import copy
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -139,6 +140,7 @@ def kept_promises(
 
 def main() -> None:
     """Train, judge, and print a line a rule and the summary."""
+    logging.disable(logging.INFO)  # what Lightning tells at every start
     overrides = [
         *prepare_arguments(sys.argv[1:]),
         "logger=csv",

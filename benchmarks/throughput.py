@@ -4,7 +4,7 @@
 - a bare PyTorch loop that does the same as the Trainer: network, data, batch size, augmentation,
   optimizer, precision, memory format, compiled or not;
 - the conventional pipeline: the same network and optimizer, but torchvision's transforms, image by
-  image in DataLoader workers, fp32 and the default memory format.
+  image in DataLoader workers, fp32 and the default memory format, in a process of its own.
 
 They take turns, round after round, so that a noisy machine slows all of them alike. Then the first
 three for all batch sizes and precisions, eager and compiled in turn; with their share of what the
@@ -22,13 +22,17 @@ conventional pipeline has; COMPILE=false leaves the compiling out.
 
 import itertools
 import json
+import logging
 import math
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
 from typing import Any
 
 import pytorch_lightning as pl
@@ -77,7 +81,8 @@ class Bench:
         options = ["logger=csv", "+trainer.enable_checkpointing=false"]
         if ON_GPU:
             options.append("trainer.gpus=1")
-        first = compose([*options, *overrides], run_dir)
+        self.options = [*options, *overrides]
+        first = compose(self.options, run_dir)
         self.data: ImageData = run.build_data(first)
         self.batch_size: int = self.data.batch_size
         available = len(self.data.train_index) // self.batch_size
@@ -85,9 +90,11 @@ class Bench:
         self.epochs = math.ceil(wanted / available)
         self.steps_per_epoch = math.ceil(wanted / self.epochs)
         self.steps = self.epochs * self.steps_per_epoch
-        options.append(f"trainer.max_epochs={self.epochs}")
-        options.append(f"++trainer.limit_train_batches={self.steps_per_epoch}")
-        self.config: DictConfig = compose([*overrides, *options], run_dir)
+        limits = [
+            f"trainer.max_epochs={self.epochs}",
+            f"++trainer.limit_train_batches={self.steps_per_epoch}",
+        ]
+        self.config: DictConfig = compose([*self.options, *limits], run_dir)
         self.compile_seconds: float | None = None
         self.trainer: pl.Trainer
         self.through_the_trainer()  # a warm-up, and a Trainer that tells device and precision
@@ -145,10 +152,6 @@ class Bench:
         steps(self.steps)
         return self.steps * len(inputs) / (self._clock() - start)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for _ in range(self.epochs):
-            yield from itertools.islice(self.data.train_dataloader(), self.steps_per_epoch)
-
     def bare_loop(self) -> float:
         """Images/s of the steps by a loop that does nothing else, as the Trainer would do them."""
         classifier = self._prepared()
@@ -170,52 +173,72 @@ class Bench:
             optimizer.zero_grad()
             scheduler.step()
 
-        batches = self._batches()
-        batch = next(batches)  # the Trainer's clock begins with the first step too
+        batches = self.data.train_dataloader()
         for _ in range(training.CALLS_TO_WARM_UP):
+            step(next(iter(batches)))
+        seconds = 0.0
+        for _ in range(self.epochs):
+            epoch = itertools.islice(batches, self.steps_per_epoch)
+            batch = next(epoch)  # the Trainer's clock too runs from the first step to the last
+            start = self._clock()
+            for following in epoch:
+                step(batch)
+                batch = following
             step(batch)
-        start = self._clock()
-        for following in batches:
-            step(batch)
-            batch = following
-        step(batch)
-        return self.steps * self.batch_size / (self._clock() - start)
-
-    def conventional(self, batches: DataLoader[Any]) -> float:
-        """Images/s of the steps of the conventional pipeline."""
-        classifier = run.build_classifier(self.config, self.data)[0]
-        network = classifier.network.to(memory_format=torch.contiguous_format)
-        network = network.to(self.device).train()
-        optimizer = classifier.make_optimizer(network.parameters())
-        scheduler = classifier.make_scheduler(optimizer, self.steps)
-        torch.backends.cudnn.benchmark = True  # in its favour
-        iterator = itertools.chain.from_iterable(batches for _ in range(self.epochs))
-        batch: list[Tensor] | None = next(iterator)
-        start = self._clock()
-        while batch:
-            images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            loss = F.cross_entropy(
-                network(images), labels, label_smoothing=self.config.label_smoothing
-            )
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            scheduler.step()
-            batch = next(iterator, None)
-        return self.steps * self.batch_size / (self._clock() - start)
+            seconds += self._clock() - start
+        return self.steps * self.batch_size / seconds
 
     def matrix_products(self) -> float:
         """TFLOP/s of large matrix products in the setting's precision: the best of several."""
-        # As cuDNN's convolutions are allowed to.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
         size = 8192 if self.device.type == "cuda" else 2048
         one, other = torch.rand(2, size, size, device=self.device, dtype=DTYPES[self.precision])
         best = 0.0
+        tf32 = torch.backends.cuda.matmul.allow_tf32
+        # As cuDNN's convolutions are allowed to.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
         for _ in range(10):
             start = self._clock()
             one @ other
             best = max(best, 2 * size**3 / (self._clock() - start) / 1e12)
+        torch.backends.cuda.matmul.allow_tf32 = tf32
         return best
+
+
+@cache
+def one_by_one(
+    options: tuple[str, ...], run_dir: str, steps: int, device: torch.device
+) -> tuple[DictConfig, ImageData, DataLoader[Any]]:
+    """Configuration, data and batches of the conventional pipeline, once a process."""
+    config = compose(options, run_dir)
+    data: ImageData = run.build_data(config)
+    images = OneByOne(data, steps * data.batch_size)
+    return config, data, loader(images, data.batch_size, device)
+
+
+def conventional(
+    options: tuple[str, ...], run_dir: str, steps: int, epochs: int, device: torch.device
+) -> float:
+    """Images/s of so many steps an epoch of the conventional pipeline."""
+    config, data, batches = one_by_one(options, run_dir, steps, device)
+    classifier = run.build_classifier(config, data)[0]
+    network = classifier.network.to(memory_format=torch.contiguous_format).to(device).train()
+    optimizer = classifier.make_optimizer(network.parameters())
+    scheduler = classifier.make_scheduler(optimizer, steps * epochs)
+    torch.backends.cudnn.benchmark = True  # in its favour
+    iterator = itertools.chain.from_iterable(batches for _ in range(epochs))
+    batch: list[Tensor] | None = next(iterator)
+    start = time.perf_counter()
+    while batch:
+        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+        loss = F.cross_entropy(network(images), labels, label_smoothing=config.label_smoothing)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        batch = next(iterator, None)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return steps * epochs * data.batch_size / (time.perf_counter() - start)
 
 
 def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -236,20 +259,26 @@ def ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
     return round(statistics.median(a / b for a, b in pairs), 3)
 
 
+def rounded(rates: dict[str, list[float]]) -> dict[str, list[int]]:
+    """Whole images/s."""
+    return {name: [round(rate) for rate in by_round] for name, by_round in rates.items()}
+
+
 def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
     """The four pipelines with the options that were typed."""
     bench = Bench(overrides, run_dir, IMAGES)
-    images = OneByOne(bench.data, bench.steps_per_epoch * bench.batch_size)
-    batches = loader(images, bench.data.batch_size, bench.device)
-    contestants: dict[str, Callable[[], float]] = {
-        "Trainer": bench.through_the_trainer,
-        "network alone": bench.network_alone,
-        "bare loop": bench.bare_loop,
-        "conventional": lambda: bench.conventional(batches),
-    }
-    for name in list(contestants)[1:]:
-        contestants[name]()  # a warm-up
-    rates = in_turn(contestants, ROUNDS)
+    setting = (tuple(bench.options), run_dir, bench.steps_per_epoch, bench.epochs, bench.device)
+    # A process of its own: in this one the Trainer has changed how memory is kept.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as other_process:
+        contestants: dict[str, Callable[[], float]] = {
+            "Trainer": bench.through_the_trainer,
+            "network alone": bench.network_alone,
+            "bare loop": bench.bare_loop,
+            "conventional": lambda: other_process.submit(conventional, *setting).result(),
+        }
+        for name in list(contestants)[1:]:
+            contestants[name]()  # a warm-up
+        rates = in_turn(contestants, ROUNDS)
     return {
         "data": bench.config.choices.data,
         "model": bench.config.choices.model,
@@ -268,6 +297,7 @@ def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
         "compile": bool(bench.config.trainer.compile),
         "device": hardware.device_name(bench.device),
         "torch": torch.__version__,
+        "rounds_images_per_s": rounded(rates),
     }
 
 
@@ -311,6 +341,9 @@ def setting(overrides: Sequence[str], run_dir: str) -> list[dict[str, Any]]:
                 "ratio_vs_bare": ratio(rates, f"{how} Trainer", f"{how} bare loop"),
                 "peak_tflops": round(peak, 4),
                 "share_of_peak": round(rate * flop / 1e12 / peak, 4),
+                "rounds_images_per_s": rounded(
+                    {name: rate for name, rate in rates.items() if name.startswith(how)}
+                ),
             }
         )
     if "compiled" in benches and seconds is not None:
@@ -344,13 +377,12 @@ def table(settings: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure, and print a line a round, the table and the summary."""
+    logging.disable(logging.INFO)  # what Lightning tells at every start
     overrides = prepare_arguments(sys.argv[1:])
     with tempfile.TemporaryDirectory() as run_dir:
         summary = four(overrides, run_dir)
         settings = []
         if SETTING_ROUNDS:
-            if COMPILE:
-                torch.compile(torch.sin)(torch.ones(1))  # what the first compiling sets up for all
             for batch, precision in itertools.product(
                 BATCH_SIZES.split(","), PRECISIONS.split(",")
             ):

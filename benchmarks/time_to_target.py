@@ -11,15 +11,20 @@ those that validation chose).
 Seconds are of training: without set-up, compilation, validation and test. The last line of the
 output is JSON. Options are those of training; in the environment, EXPERIMENTS and SEEDS say which
 recipes and seeds, and FOLDER where the table, the picture and the runs go. What a run measured is
-kept in FOLDER/runs.jsonl and not measured again by a later start: delete the file to begin anew.
+kept in FOLDER/runs.jsonl and not measured again by a later start with the same options, hardware
+and torch: after a change of the recipes or the code, delete the file to begin anew.
 """
 
 import json
+import logging
 import os
 import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +48,7 @@ SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0,1,2").split(",")]
 FOLDER = Path(os.environ.get("FOLDER", "runs/time_to_target"))
 CONVENTIONAL_EPOCHS = int(os.environ.get("CONVENTIONAL_EPOCHS", "10"))
 TARGETS = (0.80, 0.94)
+ON_GPU = torch.cuda.is_available()
 KEPT = ("epochs", "train_images", "train_tflop", "train_seconds", "val/acc", "test/acc", "device")
 
 
@@ -50,6 +56,7 @@ def with_the_trainer(name: str, seed: int, overrides: Sequence[str]) -> dict[str
     """A run as the command line does it; its figures, and [seconds, accuracy] of validations."""
     experiment = [] if name == "default" else [f"experiment={name}"]
     run_dir = FOLDER / f"{name}_{seed}"
+    logging.disable(logging.INFO)  # what Lightning tells at every start
     config = compose([*overrides, *experiment, f"seed={seed}"], run_dir)
     metrics = train(config)
     rows = [row for row in read_rows(run_dir) if "val/acc" in row]
@@ -62,7 +69,7 @@ def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     config = compose([*overrides, f"seed={seed}"], FOLDER / f"conventional_{seed}")
     data = run.build_data(config)
     accelerator, _ = hardware.choose_devices(
-        config.trainer.gpus, torch.cuda.device_count(), 128, one_device=True
+        config.trainer.gpus, torch.cuda.device_count(), 128, one_device="measured on one"
     )
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
     torch.manual_seed(seed)
@@ -118,7 +125,13 @@ def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
 
 def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     """One run's figures, from the file where it is there."""
-    key: dict[str, Any] = {"experiment": name, "seed": seed, "overrides": list(overrides)}
+    key: dict[str, Any] = {
+        "experiment": name,
+        "seed": seed,
+        "overrides": list(overrides),
+        "machine": hardware.device_name(torch.device("cuda" if ON_GPU else "cpu")),
+        "torch": torch.__version__,
+    }
     if name == "conventional":
         key |= {"conventional_epochs": CONVENTIONAL_EPOCHS, "workers": WORKERS}
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -128,10 +141,10 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
             known: dict[str, Any] = json.loads(line)
             if known.items() >= key.items():
                 return known
-    if name == "conventional":
-        figures = conventional(seed, overrides)
-    else:
-        figures = with_the_trainer(name, seed, overrides)
+    recipe = conventional if name == "conventional" else partial(with_the_trainer, name)
+    # A process of its own, so that none finds warm or changed what another one left.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        figures = process.submit(recipe, seed, overrides).result()
     result = {**key, **figures}
     with (FOLDER / "runs.jsonl").open("a") as file:
         file.write(f"{json.dumps(result)}\n")
@@ -207,7 +220,7 @@ def picture(runs: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]])
 
 def main() -> None:
     """Measure what is not measured yet, and write the table and the picture."""
-    one_gpu = ["trainer.gpus=1"] if torch.cuda.is_available() else []
+    one_gpu = ["trainer.gpus=1"] if ON_GPU else []
     overrides = ["logger=csv", *one_gpu, *prepare_arguments(sys.argv[1:])]
     runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
     summaries = [

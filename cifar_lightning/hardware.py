@@ -8,14 +8,9 @@ import torch
 from cifar_lightning.console import banner
 from cifar_lightning.errors import UserError
 
-NO_DDP_IN_SWEEPS = (
-    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
-    "sweep again. Take trainer.gpus=1."
-)
-
 
 def choose_devices(
-    gpus: str | int | list[int], available: int, batch_size: int, one_device: bool = False
+    gpus: str | int | list[int], available: int, batch_size: int, one_device: str | None = None
 ) -> tuple[str, int | list[int]]:
     """Lightning's accelerator and devices for `trainer.gpus`.
 
@@ -24,7 +19,7 @@ def choose_devices(
             a list of indices.
         available: GPUs on this machine.
         batch_size: images a step, over all devices.
-        one_device: whether more than one is out of the question; `auto` is one then.
+        one_device: why more than one is out of the question, if it is; `auto` is one then.
 
     Raises:
         UserError: if two or more, or an index, are asked for that are not there or may not be.
@@ -41,7 +36,7 @@ def choose_devices(
                 f"has {available}, counted from 0."
             )
         if one_device and len(gpus) > 1:
-            raise UserError(NO_DDP_IN_SWEEPS)
+            raise UserError(one_device)
         return "gpu", gpus
     if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
         raise UserError(f"trainer.gpus={gpus} is not auto, a count from 0, or a list as in [0,2].")
@@ -51,7 +46,7 @@ def choose_devices(
         banner("trainer.gpus=1, but this machine has no GPU: training on the CPU.", "No GPU")
         return "cpu", 1
     if one_device and gpus > 1:
-        raise UserError(NO_DDP_IN_SWEEPS)
+        raise UserError(one_device)
     if gpus > available:
         raise UserError(f"trainer.gpus={gpus}, but this machine has {available} GPUs.")
     return "gpu", gpus

@@ -109,8 +109,8 @@ class Muon(Optimizer):
                 (self._muon if group["muon"] else self._sgd)(weights, gradients, group)
         return loss
 
-    # The `_foreach` functions do on a GPU for many tensors in one launch what would be one launch
-    # for each; torch.optim is made of them.
+    # The `_foreach` functions, which torch.optim is made of, need fewer launches on a GPU than a
+    # loop over the tensors.
 
     def _muon(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         directions = self._nesterov(weights, gradients, group["momentum"])

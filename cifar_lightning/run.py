@@ -23,6 +23,7 @@ from torch import nn
 
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, check, count
+from cifar_lightning.callbacks import RevisitHardest
 from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
@@ -30,11 +31,16 @@ from cifar_lightning.console import EpochLines, ProgressBar
 from cifar_lightning.curves import Curves
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
-from cifar_lightning.hardware import NO_DDP_IN_SWEEPS, choose_devices, choose_precision
+from cifar_lightning.hardware import choose_devices, choose_precision
 
 # The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
 # images are fewer, so that their patches fit into memory.
 PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
+
+NO_DDP_IN_SWEEPS = (
+    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
+    "sweep again. Take trainer.gpus=1."
+)
 
 
 @contextmanager
@@ -232,14 +238,18 @@ def build_trainer(
     assert isinstance(arguments, dict)
     del arguments["compile"]
     plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
-    one_device = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    one_device = None
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        one_device = NO_DDP_IN_SWEEPS
+    elif any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
+        one_device = RevisitHardest.ONE_DEVICE
     accelerator, devices = choose_devices(
         arguments.pop("gpus"), torch.cuda.device_count(), config.data.batch_size, one_device
     )
     arguments.setdefault("accelerator", accelerator)
     arguments.setdefault("devices", devices)
     if one_device and isinstance(arguments["devices"], int) and arguments["devices"] > 1:
-        raise UserError(NO_DDP_IN_SWEEPS)
+        raise UserError(one_device)
     # cuDNN picks its fastest kernels by trying them, which may differ from run to run.
     arguments.setdefault("benchmark", not arguments["deterministic"])
     if arguments["precision"] == "auto":

@@ -1,10 +1,11 @@
 """Has the Trainer do its work: quietly, and with Ctrl-C as an answer."""
 
+import contextlib
+import ctypes
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -25,8 +26,10 @@ from cifar_lightning.errors import UserError
 # CUDA graphs warm up in the first call and are recorded in the second; the third plays them.
 CALLS_TO_WARM_UP = 3
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
-@contextmanager
+
+@contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Leave out what Lightning says at every start and is true of no mistake here."""
     with warnings.catch_warnings():
@@ -103,7 +106,7 @@ class WarmUp(pl.Callback):
             )
             return
         self.compile_seconds = time.perf_counter() - start
-        console.note("compiled", f"in {self.compile_seconds:.1f} s, which count for nothing below")
+        console.note("compiled", f"in {self.compile_seconds:.1f} s, left out of the seconds below")
 
     def _run(self, trainer: pl.Trainer, classifier: Classifier) -> None:
         """Run the network forward and backward on zeros, and leave it as it was."""
@@ -128,6 +131,20 @@ class WarmUp(pl.Callback):
         return {self.data.image_size, *(c.size for c in first if c.until)}
 
 
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, for the next step to take.
+
+    The C library gives blocks of more than 32 MB, which is what a layer's images come to in batches
+    of 256 and more, back to the system when they are freed, and the next step waits for the system
+    to hand them out again, filled with zeros, page by page. Does nothing where the C library is not
+    glibc.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)  # from the heap, whatever the size
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # which does not shrink
+
+
 def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, config: DictConfig) -> bool:
     """Train; returns False after Ctrl-C.
 
@@ -135,6 +152,8 @@ def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, config: Di
         UserError: if Lightning refuses the configuration.
     """
     trainer.callbacks.append(WarmUp(data, config.trainer.compile))  # type: ignore[attr-defined]
+    if trainer.strategy.root_device.type == "cpu":
+        keep_freed_memory()
     try:
         return _unless_interrupted(
             trainer,

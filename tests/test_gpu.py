@@ -71,7 +71,9 @@ def test_no_step_waits_for_the_gpu_or_copies_to_it(tiny: Compose, experiment: st
         trainer.fit(classifier, data)
 
 
-def test_a_compiled_run_trains_like_an_eager_one(tiny: Compose, tmp_path: Path) -> None:
+def test_a_compiled_run_trains_like_an_eager_one(
+    tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     losses = []
     for compiled in ("false", "true"):
         metrics = train(
@@ -86,4 +88,5 @@ def test_a_compiled_run_trains_like_an_eager_one(tiny: Compose, tmp_path: Path) 
             )
         )
         losses.append(metrics["test/loss"])
+    assert "Not compiled" not in capsys.readouterr().out
     assert losses[1] == pytest.approx(losses[0], rel=0.1)

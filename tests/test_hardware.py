@@ -22,12 +22,12 @@ def test_devices(gpus: str | int | list[int], available: int, expected: object) 
 
 
 def test_a_job_of_a_sweep_gets_one_device() -> None:
-    assert hardware.choose_devices("auto", 4, 256, one_device=True) == ("gpu", 1)
-    assert hardware.choose_devices("auto", 0, 256, one_device=True) == ("cpu", 1)
-    assert hardware.choose_devices([3], 4, 256, one_device=True) == ("gpu", [3])
+    assert hardware.choose_devices("auto", 4, 256, one_device="trains on one device") == ("gpu", 1)
+    assert hardware.choose_devices("auto", 0, 256, one_device="trains on one device") == ("cpu", 1)
+    assert hardware.choose_devices([3], 4, 256, one_device="trains on one device") == ("gpu", [3])
     for gpus in (2, [0, 1]):
         with pytest.raises(UserError, match="trains on one device"):
-            hardware.choose_devices(gpus, 4, 256, one_device=True)
+            hardware.choose_devices(gpus, 4, 256, one_device="trains on one device")
 
 
 def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(

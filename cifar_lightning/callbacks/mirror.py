@@ -68,6 +68,10 @@ class MirrorSymmetry(pl.Callback):
         """Make the statistics symmetric before a checkpoint is made of them."""
         self._symmetrise_state(pl_module)
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget the network: another training begins anew."""
+        self._partners = None
+
     def _symmetrise_weights(self, pl_module: pl.LightningModule) -> None:
         symmetrise([weight.data for weight in _network(pl_module).parameters()], self._index)
 

@@ -24,6 +24,11 @@ class RevisitHardest(pl.Callback):
         UserError: before the training, on several devices, where each knows its own losses only.
     """
 
+    ONE_DEVICE = (
+        "Revisiting the hardest images works on one device: take trainer.gpus=1, or "
+        "callbacks.revisit=null."
+    )
+
     def __init__(self, fraction: float) -> None:
         if not 0 <= fraction <= 1:
             raise ValueError(f"fraction must be from 0 to 1, not {fraction}")
@@ -32,10 +37,7 @@ class RevisitHardest(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Tell the data before its batches are counted."""
         if trainer.world_size > 1:
-            raise UserError(
-                "Revisiting the hardest images works on one device: take trainer.gpus=1, or "
-                "callbacks.revisit=null."
-            )
+            raise UserError(self.ONE_DEVICE)
         _data(trainer).revisit = self.fraction
 
     def on_train_batch_end(

@@ -22,7 +22,9 @@ def mirror_channels(first: nn.Conv2d) -> Tensor:
     """
     filters = first.weight.detach().float().flatten(1)  # [F, D]
     mirrored = first.weight.detach().float().flip(-1).flatten(1)
-    distances = torch.cdist(mirrored, filters) / filters.norm(dim=1).clamp_min(1e-7)  # [F, F]
+    norms = filters.norm(dim=1).clamp_min(1e-7)
+    # By the larger norm of the two, so that both of a pair find it equally near.
+    distances = torch.cdist(mirrored, filters) / torch.maximum(norms, norms[:, None])  # [F, F]
     nearest = distances.argmin(1)
     index = torch.arange(len(nearest), device=nearest.device)
     found = (nearest[nearest] == index) & (distances[index, nearest] < SAME)
@@ -116,7 +118,7 @@ def symmetrise(tensors: list[Tensor], index: Tensor) -> None:
         tensors: of all parameters in order, changed in place.
         index: as `mirror_index` gives it.
     """
-    # All in a row, so that it costs a GPU a few launches, not a few for every parameter.
+    # All in a row: one indexing for all parameters.
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     means = (flat + flat[index]) / 2
     pieces = means.split([tensor.numel() for tensor in tensors])
