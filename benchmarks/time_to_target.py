@@ -11,8 +11,8 @@ those that validation chose).
 Seconds are of training: without set-up, compilation, validation and test. The last line of the
 output is JSON. Options are those of training; in the environment, EXPERIMENTS and SEEDS say which
 recipes and seeds, and FOLDER where the table, the picture and the runs go. What a run measured is
-kept in FOLDER/runs.jsonl and not measured again by a later start with the same options, hardware
-and torch: after a change of the recipes or the code, delete the file to begin anew.
+kept in FOLDER/runs.jsonl, and a later start with the same options, hardware and torch adds what is
+missing: after a change of the recipes or the code, delete the file to begin anew.
 """
 
 import json
@@ -49,7 +49,7 @@ FOLDER = Path(os.environ.get("FOLDER", "runs/time_to_target"))
 CONVENTIONAL_EPOCHS = int(os.environ.get("CONVENTIONAL_EPOCHS", "10"))
 TARGETS = (0.80, 0.94)
 ON_GPU = torch.cuda.is_available()
-KEPT = ("epochs", "train_images", "train_tflop", "train_seconds", "val/acc", "test/acc", "device")
+KEPT = ("epochs", "train_images", "train_tflop", "train_seconds", "val/acc", "test/acc")
 
 
 def with_the_trainer(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -118,37 +118,28 @@ def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
         "train_seconds": seconds,
         "val/acc": curve[-1][1] if curve else None,
         "test/acc": accuracy(data.test.images, data.test.labels),
-        "device": hardware.device_name(device),
         "curve": curve,
     }
 
 
-def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """One run's figures, from the file where it is there."""
-    key: dict[str, Any] = {
-        "experiment": name,
-        "seed": seed,
-        "overrides": list(overrides),
-        "machine": hardware.device_name(torch.device("cuda" if ON_GPU else "cpu")),
-        "torch": torch.__version__,
-    }
-    if name == "conventional":
-        key |= {"conventional_epochs": CONVENTIONAL_EPOCHS, "workers": WORKERS}
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "runs.jsonl").open("a+") as file:
-        file.seek(0)
-        for line in file:
-            known: dict[str, Any] = json.loads(line)
-            if known.items() >= key.items():
-                return known
+def read(conditions: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs measured under such conditions."""
+    file = FOLDER / "runs.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [run for run in map(json.loads, lines) if run.items() >= conditions.items()]
+
+
+def measure(name: str, seed: int, conditions: dict[str, Any]) -> None:
+    """Have one run's figures in the file."""
+    key = {**conditions, "experiment": name, "seed": seed}
+    if read(key):
+        return
     recipe = conventional if name == "conventional" else partial(with_the_trainer, name)
     # A process of its own, so that none finds warm or changed what another one left.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        figures = process.submit(recipe, seed, overrides).result()
-    result = {**key, **figures}
+        figures = process.submit(recipe, seed, conditions["overrides"]).result()
     with (FOLDER / "runs.jsonl").open("a") as file:
-        file.write(f"{json.dumps(result)}\n")
-    return result
+        file.write(f"{json.dumps({**key, **figures})}\n")
 
 
 def seconds_to(target: float, curve: Iterable[Sequence[float]]) -> float | None:
@@ -222,15 +213,28 @@ def main() -> None:
     """Measure what is not measured yet, and write the table and the picture."""
     one_gpu = ["trainer.gpus=1"] if ON_GPU else []
     overrides = ["logger=csv", *one_gpu, *prepare_arguments(sys.argv[1:])]
-    runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
-    summaries = [
-        summarise(name, [r for r in runs if r["experiment"] == name]) for name in EXPERIMENTS
-    ]
+    conditions = {
+        "overrides": overrides,
+        "device": hardware.device_name(torch.device("cuda" if ON_GPU else "cpu")),
+        "torch": torch.__version__,
+        "conventional_epochs": CONVENTIONAL_EPOCHS,
+        "workers": WORKERS,
+    }
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for seed in SEEDS:
+        for name in EXPERIMENTS:
+            measure(name, seed, conditions)
+    runs = read(conditions)
+    names = {run["experiment"] for run in runs}
+    summaries = sorted(
+        (summarise(name, [r for r in runs if r["experiment"] == name]) for name in names),
+        key=lambda summary: summary["train_seconds"],
+    )
     print(table(summaries))
     (FOLDER / "table.md").write_text(table(summaries) + "\n")
     picture(runs, summaries).savefig(FOLDER / "time_to_target.png")
     print(f"In {FOLDER}: table.md, time_to_target.png, runs.jsonl")
-    print(json.dumps({"device": runs[0]["device"], "recipes": summaries}))
+    print(json.dumps({**conditions, "recipes": summaries}))
 
 
 if __name__ == "__main__":
