@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from conventional import WORKERS, OneByOne, loader
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from torch import Tensor
 
 from cifar_lightning import hardware, run
@@ -200,6 +200,9 @@ def picture(runs: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]])
         axes.plot([], [], "o-", color=colour, label=summary["experiment"])
     axes.axhline(0.8, color="#d1242f", linestyle="--", linewidth=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds of training")
     axes.set_ylabel("accuracy: validation (line), test (dot)")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
