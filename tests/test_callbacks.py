@@ -332,6 +332,13 @@ def test_revisiting_is_for_one_device() -> None:
         RevisitHardest(0.5).setup(two, pl.LightningModule(), "fit")
 
 
+def test_revisiting_asks_for_one_device_before_any_process_starts(tiny: Compose) -> None:
+    config = tiny("callbacks=revisit", "trainer.gpus=2")
+    callbacks = run.build_callbacks(config, run.build_data(config))
+    with pytest.raises(UserError, match="works on one device"):
+        run.build_trainer(config, callbacks)
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
 def test_a_fraction_of_the_images_is_from_0_to_1(fraction: float) -> None:
     with pytest.raises(ValueError, match="fraction must be from 0 to 1"):
