@@ -5,7 +5,7 @@ DEPENDENCIES := .venv/.dependencies-of-lock
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train demo test test-all test-gpu lint format bench bench-target \
+.PHONY: help setup train demo report test test-all test-gpu lint format bench bench-target \
     bench-stop bench-cold wheel lock
 
 help:  ## list the targets
@@ -37,6 +37,9 @@ train: $(READY)  ## train to 80 %; options by ARGS="optimizer=sgd seed=1"
 
 demo: $(READY)  ## train on generated images: no files, no network, half a minute
 	$(PYTHON) -m cifar_lightning.train data=shapes $(ARGS)
+
+report: $(READY)  ## a page about the newest run or sweep, in the browser; ARGS="run=FOLDER"
+	$(PYTHON) -m cifar_lightning.report open=true $(ARGS)
 
 test: $(READY)  ## the tests, within 10 minutes on two cores; pytest's options by ARGS=
 	$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)

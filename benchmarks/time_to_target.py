@@ -38,7 +38,7 @@ from torch import Tensor
 from cifar_lightning import hardware, run
 from cifar_lightning.budget import train_tflop
 from cifar_lightning.cli import compose, prepare_arguments
-from cifar_lightning.curves import read_rows
+from cifar_lightning.runs import read_rows
 from cifar_lightning.train import train
 
 EXPERIMENTS = os.environ.get("EXPERIMENTS", "speedrun,default,sgd,conventional,airbench94").split(

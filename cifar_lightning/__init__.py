@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cifar_lightning.optim import Muon
     from cifar_lightning.run import rebuild
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "Augment": "augment",
     "Budget": "budget",

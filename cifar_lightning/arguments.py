@@ -44,11 +44,11 @@ def check_config(config: DictConfig) -> None:
     check_arguments("budget", check, values["budget"])
     check_values("trainer.", {"compile": bool}, values["trainer"])
     for key in PARTS:
-        _check_part(key, values[key])
+        check_part(key, values[key])
     for group in ("callbacks", "logger"):
         for name, part in values[group].items():
             if part is not None:  # taken out
-                _check_part(f"{group}.{name}", part)
+                check_part(f"{group}.{name}", part)
     for name in ("best", "throughput"):
         if values["callbacks"].get(name) is None:
             raise UserError(f"callbacks.{name} cannot be taken out: the results come from it.")
@@ -71,7 +71,16 @@ def check_config(config: DictConfig) -> None:
         raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
 
 
-def _check_part(key: str, part: Any) -> None:
+def check_part(key: str, part: Any) -> None:
+    """Check a part of a configuration against the class or function that it goes to.
+
+    Args:
+        key: where it stands in the configuration.
+        part: its `_target_` and arguments, as a container of primitives.
+
+    Raises:
+        UserError: if there is no such target, or its arguments do not fit.
+    """
     if not isinstance(part, dict) or not isinstance(part.get("_target_"), str):
         raise UserError(f"{key} has no _target_, the class or function to call: {_typed(part)}.")
     ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # not (only) Lightning's

@@ -1,14 +1,59 @@
 """How checkpoints are written, what they tell, and how a run goes on from one."""
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from cifar_lightning import __version__
 from cifar_lightning.atomic import atomic_write
+from cifar_lightning.cli import CONF
 from cifar_lightning.errors import UserError
+
+# Keys of conf/data/ that say where images lie: another machine has other ones.
+PLACES = ("path", "root", "mirror", "mirrors", "cache_dir")
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a network has to know of the data that it was trained on; see `ImageData`."""
+
+    classes: list[str]
+    image_size: int
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is read of a checkpoint.
+
+    Attributes:
+        version: of the package that wrote it.
+        config: of its training, interpolations unresolved.
+        data_facts: of the data of its training.
+        state_dict: of the classifier.
+        global_step: optimizer steps so far.
+        at_epoch_end: whether a training can go on from it.
+    """
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
+
+    version: str
+    config: dict[str, Any]
+    data_facts: DataFacts
+    state_dict: dict[str, Tensor]
+    global_step: int
+    at_epoch_end: bool
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -28,30 +73,89 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without unpickling anything but primitives and tensors.
-
-    Returns:
-        `config`, `data_facts`, `state_dict`, `global_step`, and `at_epoch_end`.
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a checkpoint as data: only primitives and tensors are unpickled.
 
     Raises:
         UserError: if the file is missing or is no checkpoint of this package.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        hyper_parameters = content["hyper_parameters"]
-        progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        return {
-            "config": hyper_parameters["config"],
-            "data_facts": hyper_parameters["data_facts"],
-            "state_dict": content["state_dict"],
-            "global_step": content["global_step"],
-            "at_epoch_end": progress["is_last_batch"],
-        }
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
+    except IsADirectoryError as error:
+        raise UserError(
+            f"{path} is a folder. Name a checkpoint, such as {path}/checkpoints/best.ckpt."
+        ) from error
     except Exception as error:  # torch.load raises whatever the bytes lead it into
-        raise UserError(f"{path} is not a checkpoint of cifar-lightning: {error}") from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
+    try:
+        hyper_parameters = content["hyper_parameters"]
+        progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        return TypeAdapter(Checkpoint).validate_python(
+            {
+                "version": hyper_parameters.get("version", "0.1.0"),  # which did not say
+                "config": hyper_parameters["config"],
+                "data_facts": hyper_parameters["data_facts"],
+                "state_dict": content["state_dict"],
+                "global_step": content["global_step"],
+                "at_epoch_end": progress["is_last_batch"],
+            }
+        )
+    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+        raise UserError(
+            f"{path} is not a checkpoint of cifar-lightning, or of a version that this one "
+            f"({__version__}) does not know."
+        ) from error
+
+
+@cache
+def _known_targets() -> frozenset[str]:
+    """All classes and functions that the package's own configurations name."""
+    files = (OmegaConf.to_container(OmegaConf.load(file)) for file in CONF.rglob("*.yaml"))
+    return frozenset(target for content in files for target in _targets_in(content))
+
+
+def _targets_in(node: Any) -> Iterator[Any]:
+    """The values of all keys `_target_` within nested dictionaries and lists."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _targets_in(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key == "_target_":
+                yield value
+            yield from _targets_in(value)
+
+
+def trusted_config(path: str | Path, checkpoint: Checkpoint) -> DictConfig:
+    """The configuration of a checkpoint's training, from which objects may be made.
+
+    It may call only the classes and functions (`_target_`) that this package's own configurations
+    in conf/ name: whoever wrote the file could have written anything else.
+
+    Args:
+        path: of the checkpoint, for the message.
+        checkpoint: as read from there.
+
+    Raises:
+        UserError: if it names something else to be called.
+    """
+    config: DictConfig = OmegaConf.create(checkpoint.config)
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, GrammarParseError) as error:
+        raise UserError(f"{path}: its configuration cannot be read: {error}") from error
+    # As it is and resolved: an interpolation could make a target of what is none before.
+    for target in (*_targets_in(checkpoint.config), *_targets_in(resolved)):
+        if target not in _known_targets():
+            raise UserError(
+                f"{path} wants to call {target!r}, which no configuration in {CONF} names, so it "
+                "was not called. If it is your own, name it there: "
+                "a network in conf/model/NAME.yaml."
+            )
+    return config
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -66,12 +170,18 @@ def resumed(config: DictConfig) -> DictConfig:
     """
     path = Path(config.resume).expanduser()
     checkpoint = read_checkpoint(path)
-    if not checkpoint["at_epoch_end"]:
+    if not checkpoint.at_epoch_end:
         raise UserError(
             f"resume={path} was saved in the middle of an epoch, whose remaining images "
             "nobody knows. Take last.ckpt, which is of the end of an epoch."
         )
-    result: DictConfig = OmegaConf.create(checkpoint["config"])
+    result = trusted_config(path, checkpoint)
+    if missing := [str(key) for key in config if key not in result]:
+        raise UserError(
+            f"resume={path} was written by an earlier version of cifar-lightning, with which it "
+            f"can be resumed: its configuration has no {', '.join(missing)}. evaluate, predict and "
+            "export take it."
+        )
     keys = [override.lstrip("+").partition("=")[0] for override in config.overrides]
     for key in keys:
         if _is_decided(key):
@@ -94,6 +204,32 @@ def _is_decided(key: str) -> bool:
     """
     group, _, rest = key.partition(".")
     if group == "data":
-        return rest not in ("path", "root", "mirror", "mirrors", "cache_dir")
+        return rest not in PLACES
     decided = ("experiment", "init", "model", "optimizer", "seed")
     return group in decided or key == "trainer" or key.startswith("~")
+
+
+def find_checkpoint(path: str | None) -> Path:
+    """The checkpoint that was typed.
+
+    Raises:
+        UserError: if none was, or it is not there.
+    """
+    if path is None:
+        newest = max(Path("runs").glob("train/**/checkpoints/best.ckpt"), default=None, key=_age)
+        example = newest or "runs/train/…/checkpoints/best.ckpt"
+        raise UserError(f"Which checkpoint? As in: checkpoint={example}")
+    found = Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's refuses a file ~mine.ckpt)
+    if not found.exists():
+        raise UserError(f"checkpoint={path}: there is no such file.")
+    return found
+
+
+def _age(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The folder of the run that wrote a checkpoint; the checkpoint's own, if it was moved away."""
+    folder = checkpoint.absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder

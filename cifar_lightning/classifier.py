@@ -53,6 +53,7 @@ class Classifier(pl.LightningModule):
     Args:
         network: maps normalised images [N, 3, H, W] to logits [N, classes].
         classes: class names.
+        image_size: height and width, in pixels, of the images that it is for.
         mean, std: of the training images by channel, on the scale 0 to 1.
         optimizer: makes the optimizer from the network's parameters.
         scheduler: makes the schedule, stepped once an optimizer step, from the optimizer and the
@@ -73,6 +74,7 @@ class Classifier(pl.LightningModule):
         self,
         network: nn.Module,
         classes: Sequence[str],
+        image_size: int,
         mean: Sequence[float],
         std: Sequence[float],
         optimizer: Callable[..., Optimizer],
@@ -87,6 +89,7 @@ class Classifier(pl.LightningModule):
         # Convolutions are about twice as fast in this layout, on CPUs and tensor cores alike.
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = tuple(classes)
+        self.image_size = image_size
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import logging
 import os
 import re
 import secrets
@@ -40,6 +41,8 @@ PATH_KEYS = (
     "run",
 )
 
+log = logging.getLogger(__name__)
+
 SET_BY_US = "CIFAR_LIGHTNING_SETS_FULL_ERROR"
 
 # What ends in one message; anything else is a fault of ours or of a network, with its traceback.
@@ -71,10 +74,14 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         _complete(config, hydra_config, hydra_config.runtime.output_dir)
         try:
             return task(config)
-        except MISTAKES as error:
-            if full_error or hydra_config.mode == RunMode.MULTIRUN:
-                raise  # Hydra goes on with the other jobs
-            exit_with(error)
+        except Exception as error:
+            is_mistake = isinstance(error, MISTAKES)
+            if hydra_config.mode == RunMode.MULTIRUN:
+                # Hydra goes on with the other jobs, and at the end tells of the first alone.
+                log.error(explain(error, config_name), exc_info=not is_mistake)
+            elif is_mistake and not full_error:
+                exit_with(error)
+            raise
 
     def main() -> None:
         # Hydra then hands exceptions on to us instead of printing them its own way.
@@ -145,8 +152,13 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     """
     is_sweep = any(a == "-m" or a.startswith("--multi") for a in arguments)
     prepared = []
-    for argument in arguments:
+    for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=")
+        if not equals and not before.startswith("-") and Path(argument).exists():
+            raise UserError(
+                f"{argument}: nothing says what this file is for. Arguments are KEY=VALUE; for "
+                "several images, images=FOLDER or a pattern in quotes, images='photos/*.png'."
+            )
         if equals and not key:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
         if argument == "experiment=null":
@@ -160,7 +172,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
             if key == "resume":
                 prepared += _in_the_folder_of(Path(value.strip("'\"")).expanduser())
             of_a_sweep = is_sweep and "," in value and not Path(value).exists()
-            if value[0] not in ("'", '"', "[") and not of_a_sweep:
+            if value[0] not in ("'", '"') and not of_a_sweep:
                 # Not pathlib's, which would make one slash of two in an address.
                 argument = f"{key}={_quoted(os.path.expanduser(value))}"  # noqa: PTH111
         prepared.append(argument)

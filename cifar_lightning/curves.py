@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from cifar_lightning.atomic import atomic_write
+from cifar_lightning.runs import read_rows
 
 FILE = "metrics.csv"
 
@@ -50,12 +51,3 @@ class Curves(Logger):
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._file) as file:
             file.write(text.getvalue().encode())
-
-
-def read_rows(run_dir: str | Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.csv`, without the blank cells; none if there is no such file."""
-    file = Path(run_dir) / FILE
-    if not file.exists():
-        return []
-    with file.open(newline="") as opened:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(opened)]

@@ -1,5 +1,7 @@
-"""Which devices and which precision a run gets, and what they are called."""
+"""Which devices and which precision a run gets, what they are called, and their memory."""
 
+import contextlib
+import ctypes
 import platform
 from pathlib import Path
 
@@ -7,6 +9,8 @@ import torch
 
 from cifar_lightning.console import banner
 from cifar_lightning.errors import UserError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def choose_devices(
@@ -76,3 +80,17 @@ def _cpu_info() -> dict[str, str]:
         return {}
     pairs = (line.partition(":") for line in first.splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep the memory that it frees, for the next step to take.
+
+    The C library gives blocks of more than 32 MB, which is what a layer's images come to in batches
+    of 256 and more, back to the system when they are freed, and the next step waits for the system
+    to hand them out again, filled with zeros, page by page. Does nothing where the C library is not
+    glibc.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)  # from the heap, whatever the size
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # which does not shrink

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `metrics.json` and the learning-curve picture."""
+"""What a run leaves behind: `metrics.json` and its figures."""
 
 import json
 from pathlib import Path
@@ -6,18 +6,22 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
+from cifar_lightning import explain, pictures
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, train_tflop
 from cifar_lightning.callbacks import TargetReached, Throughput
 from cifar_lightning.classifier import Classifier
-from cifar_lightning.curves import read_rows
+from cifar_lightning.data import ImageData
 from cifar_lightning.hardware import device_name
-from cifar_lightning.pictures import learning_curves
+from cifar_lightning.runs import read_rows
+
+CLASSES_SHOWN = 8  # an image each
 
 
 def collect(
@@ -55,6 +59,7 @@ def collect(
         "seed": config.seed,
         "epochs": epochs,
         "stopped_by": ending if finished else "interrupted",
+        "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
         "val/acc": None if score is None else score.item(),
         "test/acc": _metric(trainer, "test/acc"),
         "test/loss": _metric(trainer, "test/loss"),
@@ -85,7 +90,6 @@ def _metric(trainer: pl.Trainer, name: str) -> float | None:
 def save(
     config: DictConfig,
     metrics: dict[str, Any],
-    callbacks: dict[str, Callback],
     loggers: list[Logger],
 ) -> None:
     """Write `metrics.json` and `figures/learning_curves.png`; show both on the board."""
@@ -101,13 +105,56 @@ def save(
     title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
     if metrics["test/acc"] is not None:
         title += f": {metrics['test/acc']:.2%} test accuracy"
-    picture = run_dir / "figures" / "learning_curves.png"
-    picture.parent.mkdir(exist_ok=True)
-    target = callbacks.get("target")
-    threshold = target.threshold if isinstance(target, TargetReached) else None
-    with atomic_write(picture) as file:
-        learning_curves(curves, threshold, title).savefig(file, format="png")
+    figure = pictures.learning_curves(curves, metrics["target_val_acc"], title)
+    _save_figure("learning_curves", figure, run_dir, loggers)
     for logger in loggers:
         if isinstance(logger, BoardLogger):
             logger.log_summary(metrics)
-            logger.log_picture("learning_curves", str(picture))
+
+
+def save_explanations(
+    config: DictConfig, classifier: Classifier, data: ImageData, loggers: list[Logger]
+) -> None:
+    """Write what the network's layers have learned to `figures/`; show it on the board.
+
+    `filters.png` has the first layer's, `feature_maps.png` one image on its way through the
+    network, `activation_maps.png` where each layer saw the class that was predicted. The images
+    are of the validation part, or of the training part without one: test images are read once.
+    """
+    part = data.train if data.val is None else data.val
+    labels = part.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
+    first = [int((part.labels == label).nonzero()[0]) for label in labels]
+    images = part.images[first]  # [classes, 3, H, W]
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    weights = explain.first_filters(classifier.network)
+    layers = explain.feature_maps(classifier, images[:1])
+    if not layers:
+        return  # without convolutions on maps there is nothing to show
+    guesses, activations = explain.activation_maps(classifier, images)
+    captions = [
+        f"{data.classes[label]}\npredicted: {data.classes[guess]}"
+        for label, guess in zip(labels, guesses.tolist(), strict=True)
+    ]
+    maps = [(layer.name, layer.maps[0].numpy()) for layer in layers]
+    seen = [(layer.name, layer.maps[:, 0].numpy()) for layer in activations if layer.spatial]
+    figures = {
+        "filters": pictures.filters(weights.numpy(), "Filters of the first layer; grey is 0"),
+        "feature_maps": pictures.feature_maps(
+            pixels[0], maps, "One image through the network: channels with the most contrast"
+        ),
+        "activation_maps": pictures.activation_maps(
+            pixels, captions, seen, "Where each layer saw the predicted class (LayerCAM)"
+        ),
+    }
+    for name, figure in figures.items():
+        _save_figure(name, figure, Path(config.run_dir), loggers)
+
+
+def _save_figure(name: str, figure: Figure, run_dir: Path, loggers: list[Logger]) -> None:
+    picture = run_dir / "figures" / f"{name}.png"
+    picture.parent.mkdir(exist_ok=True)
+    with atomic_write(picture) as file:
+        figure.savefig(file, format="png")
+    for logger in loggers:
+        if isinstance(logger, BoardLogger):
+            logger.log_picture(name, str(picture))

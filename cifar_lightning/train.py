@@ -55,7 +55,9 @@ def train(config: DictConfig) -> dict[str, Any]:
         )
         metrics = results.collect(config, trainer, classifier, callbacks, budget, finished)
         if trainer.is_global_zero:
-            results.save(config, metrics, callbacks, loggers)
+            results.save(config, metrics, loggers)
+            if finished:
+                results.save_explanations(config, classifier, data, loggers)
             console.show_result(config, metrics, loggers)
         if not finished:
             raise KeyboardInterrupt

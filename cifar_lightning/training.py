@@ -1,7 +1,6 @@
 """Has the Trainer do its work: quietly, and with Ctrl-C as an answer."""
 
 import contextlib
-import ctypes
 import signal
 import time
 import warnings
@@ -22,11 +21,10 @@ from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
+from cifar_lightning.hardware import keep_freed_memory
 
 # CUDA graphs warm up in the first call and are recorded in the second; the third plays them.
 CALLS_TO_WARM_UP = 3
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 @contextlib.contextmanager
@@ -131,20 +129,6 @@ class WarmUp(pl.Callback):
         return {self.data.image_size, *(c.size for c in first if c.until)}
 
 
-def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, for the next step to take.
-
-    The C library gives blocks of more than 32 MB, which is what a layer's images come to in batches
-    of 256 and more, back to the system when they are freed, and the next step waits for the system
-    to hand them out again, filled with zeros, page by page. Does nothing where the C library is not
-    glibc.
-    """
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)  # from the heap, whatever the size
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # which does not shrink
-
-
 def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, config: DictConfig) -> bool:
     """Train; returns False after Ctrl-C.
 
@@ -170,7 +154,7 @@ def evaluate_best(
     assert isinstance(checkpoint, ModelCheckpoint)
     # By hand: with ckpt_path Lightning would put the callbacks' state of that time back too, and
     # the run's clock with it.
-    classifier.load_state_dict(read_checkpoint(checkpoint.best_model_path)["state_dict"])
+    classifier.load_state_dict(read_checkpoint(checkpoint.best_model_path).state_dict)
     return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))
 
 

@@ -25,19 +25,33 @@ LAYERS: dict[str, int] = {
     "optim": 1,
     "pictures": 1,
     "cli": 1,
+    "runs": 1,
     "data": 2,
     "classifier": 2,
     "board": 2,
     "arguments": 2,
     "curves": 2,
+    "corruptions": 2,
+    "measures": 2,
     "callbacks": 3,
+    "explain": 3,
     "console": 4,
     "checkpoint": 4,
-    "training": 5,
     "hardware": 5,
-    "run": 6,
-    "results": 7,
-    "train": 8,
+    "training": 6,
+    "inference": 6,
+    "run": 7,
+    "formats": 7,
+    "reporting": 8,
+    "exporting": 8,
+    "predictions": 8,
+    "results": 8,
+    "evaluation": 8,
+    "train": 9,
+    "evaluate": 9,
+    "predict": 9,
+    "export": 9,
+    "report": 9,
 }
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
@@ -65,11 +79,25 @@ OUTSIDE: dict[str, set[str]] = {
     "curves": {"pytorch_lightning"},
     "board": {"wandb", "pytorch_lightning"},
     "console": {"torch", "torchinfo", "rich", "pytorch_lightning", "omegaconf"},
-    "checkpoint": {"torch", "omegaconf", "pytorch_lightning"},
+    "checkpoint": {"torch", "omegaconf", "pydantic", "pytorch_lightning"},
     "training": {"torch", "pytorch_lightning", "lightning_fabric", "omegaconf"},
     "hardware": {"torch"},
+    "inference": {"torch", "lightning_fabric", "pytorch_lightning"},
     "run": {"torch", "pytorch_lightning", "hydra", "omegaconf", "rich"},
-    "results": {"torch", "pytorch_lightning", "omegaconf"},
+    "corruptions": {"torch", "torchvision", "numpy", "PIL"},
+    "measures": {"torch", "torchmetrics"},
+    "explain": {"torch"},
+    "results": {"torch", "matplotlib", "pytorch_lightning", "omegaconf"},
+    "evaluation": {"torch", "matplotlib", "rich"},
+    "runs": {"omegaconf"},
+    "reporting": {"jinja2", "markupsafe", "matplotlib"},
+    "formats": {"torch", "onnx", "onnxruntime", "safetensors"},
+    "exporting": {"torch", "omegaconf", "rich"},
+    "predictions": {"torch", "numpy", "rich"},
+    "evaluate": {"omegaconf"},
+    "predict": {"omegaconf"},
+    "export": {"torch", "omegaconf", "rich"},
+    "report": {"omegaconf", "rich"},
     "train": {"pytorch_lightning", "omegaconf"},
 }
 
@@ -118,12 +146,13 @@ def test_imports_from_outside_are_the_layers_own(module: str) -> None:
 
 
 def test_only_run_instantiates_configurations() -> None:
-    users = {path.stem for path in PACKAGE.rglob("*.py") if "hydra.utils" in path.read_text()}
-    assert users == {"run"}
+    users = [module for module in MODULES if "hydra.utils" in imports(module)]
+    assert users == ["cifar_lightning.run.parts"]
 
 
-def test_entry_points_import_the_command_line_alone_at_the_top() -> None:
-    top = imports("cifar_lightning.train", at_the_top=True)
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "report"])
+def test_entry_points_import_the_command_line_alone_at_the_top(name: str) -> None:
+    top = imports(f"cifar_lightning.{name}", at_the_top=True)
     assert {name for name in top if name.startswith("cifar_lightning")} == {"cifar_lightning.cli"}
     assert not {"torch", "pytorch_lightning"} & {name.partition(".")[0] for name in top}
 

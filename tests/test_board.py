@@ -12,7 +12,7 @@ import pytest
 from omegaconf import DictConfig
 
 from cifar_lightning.board import BoardLogger, open_board
-from cifar_lightning.curves import read_rows
+from cifar_lightning.runs import read_rows
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]

@@ -26,10 +26,10 @@ from cifar_lightning.callbacks import (
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Batch, Classifier
 from cifar_lightning.cli import compose
-from cifar_lightning.curves import read_rows
 from cifar_lightning.data.module import BatchOrder
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
+from cifar_lightning.runs import read_rows
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -182,7 +182,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
 ) -> None:
     monkeypatch.setattr(Diverging, "bad_step", bad_step)
     monkeypatch.setattr(Diverging, "ruins_weights", ruins_weights)
-    monkeypatch.setattr(run, "Classifier", Diverging)
+    monkeypatch.setattr(run.parts, "Classifier", Diverging)
     config = tiny(
         "target_accuracy=null", "trainer.max_epochs=3", f"callbacks.nan.every_n_steps={every}"
     )
@@ -195,7 +195,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
     checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("*"))
     assert [file.name for file in checkpoints] == (["best.ckpt", "last.ckpt"] if epoch > 1 else [])
     for file in checkpoints:
-        assert read_checkpoint(file)["global_step"] == 6
+        assert read_checkpoint(file).global_step == 6
         assert all(bool(weight.isfinite().all()) for weight in weights_of(file).values())
     finished = [row for row in read_rows(tmp_path / "run") if row["epoch"] < epoch]
     assert [row["epoch"] for row in finished] == [1.0] * (epoch - 1)

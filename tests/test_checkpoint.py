@@ -1,11 +1,15 @@
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from omegaconf import DictConfig
 
 from cifar_lightning import checkpoint, run
+from cifar_lightning.cli import CONF
 from cifar_lightning.errors import UserError
 from cifar_lightning.train import train
 
@@ -66,6 +70,144 @@ def test_a_checkpoint_of_the_middle_of_an_epoch_is_refused(tiny: Compose, tmp_pa
     typed = [f"resume={tmp_path}/run/checkpoints/best.ckpt"]
     with pytest.raises(UserError, match=r"saved in the middle of an epoch.*Take last\.ckpt"):
         checkpoint.resumed(compose_only(tiny, typed))
+
+
+@pytest.fixture
+def best(tiny: Compose, tmp_path: Path) -> Path:
+    """A checkpoint, whose content `changed` changes."""
+    train(tiny())
+    return tmp_path / "run" / "checkpoints" / "best.ckpt"
+
+
+def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    content = torch.load(path, weights_only=True)
+    change(content)
+    torch.save(content, path)
+    return path
+
+
+def in_config(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda content: change(content["hyper_parameters"]["config"])
+
+
+SHELL = {"_target_": "os.system", "command": "touch was_called"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config.update(model=SHELL),
+        lambda config: config["optimizer"].update(_target_="subprocess.run"),
+        lambda config: config["model"].update(num_classes=SHELL),
+        lambda config: config["augment"].update(flip=[[SHELL]]),
+        lambda config: config["callbacks"].update(mine=SHELL),
+        # By way of this package, and by interpolation.
+        lambda config: config["model"].update(_target_="cifar_lightning.cli.os.system"),
+        lambda config: config["model"].update(_target_="cifar_lightning.atomic.atomic_write"),
+        lambda config: config["model"].update(_target_="${oc.decode:os.system}"),
+        lambda config: config.update(model="${oc.create:{_target_:os.system,command:'touch x'}}"),
+    ],
+)
+def test_what_a_checkpoint_wants_to_call_is_not_called(
+    change: Callable[[dict[str, Any]], object], best: Path, tmp_path: Path, tiny: Compose
+) -> None:
+    changed(best, in_config(change))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"wants to call .*so it was not called"):
+        run.rebuild(best)
+    typed = [f"resume={best}"]
+    with pytest.raises(UserError, match=r"wants to call .*so it was not called"):
+        checkpoint.resumed(compose_only(tiny, typed))
+    assert set(tmp_path.iterdir()) == before
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return (os.mkdir, ("was_called",))
+
+
+def test_code_in_a_checkpoint_is_not_run(best: Path) -> None:
+    content = torch.load(best, weights_only=True)
+    torch.save(content | {"more": Bomb()}, best)
+    with pytest.raises(UserError, match="is not a checkpoint of cifar-lightning"):
+        run.rebuild(best)
+    assert not Path("was_called").exists()
+    torch.load(best, weights_only=False)  # it would have been
+    assert Path("was_called").is_dir()
+
+
+def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = "cifar_lightning.models.dilated_dw.DilatedDW"  # conf/ has a shorter name for it
+    changed(best, in_config(lambda config: config["model"].update(_target_=target)))
+    with pytest.raises(UserError, match=r"name it there: a network in conf/model/NAME\.yaml"):
+        run.rebuild(best)
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text(f"_target_: {target}\n")
+    monkeypatch.setattr(checkpoint, "CONF", tmp_path / "conf")
+    checkpoint._known_targets.cache_clear()
+    assert run.rebuild(best)[0].image_size == 32
+    checkpoint._known_targets.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda content: content["state_dict"].popitem(),
+            r"its weights do not fit .*DilatedDW as it is here .*Missing key",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["data_facts"]["classes"].pop(),
+            r"its weights do not fit .*size mismatch",
+        ),
+        (
+            lambda content: (
+                content["hyper_parameters"].update(version="9.9.9")
+                or content["hyper_parameters"]["config"]["model"].update(width=3)
+            ),
+            r"cannot be rebuilt \(written by cifar-lightning 9\.9\.9; this is .*unexpected keyword",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["config"].pop("optimizer"),
+            "cannot be rebuilt .*optimizer",
+        ),
+        (
+            lambda content: content["hyper_parameters"].pop("data_facts"),
+            "of a version that this one .* does not know",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["data_facts"].update(mean="grey"),
+            "of a version that this one .* does not know",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["config"].update(seed="${nowhere}"),
+            "its configuration cannot be read: .*nowhere",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_named_in_one_message(
+    change: Callable[[dict[str, Any]], object], message: str, best: Path
+) -> None:
+    changed(best, change)
+    with pytest.raises(UserError, match=f"best.ckpt.*{message}"):
+        run.rebuild(best)
+
+
+def test_checkpoints_from_before_versions_were_written_down_are_read(best: Path) -> None:
+    changed(best, lambda content: content["hyper_parameters"].pop("version"))
+    assert checkpoint.read_checkpoint(best).version == "0.1.0"
+    assert run.rebuild(best)[0].classes[0] == "bar"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_resumed_but_named(
+    best: Path, tiny: Compose
+) -> None:
+    changed(best, in_config(lambda config: config.pop("rehearse_without_data")))
+    with pytest.raises(UserError, match=r"an earlier version .* has no rehearse_without_data"):
+        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    assert run.rebuild(best)[0].image_size == 32
 
 
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:

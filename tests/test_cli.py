@@ -38,6 +38,7 @@ def composed_path(typed: str) -> str:
         "with space/a b.zip",
         "lr=0.1/x",
         "a(1)/b[2]/c{3}",
+        "[1].png",
         "it's",
         "back\\slash'quote",
         "Bücher/画像",
@@ -67,6 +68,14 @@ def test_a_comma_makes_a_sweep_where_one_is_typed_and_no_such_file_exists(tmp_pa
         assert prepare_arguments([multirun, "data.path=a,b"]) == [multirun, "data.path=a,b"]
     (tmp_path / "a,b").touch()
     assert prepare_arguments(["-m", "data.path=a,b"]) == ["-m", "data.path='a,b'"]
+
+
+def test_a_file_without_a_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "b.png").touch()
+    with pytest.raises(UserError, match=r"b\.png: nothing says what this file is for"):
+        prepare_arguments(["images=a.png", "b.png"])
+    # The value of one of Hydra's own options may be a file's name.
+    assert prepare_arguments(["--config-dir", str(tmp_path)]) == ["--config-dir", str(tmp_path)]
 
 
 def test_other_options_are_left_to_hydra() -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar_lightning.curves import Curves, read_rows
+from cifar_lightning.curves import Curves
+from cifar_lightning.runs import read_rows
 
 
 def test_rows_come_back_without_their_blank_cells(tmp_path: Path) -> None:

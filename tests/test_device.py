@@ -128,6 +128,7 @@ def test_a_step_copies_nothing_from_the_host_and_reads_nothing_back(name: str) -
     classifier = Classifier(
         DilatedDW(),
         classes=[str(n) for n in range(10)],
+        image_size=32,
         mean=[0.5] * 3,
         std=[0.25] * 3,
         optimizer=OPTIMIZERS[name],

@@ -12,7 +12,7 @@ from conftest import TINY, weights_of
 from test_data import small_data_set, write_tar
 
 from cifar_lightning.checkpoint import read_checkpoint
-from cifar_lightning.curves import read_rows
+from cifar_lightning.runs import read_rows
 
 
 def train_on(
@@ -71,7 +71,7 @@ def test_a_disk_that_fills_up_in_training_leaves_the_last_good_checkpoint(tmp_pa
     (run_dir,) = (tmp_path / "disk.copy").glob("runs/train/*")
     (checkpoint,) = (run_dir / "checkpoints").iterdir()
     assert checkpoint.name == "best.ckpt"
-    assert read_checkpoint(checkpoint)["global_step"] == 6
+    assert read_checkpoint(checkpoint).global_step == 6
     assert all(bool(weight.isfinite().all()) for weight in weights_of(checkpoint).values())
 
 
@@ -86,7 +86,7 @@ def test_the_best_checkpoint_survives_a_disk_that_is_full_when_it_is_replaced(
     (run_dir,) = (tmp_path / "disk.copy").glob("runs/train/*")
     files = sorted((run_dir / "checkpoints").iterdir())
     assert [file.name for file in files] == ["best.ckpt", "last.ckpt"]
-    assert {read_checkpoint(file)["global_step"] for file in files} == {6}
+    assert {read_checkpoint(file).global_step for file in files} == {6}
     # And the run can go on from there, as the message says.
     shutil.copytree(run_dir, tmp_path / "run")
     ended = command(f"resume={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2")
@@ -204,7 +204,7 @@ def test_paths_with_equals_signs_commas_and_spaces_work_from_data_to_resume(
     # As typed, and without the folder's own name, which the shell would have to quote.
     ended = command(f"resume={last}", "trainer.max_epochs=2")
     assert ended.returncode == 0, ended.stderr
-    assert read_checkpoint(last)["global_step"] == 8
+    assert read_checkpoint(last).global_step == 8
     assert len(list(odd.glob("runs/train/*"))) == 1
 
 

@@ -1,3 +1,7 @@
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -88,3 +92,29 @@ def test_the_device_has_its_own_name() -> None:
     name, _, threads = hardware.device_name(torch.device("cpu")).rpartition(", ")
     assert name
     assert threads == f"{torch.get_num_threads()} threads"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back so")
+def test_memory_that_a_step_freed_is_there_for_the_next() -> None:
+    program = """
+import resource, torch
+from cifar_lightning.hardware import keep_freed_memory
+
+def faults():  # pages that the system had to hand out for 16 tensors, one after the other
+    for _ in range(4):
+        torch.zeros(2**26, dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(16):
+        torch.zeros(2**26, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+print(faults())
+keep_freed_memory()
+print(faults())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    given_back, kept = map(int, ended.stdout.split())
+    assert kept < given_back / 10

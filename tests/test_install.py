@@ -16,6 +16,7 @@ from test_data import small_data_set, write_tar
 from cifar_lightning.cli import CONF
 
 ROOT = CONF.parent
+TEMPLATES = ROOT / "cifar_lightning" / "reporting" / "templates"
 
 
 def sources(folder: Path) -> Path:
@@ -52,13 +53,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_the_whole_package_and_every_configuration(wheel: Path) -> None:
+def test_the_wheel_holds_the_whole_package_every_configuration_and_template(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cifar_lightning").rglob("*.py")}
     configurations = {
         f"cifar_lightning/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")
     }
-    assert held == code | configurations
+    templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.iterdir()}
+    assert held == code | configurations | templates
 
 
 @pytest.mark.slow

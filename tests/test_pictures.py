@@ -2,6 +2,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cifar_lightning.pictures import learning_curves
+from cifar_lightning.pictures.curves import group_style, learning_curve, overlaid_curves
 
 CURVES = {
     "train/acc": [(1.0, 0.5), (2.0, 0.7)],
@@ -44,3 +45,35 @@ def test_the_target_is_a_line_only_where_there_is_one() -> None:
 def test_missing_curves_are_left_out() -> None:
     accuracy, _ = lines(learning_curves({"train/acc": CURVES["train/acc"]}, None, ""))
     assert list(accuracy) == ["training (augmented)"]
+
+
+def test_the_moment_the_target_was_reached_is_marked() -> None:
+    (axes,) = learning_curve(CURVES, "acc", (0.75, "aim"), ((2.0, 0.8), "there")).axes
+    assert [text.get_text() for text in axes.texts] == ["aim", "there"]
+    (mark,) = (line for line in axes.lines if line.get_fillstyle() == "none")
+    assert np.asarray(mark.get_xydata()).tolist() == [[2.0, 0.8]]
+    text, (_, right) = axes.texts[1], axes.get_xlim()
+    assert text.get_horizontalalignment() == "right"  # of the end of the axis there is no room
+    assert right > 2.0
+    (bare,) = learning_curve(CURVES, "loss").axes
+    assert not bare.texts
+    assert lines(bare.figure)[0]["validation"] == CURVES["val/loss"]  # type: ignore[arg-type]
+
+
+def test_runs_of_a_group_share_a_style_and_one_entry_of_the_legend() -> None:
+    points = CURVES["val/acc"]
+    runs = [("a", points), ("b", points), ("a", points), ("c", [])]
+    figure = overlaid_curves(runs, ("epochs", "accuracy"), (0.75, "aim"), best=2, legend=True)
+    (axes,) = figure.axes
+    drawn = {str(line.get_gid()): line for line in axes.lines if line.get_gid()}
+    assert list(drawn) == ["run-0", "run-1", "run-2"]
+    first, second, third = drawn.values()
+    assert first.get_color() == third.get_color() != second.get_color()
+    assert third.get_linewidth() > first.get_linewidth()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+
+
+def test_thirty_groups_can_be_told_apart() -> None:
+    styles = [group_style(number) for number in range(30)]
+    assert len({(style["colour"], style["dashes"]) for style in styles}) == 30

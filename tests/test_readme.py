@@ -32,18 +32,24 @@ def test_the_network_to_add_trains_and_is_short(
     assert 0 < metrics["params"] < 100_000
 
 
-COMMANDS = re.findall(r"^    python -m cifar_lightning\.train (.*)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^    python -m cifar_lightning\.(\w+) (.*)$", README, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_composes(command: str) -> None:
-    typed = shlex.split(command)
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_every_command_composes(name: str, arguments: str) -> None:
+    typed = shlex.split(arguments)
     overrides = [argument.partition(",")[0] for argument in typed if argument != "-m"]
-    assert compose(prepare_arguments(overrides)).choices.model == "dilated_dw"
+    config = compose(prepare_arguments(overrides), config_name=name)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        found = config.choices.get(key) or OmegaConf.select(config, key)
+        assert str(found).lower() == value.lower() or value == "null", override
 
 
 def test_there_are_commands_to_check() -> None:
-    assert len(COMMANDS) >= 5
+    names = [name for name, _ in COMMANDS]
+    assert names.count("train") >= 5
+    assert {"evaluate", "predict", "export", "report"} <= set(names)
 
 
 def test_every_make_target_exists() -> None:
@@ -53,7 +59,8 @@ def test_every_make_target_exists() -> None:
 
 def test_the_tree_is_the_tree_on_disk() -> None:
     tree = README.partition("## The tree")[2].partition("##")[0]
-    named = set(re.findall(r"^      ([\w.]+/?) ", tree, re.MULTILINE))
+    lines = re.findall(r"^      (\w.*?)  ", tree, re.MULTILINE)
+    named = {name for line in lines for name in line.split()}
     package = ROOT / "cifar_lightning"
     on_disk = {
         f"{path.name}/" if path.is_dir() else path.name

@@ -19,8 +19,8 @@ from PIL import Image
 
 from cifar_lightning import checkpoint, run
 from cifar_lightning.classifier import Classifier
-from cifar_lightning.curves import read_rows
 from cifar_lightning.errors import UserError
+from cifar_lightning.runs import read_rows
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -32,6 +32,7 @@ METRICS = [
     "seed",
     "epochs",
     "stopped_by",
+    "target_val_acc",
     "val/acc",
     "test/acc",
     "test/loss",
@@ -154,8 +155,8 @@ def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_better(
         name: checkpoint.read_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
         for name in ("best", "last")
     }
-    assert steps["best"]["global_step"] == 6
-    assert steps["last"]["global_step"] == 18
+    assert steps["best"].global_step == 6
+    assert steps["last"].global_step == 18
 
 
 def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_path: Path) -> None:

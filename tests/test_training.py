@@ -1,6 +1,3 @@
-import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,29 +62,3 @@ def test_without_a_compiler_the_training_goes_on_with_a_warning(
     assert "No working C++ compiler found" in output
     assert metrics["epochs"] == 1
     cpp_compiler_search.cache_clear()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back so")
-def test_memory_that_a_step_freed_is_there_for_the_next() -> None:
-    program = """
-import resource, torch
-from cifar_lightning.training import keep_freed_memory
-
-def faults():  # pages that the system had to hand out for 16 tensors, one after the other
-    torch.zeros(2**26, dtype=torch.uint8)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(16):
-        torch.zeros(2**26, dtype=torch.uint8)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-torch.set_num_threads(1)
-print(faults())
-keep_freed_memory()
-print(faults())
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
-    )
-    given_back, kept = map(int, ended.stdout.split())
-    # A tensor or two more may be new: where small blocks lie between decides.
-    assert kept < given_back / 3

@@ -5,8 +5,8 @@ import io
 import lzma
 import os
 import pickle
-import re
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,16 +20,15 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 from rich.progress import Progress
 
 from cifar_lightning.atomic import atomic_write
+from cifar_lightning.data.image import decode_image, map_images, natural
 from cifar_lightning.data.module import ImageData
 from cifar_lightning.data.parts import Part, Parts
 from cifar_lightning.errors import DataUnavailable, UserError
 
-CACHE_FORMAT = 2  # another number and nobody reads an older version's cache
-LARGE = 16_000  # bytes of an image file; CIFAR-10's have about 1,000
+CACHE_FORMAT = 3  # another number and nobody reads an older version's cache
 LAYOUT = "train/<class>/* and test/<class>/*"
 # What the archive readers raise on a file that is truncated, altered or no archive at all.
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
@@ -156,8 +155,7 @@ def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
 def _order(place: tuple[str, str, str]) -> tuple[list[tuple[int, str]], str]:
     """By file name, its numbers by value (2.png before 10.png), then by class."""
     _, class_name, file = place
-    pieces = re.split(r"(\d+)", file)  # text and digits alternate
-    return [(int(p) if p.isdecimal() else -1, p) for p in pieces], class_name
+    return natural(file), class_name
 
 
 Read = Callable[[str], bytes]
@@ -230,26 +228,24 @@ def _decode_all(
     def decode_one(item: tuple[str, bytes]) -> NDArray[np.uint8]:
         name, content = item
         try:
-            with Image.open(io.BytesIO(content)) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except Exception as error:  # Pillow's decoders raise whatever they meet
+            return decode_image(io.BytesIO(content), resize_to)
+        except ValueError as error:
             raise UserError(f"{path}: {name} is not an image that can be read: {error}") from error
-        if resize_to:
-            image = ImageOps.fit(image, (resize_to, resize_to), Image.Resampling.BICUBIC)
-        return np.asarray(image)
 
     arrays: dict[str, NDArray[np.uint8]] = {}
     size: tuple[int, ...] = ()
     remaining = iter(names)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(transient=True) as progress:
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        Progress(transient=True) as progress,
+        warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
+    ):
         task = progress.add_task(f"Decoding {len(names):,} images", total=len(names))
         # One thread reads, in the archive's order; a chunk bounds the memory.
         while chunk := list(islice(remaining, 1024)):
             contents = [(name, read(name)) for name in chunk]
-            # Threads pay off where decoding is long: of small images, threads that wait for one
-            # another make three times the work of it.
-            large = sum(len(content) for _, content in contents) > LARGE * len(contents)
-            decoded = pool.map(decode_one, contents) if large else map(decode_one, contents)
+            size_of_files = sum(len(content) for _, content in contents)
+            decoded = map_images(decode_one, contents, size_of_files, threads)
             for name, array in zip(chunk, decoded, strict=True):
                 size = size or array.shape
                 if array.shape != size:

@@ -1,0 +1,17 @@
+"""Figures from arrays, nothing else; the caller saves them."""
+
+from cifar_lightning.pictures.curves import learning_curves
+from cifar_lightning.pictures.evaluation import confusion_matrix, reliability, robustness
+from cifar_lightning.pictures.grid import captioned_grid
+from cifar_lightning.pictures.layers import activation_maps, feature_maps, filters
+
+__all__ = [
+    "activation_maps",
+    "captioned_grid",
+    "confusion_matrix",
+    "feature_maps",
+    "filters",
+    "learning_curves",
+    "reliability",
+    "robustness",
+]

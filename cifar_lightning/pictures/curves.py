@@ -1,0 +1,173 @@
+"""What runs went through."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+TRAIN, VAL, TARGET = "#8a8f98", "#1f6feb", "#d1242f"
+# Readable on white and on black; the first are of Okabe and Ito, apart for colour-blind readers.
+COLOURS = (
+    *("#1f77d0", "#e0701a", "#12a37a", "#cc62a3", "#b8900c"),
+    *("#47a9e0", "#c8323c", "#8a63d2", "#7a8088", "#7f9f1a"),
+)
+DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 2))
+
+Points = Sequence[tuple[float, float]]
+
+
+def learning_curves(curves: Mapping[str, Points], target: float | None, title: str) -> Figure:
+    """Accuracy and loss against epochs, side by side.
+
+    Args:
+        curves: points (epoch, value) of `train/acc`, `val/acc`, `train/loss`, `val/loss`; a curve
+            that is missing or empty is left out.
+        target: validation accuracy from 0 to 1 at which training stops, drawn as a line.
+        title: one line.
+    """
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    accuracy, loss = figure.subplots(1, 2)
+    _draw(accuracy, curves, "acc", "accuracy")
+    _draw(loss, curves, "loss", "loss")
+    if target is not None:
+        _target_line(accuracy, target, f"target on validation {target:.1%}")
+    if any(curves.values()):
+        accuracy.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def learning_curve(
+    curves: Mapping[str, Points],
+    quantity: str,
+    target: tuple[float, str] | None = None,
+    reached: tuple[tuple[float, float], str] | None = None,
+) -> Figure:
+    """One quantity against epochs, small enough for a telephone.
+
+    Args:
+        curves: as for `learning_curves`.
+        quantity: `acc` or `loss`.
+        target: an accuracy from 0 to 1, drawn as a line, and what to call it.
+        reached: the point (epoch, value) where the target was reached, and what to say of it.
+    """
+    figure = Figure(figsize=(5.2, 3.7), layout="constrained")
+    axes = figure.subplots()
+    _draw(axes, curves, quantity, {"acc": "accuracy"}.get(quantity, quantity))
+    if target is not None:
+        _target_line(axes, *target)
+    if reached is not None:
+        (epoch, value), text = reached
+        axes.plot([epoch], [value], marker="o", markersize=11, color=TARGET, fillstyle="none")
+        # A line down to the epochs, and the text there, where the curves seldom are.
+        (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
+        axes.vlines(epoch, bottom, value, color=TARGET, linestyle=":", linewidth=1)
+        axes.set_ylim(bottom=bottom)
+        is_right = epoch >= (left + right) / 2
+        axes.annotate(
+            text,
+            (epoch, bottom),
+            xytext=((-5 if is_right else 5), 5),
+            textcoords="offset points",
+            ha="right" if is_right else "left",
+            color=TARGET,
+            fontsize=9,
+        )
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def overlaid_curves(
+    curves: Sequence[tuple[str, Points]],
+    labels: tuple[str, str],
+    target: tuple[float, str] | None = None,
+    best: int | None = None,
+    legend: bool = False,
+) -> Figure:
+    """The accuracy of several runs, in a colour for each group of them.
+
+    Args:
+        curves: of each run: the name of its group, and its points (x, accuracy). Groups get their
+            styles, which are those of `group_style`, in the order in which they first come.
+        labels: of the axes.
+        target: as for `learning_curve`.
+        best: the position of a run whose curve is drawn thicker.
+        legend: whether to draw one, to the right, of the groups' names.
+
+    Returns:
+        A figure in which the line of run i has the gid `run-i`.
+    """
+    groups = list(dict.fromkeys(group for group, _ in curves))
+    figure = Figure(figsize=(9, 4.5) if legend else (5.2, 3.7), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    named = set()
+    for number, (group, points) in enumerate(curves):
+        if not points:
+            continue
+        x, y = zip(*points, strict=True)
+        style = group_style(groups.index(group))
+        axes.plot(
+            x,
+            y,
+            color=style["colour"],
+            dashes=style["dashes"] or (None, None),
+            linewidth=2.8 if number == best else 1.3,
+            zorder=3 if number == best else 2,
+            marker="o",
+            markersize=2.5,
+            label=f"_{group}" if group in named else group,
+            gid=f"run-{number}",
+        )
+        named.add(group)
+    _frame(axes, *labels)
+    if target is not None:
+        _target_line(axes, *target)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    if legend and named:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def group_style(number: int) -> dict[str, Any]:
+    """The `colour` and the `dashes` (lengths of line and gap in points) of a group's curves."""
+    return {
+        "colour": COLOURS[number % len(COLOURS)],
+        "dashes": DASHES[number // len(COLOURS) % len(DASHES)],
+    }
+
+
+def _draw(axes: Axes, curves: Mapping[str, Points], quantity: str, label: str) -> None:
+    for part, colour, name in (
+        ("train", TRAIN, "training (augmented)"),
+        ("val", VAL, "validation"),
+    ):
+        points = curves.get(f"{part}/{quantity}")
+        if points:
+            epochs, values = zip(*points, strict=True)
+            axes.plot(epochs, values, color=colour, marker="o", markersize=4, label=name)
+    _frame(axes, "epochs", label)
+    if quantity == "acc":
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _frame(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=xlabel == "epochs"))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _target_line(axes: Axes, target: float, label: str) -> None:
+    axes.axhline(target, color=TARGET, linestyle="--", linewidth=1)
+    axes.annotate(
+        label,
+        (0.01, target),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        color=TARGET,
+        fontsize=9,
+    )

@@ -1,0 +1,101 @@
+"""What a classifier gets right, how sure it is, and what throws it off."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
+
+BLUE, GREY, RED = "#1f6feb", "#8a8f98", "#d1242f"
+# Of Okabe and Ito, which colour-blind readers tell apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+LARGEST_WITH_NUMBERS = 20  # classes; beyond, numbers in the cells would not be readable
+
+
+def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
+    """Counts, shaded by the share of the row.
+
+    Args:
+        matrix: [classes, classes], labels in rows, predictions in columns.
+        classes: their names.
+        title: one line.
+    """
+    count = len(classes)
+    side = min(3.0 + 0.5 * count, 12)
+    figure = Figure(figsize=(side, side * 0.92), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots()
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)  # [classes, classes]
+    # The diagonal is large: without the root the mistakes would all look white.
+    axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1.1)
+    axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(count), classes)
+    axes.set(xlabel="predicted", ylabel="label")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if count <= LARGEST_WITH_NUMBERS:
+        for row, column in np.ndindex(matrix.shape):
+            if matrix[row, column]:
+                axes.text(
+                    column,
+                    row,
+                    f"{matrix[row, column]}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color="white" if shares[row, column] > 0.4 else "#24292f",
+                )
+    return figure
+
+
+def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> Figure:
+    """Accuracy against confidence, and below it how many images have that confidence.
+
+    Args:
+        bins: with `confidence`, `acc` and the share of `images`, each from 0 to 1.
+        ece: expected calibration error, from 0 to 1.
+        title: one line.
+    """
+    figure = Figure(figsize=(5.5, 6), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    accuracy, images = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    confidences = [b["confidence"] for b in bins]
+    accuracy.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1)
+    accuracy.text(0.62, 0.5, "perfectly calibrated", color=GREY, fontsize=9)
+    accuracy.vlines(confidences, confidences, [b["acc"] for b in bins], color=RED, alpha=0.5)
+    accuracy.plot(confidences, [b["acc"] for b in bins], color=BLUE, marker="o", markersize=5)
+    accuracy.set(ylabel="accuracy", ylim=(-0.03, 1.03))
+    accuracy.text(0.03, 0.93, f"expected calibration error {ece:.2%}", fontsize=10)
+    images.bar(confidences, [b["images"] for b in bins], width=0.05, color=BLUE)
+    images.set(xlabel="confidence", ylabel="images", xlim=(0, 1.03))
+    for axes in (accuracy, images):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    images.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return figure
+
+
+def robustness(curves: Mapping[str, Sequence[float]], clean: float, title: str) -> Figure:
+    """Accuracy against the strength of corruptions.
+
+    Args:
+        curves: by name, accuracies from 0 to 1, weakest first.
+        clean: accuracy without.
+        title: one line.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots()
+    for number, (name, values) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.plot([clean, *values], color=colour, marker="o", markersize=4, label=name)
+    axes.set_xticks(range(6), ["none", "1", "2", "3", "4", "5"])
+    axes.set(xlabel="strength", ylabel="accuracy")
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", frameon=False)
+    return figure

@@ -1,0 +1,249 @@
+"""What a classifier takes images for: from files, to a table and a contact sheet."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich import box, get_console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from cifar_lightning.atomic import atomic_write
+from cifar_lightning.console import note
+from cifar_lightning.data.image import decode_image, map_images
+from cifar_lightning.errors import UserError
+from cifar_lightning.inference import Inference
+from cifar_lightning.pictures import captioned_grid
+
+COLUMNS = ("image", "class", "probability", "class2", "probability2", "class3", "probability3")
+TABLES = (".csv", ".jsonl")
+CHUNK = 1024  # decoded images in memory at once
+ON_SCREEN = 20  # rows
+NAMED = 10  # broken images
+ON_SHEET = 48  # images
+
+Row = dict[str, str | float | None]
+
+
+@dataclass
+class Predictions:
+    """What became of the images.
+
+    Attributes:
+        rows: of those that could be read, in order, by `COLUMNS`: the name as it was found, and the
+            three likeliest classes; None where there are not so many.
+        broken: the others, and why.
+        sheet: uint8 [H, W, 3], as the network sees it, by position in `rows`: of images spread over
+            all of them.
+        seconds: from the first file to the last row.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    broken: dict[Path, str] = field(default_factory=dict)
+    sheet: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def nothing_found(images: str, left_out: Counter[str]) -> str:
+    """The message for a folder or a pattern without images; see `data.image.find_images`."""
+    if left_out:
+        return f"images={images}: no image is in this folder, but {_counted(left_out)}."
+    if Path(images).is_dir():
+        return f"images={images}: this folder is empty."
+    return f"images={images}: there is no such file or folder, and no file of such a pattern."
+
+
+def check_output(typed: str, images: Sequence[Path]) -> Path:
+    """The table to write, refused where something would be lost.
+
+    Args:
+        typed: its name.
+        images: that will be read.
+
+    Raises:
+        UserError: if its ending is of no kind of table, or it or its contact sheet would overwrite
+            an image, or what is no earlier contact sheet.
+    """
+    output = Path(typed)
+    if output.suffix.lower() not in TABLES:
+        raise UserError(f"output={typed} ends neither in .csv (a table) nor .jsonl (JSON lines).")
+    sheet = output.with_suffix(".png")
+    inputs = {_identity(image) for image in images}
+    for file in (output, sheet):
+        if file.is_dir():
+            raise UserError(f"output={typed}: {file} is a folder.")
+        if file.exists() and _identity(file) in inputs:
+            raise UserError(
+                f"output={typed} would overwrite {file}, which is one of the images. Name another "
+                "output; its contact sheet lies beside it, with the ending .png."
+            )
+    if sheet.exists() and not any(output.with_suffix(table).exists() for table in TABLES):
+        raise UserError(
+            f"output={typed} would overwrite {sheet} with a contact sheet. Name another output, "
+            "or move that picture away."
+        )
+    return output
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Equal for all names of a file; None if there is none."""
+    status = _status(file)
+    return None if status is None else (status.st_dev, status.st_ino)
+
+
+def _status(file: Path) -> os.stat_result | None:
+    with contextlib.suppress(OSError):
+        return file.stat()
+    return None
+
+
+def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Predictions:
+    """Decode and classify images, some at a time, so that memory holds any number of them."""
+    size, classes = inference.classifier.image_size, inference.classifier.classes
+
+    def decode(path: Path) -> NDArray[np.uint8] | str:
+        try:
+            return decode_image(path, size)
+        except ValueError as error:
+            return str(error)
+
+    found = Predictions()
+    on_sheet = {paths[i * len(paths) // ON_SHEET] for i in range(ON_SHEET)}
+    # Whole batches: they are then those of a test of the training, and so are the last digits.
+    chunk_size = batch_size * max(1, CHUNK // batch_size)
+    started = time.perf_counter()
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        Progress(transient=True) as progress,
+        warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
+    ):
+        task = progress.add_task(f"Classifying {len(paths):,} images", total=len(paths))
+        for start in range(0, len(paths), chunk_size):
+            chunk = paths[start : start + chunk_size]
+            bytes_of_files = sum(s.st_size for s in map(_status, chunk) if s is not None)
+            images: dict[Path, NDArray[np.uint8]] = {}
+            decoded = map_images(decode, chunk, bytes_of_files, threads)
+            for path, image in zip(chunk, decoded, strict=True):
+                if isinstance(image, str):
+                    found.broken[path] = image
+                else:
+                    images[path] = image
+                    if path in on_sheet:
+                        found.sheet[len(found.rows) + len(images) - 1] = image
+                progress.advance(task)
+            if images:
+                stacked = torch.from_numpy(np.stack(list(images.values())))  # [N, H, W, 3]
+                logits = inference.logits(stacked.permute(0, 3, 1, 2), batch_size)
+                found.rows += _rows(list(images), logits.softmax(1), classes)
+    found.seconds = time.perf_counter() - started
+    return found
+
+
+def _rows(paths: Sequence[Path], probabilities: Tensor, classes: Sequence[str]) -> Iterator[Row]:
+    """A row for each of N images; probabilities [N, classes]."""
+    # Of equal ones the first class, as an accuracy counts it; in bf16 some images have such.
+    ranked = probabilities.sort(dim=1, descending=True, stable=True)
+    values, indices = ranked.values[:, :3].tolist(), ranked.indices[:, :3].tolist()
+    for path, row, picks in zip(paths, values, indices, strict=True):
+        cells: list[str | float | None] = [str(path)]
+        for probability, pick in zip(row, picks, strict=True):
+            cells += [classes[pick], round(probability, 6)]
+        cells += [None] * (len(COLUMNS) - len(cells))
+        yield dict(zip(COLUMNS, cells, strict=True))
+
+
+def save(predictions: Predictions, output: Path) -> Path:
+    """Write the table, of the kind that its ending says, and the contact sheet beside it.
+
+    Returns:
+        The contact sheet.
+    """
+    text = io.StringIO(newline="")
+    if output.suffix.lower() == ".csv":
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(predictions.rows)
+    else:
+        text.writelines(f"{json.dumps(row)}\n" for row in predictions.rows)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as file:
+        # The names of files are bytes, of which Python keeps what is no UTF-8 as surrogates.
+        file.write(text.getvalue().encode(errors="surrogateescape"))
+    sheet = output.with_suffix(".png")
+    count, total = len(predictions.sheet), len(predictions.rows)
+    title = f"{count:,} of {total:,} images" + ", spread over all of them" * (count < total)
+    rows = [predictions.rows[position] for position in predictions.sheet]
+    captions = [f"{_pick(row, '')}\n{_shortened(Path(str(row['image'])).name, 20)}" for row in rows]
+    grid = captioned_grid(np.stack(list(predictions.sheet.values())), captions, title, columns=8)
+    with atomic_write(sheet) as file, warnings.catch_warnings(action="ignore"):  # odd letters
+        grid.savefig(file, format="png")
+    return sheet
+
+
+def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: Path) -> None:
+    """The first rows, what was left out, and where everything is."""
+    rows, broken, console = predictions.rows, predictions.broken, get_console()
+    picks = [[_pick(row, n) for n in ("", "2", "3")] for row in rows[:ON_SCREEN]]
+    widths = [max(map(len, column)) for column in zip(*picks, strict=True)]
+    room = max(console.width - sum(widths) - 2 * len(widths), 20)  # what is left for the names
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("image", no_wrap=True)
+    for name, width in zip(("class", "second", "third"), widths, strict=True):
+        table.add_column(name, min_width=width, style="bold" if name == "class" else None)
+    for row, cells in zip(rows, picks, strict=False):
+        table.add_row(escape(_shortened(str(row["image"]), room)), *map(escape, cells))
+    console.print(table, highlight=False)
+    if len(rows) > ON_SCREEN:
+        console.print(f"… and {len(rows) - ON_SCREEN:,} more\n", highlight=False)
+    rate = len(rows) / predictions.seconds
+    note("images", f"{len(rows):,} of {len(rows) + len(broken):,}, {rate:,.0f} images/s")
+    for line in named(broken):
+        note("skipped", line)
+    if left_out:
+        note("left out", _counted(left_out))
+    note("table", str(output.absolute()))
+    note("sheet", str(sheet.absolute()))
+
+
+def named(broken: Mapping[Path, str]) -> list[str]:
+    """A line for each of the first images that could not be read, and one for the others."""
+    lines = [f"{_printable(str(path))}: {reason}" for path, reason in broken.items()]
+    more = len(lines) - NAMED
+    return lines[:NAMED] + [f"{more:,} more"] * (more > 0)
+
+
+def _counted(left_out: Counter[str]) -> str:
+    kinds = [f"{count:,} {_printable(kind)}" for kind, count in left_out.most_common()]
+    kinds[5:] = ["…"] * (len(kinds) > 5)
+    total = left_out.total()
+    return f"{total:,} other file{'s' * (total > 1)}: {', '.join(kinds)}"
+
+
+def _pick(row: Row, number: str) -> str:
+    name = row[f"class{number}"]
+    return "" if name is None else f"{name} {row[f'probability{number}']:.1%}"
+
+
+def _shortened(name: str, width: int) -> str:
+    """The end of a name, which tells files apart."""
+    name = _printable(name)
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
+def _printable(name: str) -> str:
+    """Names of files may hold line ends, commands to the terminal, and what is no UTF-8."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

@@ -1,0 +1,27 @@
+"""Builds a run from its configuration, and rebuilds one from a checkpoint.
+
+The only place that instantiates configurations: everything else takes plain arguments.
+"""
+
+from cifar_lightning.run.from_checkpoint import rebuild, rebuild_data
+from cifar_lightning.run.parts import (
+    build_classifier,
+    build_data,
+    build_network,
+    instantiate_part,
+    with_option,
+)
+from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
+
+__all__ = [
+    "build_callbacks",
+    "build_classifier",
+    "build_data",
+    "build_network",
+    "build_trainer",
+    "instantiate_part",
+    "open_loggers",
+    "rebuild",
+    "rebuild_data",
+    "with_option",
+]

@@ -1,0 +1,91 @@
+"""What a checkpoint is rebuilt to: its classifier, and the data of its training."""
+
+import copy
+from pathlib import Path
+
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_lightning import __version__
+from cifar_lightning.checkpoint import PLACES, read_checkpoint, trusted_config
+from cifar_lightning.classifier import Classifier
+from cifar_lightning.data import ImageData
+from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.run.parts import build_data, build_network, make_classifier
+
+
+def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
+    """The classifier of a checkpoint, ready to evaluate, and the configuration of its training.
+
+    Nothing in the file is run: see `read_checkpoint` and `trusted_config`.
+
+    Raises:
+        UserError: if the file is missing, is no checkpoint of this package, names something to be
+            called that is not of this package, or has weights that do not fit its network.
+    """
+    content = read_checkpoint(checkpoint)
+    facts = content.data_facts
+    config = trusted_config(checkpoint, content)
+    versions = f"(written by cifar-lightning {content.version}; this is {__version__})"
+    try:
+        network = build_network(config, len(facts.classes), facts.image_size)
+        classifier = make_classifier(config, network, facts)
+        classifier.load_state_dict(content.state_dict)
+    except (UserError, OmegaConfBaseException) as error:
+        raise UserError(f"{checkpoint} cannot be rebuilt {versions}: {error}") from error
+    except RuntimeError as error:  # from load_state_dict: a line for each tensor
+        _, first, *more = (line.strip() for line in str(error).splitlines())
+        others = f" And {len(more)} more." if more else ""
+        raise UserError(
+            f"{checkpoint}: its weights do not fit {config.model._target_} as it is here "
+            f"{versions}. {first}{others}"
+        ) from error
+    return classifier.eval(), config
+
+
+def rebuild_data(config: DictConfig, trained: DictConfig, classifier: Classifier) -> ImageData:
+    """The data of a checkpoint's training, or what `data=` names instead.
+
+    Another source keeps the training's batch size, split and the like, unless they were typed too.
+
+    Args:
+        config: of a command that takes `data=`, as `cli.compose` gives it.
+        trained: the configuration of the training.
+        classifier: the checkpoint's.
+
+    Raises:
+        DataUnavailable: if the images are nowhere to be had.
+        UserError: if they are not of the classes and the size that the classifier knows.
+    """
+    config = copy.deepcopy(config)
+    typed = {override.lstrip("+").partition("=")[0] for override in config.overrides}
+    with open_dict(config):
+        if "data" in config:
+            for key, value in trained.data.items():
+                of_another_machine = key in PLACES or key == "_target_"
+                if key in config.data and not of_another_machine and f"data.{key}" not in typed:
+                    config.data[key] = value
+        else:
+            config.data = trained.data
+        config.seed = trained.seed
+    try:
+        data = build_data(config)
+    except DataUnavailable as error:
+        if "data" in typed:
+            raise
+        raise DataUnavailable(
+            f"{error}\nThat is the data of the training. data=OPTION names it anew, as "
+            "data=folder data.path=DIR_OR_ARCHIVE."
+        ) from error
+    facts = (list(data.classes), data.image_size)
+    known = (list(classifier.classes), classifier.image_size)
+    if facts != known:
+        raise UserError(
+            f"data: images of {_described(*facts)}, but the checkpoint knows {_described(*known)}."
+        )
+    return data
+
+
+def _described(classes: list[str], image_size: int) -> str:
+    names = ", ".join(classes[:10]) + ", …" * (len(classes) > 10)
+    return f"{len(classes)} classes ({names}) at {image_size} x {image_size} pixels"

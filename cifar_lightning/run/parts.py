@@ -1,0 +1,147 @@
+"""Data, network and classifier of a configuration."""
+
+import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
+
+from cifar_lightning import __version__
+from cifar_lightning.budget import Budget, check, count
+from cifar_lightning.checkpoint import DataFacts
+from cifar_lightning.classifier import Classifier
+from cifar_lightning.cli import CONF
+from cifar_lightning.data import ImageData
+from cifar_lightning.errors import UserError
+
+# The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
+# images are fewer, so that their patches fit into memory.
+PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
+
+
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """Turn what a constructor or function refuses into a message that names the key.
+
+    Raises:
+        UserError: for a value or an argument that is refused.
+    """
+    try:
+        yield
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise UserError(f"{key}: {error.__cause__ or error}") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from error
+
+
+def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
+    """Hydra's `instantiate`, with an error that names the key.
+
+    Raises:
+        UserError: if the target refuses its arguments.
+    """
+    with named(key):
+        return instantiate(config, **arguments)
+
+
+def build_data(config: DictConfig) -> ImageData:
+    """The data, prepared, loaded and split.
+
+    Raises:
+        DataUnavailable: if it is nowhere to be had.
+        UserError: if it is damaged or does not suit the configuration.
+    """
+    data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
+    data.prepare_data()
+    with named("data"):
+        data.setup()
+    return data
+
+
+def build_network(config: DictConfig, num_classes: int, image_size: int) -> nn.Module:
+    """The network; the data's class count and image size go into the keys that its options have."""
+    facts = {"num_classes": num_classes, "image_size": image_size}
+    fitting = {key: value for key, value in facts.items() if key in config.model}
+    network: nn.Module = instantiate_part(config.model, "model", **fitting)
+    return network
+
+
+def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, Budget]:
+    """The classifier with its starting weights, and what the budget counted.
+
+    Raises:
+        UserError: if the network breaks the budget.
+    """
+    network = build_network(config, len(data.classes), data.image_size)
+    budget = count(network, data.image_size)
+    with named("budget"):
+        check(budget, **config.budget)
+    facts = DataFacts(list(data.classes), data.image_size, data.mean, data.std)
+    classifier = make_classifier(config, network, facts)
+    images = PIXELS_FOR_INITIALISATION // data.image_size**2
+    sample = data.train.images[data.train_index[:images]]
+    initialise = instantiate_part(config.init, "init")
+    with named("init"):
+        initialise(network, classifier.normalise(sample))
+    _try_out(classifier, data)
+    return classifier, budget
+
+
+def _try_out(classifier: Classifier, data: ImageData) -> None:
+    """Make now what the first step would make, so that a mistake is named before the training."""
+    with named("optimizer"):
+        optimizer = classifier.make_optimizer(classifier.network.parameters())
+    with named("scheduler"):
+        classifier.make_scheduler(optimizer, 100)
+    with named("augment"):
+        index = torch.arange(2)
+        classifier.augment(data.test.images[index], index, 0, torch.Generator())
+
+
+def make_classifier(config: DictConfig, network: nn.Module, facts: DataFacts) -> Classifier:
+    """The classifier of a network, its weights as they are, and what its checkpoints will hold."""
+    optimizer = instantiate_part(config.optimizer, "optimizer")
+    scheduler = instantiate_part(config.scheduler, "scheduler")
+    augment = instantiate_part(config.augment, "augment")
+    with named("label_smoothing"):
+        classifier = Classifier(
+            network,
+            classes=facts.classes,
+            image_size=facts.image_size,
+            mean=facts.mean,
+            std=facts.std,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            augment=augment,
+            label_smoothing=config.label_smoothing,
+            seed=config.seed,
+        )
+    # What a checkpoint needs to rebuild itself, as primitives, so that it loads without pickle.
+    # Interpolations stay, so that an override at a resume reaches all that depend on it; but the
+    # data's are of this machine's environment.
+    kept = copy.deepcopy(config)
+    OmegaConf.resolve(kept.data)
+    content = {
+        "version": __version__,
+        "config": OmegaConf.to_container(kept),
+        "data_facts": dataclasses.asdict(facts),
+    }
+    classifier.save_hyperparameters(content, logger=False)
+    return classifier
+
+
+def with_option(config: DictConfig, group: str, option: str) -> DictConfig:
+    """The configuration with another option in one of its groups."""
+    result: DictConfig = copy.deepcopy(config)
+    with open_dict(result):
+        result[group] = OmegaConf.load(CONF / group / f"{option}.yaml")
+        result.choices[group] = option
+    return result

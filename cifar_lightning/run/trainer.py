@@ -1,0 +1,117 @@
+"""Callbacks, loggers and the Trainer of a configuration."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from rich import get_console
+
+from cifar_lightning.board import BoardLogger
+from cifar_lightning.callbacks import RevisitHardest
+from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
+from cifar_lightning.console import EpochLines, ProgressBar
+from cifar_lightning.curves import Curves
+from cifar_lightning.data import ImageData
+from cifar_lightning.errors import UserError
+from cifar_lightning.hardware import choose_devices, choose_precision
+from cifar_lightning.run.parts import instantiate_part
+
+NO_DDP_IN_SWEEPS = (
+    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
+    "sweep again. Take trainer.gpus=1."
+)
+
+
+def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
+    """The callbacks by their names; the data's sizes go into the keys that their options have."""
+    val_images = 0 if data.val is None else len(data.val)
+    facts = {"val_images": val_images, "test_images": len(data.test)}
+    callbacks: dict[str, Callback] = {}
+    for name, part in config.callbacks.items():
+        if part is None:  # taken out
+            continue
+        fitting = {key: value for key, value in facts.items() if key in part}
+        callback = instantiate_part(part, f"callbacks.{name}", **fitting)
+        callbacks[str(name)] = callback
+        if isinstance(callback, ModelCheckpoint) and not val_images:
+            # Nothing to choose by: the best checkpoint is the last.
+            callback.monitor = None
+    return callbacks
+
+
+@contextmanager
+def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
+    """`metrics.csv`, the lines on the screen, and the configured boards, closed at the end."""
+    resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
+    loggers: list[Logger] = [
+        Curves(config.run_dir, up_to_step=resumed_at),
+        EpochLines(config.trainer.max_epochs),
+    ]
+    for name, part in config.logger.items():
+        logger = instantiate_part(part, f"logger.{name}")
+        if logger is not None:  # a board that could not be opened, or is not wanted
+            loggers.append(logger)
+    boards = [logger for logger in loggers if isinstance(logger, BoardLogger)]
+    try:
+        for board in boards:
+            board.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+        yield loggers
+    except BaseException:
+        for board in boards:
+            board.close(exit_code=1)
+        raise
+    for board in boards:
+        board.close()
+
+
+def build_trainer(
+    config: DictConfig, callbacks: dict[str, Callback], has_validation: bool = True
+) -> pl.Trainer:
+    """Lightning's Trainer on the devices and in the precision that the configuration asks for.
+
+    Without loggers: they write to the run's folder, so nothing may be wrong any more before they
+    are opened.
+
+    Raises:
+        UserError: if the devices are not there or the configuration is refused.
+    """
+    arguments = OmegaConf.to_container(config.trainer, resolve=True)
+    assert isinstance(arguments, dict)
+    del arguments["compile"]
+    plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
+    one_device = None
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        one_device = NO_DDP_IN_SWEEPS
+    elif any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
+        one_device = RevisitHardest.ONE_DEVICE
+    accelerator, devices = choose_devices(
+        arguments.pop("gpus"), torch.cuda.device_count(), config.data.batch_size, one_device
+    )
+    arguments.setdefault("accelerator", accelerator)
+    arguments.setdefault("devices", devices)
+    if one_device and isinstance(arguments["devices"], int) and arguments["devices"] > 1:
+        raise UserError(one_device)
+    # cuDNN picks its fastest kernels by trying them, which may differ from run to run.
+    arguments.setdefault("benchmark", not arguments["deterministic"])
+    if arguments["precision"] == "auto":
+        arguments["precision"] = choose_precision(arguments["accelerator"])
+    if not has_validation:
+        arguments["limit_val_batches"] = 0
+    watching = list(callbacks.values())
+    if get_console().is_terminal:
+        watching.append(ProgressBar(refresh_rate=5))
+    trainer: pl.Trainer = instantiate_part(
+        arguments,
+        "trainer",
+        callbacks=watching,
+        plugins=[*plugins, AtomicCheckpointIO()],
+        logger=False,
+        enable_progress_bar=get_console().is_terminal,
+    )
+    return trainer

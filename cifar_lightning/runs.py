@@ -1,0 +1,249 @@
+"""Run folders, read back: what a run was told, how far it came, and what it measured."""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from cifar_lightning.errors import UserError
+
+RUNS = Path("runs/train")
+STATUSES = ("finished", "interrupted", "failed", "not finished")
+LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) ([\w.]+): (.*)$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, as far as it can be read.
+
+    Attributes:
+        folder: where it is.
+        name: of the folder, below that of its multirun if it is of one.
+        status: one of `STATUSES`: interrupted by Ctrl-C; failed with an error in its log; not
+            finished because it still runs, was killed, or failed without a word in its log.
+        reason: why it is not finished, as far as is known.
+        overrides: as Hydra recorded them.
+        resumed: the overrides of each time that it went on.
+        config: `.hydra/config.yaml`, its text.
+        target: test accuracy that it trained for; None if there was none, or it is not known.
+        metrics: of `metrics.json`; empty before the run is over.
+        rows: of `metrics.csv`.
+        evaluation: of `evaluation/evaluation.json`; empty without.
+        problems: files that could not be read, a sentence each.
+    """
+
+    folder: Path
+    name: str
+    status: str
+    reason: str
+    overrides: list[str] = field(default_factory=list)
+    resumed: list[list[str]] = field(default_factory=list)
+    config: str = ""
+    target: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The overrides as keys and values; a resume's on top."""
+        found = {}
+        for override in (o for some in (self.overrides, *self.resumed) for o in some):
+            key, _, value = override.lstrip("+").partition("=")
+            if key != "resume":
+                found[key] = value
+        return found
+
+    @property
+    def seed(self) -> Any:
+        """From its metrics, or as typed; None if neither says."""
+        return self.metrics.get("seed", self.settings.get("seed"))
+
+    def curve(self, name: str, against: str = "epoch") -> list[tuple[float, float]]:
+        """Points of a column of `metrics.csv` against another, where a row has both."""
+        return [(row[against], row[name]) for row in self.rows if name in row and against in row]
+
+    def pictures(self, below: str) -> list[Path]:
+        """The PNG files in one of its folders, by name."""
+        return sorted(p for p in (self.folder / below).glob("*.png") if p.stat().st_size)
+
+
+def find_folder(path: str | None) -> Path:
+    """The folder that was typed; None stands for the newest below runs/train/.
+
+    Raises:
+        UserError: if there is none, or it has no run.
+    """
+    newest = max((f for f in RUNS.glob("*") if is_run(f) or run_folders(f)), default=None, key=_age)
+    example = newest or f"{RUNS}/<date>_<time>_<name>"
+    if path is None:
+        if newest is None:
+            raise UserError(f"There is no run in {RUNS.absolute()}. Name its folder: run=FOLDER.")
+        return newest
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        wrong = " is a file" if folder.exists() else ": there is no such folder"
+        raise UserError(f"run={path}{wrong}. Name a run's folder, as in: run={example}")
+    if not is_run(folder) and not run_folders(folder):
+        raise UserError(
+            f"run={path} is no run's folder: neither it nor a folder in it has .hydra/ or "
+            f"metrics.json. As in: run={example}"
+        )
+    return folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of one run."""
+    marks = (".hydra/overrides.yaml", "metrics.json", "metrics.csv")
+    return any((folder / mark).is_file() for mark in marks)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The runs below a folder, such as a multirun's, 2 before 10."""
+    found = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
+    found |= {file.parent for file in folder.glob("**/metrics.json")}
+    return sorted(found - {folder}, key=lambda run: _natural(str(run.relative_to(folder))))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
+
+
+def _age(folder: Path) -> datetime:
+    return started(folder) or datetime.fromtimestamp(folder.stat().st_mtime)
+
+
+def started(folder: Path) -> datetime | None:
+    """When a run began, which its folder's name tells; None if it has another name."""
+    found = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", folder.name)
+    return datetime.strptime(found[0], "%Y-%m-%d_%H-%M-%S-%f") if found else None
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read a run's folder; what is missing or damaged is left out and named.
+
+    Args:
+        folder: of the run.
+        name: to show; by default the folder's.
+    """
+    problems: list[str] = []
+    metrics = _read_json(folder / "metrics.json", problems)
+    status, reason = _status(folder, metrics)
+    try:
+        rows = read_rows(folder)
+    except (OSError, ValueError) as error:
+        rows = []
+        problems.append(f"metrics.csv cannot be read: {error}")
+    hydra = folder / ".hydra"
+    config = hydra / "config.yaml"
+    resumed = [_overrides(again, problems) for again in sorted(hydra.glob("resumed_*"))]
+    target = _read_yaml(config, problems, "target_accuracy")
+    for override in (override for some in resumed for override in some):
+        if override.startswith("target_accuracy="):
+            target = OmegaConf.from_dotlist([override]).target_accuracy
+    return Run(
+        folder=folder,
+        name=name or folder.absolute().name,
+        status=status,
+        reason=reason,
+        overrides=_overrides(hydra, problems),
+        resumed=resumed,
+        config=config.read_text(errors="replace") if config.is_file() else "",
+        target=float(target) if type(target) in (int, float) else None,
+        metrics=metrics,
+        rows=rows,
+        evaluation=_read_json(folder / "evaluation" / "evaluation.json", problems),
+        problems=problems,
+    )
+
+
+def read_rows(folder: str | Path) -> list[dict[str, float]]:
+    """The rows of a run's `metrics.csv`, without the blank cells; none if there is no such file.
+
+    Raises:
+        ValueError: if a cell is no number.
+    """
+    file = Path(folder) / "metrics.csv"
+    if not file.exists():
+        return []
+    with file.open(newline="") as opened:
+        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(opened)]
+
+
+def read_choices(folder: Path) -> dict[str, str]:
+    """The option of each group of conf/ that a run was composed of; empty if not recorded."""
+    choices = _read_yaml(folder / ".hydra" / "hydra.yaml", [], "hydra.runtime.choices")
+    if not OmegaConf.is_dict(choices):
+        return {}
+    known = {str(group): str(option) for group, option in choices.items() if option is not None}
+    return {group: known[group] for group in sorted(known) if not group.startswith("hydra/")}
+
+
+def read_sweep(folder: Path) -> list[str]:
+    """The overrides that a multirun was started with; empty if not recorded."""
+    overrides = _read_yaml(folder / "multirun.yaml", [], "hydra.overrides.task")
+    return [str(o) for o in overrides] if OmegaConf.is_list(overrides) else []
+
+
+def _overrides(hydra: Path, problems: list[str]) -> list[str]:
+    content = _read_yaml(hydra / "overrides.yaml", problems)
+    return [str(override) for override in content] if OmegaConf.is_list(content) else []
+
+
+def _read_yaml(file: Path, problems: list[str], key: str | None = None) -> Any:
+    if not file.is_file():
+        return None
+    try:
+        content = OmegaConf.load(file)
+        return content if key is None else OmegaConf.select(content, key)
+    except Exception as error:  # PyYAML and OmegaConf have no base class in common
+        problems.append(f"{file.name} cannot be read: {str(error).partition(chr(10))[0]}")
+        return None
+
+
+def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        problems.append(f"{file.name} cannot be read: {error}")
+        return {}
+
+
+def _status(folder: Path, metrics: dict[str, Any]) -> tuple[str, str]:
+    if metrics.get("stopped_by") == "interrupted":
+        return "interrupted", "stopped by Ctrl-C"
+    if metrics:
+        return "finished", ""
+    for log in folder.glob("*.log"):
+        if error := last_error(log.read_text(errors="replace").splitlines()):
+            return "failed", error
+    # Not any file: a report's own, or one that is being written, would mislead.
+    files = [folder / name for name in (".hydra", "metrics.csv", "train.log", "checkpoints")]
+    last = max((f.stat().st_mtime for f in files if f.exists()), default=folder.stat().st_mtime)
+    when = datetime.fromtimestamp(last)
+    return "not finished", f"it still runs, failed or was killed; its last file is of {when:%F %T}"
+
+
+def last_error(lines: Sequence[str]) -> str:
+    """The last error in the lines of a run's log, without its traceback; empty if there is none."""
+    message: list[str] = []
+    within = False
+    for line in lines:
+        if found := LOG_LINE.match(line):
+            # Other libraries' errors, such as W&B's, do not end a training.
+            within = found[1] == "ERROR" and found[2].startswith("cifar_lightning")
+            message = [found[3]] if within else message
+        elif line.startswith("Traceback"):
+            within = False
+        elif within:
+            message.append(line)
+    return "\n".join(message).strip()

@@ -1,0 +1,154 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY
+from omegaconf import DictConfig
+from PIL import Image
+from test_data import small_data_set, write_tar
+
+from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.evaluate import evaluate, main
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+PICTURES = {"confusion_matrix.png", "reliability.png", "mistakes.png", "robustness.png"}
+
+
+def typed(*overrides: str) -> DictConfig:
+    return compose(prepare_arguments(overrides), config_name="evaluate")
+
+
+def evaluated(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    checkpoint = run_dir / "checkpoints" / "best.ckpt"
+    return evaluate(typed(f"checkpoint={checkpoint}", "trainer.gpus=0", *overrides))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_the_accuracy_is_that_of_the_training_to_the_last_digit(
+    precision: str, tiny: Compose, tmp_path: Path
+) -> None:
+    # Half trained, on many images: one guess that differs would show.
+    options = ("data.train_size=600", "data.test_size=1000", "data.batch_size=30")
+    metrics = train(tiny(*options, f"trainer.precision={precision}", "target_accuracy=null"))
+    results = evaluated(tmp_path / "run", "robustness=false")
+    assert results["test/acc"] == metrics["test/acc"]
+    assert results["test/loss"] == pytest.approx(metrics["test/loss"], abs=2e-6)
+    assert results["precision"] == metrics["precision"]
+    assert 0.2 < results["test/acc"] < 0.999
+
+
+def test_what_an_evaluation_leaves_behind(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("trainer.max_epochs=2", "target_accuracy=null"))
+    results = evaluated(tmp_path / "run")
+    folder = tmp_path / "run" / "evaluation"
+    assert json.loads((folder / "evaluation.json").read_text()) == results
+    assert {path.name for path in folder.iterdir()} == PICTURES | {"evaluation.json"}
+    for name in PICTURES:
+        with Image.open(folder / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    assert (results["model"], results["data"], results["images"]) == ("dilated_dw", "shapes", 60)
+    assert set(results["test/acc_by_class"]) > {"bar", "disk"}
+    matrix = np.array(results["confusion_matrix"])
+    assert matrix.sum() == 60
+    assert matrix.trace() / 60 == pytest.approx(results["test/acc"], abs=1e-6)
+    assert results["test/top2_flip"] >= results["test/acc_flip"]
+    curves = results["robustness"]
+    assert list(curves) == ["mean_acc", "noise", "blur", "brightness", "jpeg", "shift"]
+    everything = [a for name in list(curves)[1:] for a in curves[name]["acc"]]
+    assert len(everything) == 25
+    assert curves["mean_acc"] == pytest.approx(sum(everything) / 25, abs=1e-5)
+
+    # Another evaluation leaves no picture of the one before.
+    assert evaluated(tmp_path / "run", "robustness=false")["robustness"] is None
+    assert not (folder / "robustness.png").exists()
+
+
+def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    metrics = train(tiny())
+    moved = tmp_path / "far away=[1], 2"
+    moved.mkdir()
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").rename(moved / "mine.ckpt")
+    options = (f"checkpoint={moved}/mine.ckpt", "robustness=false", "trainer.gpus=0")
+    assert evaluate(typed(*options))["test/acc"] == metrics["test/acc"]
+    assert (moved / "evaluation" / "evaluation.json").exists()
+    evaluate(typed(*options, f"output={tmp_path}/out [2]"))
+    assert (tmp_path / "out [2]" / "evaluation.json").exists()
+
+
+def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
+    options = ("data.batch_size=2", "data.val_size=4")
+    trained = [option for option in TINY if not option.startswith("data")]
+    config = compose([*trained, "data=folder", f"data.path={archive}", *options], tmp_path / "run")
+    metrics = train(config)
+    elsewhere = archive.rename(tmp_path / "moved.tar.xz")
+    with pytest.raises(DataUnavailable, match=r"data of the training\. data=OPTION names it anew"):
+        evaluated(tmp_path / "run", "robustness=false")
+    again = ("data=folder", f"data.path={elsewhere}", "robustness=false")
+    results = evaluated(tmp_path / "run", *again)
+    assert (results["test/acc"], results["batch_size"]) == (metrics["test/acc"], 2)
+    assert evaluated(tmp_path / "run", *again, "data.batch_size=3")["batch_size"] == 3
+
+
+def test_data_of_other_classes_or_sizes_are_refused(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny())
+    archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
+    other = ("data=folder", f"data.path={archive}", "data.val_size=4", "data.batch_size=2")
+    with pytest.raises(UserError, match=r"but the checkpoint knows 10 classes \(bar"):
+        evaluated(tmp_path / "run", *other)
+    with pytest.raises(UserError, match=r"at 40 x 40 pixels, but the checkpoint knows .* 32 x 32"):
+        evaluated(tmp_path / "run", "data=shapes", "data.image_size=40")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Which checkpoint? As in: checkpoint=runs/train/"),
+        (["checkpoint=none.ckpt"], "checkpoint=none.ckpt: there is no such file"),
+        (["checkpoint=."], "is a folder. Name a checkpoint"),
+        (["checkpoint=noise.ckpt"], "noise.ckpt is not a checkpoint of cifar-lightning"),
+        (["checkpoint=noise.ckpt", "robustness=some"], "robustness=some should be a"),
+        (["checkpoint=noise.ckpt", "data=folders"], "There is no data=folders"),
+    ],
+)
+def test_mistakes_end_in_one_message(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noise.ckpt").write_bytes(b"no checkpoint")
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert str(ended.value).startswith("\nError: ")
+    assert message in str(ended.value)
+    assert not list(tmp_path.glob("*/"))  # nothing was made
+
+
+def test_the_command_shows_tables_and_leaves_no_folder_of_its_own(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    metrics = train(tiny())
+    before = {path.name for path in tmp_path.iterdir()}
+    arguments = ("trainer.gpus=0", f"checkpoint={tmp_path}/run/checkpoints/best.ckpt")
+    ended = subprocess.run(
+        [sys.executable, "-m", "cifar_lightning.evaluate", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert f"{metrics['test/acc']:.2%}" in ended.stdout
+    for word in ("most often taken for", "jpeg", "images/s", "ECE"):
+        assert word in ended.stdout
+    assert {path.name for path in tmp_path.iterdir()} == before

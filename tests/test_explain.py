@@ -1,0 +1,121 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch import nn
+
+from cifar_lightning import explain, run
+from cifar_lightning.classifier import Classifier
+from cifar_lightning.data import ShapesData
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+
+@pytest.fixture
+def classifier(tiny: Compose, shapes: ShapesData) -> Classifier:
+    return run.build_classifier(tiny(), shapes)[0]
+
+
+def test_the_maps_are_named_in_order_and_have_the_networks_sizes(
+    classifier: Classifier, shapes: ShapesData
+) -> None:
+    layers = explain.feature_maps(classifier, shapes.test.images[:2])
+    assert [(layer.name, tuple(layer.maps.shape)) for layer in layers] == [
+        ("1 conv 3x3", (2, 32, 32, 32)),
+        ("2 conv 3x3", (2, 64, 32, 32)),
+        ("3 pointwise 1x1", (2, 64, 32, 32)),
+        ("4 conv 3x3 dilation 2", (2, 128, 12, 12)),
+        ("5 conv 3x3", (2, 128, 8, 8)),
+        ("6 depthwise 3x3", (2, 128, 4, 4)),
+        ("7 pointwise 1x1", (2, 64, 4, 4)),
+        ("8 depthwise 3x3", (2, 64, 2, 2)),
+        ("9 pointwise 1x1", (2, 32, 2, 2)),
+    ]
+    pointwise = [number for number, layer in enumerate(layers, 1) if not layer.spatial]
+    assert pointwise == [3, 7, 9]
+
+
+def test_the_maps_are_what_the_convolution_gave_not_what_came_of_it_in_place(
+    classifier: Classifier, shapes: ShapesData
+) -> None:
+    images = shapes.test.images[:2]
+    first = next(m for m in classifier.network.modules() if isinstance(m, nn.Conv2d))
+    with torch.no_grad():
+        expected = first(classifier.normalise(images))
+    assert expected.min() < 0  # the ReLU after it works in place
+    assert torch.equal(explain.feature_maps(classifier, images)[0].maps, expected)
+
+
+def test_nothing_is_left_behind(classifier: Classifier, shapes: ShapesData) -> None:
+    before = {name: value.clone() for name, value in classifier.state_dict().items()}
+    classifier.train()
+    explain.feature_maps(classifier, shapes.test.images[:2])
+    explain.activation_maps(classifier, shapes.test.images[:2])
+    assert classifier.training
+    assert all(torch.equal(before[name], v) for name, v in classifier.state_dict().items())
+    assert all(p.grad is None for p in classifier.parameters())
+    assert not any(m._forward_hooks for m in classifier.modules())
+
+
+class LooksAtACorner(nn.Module):
+    """Class 1 is light in the upper left corner; the rest of the image counts for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 1, 1, bias=False)
+        nn.init.ones_(self.conv.weight)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        light = self.conv(images)[:, 0, :8, :8].mean((1, 2))
+        return torch.stack([torch.zeros_like(light), light], 1)
+
+
+def test_the_activation_map_is_where_the_network_looks(classifier: Classifier) -> None:
+    classifier.network = LooksAtACorner()
+    images = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    guesses, (layer,) = explain.activation_maps(classifier, images)
+    assert guesses.tolist() == [1]
+    seen = layer.maps[0, 0]  # [32, 32]
+    assert seen[:8, :8].min() == 1.0
+    assert seen[8:].max() == seen[:, 8:].max() == 0.0
+
+
+def test_a_frozen_first_layer_has_activation_maps_too(classifier: Classifier) -> None:
+    first = next(m for m in classifier.network.modules() if isinstance(m, nn.Conv2d))
+    first.weight.requires_grad_(False)
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    _, layers = explain.activation_maps(classifier, images)
+    assert layers[0].maps.shape == (3, 1, 32, 32)
+    assert 0 <= layers[0].maps.min() <= layers[0].maps.max() <= 1
+
+
+def test_a_run_has_the_figures(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny())
+    figures = tmp_path / "run" / "figures"
+    assert {path.name for path in figures.iterdir()} == {
+        "activation_maps.png",
+        "feature_maps.png",
+        "filters.png",
+        "learning_curves.png",
+    }
+    for path in figures.iterdir():
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 10  # not a blank one
+
+
+def test_a_network_without_convolutions_trains_and_has_none(tiny: Compose, tmp_path: Path) -> None:
+    config = tiny("budget.min_dilated=0", "budget.min_separable=0", "init=random")
+    config.model = {"_target_": "test_explain.Flat", "num_classes": 10}
+    train(config)
+    names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert names == {"learning_curves.png"}
+
+
+class Flat(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
