@@ -2,7 +2,7 @@
 
 python -m cifar_lightning.evaluate checkpoint=runs/train/…/checkpoints/best.ckpt
 
-takes about two minutes on two cores, a quarter of a minute with robustness=false.
+takes a minute and a half on two cores, a quarter of a minute with robustness=false.
 """
 
 from typing import Any

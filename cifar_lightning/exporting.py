@@ -25,6 +25,8 @@ IMAGES = 512
 # Images at a time: in a check, and at most how many batches of them; where time is taken.
 CHECKED = {1: 8, 7: 8, 256: 2}
 TIMED = (1, 256)
+# Seconds after which nothing of what ran before is left on the cores.
+SETTLED = 0.1
 
 HOW_TO_USE = {
     "onnx": """\
@@ -150,6 +152,9 @@ def latencies(runs: dict[str, Run], images: Tensor, rounds: int = 7) -> dict[str
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(rounds + 1):
             for name, run in runs.items():
+                # The threads of onnxruntime wait busily after a call, in the way of the next one.
+                time.sleep(SETTLED)
+                run(batch)
                 taken = [_seconds(run, batch) for _ in range(calls)]
                 if turn:  # the first is for warming up
                     seconds[name] += taken
