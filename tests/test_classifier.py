@@ -13,6 +13,7 @@ def classifier(network: nn.Module, **arguments: float) -> Classifier:
         classes=["a", "b", "c"],
         mean=[0.5, 0.4, 0.3],
         std=[0.25, 0.2, 0.1],
+        image_size=8,
         optimizer=torch.optim.SGD,
         scheduler=linear_schedule,
         augment=Augment(shift=1, flip="random"),

@@ -112,7 +112,7 @@ def _mosaic(
     left = LABEL if labels else 0.1
     above = 0.95 if columns else 0.4
     size = (left + width / scale, above + canvas.shape[0] / scale)
-    figure = Figure(figsize=(max(size[0], 6.0), size[1]), dpi=120)
+    figure = Figure(figsize=(max(size[0], 6.0), size[1]), dpi=144)
     figure_width = figure.get_figwidth()
     figure.suptitle(title, fontsize=11, x=0.1 / figure_width, y=1 - 0.1 / size[1], ha="left")
     axes = figure.add_axes(
