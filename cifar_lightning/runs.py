@@ -244,6 +244,6 @@ def last_error(lines: Sequence[str]) -> str:
             message = [found[3]] if within else message
         elif line.startswith("Traceback"):
             within = False
-        elif within:
+        elif within and not line.startswith("HYDRA_FULL_ERROR=1 "):  # a hint for the terminal
             message.append(line)
     return "\n".join(message).strip()

@@ -161,6 +161,7 @@ def test_the_reason_is_the_last_error_of_this_package_in_the_log(many: Path) -> 
         "2026-11-24 04:34:30,918 INFO a.b: fine\n"
         "2026-11-24 04:34:31,918 ERROR cifar_lightning.cli: The network <breaks> the budget.\n"
         "Change it.\n"
+        "HYDRA_FULL_ERROR=1 shows where it was raised.\n"
         "Traceback (most recent call last):\n"
         '  File "x.py", line 1\n'
         "2026-11-24 04:34:32,918 ERROR wandb.sdk: no network\n"
