@@ -1,23 +1,20 @@
 """How checkpoints are written, what they tell, and how a run goes on from one."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from cifar_lightning import __version__
 from cifar_lightning.atomic import atomic_write
-from cifar_lightning.cli import CONF
 from cifar_lightning.errors import UserError
+from cifar_lightning.trusted import trusted_config
 
 # Keys of conf/data/ that say where images lie: another machine has other ones.
 PLACES = ("path", "root", "mirror", "mirrors", "cache_dir")
@@ -27,10 +24,10 @@ PLACES = ("path", "root", "mirror", "mirrors", "cache_dir")
 class DataFacts:
     """What a network has to know of the data that it was trained on; see `ImageData`."""
 
-    classes: list[str]
-    image_size: int
-    mean: list[float]
-    std: list[float]
+    classes: Annotated[list[str], Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=1)]
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Checkpoint:
 
     Attributes:
         version: of the package that wrote it.
-        config: of its training, interpolations unresolved.
+        config: of its training; see `trusted_config`.
         data_facts: of the data of its training.
         state_dict: of the classifier.
         global_step: optimizer steps so far.
@@ -103,59 +100,11 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 "at_epoch_end": progress["is_last_batch"],
             }
         )
-    except (KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (LookupError, TypeError, AttributeError, ValidationError) as error:
         raise UserError(
             f"{path} is not a checkpoint of cifar-lightning, or of a version that this one "
             f"({__version__}) does not know."
         ) from error
-
-
-@cache
-def _known_targets() -> frozenset[str]:
-    """All classes and functions that the package's own configurations name."""
-    files = (OmegaConf.to_container(OmegaConf.load(file)) for file in CONF.rglob("*.yaml"))
-    return frozenset(target for content in files for target in _targets_in(content))
-
-
-def _targets_in(node: Any) -> Iterator[Any]:
-    """The values of all keys `_target_` within nested dictionaries and lists."""
-    if isinstance(node, list):
-        for item in node:
-            yield from _targets_in(item)
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            if key == "_target_":
-                yield value
-            yield from _targets_in(value)
-
-
-def trusted_config(path: str | Path, checkpoint: Checkpoint) -> DictConfig:
-    """The configuration of a checkpoint's training, from which objects may be made.
-
-    It may call only the classes and functions (`_target_`) that this package's own configurations
-    in conf/ name: whoever wrote the file could have written anything else.
-
-    Args:
-        path: of the checkpoint, for the message.
-        checkpoint: as read from there.
-
-    Raises:
-        UserError: if it names something else to be called.
-    """
-    config: DictConfig = OmegaConf.create(checkpoint.config)
-    try:
-        resolved = OmegaConf.to_container(config, resolve=True)
-    except (OmegaConfBaseException, GrammarParseError) as error:
-        raise UserError(f"{path}: its configuration cannot be read: {error}") from error
-    # As it is and resolved: an interpolation could make a target of what is none before.
-    for target in (*_targets_in(checkpoint.config), *_targets_in(resolved)):
-        if target not in _known_targets():
-            raise UserError(
-                f"{path} wants to call {target!r}, which no configuration in {CONF} names, so it "
-                "was not called. If it is your own, name it there: "
-                "a network in conf/model/NAME.yaml."
-            )
-    return config
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -175,7 +124,7 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume={path} was saved in the middle of an epoch, whose remaining images "
             "nobody knows. Take last.ckpt, which is of the end of an epoch."
         )
-    result = trusted_config(path, checkpoint)
+    result = trusted_config(path, checkpoint.config)
     if missing := [str(key) for key in config if key not in result]:
         raise UserError(
             f"resume={path} was written by an earlier version of cifar-lightning, with which it "

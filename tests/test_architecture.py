@@ -36,6 +36,7 @@ LAYERS: dict[str, int] = {
     "callbacks": 3,
     "explain": 3,
     "console": 4,
+    "trusted": 2,
     "checkpoint": 4,
     "hardware": 5,
     "training": 6,

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from omegaconf import DictConfig
 
-from cifar_lightning import checkpoint, run
-from cifar_lightning.cli import CONF
+from cifar_lightning import checkpoint, run, trusted
+from cifar_lightning.cli import CONF, compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.train import train
 
@@ -72,11 +73,17 @@ def test_a_checkpoint_of_the_middle_of_an_epoch_is_refused(tiny: Compose, tmp_pa
         checkpoint.resumed(compose_only(tiny, typed))
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    train(compose(TINY, folder / "run"))
+    return folder / "run" / "checkpoints" / "best.ckpt"
+
+
 @pytest.fixture
-def best(tiny: Compose, tmp_path: Path) -> Path:
+def best(trained: Path, tmp_path: Path) -> Path:
     """A checkpoint, whose content `changed` changes."""
-    train(tiny())
-    return tmp_path / "run" / "checkpoints" / "best.ckpt"
+    return Path(shutil.copy(trained, tmp_path))
 
 
 def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
@@ -90,6 +97,7 @@ def in_config(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str,
     return lambda content: change(content["hyper_parameters"]["config"])
 
 
+CONF_TARGET = "cifar_lightning.models.DilatedDW"
 SHELL = {"_target_": "os.system", "command": "touch was_called"}
 
 
@@ -104,21 +112,80 @@ SHELL = {"_target_": "os.system", "command": "touch was_called"}
         # By way of this package, and by interpolation.
         lambda config: config["model"].update(_target_="cifar_lightning.cli.os.system"),
         lambda config: config["model"].update(_target_="cifar_lightning.atomic.atomic_write"),
-        lambda config: config["model"].update(_target_="${oc.decode:os.system}"),
-        lambda config: config.update(model="${oc.create:{_target_:os.system,command:'touch x'}}"),
+        # A target of conf/, where conf/ does not call it.
+        lambda config: config.update(model=config["callbacks"]["best"]),
+        lambda config: config["model"].update(num_classes={"_target_": CONF_TARGET}),
+        lambda config: config.update(model="${data}"),
+        lambda config: config["model"].update(_target_=["os.system"]),
+        lambda config: config["model"].update(_target_={"os": "system"}),
+        lambda config: config["model"].update(_target_=[]),
     ],
 )
 def test_what_a_checkpoint_wants_to_call_is_not_called(
     change: Callable[[dict[str, Any]], object], best: Path, tmp_path: Path, tiny: Compose
 ) -> None:
+    refused(best, change, r"wants to call .*so it was not called", tmp_path, tiny)
+
+
+def refused(
+    best: Path,
+    change: Callable[[dict[str, Any]], object],
+    message: str,
+    tmp_path: Path,
+    tiny: Compose,
+) -> None:
     changed(best, in_config(change))
     before = set(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"wants to call .*so it was not called"):
+    with pytest.raises(UserError, match=message):
         run.rebuild(best)
-    typed = [f"resume={best}"]
-    with pytest.raises(UserError, match=r"wants to call .*so it was not called"):
-        checkpoint.resumed(compose_only(tiny, typed))
+    with pytest.raises(UserError, match=message):
+        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
     assert set(tmp_path.iterdir()) == before
+
+
+MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["model"].update(_target_="${oc.decode:os.system}"),
+        lambda config: config.update(model="${oc.create:{_target_:os.system,command:'touch x'}}"),
+        lambda config: config["model"].update(x=f"${MAKES_FOLDER}"),
+        # Evaluated when it is read once more, in Hydra's instantiate.
+        lambda config: config["model"].update(x=f"\\${MAKES_FOLDER}"),
+        lambda config: config["model"].update(x=f"\\\\\\${MAKES_FOLDER}"),
+        lambda config: config.update(a="$", b=MAKES_FOLDER) or config["model"].update(x="${a}${b}"),
+        # A target that changes once the number of classes is known.
+        lambda config: (
+            config.update(n10="os.mkdir", n99="cifar_lightning.models.DilatedDW")
+            or config["model"].update(
+                num_classes=99,
+                x="${oc.create:{_target_:${oc.select:n${.num_classes}},path:was_called}}",
+            )
+        ),
+        lambda config: config.update(seed="${oc.env:HOME}"),
+    ],
+)
+def test_what_a_checkpoint_wants_to_evaluate_is_not_evaluated(
+    change: Callable[[dict[str, Any]], object], best: Path, tmp_path: Path, tiny: Compose
+) -> None:
+    refused(best, change, r"wants to evaluate .*so it was not read", tmp_path, tiny)
+
+
+def test_a_checkpoint_holds_what_was_evaluated_at_its_training(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEP", "0.07")
+    train(
+        tiny("optimizer.lr='${oc.decode:${oc.env:STEP}}'", "trainer.max_epochs=${seed}", "seed=1")
+    )
+    monkeypatch.delenv("STEP")
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert run.rebuild(best)[1].optimizer.lr == 0.07
+    resumed = checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    resumed.seed = 3
+    assert resumed.trainer.max_epochs == 3
 
 
 class Bomb:
@@ -145,10 +212,10 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
         run.rebuild(best)
     shutil.copytree(CONF, tmp_path / "conf")
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(f"_target_: {target}\n")
-    monkeypatch.setattr(checkpoint, "CONF", tmp_path / "conf")
-    checkpoint._known_targets.cache_clear()
+    monkeypatch.setattr(trusted, "CONF", tmp_path / "conf")
+    trusted._known_targets.cache_clear()
     assert run.rebuild(best)[0].image_size == 32
-    checkpoint._known_targets.cache_clear()
+    trusted._known_targets.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +238,23 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
         ),
         (
             lambda content: content["hyper_parameters"]["config"].pop("optimizer"),
-            "cannot be rebuilt .*optimizer",
+            "its configuration has no optimizer",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["config"].update(model=5),
+            "its configuration has no model",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["config"].update(data=None),
+            "its configuration has no data",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["config"].pop("label_smoothing"),
+            "cannot be rebuilt .*label_smoothing",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["data_facts"].update(mean=[0.5, 0.5]),
+            "of a version that this one .* does not know",
         ),
         (
             lambda content: content["hyper_parameters"].pop("data_facts"),
@@ -213,9 +296,11 @@ def test_a_checkpoint_of_an_earlier_version_is_not_resumed_but_named(
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.ckpt").write_bytes(b"hello")
     torch.save({"weights": torch.ones(1)}, tmp_path / "y.ckpt")
+    torch.save(torch.ones(3), tmp_path / "tensor.ckpt")
     for name, message in (
         ("x.ckpt", "is not a checkpoint of cifar-lightning"),
         ("y.ckpt", "is not a checkpoint of cifar-lightning"),
+        ("tensor.ckpt", "is not a checkpoint of cifar-lightning"),
         ("z.ckpt", "there is no such file"),
     ):
         with pytest.raises(UserError, match=message):

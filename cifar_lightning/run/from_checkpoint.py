@@ -3,15 +3,16 @@
 import copy
 from pathlib import Path
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning import __version__
-from cifar_lightning.checkpoint import PLACES, read_checkpoint, trusted_config
+from cifar_lightning.checkpoint import PLACES, read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.run.parts import build_data, build_network, make_classifier
+from cifar_lightning.trusted import trusted_config
 
 
 def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
@@ -25,15 +26,17 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
     """
     content = read_checkpoint(checkpoint)
     facts = content.data_facts
-    config = trusted_config(checkpoint, content)
+    config = trusted_config(checkpoint, content.config)
+    OmegaConf.resolve(config)  # nothing is left to be evaluated, here or in another configuration
     versions = f"(written by cifar-lightning {content.version}; this is {__version__})"
     try:
         network = build_network(config, len(facts.classes), facts.image_size)
         classifier = make_classifier(config, network, facts)
-        classifier.load_state_dict(content.state_dict)
     except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{checkpoint} cannot be rebuilt {versions}: {error}") from error
-    except RuntimeError as error:  # from load_state_dict: a line for each tensor
+    try:
+        classifier.load_state_dict(content.state_dict)
+    except RuntimeError as error:  # a line for each tensor
         _, first, *more = (line.strip() for line in str(error).splitlines())
         others = f" And {len(more)} more." if more else ""
         raise UserError(

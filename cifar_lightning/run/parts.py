@@ -19,6 +19,7 @@ from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
+from cifar_lightning.trusted import as_data
 
 # The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
 # images are fewer, so that their patches fit into memory.
@@ -67,10 +68,17 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def build_network(config: DictConfig, num_classes: int, image_size: int) -> nn.Module:
-    """The network; the data's class count and image size go into the keys that its options have."""
+    """The network; the data's class count and image size go into the keys that its options have.
+
+    Raises:
+        UserError: if what `model` names refuses its arguments, or makes no network.
+    """
     facts = {"num_classes": num_classes, "image_size": image_size}
     fitting = {key: value for key, value in facts.items() if key in config.model}
-    network: nn.Module = instantiate_part(config.model, "model", **fitting)
+    network = instantiate_part(config.model, "model", **fitting)
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise UserError(f"model: {config.model._target_} makes a {kind}, not a torch.nn.Module.")
     return network
 
 
@@ -125,13 +133,9 @@ def make_classifier(config: DictConfig, network: nn.Module, facts: DataFacts) ->
             seed=config.seed,
         )
     # What a checkpoint needs to rebuild itself, as primitives, so that it loads without pickle.
-    # Interpolations stay, so that an override at a resume reaches all that depend on it; but the
-    # data's are of this machine's environment.
-    kept = copy.deepcopy(config)
-    OmegaConf.resolve(kept.data)
     content = {
         "version": __version__,
-        "config": OmegaConf.to_container(kept),
+        "config": as_data(config),
         "data_facts": dataclasses.asdict(facts),
     }
     classifier.save_hyperparameters(content, logger=False)

@@ -1,0 +1,111 @@
+"""Configurations in checkpoints: whoever wrote the file could have written anything into them.
+
+Hydra calls what a configuration names as `_target_`; OmegaConf calls what `${NAME:…}` names.
+"""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from cifar_lightning.cli import CONF
+from cifar_lightning.errors import UserError
+
+# To another value of the configuration: what else may stand in braces can call something.
+REFERENCE = re.compile(r"\$\{[\w.]+\}")
+# Without which nothing can be rebuilt.
+PARTS = ("augment", "choices", "data", "model", "optimizer", "scheduler", "trainer")
+
+
+def as_data(config: DictConfig) -> dict[str, Any]:
+    """A configuration as `trusted_config` takes it back.
+
+    References to other values stay, so that an override at a resume reaches all that depend on it.
+    Interpolations that call something, as `${oc.env:HOME}`, become their values, and so do all of
+    the data's: they are of this machine.
+    """
+    content = OmegaConf.to_container(config)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    kept: dict[str, Any] = _without_calls(content, resolved)
+    return kept | {"data": resolved["data"]}  # type: ignore[index,call-overload]
+
+
+def _without_calls(content: Any, resolved: Any) -> Any:
+    if isinstance(content, dict) and isinstance(resolved, dict):
+        return {key: _without_calls(value, resolved[key]) for key, value in content.items()}
+    if isinstance(content, list) and isinstance(resolved, list):
+        return [_without_calls(*pair) for pair in zip(content, resolved, strict=True)]
+    return resolved if _calls(content) else content
+
+
+def _calls(value: Any) -> bool:
+    """Whether a value is a text in which OmegaConf would call something, now or read once more."""
+    return isinstance(value, str) and "${" in REFERENCE.sub("", value)
+
+
+def trusted_config(path: str | Path, content: dict[str, Any]) -> DictConfig:
+    """The configuration that a checkpoint holds, from which objects may be made.
+
+    Each part of it (`model`, `data`, …) may call only the classes and functions that files of conf/
+    call in that part; its values may refer to each other, and to nothing else.
+
+    Args:
+        path: of the checkpoint, for the message.
+        content: as `as_data` gave it, if it was not changed since.
+
+    Raises:
+        UserError: if something else would be called, or if it is no configuration of a training.
+    """
+    for _, value in _leaves(content):
+        if _calls(value):
+            raise UserError(f"{path} wants to evaluate {value!r}, so it was not read any further.")
+    try:
+        config: DictConfig = OmegaConf.create(content)
+        resolved: Any = OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, GrammarParseError) as error:
+        raise UserError(f"{path}: its configuration cannot be read: {error}") from error
+    # As it is and resolved: a reference can bring a target to where it has no place.
+    for keys, value in (*_leaves(content), *_leaves(resolved)):
+        if "_target_" in keys and not (
+            isinstance(value, str) and (keys[0], len(keys), value) in _known_targets()
+        ):
+            raise UserError(
+                f"{path} wants to call {value!r} in {keys[0]}, where no configuration in {CONF} "
+                "does, so it was not called. If it is your own, name it there: a network in "
+                "conf/model/NAME.yaml."
+            )
+    for _, value in _leaves(resolved):
+        # Hydra would evaluate what two references put together, one `$` and one `{NAME:…}`.
+        if isinstance(value, str) and "${" in value:
+            raise UserError(f"{path} wants to evaluate {value!r}, so it was not read any further.")
+    for part in PARTS:
+        if not isinstance(resolved.get(part), dict):
+            raise UserError(f"{path}: its configuration has no {part}.")
+    return config
+
+
+@cache
+def _known_targets() -> frozenset[tuple[Any, int, Any]]:
+    """What the files of conf/ call: the part, how deep in it, and the class or function."""
+    known = set()
+    for file in CONF.rglob("*.yaml"):
+        group = file.relative_to(CONF).parts[:-1]
+        keys_above = () if "@package _global_" in file.read_text() else group
+        for keys, value in _leaves(OmegaConf.to_container(OmegaConf.load(file)), keys_above):
+            if keys[-1] == "_target_":
+                known.add((keys[0], len(keys), value))
+    return frozenset(known)
+
+
+def _leaves(content: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """All values within nested dictionaries and lists, each with the keys that lead to it."""
+    if isinstance(content, dict | list) and content:
+        pairs = content.items() if isinstance(content, dict) else enumerate(content)
+        for key, value in pairs:
+            yield from _leaves(value, (*keys, key))
+    else:
+        yield keys, content
