@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
@@ -90,6 +91,25 @@ def check_part(key: str, part: Any) -> None:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={part['_target_']}: {error}.") from error
     check_arguments(key, target, arguments)
+
+
+def check_folder(key: str, folder: Path) -> None:
+    """Check that files can be written to a folder, which need not be there yet.
+
+    Args:
+        key: that it stems from, as it was typed.
+        folder: nothing is made.
+
+    Raises:
+        UserError: names what is in the way.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f"{key}: {place} is a file, where a folder is needed.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{key}: nothing can be written to {place}.")
 
 
 def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, Any]) -> None:

@@ -176,9 +176,3 @@ def find_checkpoint(path: str | None) -> Path:
 
 def _age(file: Path) -> float:
     return file.stat().st_mtime
-
-
-def run_folder(checkpoint: Path) -> Path:
-    """The folder of the run that wrote a checkpoint; the checkpoint's own, if it was moved away."""
-    folder = checkpoint.absolute().parent
-    return folder.parent if folder.name == "checkpoints" else folder

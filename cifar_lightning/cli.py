@@ -210,7 +210,7 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
         arguments: what was typed; the options chosen in it decide which names are valid.
     """
     if isinstance(error, OSError) and not isinstance(error, CompactHydraException):
-        return _explain_os(error)
+        return _explain_os(error, config_name)
     message = str(error).strip()
     if isinstance(error, UserError):
         if isinstance(error.__cause__, TypeError | ValueError):  # perhaps a fault in a network
@@ -231,18 +231,21 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
     return "\n".join(lines)
 
 
-def _explain_os(error: OSError) -> str:
+def _explain_os(error: OSError, config_name: str) -> str:
     """What the operating system refuses, and where the files of a run can go instead."""
     place = error.filename2 or error.filename
     where = f" ({place})" if place else ""
+    training = config_name == "train"
+    option = "hydra.run.dir=FOLDER puts the run" if training else "output=PATH puts what is written"
     elsewhere = (
-        "hydra.run.dir=FOLDER puts the run elsewhere, data.root=FOLDER the official files and "
-        "data.cache_dir=FOLDER the decoded images."
+        f"{option} elsewhere, data.root=FOLDER the official files and data.cache_dir=FOLDER the "
+        "decoded images."
     )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        resume = ", with resume=LAST_CHECKPOINT if there is one" * training
         return (
             f"The disk is full{where}. What was saved before is whole. Free some space and start "
-            f"again, with resume=LAST_CHECKPOINT if there is one; or {elsewhere}"
+            f"again{resume}; or {elsewhere}"
         )
     shown = "HYDRA_FULL_ERROR=1 shows where it was met."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):

@@ -23,7 +23,10 @@ STANDARD_SIZE = 32
 
 
 def add_noise(images: Tensor, deviation: float) -> Tensor:
-    """Add Gaussian noise of a standard deviation, on the scale 0 to 1; the same at every call."""
+    """Add Gaussian noise of a standard deviation, on the scale 0 to 1.
+
+    Every call draws the same: to the first image, to the second and so on.
+    """
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(0)
         noisy: Tensor = F.gaussian_noise(images, sigma=deviation)

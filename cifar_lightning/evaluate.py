@@ -19,7 +19,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         config: of conf/evaluate.yaml, as `cli.compose` gives it.
 
     Returns:
-        What `evaluation.json` in the run's folder `evaluation/`, or in `output`, holds.
+        What `evaluation.json` holds, in `output` or `evaluation.default_folder`.
 
     Raises:
         UserError: for a mistake that the user can mend.
@@ -28,18 +28,19 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from pathlib import Path
 
     from cifar_lightning import arguments, console, evaluation, run
-    from cifar_lightning.checkpoint import find_checkpoint, run_folder
+    from cifar_lightning.checkpoint import find_checkpoint
     from cifar_lightning.inference import Inference
 
     arguments.check_values("", {"robustness": bool}, config)
     if "data" in config:
         arguments.check_part("data", OmegaConf.to_container(config.data, resolve=True))
     checkpoint = find_checkpoint(config.checkpoint)
-    folder = Path(config.output or run_folder(checkpoint) / "evaluation").expanduser()
+    folder = Path(config.output or evaluation.default_folder(checkpoint)).expanduser()
+    evaluation.check_output(folder)
     classifier, trained = run.rebuild(checkpoint)
     data = run.rebuild_data(config, trained, classifier)
     precision = config.trainer.precision or trained.trainer.precision
-    inference = Inference(classifier, config.trainer.gpus, precision)
+    inference = Inference(classifier, config.trainer.gpus, precision, trained.trainer.deterministic)
 
     figures, logits = evaluation.measure(inference, data, config.robustness)
     results = {

@@ -13,15 +13,41 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cifar_lightning import measures, pictures
+from cifar_lightning.arguments import check_folder
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.corruptions import CORRUPTIONS
 from cifar_lightning.data import ImageData
+from cifar_lightning.errors import UserError
 from cifar_lightning.hardware import device_name
 from cifar_lightning.inference import Inference
 
+RESULTS = "evaluation.json"
 PICTURES = ("confusion_matrix", "reliability", "mistakes", "robustness")
 MISTAKES = 36  # in the picture
 CORRUPTED_AT_A_TIME = 1000  # images
+
+
+def default_folder(checkpoint: Path) -> Path:
+    """`evaluation/` of a run's folder for its best checkpoint; for another, a folder in that."""
+    folder = checkpoint.absolute().parent
+    folder = (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
+    return folder if checkpoint.stem == "best" else folder / checkpoint.stem
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder in which an evaluation would overwrite what is of none.
+
+    Raises:
+        UserError: names the file.
+    """
+    check_folder(f"output={folder}", folder)
+    mine = (folder / RESULTS).exists()
+    for picture in () if mine else (folder / f"{name}.png" for name in PICTURES):
+        if picture.exists():
+            raise UserError(
+                f"output={folder} would overwrite {picture}, which is of no evaluation: there is "
+                f"no {RESULTS} beside it. Name another folder."
+            )
 
 
 def measure(
@@ -81,7 +107,7 @@ def _robustness(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """By corruption, its strengths and the accuracy under each; and `mean` of them all."""
+    """By corruption, its strengths and the accuracy under each; and `mean_acc` of them all."""
     found: dict[str, Any] = {}
     for name, corruption in CORRUPTIONS.items():
         accuracies = []
@@ -132,9 +158,8 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
         if (figure := figures.get(name)) is None:
             picture.unlink(missing_ok=True)  # of an earlier evaluation
             continue
-        with atomic_write(picture) as file:
-            figure.savefig(file, format="png")
-    with atomic_write(folder / "evaluation.json") as file:
+        pictures.save_png(figure, picture)
+    with atomic_write(folder / RESULTS) as file:
         file.write(f"{json.dumps(results, indent=2)}\n".encode())
 
 

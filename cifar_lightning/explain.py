@@ -65,9 +65,13 @@ def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, lis
         logits, layers = _run(classifier, images)
         guesses = logits.argmax(1)  # [N]
         score = logits.gather(1, guesses[:, None]).sum()
-        gradients = torch.autograd.grad(score, [layer.maps for layer in layers])
+        # Layers that the logits do not depend on, as of an auxiliary head, have none.
+        layers = [layer for layer in layers if layer.maps.requires_grad]
+        gradients = torch.autograd.grad(score, [x.maps for x in layers], allow_unused=True)
     found = []
     for layer, gradient in zip(layers, gradients, strict=True):
+        if gradient is None:
+            continue
         weighted = gradient.clamp_min(0) * layer.maps.detach()
         summed = weighted.sum(1, keepdim=True).clamp_min(0).float().cpu()  # [N, 1, h, w]
         # Stretched, although the maps of unpadded convolutions lack the images' edges.

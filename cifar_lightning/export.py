@@ -58,6 +58,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     output = Path(config.output or checkpoint.with_suffix(f".{kind}")).expanduser()
     if output.absolute() == checkpoint.absolute():
         raise UserError(f"output={output} is the checkpoint itself.")
+    arguments.check_folder(f"output={output}", output.parent)
     classifier, trained = run.rebuild(checkpoint)
     images = exporting.real_images(run.rebuild_data(config, trained, classifier))
     network = run.build_network(trained, len(classifier.classes), classifier.image_size)

@@ -47,7 +47,7 @@ def choose_devices(
     if gpus == 0:
         return "cpu", 1
     if gpus == 1 and available == 0:
-        banner("trainer.gpus=1, but this machine has no GPU: training on the CPU.", "No GPU")
+        banner("trainer.gpus=1, but this machine has no GPU: the CPU is used.", "No GPU")
         return "cpu", 1
     if one_device and gpus > 1:
         raise UserError(one_device)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +23,7 @@ class Inference:
         classifier: moved to the device and put into the precision; stays in evaluation mode.
         gpus: see `hardware.choose_devices`; one device.
         precision: `auto` or a name of Lightning's.
+        deterministic: as the Trainer had it.
 
     Attributes:
         device: that it runs on.
@@ -31,13 +33,22 @@ class Inference:
         UserError: if the device is not there, or has no such precision.
     """
 
-    def __init__(self, classifier: Classifier, gpus: str | int | list[int], precision: str) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        gpus: str | int | list[int],
+        precision: str,
+        deterministic: bool | Literal["warn"] = False,
+    ) -> None:
         accelerator, devices = choose_devices(gpus, torch.cuda.device_count(), 1, ONE_DEVICE)
         try:
             trainer = pl.Trainer(
                 accelerator=accelerator,
                 devices=devices,
                 precision=choose_precision(accelerator) if precision == "auto" else precision,  # type: ignore[arg-type]
+                # Other kernels would give other digits: see `run.build_trainer`.
+                deterministic=deterministic,
+                benchmark=not deterministic,
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,

@@ -5,6 +5,7 @@ benchmarks/results/ has the table.
 """
 
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,14 @@ def predict(config: DictConfig) -> dict[str, Any]:
 
     classifier, trained = run.rebuild(found)
     precision = config.trainer.precision or trained.trainer.precision
-    inference = Inference(classifier, config.trainer.gpus, precision)
+    inference = Inference(classifier, config.trainer.gpus, precision, trained.trainer.deterministic)
     predicted = predictions.classify(paths, inference, config.batch_size)
     if not predicted.rows:
         reasons = "\n".join(predictions.named(predicted.broken))
         raise UserError(f"None of the {len(paths):,} images could be read.\n{reasons}")
     if output is None:
-        folder = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{trained.choices.model}"
+        model = re.sub(r"[^\w.-]+", "-", str(trained.choices.model))  # whoever wrote the checkpoint
+        folder = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{model}"
         output = Path("runs", "predict", folder, "predictions.csv")
     sheet = predictions.save(predicted, output)
     predictions.show(predicted, left_out, output, sheet)

@@ -22,12 +22,13 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from cifar_lightning.arguments import check_folder
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.console import note
 from cifar_lightning.data.image import decode_image, map_images
 from cifar_lightning.errors import UserError
 from cifar_lightning.inference import Inference
-from cifar_lightning.pictures import captioned_grid
+from cifar_lightning.pictures import captioned_grid, save_png
 
 COLUMNS = ("image", "class", "probability", "class2", "probability2", "class3", "probability3")
 TABLES = (".csv", ".jsonl")
@@ -75,8 +76,8 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
         images: that will be read.
 
     Raises:
-        UserError: if its ending is of no kind of table, or it or its contact sheet would overwrite
-            an image, or what is no earlier contact sheet.
+        UserError: if its ending is of no kind of table, nothing can be written there, or it or its
+            contact sheet would overwrite an image, or what `predict` did not write.
     """
     output = Path(typed)
     if output.suffix.lower() not in TABLES:
@@ -91,12 +92,27 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
                 f"output={typed} would overwrite {file}, which is one of the images. Name another "
                 "output; its contact sheet lies beside it, with the ending .png."
             )
-    if sheet.exists() and not any(output.with_suffix(table).exists() for table in TABLES):
+    if output.exists() and output.stat().st_size and not _is_table(output):
+        raise UserError(
+            f"output={typed} would overwrite {output}, which is no earlier table of predictions. "
+            "Name another output, or move that file away."
+        )
+    if sheet.exists() and not any(_is_table(output.with_suffix(table)) for table in TABLES):
         raise UserError(
             f"output={typed} would overwrite {sheet} with a contact sheet. Name another output, "
             "or move that picture away."
         )
+    check_folder(f"output={typed}", output.parent)
     return output
+
+
+def _is_table(file: Path) -> bool:
+    """Whether a file is there and begins as what `save` writes."""
+    if not file.is_file():
+        return False
+    with file.open(errors="replace") as opened:
+        first = opened.readline(10_000)
+    return first.startswith((",".join(COLUMNS), '{"image": '))
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
@@ -122,7 +138,8 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
             return str(error)
 
     found = Predictions()
-    on_sheet = {paths[i * len(paths) // ON_SHEET] for i in range(ON_SHEET)}
+    kept: dict[int, NDArray[np.uint8]] = {}  # for the contact sheet: every so many
+    every = 1
     # Whole batches: they are then those of a test of the training, and so are the last digits.
     chunk_size = batch_size * max(1, CHUNK // batch_size)
     started = time.perf_counter()
@@ -141,15 +158,22 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
                 if isinstance(image, str):
                     found.broken[path] = image
                 else:
+                    position = len(found.rows) + len(images)
                     images[path] = image
-                    if path in on_sheet:
-                        found.sheet[len(found.rows) + len(images) - 1] = image
+                    if position % every == 0:
+                        kept[position] = image
+                    if len(kept) > 2 * ON_SHEET:
+                        every *= 2
+                        kept = {at: image for at, image in kept.items() if at % every == 0}
                 progress.advance(task)
             if images:
                 stacked = torch.from_numpy(np.stack(list(images.values())))  # [N, H, W, 3]
                 logits = inference.logits(stacked.permute(0, 3, 1, 2), batch_size)
                 found.rows += _rows(list(images), logits.softmax(1), classes)
     found.seconds = time.perf_counter() - started
+    positions = list(kept)
+    shown = (i * len(kept) // ON_SHEET for i in range(ON_SHEET)) if kept else ()
+    found.sheet = {positions[i]: kept[positions[i]] for i in shown}
     return found
 
 
@@ -189,8 +213,7 @@ def save(predictions: Predictions, output: Path) -> Path:
     rows = [predictions.rows[position] for position in predictions.sheet]
     captions = [f"{_pick(row, '')}\n{_shortened(Path(str(row['image'])).name, 20)}" for row in rows]
     grid = captioned_grid(np.stack(list(predictions.sheet.values())), captions, title, columns=8)
-    with atomic_write(sheet) as file, warnings.catch_warnings(action="ignore"):  # odd letters
-        grid.savefig(file, format="png")
+    save_png(grid, sheet)
     return sheet
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
-from cifar_lightning import explain, pictures
+from cifar_lightning import console, explain, pictures
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, train_tflop
@@ -127,10 +127,14 @@ def save_explanations(
     images = part.images[first]  # [classes, 3, H, W]
     pixels = images.permute(0, 2, 3, 1).numpy()
     weights = explain.first_filters(classifier.network)
-    layers = explain.feature_maps(classifier, images[:1])
-    if not layers:
-        return  # without convolutions on maps there is nothing to show
-    guesses, activations = explain.activation_maps(classifier, images)
+    try:
+        layers = explain.feature_maps(classifier, images[:1])
+        if not layers:
+            return  # without convolutions on maps there is nothing to show
+        guesses, activations = explain.activation_maps(classifier, images)
+    except Exception as error:  # a training is not lost for what a network of one's own refuses
+        console.note("figures", f"the layers of this network cannot be shown: {error}")
+        return
     captions = [
         f"{data.classes[label]}\npredicted: {data.classes[guess]}"
         for label, guess in zip(labels, guesses.tolist(), strict=True)
@@ -153,8 +157,7 @@ def save_explanations(
 def _save_figure(name: str, figure: Figure, run_dir: Path, loggers: list[Logger]) -> None:
     picture = run_dir / "figures" / f"{name}.png"
     picture.parent.mkdir(exist_ok=True)
-    with atomic_write(picture) as file:
-        figure.savefig(file, format="png")
+    pictures.save_png(figure, picture)
     for logger in loggers:
         if isinstance(logger, BoardLogger):
             logger.log_picture(name, str(picture))

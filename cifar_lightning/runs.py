@@ -15,7 +15,7 @@ from cifar_lightning.errors import UserError
 
 RUNS = Path("runs/train")
 STATUSES = ("finished", "interrupted", "failed", "not finished")
-LOG_LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) ([\w.]+): (.*)$")
+LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Run:
         rows: of `metrics.csv`.
         evaluation: of `evaluation/evaluation.json`; empty without.
         problems: files that could not be read, a sentence each.
+        recorded: whether there is a record of the overrides at all.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Run:
     rows: list[dict[str, float]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    recorded: bool = True
 
     @property
     def settings(self) -> dict[str, str]:
@@ -135,7 +137,6 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     """
     problems: list[str] = []
     metrics = _read_json(folder / "metrics.json", problems)
-    status, reason = _status(folder, metrics)
     try:
         rows = read_rows(folder)
     except (OSError, ValueError) as error:
@@ -143,7 +144,9 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         problems.append(f"metrics.csv cannot be read: {error}")
     hydra = folder / ".hydra"
     config = hydra / "config.yaml"
-    resumed = [_overrides(again, problems) for again in sorted(hydra.glob("resumed_*"))]
+    again = sorted(hydra.glob("resumed_*"))
+    status, reason = _status(folder, metrics, rows, again[-1].name if again else "")
+    resumed = [_overrides(start, problems) for start in again]
     target = _read_yaml(config, problems, "target_accuracy")
     for override in (override for some in resumed for override in some):
         if override.startswith("target_accuracy="):
@@ -153,6 +156,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         name=name or folder.absolute().name,
         status=status,
         reason=reason,
+        recorded=(hydra / "overrides.yaml").is_file(),
         overrides=_overrides(hydra, problems),
         resumed=resumed,
         config=config.read_text(errors="replace") if config.is_file() else "",
@@ -168,13 +172,19 @@ def read_rows(folder: str | Path) -> list[dict[str, float]]:
     """The rows of a run's `metrics.csv`, without the blank cells; none if there is no such file.
 
     Raises:
-        ValueError: if a cell is no number.
+        ValueError: if a cell is no number, or a row has more or fewer than the heading.
     """
     file = Path(folder) / "metrics.csv"
     if not file.exists():
         return []
     with file.open(newline="") as opened:
-        return [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(opened)]
+        heading, *rows = list(csv.reader(opened)) or [[]]
+    # `strict` refuses a row that was cut short.
+    return [
+        {key: float(cell) for key, cell in zip(heading, row, strict=True) if cell != ""}
+        for row in rows
+        if row
+    ]
 
 
 def read_choices(folder: Path) -> dict[str, str]:
@@ -218,13 +228,19 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
         return {}
 
 
-def _status(folder: Path, metrics: dict[str, Any]) -> tuple[str, str]:
-    if metrics.get("stopped_by") == "interrupted":
-        return "interrupted", "stopped by Ctrl-C"
-    if metrics:
+def _status(
+    folder: Path, metrics: dict[str, Any], rows: Sequence[dict[str, float]], resumed: str
+) -> tuple[str, str]:
+    """One of `STATUSES`, and why; `resumed` names the folder in .hydra/ of the last start."""
+    epochs = metrics.get("epochs")
+    more = isinstance(epochs, int | float) and any(row.get("epoch", 0) > epochs for row in rows)
+    if metrics and not more:
+        if metrics.get("stopped_by") == "interrupted":
+            return "interrupted", "stopped by Ctrl-C"
         return "finished", ""
+    since = resumed.removeprefix("resumed_")
     for log in folder.glob("*.log"):
-        if error := last_error(log.read_text(errors="replace").splitlines()):
+        if error := last_error(log.read_text(errors="replace").splitlines(), since):
             return "failed", error
     # Not any file: a report's own, or one that is being written, would mislead.
     files = [folder / name for name in (".hydra", "metrics.csv", "train.log", "checkpoints")]
@@ -233,15 +249,23 @@ def _status(folder: Path, metrics: dict[str, Any]) -> tuple[str, str]:
     return "not finished", f"it still runs, failed or was killed; its last file is of {when:%F %T}"
 
 
-def last_error(lines: Sequence[str]) -> str:
-    """The last error in the lines of a run's log, without its traceback; empty if there is none."""
+def last_error(lines: Sequence[str], since: str = "") -> str:
+    """The last error in a run's log, without its traceback; empty if there is none.
+
+    Args:
+        lines: of the log.
+        since: the time, as folders are named by it, of the last start; errors of earlier ones do
+            not count.
+    """
     message: list[str] = []
     within = False
     for line in lines:
         if found := LOG_LINE.match(line):
             # Other libraries' errors, such as W&B's, do not end a training.
-            within = found[1] == "ERROR" and found[2].startswith("cifar_lightning")
-            message = [found[3]] if within else message
+            time, level, name, text = found.groups()
+            within = level == "ERROR" and name.startswith("cifar_lightning")
+            within = within and re.sub(r"\D", "", time) >= re.sub(r"\D", "", since)[:17]  # ms
+            message = [text] if within else message
         elif line.startswith("Traceback"):
             within = False
         elif within and not line.startswith("HYDRA_FULL_ERROR=1 "):  # a hint for the terminal

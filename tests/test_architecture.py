@@ -80,6 +80,7 @@ OUTSIDE: dict[str, set[str]] = {
     "curves": {"pytorch_lightning"},
     "board": {"wandb", "pytorch_lightning"},
     "console": {"torch", "torchinfo", "rich", "pytorch_lightning", "omegaconf"},
+    "trusted": {"omegaconf"},
     "checkpoint": {"torch", "omegaconf", "pydantic", "pytorch_lightning"},
     "training": {"torch", "pytorch_lightning", "lightning_fabric", "omegaconf"},
     "hardware": {"torch"},

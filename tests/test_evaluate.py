@@ -12,7 +12,9 @@ from omegaconf import DictConfig
 from PIL import Image
 from test_data import small_data_set, write_tar
 
+from cifar_lightning import evaluation
 from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.data import ShapesData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.evaluate import evaluate, main
 from cifar_lightning.train import train
@@ -70,6 +72,30 @@ def test_what_an_evaluation_leaves_behind(tiny: Compose, tmp_path: Path) -> None
     assert evaluated(tmp_path / "run", "robustness=false")["robustness"] is None
     assert not (folder / "robustness.png").exists()
 
+    # Another checkpoint's has a place of its own.
+    before = (folder / "evaluation.json").read_bytes()
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    evaluate(typed(f"checkpoint={last}", "trainer.gpus=0", "robustness=false"))
+    assert (folder / "evaluation.json").read_bytes() == before
+    assert json.loads((folder / "last" / "evaluation.json").read_text())["checkpoint"] == str(last)
+
+
+def test_nothing_of_the_users_is_overwritten_or_found_only_at_the_end(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "robustness.png").write_bytes(b"mine")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(evaluation, "measure", None)
+    for output, message in (
+        ("mine", r"would overwrite .*robustness\.png, which is of no evaluation"),
+        ("file/in", r"file is a file, where a folder is needed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluated(tmp_path / "run", "robustness=false", f"output={tmp_path}/{output}")
+    assert (tmp_path / "mine" / "robustness.png").read_bytes() == b"mine"
+
 
 def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
     tiny: Compose, tmp_path: Path
@@ -80,7 +106,7 @@ def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
     (tmp_path / "run" / "checkpoints" / "best.ckpt").rename(moved / "mine.ckpt")
     options = (f"checkpoint={moved}/mine.ckpt", "robustness=false", "trainer.gpus=0")
     assert evaluate(typed(*options))["test/acc"] == metrics["test/acc"]
-    assert (moved / "evaluation" / "evaluation.json").exists()
+    assert (moved / "evaluation" / "mine" / "evaluation.json").exists()
     evaluate(typed(*options, f"output={tmp_path}/out [2]"))
     assert (tmp_path / "out [2]" / "evaluation.json").exists()
 
@@ -100,6 +126,21 @@ def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
     results = evaluated(tmp_path / "run", *again)
     assert (results["test/acc"], results["batch_size"]) == (metrics["test/acc"], 2)
     assert evaluated(tmp_path / "run", *again, "data.batch_size=3")["batch_size"] == 3
+
+
+def test_data_too_small_for_a_training_can_be_evaluated(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny())
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 1), ("test", 3)):
+        for name in ShapesData().load().classes:
+            folder = tmp_path / "small" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(256, size=(32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    again = ("data=folder", f"data.path={tmp_path}/small", "robustness=false")
+    results = evaluated(tmp_path / "run", *again)
+    assert (results["images"], results["batch_size"]) == (30, 25)  # of 10 training images
 
 
 def test_data_of_other_classes_or_sizes_are_refused(tiny: Compose, tmp_path: Path) -> None:

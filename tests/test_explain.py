@@ -94,6 +94,55 @@ def test_a_frozen_first_layer_has_activation_maps_too(classifier: Classifier) ->
     assert 0 <= layers[0].maps.min() <= layers[0].maps.max() <= 1
 
 
+class WithAnAuxiliaryHead(nn.Module):
+    """As some networks have one for the training alone; the first layer learns nothing."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.second = nn.Conv2d(4, 4, 3)
+        self.auxiliary = nn.Conv2d(4, num_classes, 5)
+        self.last = nn.Linear(4, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            maps = self.first(images)
+        maps = self.second(maps)
+        self.auxiliary(maps)
+        logits: torch.Tensor = self.last(maps.mean((2, 3)))
+        return logits
+
+
+def test_layers_that_the_logits_do_not_depend_on_have_no_activation_maps(
+    classifier: Classifier,
+) -> None:
+    classifier.network = WithAnAuxiliaryHead(10)
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    assert len(explain.feature_maps(classifier, images)) == 3
+    _, layers = explain.activation_maps(classifier, images)
+    assert [layer.name for layer in layers] == ["2 conv 3x3"]
+
+
+class RefusesGradients(WithAnAuxiliaryHead):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if images.requires_grad:
+            raise RuntimeError("no gradients here")
+        return super().forward(images)
+
+
+def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
+    tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny("budget.min_dilated=0", "budget.min_separable=0", "init=random")
+    config.model = {"_target_": "test_explain.RefusesGradients", "num_classes": 10}
+    assert train(config)["test/acc"] is not None
+    shown = capsys.readouterr().out
+    assert "the layers of this network cannot be shown: no gradients here" in shown
+    assert "test/acc" in shown
+    names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
+    assert names == {"learning_curves.png"}
+
+
 def test_a_run_has_the_figures(tiny: Compose, tmp_path: Path) -> None:
     train(tiny())
     figures = tmp_path / "run" / "figures"

@@ -38,7 +38,7 @@ def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert hardware.choose_devices(1, 0, 256) == ("cpu", 1)
-    assert "has no GPU: training on the CPU" in capsys.readouterr().out
+    assert "has no GPU: the CPU is used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

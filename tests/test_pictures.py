@@ -1,7 +1,11 @@
+import warnings
+from pathlib import Path
+
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
-from cifar_lightning.pictures import learning_curves
+from cifar_lightning.pictures import confusion_matrix, learning_curves, save_png
 from cifar_lightning.pictures.curves import group_style, learning_curve, overlaid_curves
 
 CURVES = {
@@ -77,3 +81,12 @@ def test_runs_of_a_group_share_a_style_and_one_entry_of_the_legend() -> None:
 def test_thirty_groups_can_be_told_apart() -> None:
     styles = [group_style(number) for number in range(30)]
     assert len({(style["colour"], style["dashes"]) for style in styles}) == 30
+
+
+def test_names_are_written_as_they_are(tmp_path: Path) -> None:
+    formula = r"$\no$ formula 猫"  # matplotlib refuses it; and its font lacks the letter
+    matrix = np.eye(2, dtype=np.int64)
+    with warnings.catch_warnings(action="error"):
+        save_png(confusion_matrix(matrix, [formula, "b"], formula), tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        assert picture.size[0] > 300

@@ -17,7 +17,7 @@ from rich import get_console
 from test_data import small_data_set, write_folder
 
 from cifar_lightning import predictions, run
-from cifar_lightning.cli import compose
+from cifar_lightning.cli import compose, prepare_arguments
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.inference import Inference
@@ -125,15 +125,27 @@ def test_the_contact_sheet_shows_some_of_many(
     start("images=photos", "output=t.csv")
     with Image.open("t.png") as sheet:
         assert sheet.size[0] == 1200
-    assert drawn["title"] == "47 of 59 images, spread over all of them"
+    assert drawn["title"] == "48 of 59 images, spread over all of them"
     table = {Path(row["image"]).name: row for row in rows("t.csv")}
-    assert len(drawn["captions"]) == 47
+    assert len(set(drawn["captions"])) == 48
     for image, caption in zip(drawn["images"], drawn["captions"], strict=True):
         pick, name = caption.split("\n")
         assert np.array_equal(image, np.asarray(Image.open(photos / name)))
         assert pick == f"{table[name]['class']} {float(table[name]['probability']):.1%}"
     start("images='photos/1?.png'", "output=u.csv")
     assert drawn["title"] == "10 of 10 images"
+
+    # Of very many, every so many; which of them are broken does not matter.
+    monkeypatch.setattr(predictions, "ON_SHEET", 6)
+    for number in range(2, 60, 2):
+        (photos / f"{number}.png").write_text("broken")
+    start("images=photos", "output=v.csv")
+    assert drawn["title"] == "6 of 30 images, spread over all of them"
+    shown = [caption.split("\n")[1] for caption in drawn["captions"]]
+    positions = [[Path(r["image"]).name for r in rows("v.csv")].index(name) for name in shown]
+    assert positions == sorted(set(positions))
+    assert positions[0] == 0
+    assert positions[-1] > 20
 
 
 def typed(*arguments: str) -> Any:
@@ -245,6 +257,9 @@ MISTAKES = {
     ("images=photos", "output=linked.csv"): r"overwrite linked\.png, which is one of the images",
     ("images='*.csv'", "output=an_image.csv"): r"overwrite an_image\.csv, which is one of the",
     ("images=photos", "output=mine.csv"): r"overwrite mine\.png with a contact sheet",
+    ("images=photos", "output=labels.csv"): r"overwrite labels\.csv, which is no earlier table",
+    ("images=photos", "output=labels.jsonl"): r"overwrite labels\.png with a contact sheet",
+    ("images=photos", "output=mine.png/t.csv"): r"mine\.png is a file, where a folder is needed",
     ("images=[a,b]",): r"images=\['a', 'b'\] should be a valid string",
     ("images=photos", "batch_size=0"): r"batch_size=0 is not a count from 1",
     ("images=photos", "batch_size=x"): r"batch_size=x should be a valid integer",
@@ -262,6 +277,8 @@ def test_a_mistake_is_named_before_an_image_is_read(
         Path(name).mkdir()
     for name in ("notes/a.txt", "notes/b.txt", "mine.png"):
         Path(name).touch()
+    Path("labels.csv").write_text("image,label\n1.png,cat\n")
+    Path("labels.png").touch()
     Path("linked.png").symlink_to("photos/1.png")
     (photos / "2.png").rename("an_image.csv")
     before = {file: file.stat() for file in Path().rglob("*")}
@@ -275,6 +292,24 @@ def test_an_earlier_output_is_replaced(start: Start, photos: Path) -> None:
     start("images=photos/1.png", "output=t.csv")
     start("images=photos/2.png", "output=t.csv")
     assert [row["image"] for row in rows("t.csv")] == ["photos/2.png"]
+    start("images=photos/1.png", "output=t.jsonl")
+    start("images=photos/2.png", "output=t.jsonl")
+    assert [json.loads(line)["image"] for line in Path("t.jsonl").read_text().splitlines()] == [
+        "photos/2.png"
+    ]
+
+
+def test_a_checkpoint_does_not_choose_the_folder(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["config"]["choices"]["model"] = "a/../../../out"
+    torch.save(content, "odd.ckpt")
+    overrides = ("checkpoint=odd.ckpt", "images=photos/1.png", "trainer.gpus=0")
+    output = predict(compose(prepare_arguments(overrides), config_name="predict"))["output"]
+    (table,) = Path("runs").rglob("*.csv")
+    assert Path(output) == table
+    assert table.parent.parent == Path("runs/predict")
 
 
 def test_many_images_come_in_whole_batches(
@@ -298,7 +333,7 @@ def test_many_images_come_in_whole_batches(
 def test_after_ctrl_c_everything_is_as_it_was(
     start: Start, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("t.csv").write_text("earlier")
+    Path("t.csv").write_text(earlier := f"{','.join(predictions.COLUMNS)}\n")
     before = set(Path().rglob("*"))
 
     def interrupted(*_: Any) -> Any:
@@ -309,7 +344,7 @@ def test_after_ctrl_c_everything_is_as_it_was(
         with pytest.raises(KeyboardInterrupt):
             start("images=photos", output)
     assert set(Path().rglob("*")) == before
-    assert Path("t.csv").read_text() == "earlier"
+    assert Path("t.csv").read_text() == earlier
 
 
 def test_of_equally_likely_classes_the_first_counts(trained: Path, photos: Path) -> None:

@@ -201,12 +201,85 @@ def test_an_interrupted_run_is_listed_and_not_counted(many: Path) -> None:
         ("evaluation/evaluation.json", '{"test/acc_by_class": 3, "test/acc": "?"}', ""),
         ("metrics.json", '{"test/acc": NaN, "epochs": "x", "seed": null}', ""),
         ("metrics.csv", "", ""),
+        ("metrics.csv", "epoch,step,val/acc\n1,6\n", "metrics.csv cannot be read: "),
+        ("metrics.csv", "epoch,step\n1,6,7\n", "metrics.csv cannot be read: "),
+        ("evaluation/evaluation.json", '{"robustness": {"noise": {"acc": 5}, "mean_acc": []}}', ""),
     ],
 )
 def test_a_damaged_file_is_no_end(one: Path, file: str, content: str, problem: str) -> None:
     (one / file).write_text(content)
     assert problem in write(one).read_text()
     assert len(read_run(one).problems) == bool(problem)
+
+
+def test_values_of_any_kind_are_no_end_of_a_multirun(many: Path) -> None:
+    (many / "0" / "metrics.json").write_text('{"data": {"a": 1}, "model": [2], "epochs": {}}')
+    assert "6 runs: 4 finished, 2 failed." in write(many).read_text()
+
+
+def test_an_evaluation_says_what_it_was_of(one: Path) -> None:
+    file = one / "evaluation" / "evaluation.json"
+    results = json.loads(file.read_text())
+    html = write(one).read_text()
+    for text in (
+        "mean with the mirror image",
+        f"{results['test/top2_flip']:.2%}".replace("%", " %"),
+    ):
+        assert text in html.replace("\xa0", " ")
+    doubts = ("trained and tested on", "own test has")
+    assert not any(doubt in html for doubt in doubts)
+    file.write_text(json.dumps(results | {"data": "folder", "checkpoint": "/x/last.ckpt"}))
+    html = write(one).read_text()
+    assert "Measured on data=folder; the run was trained and tested on data=shapes." in html
+    assert "<dt>checkpoint</dt><dd>last.ckpt</dd>" in html
+    file.write_text(json.dumps(results | {"test/acc": 0.999}))
+    assert "own test has" in write(one).read_text()
+    file.write_text(json.dumps(results | {"test/acc": 0.999, "precision": "64-true"}))
+    assert "own test has" not in write(one).read_text()
+
+
+def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
+    for name in ("report.html", "report.md", "report.csv"):
+        before = {file: file.stat().st_mtime_ns for file in one.iterdir()}
+        (one / name).write_text("what I think of it")
+        with pytest.raises(UserError, match=rf"{name} is no earlier report"):
+            write(one)
+        (one / name).unlink()
+        assert {file: file.stat().st_mtime_ns for file in one.iterdir()} == before
+    write(one)
+    write(one)
+
+
+def test_a_run_without_a_record_of_what_was_typed_claims_no_command(one: Path) -> None:
+    shutil.rmtree(one / ".hydra")
+    page = write(one)
+    for text in (page.read_text(), page.with_suffix(".md").read_text()):
+        assert "Not recorded." in text
+        assert "cifar_lightning.train" not in text
+        assert "everything is the default" not in text
+
+
+def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
+    again = one / ".hydra" / "resumed_2026-11-25_00-00-00-000000"
+    again.mkdir()
+    log = one / "train.log"
+    log.write_text("2026-11-24 23:59:59,999 ERROR cifar_lightning.cli: Before.\n")
+    assert read_run(one).status == "finished"
+    with (one / "metrics.csv").open("a") as file:
+        heading = (one / "metrics.csv").read_text().splitlines()[0].split(",")
+        file.write(",".join("99" if key == "epoch" else "" for key in heading) + "\n")
+    assert read_run(one).status == "not finished"
+    with log.open("a") as file:
+        file.write("2026-11-25 00:00:01,000 ERROR cifar_lightning.cli: After.\n")
+    assert (read_run(one).status, read_run(one).reason) == ("failed", "After.")
+
+
+def test_names_with_dollar_signs_are_no_formulas(one: Path, many: Path) -> None:
+    for run in ("0", "1"):
+        (many / run / ".hydra" / "overrides.yaml").write_text(f"['model=$\\foo_{run}$']")
+    write(many)
+    svg = write(many).read_text()
+    assert "$\\foo_0$" in svg
 
 
 def test_a_run_without_an_evaluation_says_how_to_make_one(one: Path) -> None:

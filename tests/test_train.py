@@ -239,7 +239,7 @@ def test_the_command_of_the_readme_runs() -> None:
     output = finish(program)
     assert program.returncode == 0, output
     if not torch.cuda.is_available():
-        assert "this machine has no GPU: training on the CPU" in output
+        assert "this machine has no GPU: the CPU is used" in output
     assert "257,856 parameters" in output
     metrics = read_json(only("runs/train/*_dilated_dw/metrics.json"))
     assert metrics["stopped_by"] == "max_epochs"

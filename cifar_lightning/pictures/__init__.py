@@ -1,9 +1,10 @@
-"""Figures from arrays, nothing else; the caller saves them."""
+"""Figures from arrays, nothing else; `save_png` writes them."""
 
 from cifar_lightning.pictures.curves import learning_curves
 from cifar_lightning.pictures.evaluation import confusion_matrix, reliability, robustness
 from cifar_lightning.pictures.grid import captioned_grid
 from cifar_lightning.pictures.layers import activation_maps, feature_maps, filters
+from cifar_lightning.pictures.save import save_png
 
 __all__ = [
     "activation_maps",
@@ -14,4 +15,5 @@ __all__ = [
     "learning_curves",
     "reliability",
     "robustness",
+    "save_png",
 ]

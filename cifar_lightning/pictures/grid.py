@@ -40,16 +40,7 @@ def captioned_grid(
         above = row * (1 + CAPTION)
         extent: Any = (column + left, column + left + IMAGE, above + IMAGE, above)
         axes.imshow(image, extent=extent, aspect="auto", interpolation="auto")
-        # As it is: a file's name may hold what would be a formula.
-        axes.text(
-            column + 0.5,
-            above + IMAGE + 0.03,
-            caption,
-            ha="center",
-            va="top",
-            fontsize=7,
-            parse_math=False,
-        )
+        axes.text(column + 0.5, above + IMAGE + 0.03, caption, ha="center", va="top", fontsize=7)
     axes.set(xlim=(0, width), ylim=(rows * (1 + CAPTION), 0))
     axes.axis("off")
     return figure

@@ -11,6 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from cifar_lightning.pictures.curves import TARGET
+from cifar_lightning.pictures.save import draw
 from cifar_lightning.runs import Run
 
 INK = "#24292f"  # of axes and letters, in the figure; on the page, as the text around it
@@ -36,7 +37,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
             text.set_color(INK)
     stream = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        draw(figure, stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = svg.replace(TARGET, "var(--target)")

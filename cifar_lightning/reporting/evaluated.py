@@ -1,23 +1,76 @@
 """What the page of a run shows of its evaluation.json."""
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
-from cifar_lightning.reporting.tables import Cell, Table, count, facts, optional, percent, plain
+from cifar_lightning.reporting.tables import (
+    Cell,
+    Table,
+    count,
+    facts,
+    numbers,
+    optional,
+    percent,
+    plain,
+)
+
+SCORES: dict[str, tuple[str, Any]] = {
+    "acc": ("accuracy", percent),
+    "top2": ("top 2", percent),
+    "loss": ("loss", plain),
+    "ece": ("calibration error", percent),
+}
+FACTS: dict[str, tuple[str, Any]] = {
+    "images": ("test images", count),
+    "images_per_s": ("images a second", count),
+    "data": ("data", str),
+    "precision": ("precision", str),
+    "device": ("device", str),
+}
 
 
-def figures(evaluation: Mapping[str, Any]) -> dict[str, str]:
-    """The figures of an evaluation.json that are one number each."""
-    names = {
-        "images": ("test images", count),
-        "test/acc": ("accuracy", percent),
-        "test/acc_flip": ("accuracy, mean with the mirror image", percent),
-        "test/top2": ("right within the first two", percent),
-        "test/loss": ("loss", plain),
-        "test/ece": ("expected calibration error", percent),
-        "images_per_s": ("images a second", count),
-    }
-    return facts(evaluation, names)
+def scores(evaluation: Mapping[str, Any]) -> Table | None:
+    """The figures of an evaluation.json of all images together, with and without augmentation."""
+    rows = []
+    for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip")):
+        figures = [(evaluation.get(f"test/{k}{suffix}"), write) for k, (_, write) in SCORES.items()]
+        cells = [optional(*figure) for figure in figures]
+        if any(cell.text for cell in cells):
+            rows.append([Cell(name, name), *cells])
+    headings = ["test images", *(heading for heading, _ in SCORES.values())]
+    return Table(headings, rows, numeric={1, 2, 3, 4}) if rows else None
+
+
+def circumstances(evaluation: Mapping[str, Any]) -> dict[str, str]:
+    """What an evaluation.json says of how it was measured."""
+    found = facts(evaluation, FACTS)
+    robustness = evaluation.get("robustness")
+    if isinstance(robustness, dict):
+        found |= facts(robustness, {"mean_acc": ("accuracy, mean of all corruptions", percent)})
+    checkpoint = evaluation.get("checkpoint")
+    if isinstance(checkpoint, str) and (name := PurePath(checkpoint).name) != "best.ckpt":
+        found["checkpoint"] = name
+    return found
+
+
+def doubt(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """Why an evaluation's figures are not those of the run's own test; empty where they are."""
+    ours, theirs = evaluation.get("data"), metrics.get("data")
+    if None not in (ours, theirs) and ours != theirs:
+        return f"Measured on data={ours}; the run was trained and tested on data={theirs}."
+    same = [key for key in ("data", "device", "precision", "torch") if key in metrics]
+    accuracies = numbers([evaluation.get("test/acc"), metrics.get("test/acc")])
+    if (
+        len(accuracies) == 2
+        and accuracies[0] != accuracies[1]
+        and all(evaluation.get(key) == metrics[key] for key in same)
+    ):
+        return (
+            f"The run's own test has {percent(accuracies[1])}: since this evaluation, its "
+            "checkpoint or the test images have become other ones."
+        )
+    return ""
 
 
 def by_class(evaluation: Mapping[str, Any]) -> Table | None:
@@ -35,11 +88,12 @@ def by_class(evaluation: Mapping[str, Any]) -> Table | None:
     for number, (name, accuracy) in enumerate(accuracies.items()):
         cells = [Cell(name, name), optional(accuracy, percent)]
         if square:
-            others = {n: other for other, n in enumerate(square[number]) if other != number}
-            most = max(others, default=0)
-            share = most / max(sum(square[number]), 1)
+            row = square[number]
+            other = max((n for n in range(len(row)) if n != number), key=row.__getitem__, default=0)
+            share = row[other] / max(sum(row), 1)
+            mistaken = other != number and share
             cells += (
-                [Cell(names[others[most]]), Cell(percent(share), share)] if most else [Cell("")] * 2
+                [Cell(names[other]), Cell(percent(share), share)] if mistaken else [Cell("")] * 2
             )
         rows.append(cells)
     headings = ["class", "accuracy", *(["most often taken for", "of its images"] if square else [])]
@@ -51,13 +105,14 @@ def robustness(evaluation: Mapping[str, Any]) -> Table | None:
     curves = evaluation.get("robustness")
     if not isinstance(curves, dict):
         return None
-    found = {n: c["acc"] for n, c in curves.items() if isinstance(c, dict) and "acc" in c}
+    accuracies = {n: c.get("acc") for n, c in curves.items() if isinstance(c, dict)}
+    found = {name: values for name, values in accuracies.items() if isinstance(values, list)}
     if not found:
         return None
-    strengths = max(len(accuracies) for accuracies in found.values())
+    strengths = max(len(values) for values in found.values())
     rows = [
-        [Cell(name, name), *(optional(accuracy, percent) for accuracy in accuracies)]
-        for name, accuracies in found.items()
+        [Cell(name, name), *(optional(accuracy, percent) for accuracy in values)]
+        for name, values in found.items()
     ]
     headings = ["corruption, by strength", *(str(number + 1) for number in range(strengths))]
     return Table(headings, rows, numeric=set(range(1, strengths + 1)))

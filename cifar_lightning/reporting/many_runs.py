@@ -211,8 +211,8 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     }
     facts = []
     for key, name in names.items():
-        values = dict.fromkeys(run.metrics[key] for run in runs if key in run.metrics)
-        if values:
-            texts = (f"{v:,}" if isinstance(v, int) else str(v) for v in values)
+        values = [run.metrics[key] for run in runs if key in run.metrics]
+        texts = dict.fromkeys(f"{v:,}" if isinstance(v, int) else str(v) for v in values)
+        if texts:
             facts.append((name, " or ".join(texts)))
     return facts

@@ -49,7 +49,9 @@ def content_of(run: Run) -> dict[str, Any]:
         "cards": _cards(run),
         "charts": _charts(run),
         "epochs": _epochs(run),
-        "evaluation": evaluated.figures(run.evaluation),
+        "scores": evaluated.scores(run.evaluation),
+        "circumstances": evaluated.circumstances(run.evaluation),
+        "doubt": evaluated.doubt(run.evaluation, metrics),
         "by_class": evaluated.by_class(run.evaluation),
         "robustness": evaluated.robustness(run.evaluation),
         "evaluation_pictures": _pictures(run, "evaluation"),
@@ -59,7 +61,9 @@ def content_of(run: Run) -> dict[str, Any]:
         "choices": read_choices(run.folder),
         "timing": facts(metrics, TIMING),
         "environment": facts(metrics, ENVIRONMENT),
-        "commands": [train_command(run.overrides)] + [train_command(o) for o in run.resumed],
+        "commands": [train_command(overrides) for overrides in (run.overrides, *run.resumed)]
+        if run.recorded
+        else [],
         "files": _files(run.folder),
     }
 

@@ -11,6 +11,8 @@ from markupsafe import Markup
 
 from cifar_lightning import __version__
 from cifar_lightning.atomic import atomic_write
+from cifar_lightning.errors import UserError
+from cifar_lightning.pictures import save_png
 from cifar_lightning.reporting import many_runs, one_run
 from cifar_lightning.reporting.charts import data_uri
 from cifar_lightning.reporting.groups import best_run, differing, groups_of
@@ -28,7 +30,11 @@ def write_report(folder: Path) -> Path:
 
     Returns:
         The page's path.
+
+    Raises:
+        UserError: if it would overwrite what is no earlier report.
     """
+    _check_output(folder)
     if is_run(folder):
         run = read_run(folder)
         _write(folder / "report.csv", _csv([run], list(run.settings)))
@@ -37,9 +43,19 @@ def write_report(folder: Path) -> Path:
     _write(folder / "report.csv", _csv(runs, differing(runs)))
     groups = groups_of(runs)
     ordered = [run for group in groups for run in group.members]
-    with atomic_write(folder / CURVES) as file:
-        many_runs.chart(groups, ordered, best_run(runs), legend=True).savefig(file, format="png")
+    save_png(many_runs.chart(groups, ordered, best_run(runs), legend=True), folder / CURVES)
     return _render(folder, "runs", many_runs.content_of(folder, runs) | {"curves": CURVES})
+
+
+def _check_output(folder: Path) -> None:
+    for name, mark in (
+        ("report.html", "cifar-lightning"),
+        ("report.md", "cifar-lightning"),
+        ("report.csv", "run,status,"),
+    ):
+        file = folder / name
+        if file.exists() and not (file.is_file() and mark in file.read_text(errors="replace")):
+            raise UserError(f"{file} is no earlier report: move it away, or it would be lost.")
 
 
 def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:

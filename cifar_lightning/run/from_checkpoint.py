@@ -49,7 +49,8 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
 def rebuild_data(config: DictConfig, trained: DictConfig, classifier: Classifier) -> ImageData:
     """The data of a checkpoint's training, or what `data=` names instead.
 
-    Another source keeps the training's batch size, split and the like, unless they were typed too.
+    Another source has no validation part, and needs not have enough images for a training; it keeps
+    the training's batch size and the like. What was typed goes before.
 
     Args:
         config: of a command that takes `data=`, as `cli.compose` gives it.
@@ -62,12 +63,17 @@ def rebuild_data(config: DictConfig, trained: DictConfig, classifier: Classifier
     """
     config = copy.deepcopy(config)
     typed = {override.lstrip("+").partition("=")[0] for override in config.overrides}
+    batch_size = None
     with open_dict(config):
         if "data" in config:
             for key, value in trained.data.items():
                 of_another_machine = key in PLACES or key == "_target_"
                 if key in config.data and not of_another_machine and f"data.{key}" not in typed:
                     config.data[key] = value
+            if "data.val_size" not in typed:
+                config.data.val_size = 0
+            if "data.batch_size" not in typed:
+                config.data.batch_size, batch_size = 1, trained.data.batch_size
         else:
             config.data = trained.data
         config.seed = trained.seed
@@ -80,6 +86,8 @@ def rebuild_data(config: DictConfig, trained: DictConfig, classifier: Classifier
             f"{error}\nThat is the data of the training. data=OPTION names it anew, as "
             "data=folder data.path=DIR_OR_ARCHIVE."
         ) from error
+    if batch_size is not None:
+        data.batch_size = batch_size
     facts = (list(data.classes), data.image_size)
     known = (list(classifier.classes), classifier.image_size)
     if facts != known:
