@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from torch import Tensor, nn
 
 from cifar_lightning.cli import compose
 from cifar_lightning.data import ShapesData
@@ -50,6 +51,19 @@ def shapes() -> ShapesData:
     data.prepare_data()
     data.setup()
     return data
+
+
+class Sure(nn.Module):
+    """A network with another opinion of every image and of its mirror image, and sure of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weights = torch.randn(3072, 10, generator=generator) / 10
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = images.flatten(1) @ self.weights
+        return logits
 
 
 def weights_of(checkpoint: Path) -> dict[str, Any]:

@@ -116,6 +116,8 @@ SHELL = {"_target_": "os.system", "command": "touch was_called"}
         lambda config: config.update(model=config["callbacks"]["best"]),
         lambda config: config["model"].update(num_classes={"_target_": CONF_TARGET}),
         lambda config: config.update(model="${data}"),
+        # A target that is yet to be put together.
+        lambda config: config["model"].update(_target_="${trainer._target_}"),
         lambda config: config["model"].update(_target_=["os.system"]),
         lambda config: config["model"].update(_target_={"os": "system"}),
         lambda config: config["model"].update(_target_=[]),
@@ -214,8 +216,10 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(f"_target_: {target}\n")
     monkeypatch.setattr(trusted, "CONF", tmp_path / "conf")
     trusted._known_targets.cache_clear()
-    assert run.rebuild(best)[0].image_size == 32
-    trusted._known_targets.cache_clear()
+    try:
+        assert run.rebuild(best)[0].image_size == 32
+    finally:
+        trusted._known_targets.cache_clear()
 
 
 @pytest.mark.parametrize(

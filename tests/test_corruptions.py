@@ -1,7 +1,9 @@
+import itertools
+
 import pytest
 import torch
 
-from cifar_lightning.corruptions import CORRUPTIONS, add_noise, shift
+from cifar_lightning.corruptions import CORRUPTIONS, add_noise, blur, brighten, compress, shift
 from cifar_lightning.data import ShapesData
 
 names = pytest.mark.parametrize("name", CORRUPTIONS)
@@ -31,7 +33,7 @@ def test_each_strength_changes_images_more_than_the_one_before(
     ]
     assert len(changes) == 5
     assert changes[0] > 0
-    assert changes == sorted(changes)
+    assert all(less < more for less, more in itertools.pairwise(changes))
 
 
 def test_noise_is_the_same_at_every_call_and_leaves_the_runs_randomness_alone() -> None:
@@ -57,3 +59,27 @@ def test_a_shift_moves_right_and_down_and_reflects_in_the_gap() -> None:
     assert torch.equal(moved[..., 2:, 0], images[..., :-2, 2])
     larger = torch.arange(3 * 64 * 64).view(1, 3, 64, 64).to(torch.uint8)
     assert torch.equal(shift(larger, 2)[..., 4:, 4:], larger[..., :-4, :-4])
+
+
+def test_brightness_multiplies() -> None:
+    images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, 3, 1, 1)
+    expected = (images * 1.6).clamp(max=255)
+    assert (brighten(images, 1.6) - expected).abs().max() <= 1
+
+
+def test_blur_is_in_proportion() -> None:
+    for size in (32, 64):
+        images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+        images[..., : size // 2] = 255  # an edge: its slope is the Gaussian
+        slope = -blur(images, 1.0)[0, 0, 0].float().diff()
+        places = torch.arange(size - 1.0)
+        mean = (slope * places).sum() / slope.sum()
+        deviation = ((slope * (places - mean) ** 2).sum() / slope.sum()).sqrt().item()
+        assert deviation == pytest.approx(size / 32, rel=0.05)
+
+
+def test_jpeg_keeps_colours_and_order() -> None:
+    images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    for number in range(3):
+        images[number, number] = 200  # red, green, blue
+    assert (compress(images, 90).float() - images.float()).abs().max() < 5

@@ -7,16 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, Sure
 from omegaconf import DictConfig
 from PIL import Image
 from test_data import small_data_set, write_tar
 
-from cifar_lightning import evaluation
+from cifar_lightning import evaluation, measures, run
 from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.corruptions import CORRUPTIONS
 from cifar_lightning.data import ShapesData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.evaluate import evaluate, main
+from cifar_lightning.inference import Inference
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -193,3 +195,60 @@ def test_the_command_shows_tables_and_leaves_no_folder_of_its_own(
     for word in ("most often taken for", "jpeg", "images/s", "ECE"):
         assert word in ended.stdout
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.fixture
+def sure(tiny: Compose, shapes: ShapesData) -> Inference:
+    """Of a classifier that is no good, but sure."""
+    classifier, _ = run.build_classifier(tiny(), shapes)
+    classifier.network = Sure()
+    return Inference(classifier, 0, "32-true")
+
+
+def test_an_evaluation_is_of_the_images_it_says(
+    sure: Inference, shapes: ShapesData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "CORRUPTED_AT_A_TIME", 30)  # of 100
+    found, logits = evaluation.measure(sure, shapes, robustness=True)
+    images, labels = shapes.test.images, shapes.test.labels
+    guesses = logits.argmax(1)
+    matrix = np.zeros((10, 10), int)
+    np.add.at(matrix, (labels.numpy(), guesses.numpy()), 1)
+    assert found["confusion_matrix"] == matrix.tolist() != matrix.T.tolist()
+    for number, name in enumerate(shapes.classes):
+        right = (guesses[labels == number] == number).float().mean().item()
+        assert found["test/acc_by_class"][name] == pytest.approx(right, abs=1e-6)
+    mirrored = measures.scores(sure.logits(images, 50, flip=True), labels)
+    assert {k: found[f"test/{k}_flip"] for k in mirrored} == mirrored
+    assert found["test/loss_flip"] != found["test/loss"]
+    for name, corruption in CORRUPTIONS.items():
+        for strength, acc in zip(
+            corruption.strengths, found["robustness"][name]["acc"], strict=True
+        ):
+            hits = sure.logits(corruption.apply(images, strength), 50).argmax(1) == labels
+            # Noise differs from image to image, so it depends on how many come at a time.
+            slack = 0.1 if name == "noise" else 1e-6
+            assert acc == pytest.approx(hits.float().mean().item(), abs=slack), name
+    assert len({a for name in CORRUPTIONS for a in found["robustness"][name]["acc"]}) > 3
+
+
+def test_mistakes_have_their_own_captions(sure: Inference, shapes: ShapesData) -> None:
+    logits = sure.logits(shapes.test.images, 100)
+    wrong = measures.confident_mistakes(logits, shapes.test.labels, 36)
+    figure = evaluation._mistakes(logits, shapes, "t")
+    assert figure is not None
+    (axes,) = figure.axes
+    for place, picture, text in zip(wrong.index, axes.images, axes.texts, strict=True):
+        label, guess = shapes.test.labels[place], logits[place].argmax()
+        confidence = logits[place].softmax(0).max()
+        expected = f"{shapes.classes[label]}\n{shapes.classes[guess]} {confidence:.0%}"
+        assert text.get_text() == expected
+        shown = np.asarray(picture.get_array())
+        assert np.array_equal(shown, shapes.test.images[place].permute(1, 2, 0).numpy())
+
+
+def test_a_precision_that_is_typed_counts(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("trainer.precision=bf16-mixed"))
+    assert evaluated(tmp_path / "run", "robustness=false")["precision"] == "bf16-mixed"
+    results = evaluated(tmp_path / "run", "robustness=false", "trainer.precision=32-true")
+    assert results["precision"] == "32-true"

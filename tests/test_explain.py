@@ -1,14 +1,15 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from cifar_lightning import explain, run
+from cifar_lightning import explain, pictures, run
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ShapesData
 from cifar_lightning.train import train
@@ -60,29 +61,6 @@ def test_nothing_is_left_behind(classifier: Classifier, shapes: ShapesData) -> N
     assert all(torch.equal(before[name], v) for name, v in classifier.state_dict().items())
     assert all(p.grad is None for p in classifier.parameters())
     assert not any(m._forward_hooks for m in classifier.modules())
-
-
-class LooksAtACorner(nn.Module):
-    """Class 1 is light in the upper left corner; the rest of the image counts for nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 1, 1, bias=False)
-        nn.init.ones_(self.conv.weight)
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        light = self.conv(images)[:, 0, :8, :8].mean((1, 2))
-        return torch.stack([torch.zeros_like(light), light], 1)
-
-
-def test_the_activation_map_is_where_the_network_looks(classifier: Classifier) -> None:
-    classifier.network = LooksAtACorner()
-    images = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
-    guesses, (layer,) = explain.activation_maps(classifier, images)
-    assert guesses.tolist() == [1]
-    seen = layer.maps[0, 0]  # [32, 32]
-    assert seen[:8, :8].min() == 1.0
-    assert seen[8:].max() == seen[:, 8:].max() == 0.0
 
 
 def test_a_frozen_first_layer_has_activation_maps_too(classifier: Classifier) -> None:
@@ -168,3 +146,57 @@ def test_a_network_without_convolutions_trains_and_has_none(tiny: Compose, tmp_p
 class Flat(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
+
+
+class ForAndAgainst(nn.Module):
+    """Class 1 by the first layer in the upper left, and by the second in the lower right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 2, 1, bias=False)
+        self.second = nn.Conv2d(3, 1, 3, padding=1, bias=False)
+        with torch.no_grad():
+            self.first.weight[0], self.first.weight[1] = 1.0, -1.0
+            self.second.weight.fill_(0.1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        light, dark = self.first(images).unbind(1)  # [N, H, W]; light > 0 > dark here
+        score = light[:, :16, :16].mean((1, 2)) + self.second(images)[:, 0, 16:, 16:].mean((1, 2))
+        score = score - 0.5 * dark[:, :16, 16:].mean((1, 2))  # a negative gradient
+        score = score + 0.5 * dark[:, 16:, :16].mean((1, 2))  # a positive one, of what is below 0
+        return torch.stack([torch.zeros_like(score), score], 1)
+
+
+def test_activation_maps_are_of_each_layer_and_of_what_speaks_for_the_class(
+    classifier: Classifier,
+) -> None:
+    classifier.network = ForAndAgainst()
+    images = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
+    images[1] = 200  # each image has a scale of its own
+    guesses, (first, second) = explain.activation_maps(classifier, images)
+    assert guesses.tolist() == [1, 1]
+    assert (first.name, second.name) == ("1 pointwise 1x1", "2 conv 3x3")
+    corner = torch.zeros(2, 1, 32, 32)
+    corner[..., :16, :16] = 1
+    assert torch.allclose(first.maps, corner)
+    assert second.maps[..., 16:31, 16:31].min() == pytest.approx(1)
+    assert second.maps[..., :16, :].max() == second.maps[..., :, :16].max() == 0
+
+
+def test_figures_of_a_run_name_what_they_show(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    draw = pictures.activation_maps
+
+    def watched(images: Any, captions: list[str], layers: Any, title: str) -> Any:
+        seen.update(images=images, captions=captions, layers=layers)
+        return draw(images, captions, layers, title)
+
+    monkeypatch.setattr(pictures, "activation_maps", watched)
+    config = tiny("target_accuracy=null")
+    train(config)
+    data = run.build_data(config)
+    assert [c.split("\n")[0] for c in seen["captions"]] == list(data.classes[:8])
+    assert "dilation 2" in " ".join(name for name, _ in seen["layers"])
+    assert not [name for name, _ in seen["layers"] if "pointwise" in name]

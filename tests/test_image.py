@@ -43,7 +43,7 @@ def fairly(picture: Image.Image, size: int) -> NDArray[np.int64]:
 
 
 def grey16(kind: str, dtype: str) -> io.BytesIO:
-    values = np.array([[0, 32896], [257, 65535]], dtype=dtype)
+    values = np.array([[0, 0x80FF], [0x0180, 65535]], dtype=dtype)
     return encoded(Image.fromarray(values), kind)
 
 
@@ -62,7 +62,7 @@ PIXELS: dict[str, tuple[io.BytesIO, list[list[int]]]] = {
     "16 bits PNG": (grey16("png", "<u2"), [[0] * 3, GREY, [1] * 3, WHITE]),
     "16 bits TIFF": (grey16("tiff", "<u2"), [[0] * 3, GREY, [1] * 3, WHITE]),
     "16 bits PGM": (
-        io.BytesIO(b"P5 2 2 65535\n" + np.array([0, 32896, 257, 65535], ">u2").tobytes()),
+        io.BytesIO(b"P5 2 2 65535\n" + np.array([0, 0x80FF, 0x0180, 65535], ">u2").tobytes()),
         [[0] * 3, GREY, [1] * 3, WHITE],
     ),
     "32 bits": (

@@ -29,17 +29,6 @@ def test_two_classes_have_a_second_place_and_one_has_none() -> None:
     assert measures.scores(torch.zeros(4, 2), torch.tensor([0, 1, 0, 1]))["top2"] == 1.0
 
 
-def test_the_calibration_error_is_that_of_the_bins() -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2000, 10, generator=generator) * 2
-    labels = torch.randint(10, (2000,), generator=generator)
-    bins = measures.calibration(logits, labels)
-    assert sum(b["images"] for b in bins) == pytest.approx(1, abs=1e-4)
-    error = sum(b["images"] * abs(b["acc"] - b["confidence"]) for b in bins)
-    assert measures.scores(logits, labels)["ece"] == pytest.approx(error, abs=1e-4)
-    assert [b["confidence"] for b in bins] == sorted(b["confidence"] for b in bins)
-
-
 def test_labels_are_rows_and_predictions_columns() -> None:
     matrix = measures.confusion_matrix(LOGITS, LABELS)
     assert matrix.tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 1]]
@@ -57,3 +46,16 @@ def test_mistakes_come_most_confident_first() -> None:
     assert wrong.guesses.tolist() == [0, 1]
     assert wrong.confidences.tolist() == pytest.approx([0.8, 0.7])
     assert len(measures.confident_mistakes(LOGITS[:1], LABELS[:1], 2).index) == 0
+
+
+def test_calibration_by_hand() -> None:
+    confidences = torch.tensor([0.61, 0.65, 0.69, 0.95, 1.0])
+    labels = torch.tensor([0, 1, 0, 1, 0])  # right, wrong, right, wrong, right
+    logits = torch.stack([confidences, 1 - confidences], 1).clamp_min(1e-9).log()
+    # Of fifteenths the 10th, the 11th and the last.
+    expected = [(0.63, 0.5, 0.4), (0.69, 1.0, 0.2), (0.975, 0.5, 0.4)]
+    bins = measures.calibration(logits, labels)
+    found = [value for b in bins for value in (b["confidence"], b["acc"], b["images"])]
+    assert found == pytest.approx([value for b in expected for value in b], abs=1e-5)
+    error = sum(share * abs(acc - confidence) for confidence, acc, share in expected)
+    assert measures.scores(logits, labels)["ece"] == pytest.approx(error, abs=1e-5)

@@ -2,9 +2,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cifar_lightning import pictures
 from cifar_lightning.pictures import confusion_matrix, learning_curves, save_png
 from cifar_lightning.pictures.curves import group_style, learning_curve, overlaid_curves
 
@@ -90,3 +92,27 @@ def test_names_are_written_as_they_are(tmp_path: Path) -> None:
         save_png(confusion_matrix(matrix, [formula, "b"], formula), tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.size[0] > 300
+
+
+def test_pictures_of_an_evaluation_show_its_figures() -> None:
+    matrix = np.array([[5, 1, 0], [0, 7, 2], [3, 0, 4]])
+    (axes,) = pictures.confusion_matrix(matrix, ["a", "b", "c"], "").axes
+    cells = {tuple(map(int, t.get_position()[::-1])): int(t.get_text()) for t in axes.texts}
+    assert cells == {place: n for place, n in np.ndenumerate(matrix) if n}
+    shade = np.asarray(axes.images[0].get_array())
+    assert (shade[0, 1], shade[1, 0]) == (pytest.approx((1 / 6) ** 0.5), 0)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "label")
+
+    bins = [
+        {"confidence": 0.2, "acc": 0.5, "images": 0.4},
+        {"confidence": 0.9, "acc": 0.7, "images": 0.6},
+    ]
+    accuracy, images = pictures.reliability(bins, 0.24, "").axes
+    (curve,) = (line for line in accuracy.lines if line.get_marker() == "o")
+    assert np.asarray(curve.get_xydata()).tolist() == [[0.2, 0.5], [0.9, 0.7]]
+    heights = [bar.get_height() for bar in images.patches]  # type: ignore[attr-defined]
+    assert heights == [0.4, 0.6]
+    assert "24.00%" in accuracy.texts[1].get_text()
+
+    (axes,) = pictures.robustness({"noise": [0.7, 0.6, 0.5, 0.4, 0.3]}, 0.8, "").axes
+    assert np.asarray(axes.lines[0].get_ydata()).tolist() == [0.8, 0.7, 0.6, 0.5, 0.4, 0.3]

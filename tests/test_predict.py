@@ -281,11 +281,12 @@ def test_a_mistake_is_named_before_an_image_is_read(
     Path("labels.png").touch()
     Path("linked.png").symlink_to("photos/1.png")
     (photos / "2.png").rename("an_image.csv")
-    before = {file: file.stat() for file in Path().rglob("*")}
+    before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
     monkeypatch.setattr(predictions, "decode_image", None)
     with pytest.raises(UserError, match=MISTAKES[overrides]):
         start(*overrides)
-    assert set(Path().rglob("*")) == set(before)
+    after = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
+    assert after == before
 
 
 def test_an_earlier_output_is_replaced(start: Start, photos: Path) -> None:

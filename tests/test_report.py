@@ -21,6 +21,7 @@ from cifar_lightning.cli import compose, prepare_arguments
 from cifar_lightning.errors import UserError
 from cifar_lightning.evaluate import evaluate
 from cifar_lightning.report import report
+from cifar_lightning.reporting import evaluated, many_runs, one_run
 from cifar_lightning.reporting.commands import train_command
 from cifar_lightning.reporting.groups import best_run, groups_of, verdict
 from cifar_lightning.runs import Run, find_folder, read_run, run_folders
@@ -36,7 +37,7 @@ def write(folder: Path, **overrides: Any) -> Path:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A multirun from the command line: two recipes with two seeds each, and two that failed."""
     folder = tmp_path_factory.mktemp("many")
-    options = ("seed=3,4", "budget.max_params=1000000,null,1000")
+    options = ("seed=3,4", "optimizer.lr=0.02,0.002,-1")
     target = ("target_accuracy=0.001", "target_confidence=0.5")
     ended = subprocess.run(
         [sys.executable, "-m", "cifar_lightning.train", "-m", *TINY, *options, *target],
@@ -123,14 +124,14 @@ def test_markdown_has_the_same_and_its_pictures_exist(one: Path, many: Path) -> 
     assert (many / picture).stat().st_size > 1000
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1
-    assert "\n| [5](5/) | 1000 |" in text
+    assert "\n| [5](5/) | -1 |" in text
 
 
 def test_a_multirun_names_the_best_and_sums_up_over_seeds(many: Path) -> None:
     html = write(many).read_text()
     metrics = {name: metrics_of(many / name) for name in ("0", "1", "3", "4")}
     best = max(metrics, key=lambda name: metrics[name]["val/acc"])
-    assert f"The best run is {best} (budget.max_params=" in html
+    assert f"The best run is {best} (optimizer.lr=" in html
     assert "6 runs: 4 finished, " in html
     for first, second in (("0", "3"), ("1", "4")):
         accuracies = [100 * metrics[name]["test/acc"] for name in (first, second)]
@@ -138,19 +139,19 @@ def test_a_multirun_names_the_best_and_sums_up_over_seeds(many: Path) -> None:
         assert f"{mean:.2f} ± {sd:.2f} %" in html
     rows = rows_of(many / "report.csv")
     assert [row["run"] for row in rows] == list("012345")
-    assert [row["budget.max_params"] for row in rows] == ["1000000", "null", "1000"] * 2
+    assert [row["optimizer.lr"] for row in rows] == ["0.02", "0.002", "-1"] * 2
     assert [float(r["test/acc"]) for r in rows if r["test/acc"]] == [
         metrics[name]["test/acc"] for name in metrics
     ]
     command = "-m cifar_lightning.train -m data=shapes"
     assert command in html
-    assert "budget.max_params=1000000,null,1000" in html
+    assert "optimizer.lr=0.02,0.002,-1" in html
 
 
 def test_jobs_that_failed_are_named_with_the_message_that_ended_them(many: Path) -> None:
     html = write(many).read_text()
     for number in (2, 5):
-        reason = "The network breaks the budget: it has 257,856 parameters"
+        reason = "optimizer: lr must not be negative, not -1"
         assert f"<b>Run {number}</b>, failed: {reason}" in html
     assert "6 runs: 4 finished, 2 failed." in html
 
@@ -502,11 +503,11 @@ def test_a_click_sorts_and_another_turns_the_order(many: Path, visit: Callable[.
     assert column(page, "Figures of all runs", 4) == [*rising[::-1], "", ""]
     assert heading.get_attribute("aria-sort") == "descending"
     page.get_by_role("region", name="Figures of all runs").get_by_role(
-        "button", name="budget.max_params"
+        "button", name="optimizer.lr"
     ).click()
     assert heading.get_attribute("aria-sort") == "none"
     limits = column(page, "Figures of all runs", 2)
-    assert limits == ["1000", "1000", "1000000", "1000000", "null", "null"]
+    assert limits == ["-1", "-1", "0.002", "0.002", "0.02", "0.02"]
 
 
 @pytest.mark.slow
@@ -535,3 +536,59 @@ def test_hostile_text_stays_text(one: Path, many: Path, visit: Callable[..., Pag
         markdown = (folder / "report.md").read_text()
         text = "\n".join(line for line in markdown.splitlines() if not line.startswith("    "))
         assert "<script" not in text.replace("\\<", "")
+
+
+def test_what_a_damaged_file_holds_stays_text(one: Path, many: Path) -> None:
+    for folder, run in ((one, one), (many, many / "0")):
+        (run / "metrics.csv").write_text("epoch\n<img src=x onerror=alert(1)>\n")
+        html = write(folder).read_text()
+        assert "metrics.csv cannot be read: could not convert string to float: " in html
+        assert "&lt;img src=x" in html
+        assert "<img src=x" not in html
+
+
+def test_a_class_is_taken_for_another_one() -> None:
+    table = evaluated.by_class(
+        {"test/acc_by_class": {"a": 0.7, "b": 1.0}, "confusion_matrix": [[7, 3], [0, 4]]}
+    )
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["a", "70.00 %", "b", "30.00 %"],
+        ["b", "100.00 %", "", ""],
+    ]
+
+
+def test_the_best_run_is_stressed(many: Path) -> None:
+    html = write(many).read_text()
+    metrics = {name: metrics_of(many / name)["val/acc"] for name in ("0", "1", "3", "4")}
+    best = max(metrics, key=lambda name: metrics[name])
+    (row,) = re.findall(
+        r'<tr class="best" data-run="(run-\d)">.*?<a href=[^>]*>(\d)</a>', html, re.DOTALL
+    )
+    assert row[1] == best
+    runs = [read_run(f, name=f.name) for f in run_folders(many)]
+    groups = groups_of(runs)
+    ordered = [run for group in groups for run in group.members]
+    (axes,) = many_runs.chart(groups, ordered, best_run(runs)).axes
+    widths = {line.get_gid(): line.get_linewidth() for line in axes.lines if line.get_gid()}
+    assert max(widths, key=lambda gid: widths[gid]) == row[0]
+
+
+def test_the_mark_is_on_the_epoch_of_the_target() -> None:
+    rows = [{"epoch": float(n), "val/acc": n / 10} for n in (1, 2, 3)]
+    run = Run(Path(), "", "finished", "", metrics={"epochs_to_target": 2}, rows=rows)
+    found = one_run._reached(run)
+    assert found == ((2.0, 0.2), "reached: epoch 2")
+
+
+@pytest.mark.slow
+def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> None:
+    for name, rate in zip("0134", (900.0, 10_000.0, 80.0, 2_000.0), strict=True):
+        metrics = metrics_of(many / name) | {"images_per_s": rate}
+        (many / name / "metrics.json").write_text(json.dumps(metrics))
+    page = visit(write(many))
+    heading = page.get_by_role("region", name="Figures of all runs").get_by_role(
+        "columnheader", name="images/s"
+    )
+    heading.get_by_role("button").click()
+    assert column(page, "Figures of all runs", 1)[:4] == list("3041")
