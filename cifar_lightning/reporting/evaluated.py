@@ -18,7 +18,7 @@ from cifar_lightning.reporting.tables import (
 SCORES: dict[str, tuple[str, Any]] = {
     "acc": ("accuracy", percent),
     "top2": ("top 2", percent),
-    "loss": ("loss", plain),
+    "loss": ("loss", "{:.4f}".format),
     "ece": ("calibration error", percent),
 }
 FACTS: dict[str, tuple[str, Any]] = {
