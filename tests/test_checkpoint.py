@@ -58,10 +58,9 @@ def compose_only(tiny: Compose, typed: list[str]) -> DictConfig:
     ],
 )
 def test_what_a_checkpoint_decides_cannot_be_overridden(
-    tiny: Compose, tmp_path: Path, key: str
+    tiny: Compose, trained: Path, key: str
 ) -> None:
-    train(tiny())
-    typed = [f"resume={tmp_path}/run/checkpoints/last.ckpt", key]
+    typed = [f"resume={trained}", key]
     with pytest.raises(UserError, match=f"leave {key.partition('=')[0]}= out"):
         checkpoint.resumed(compose_only(tiny, typed))
 

@@ -12,7 +12,6 @@ from cifar_lightning.reporting.tables import (
     numbers,
     optional,
     percent,
-    plain,
 )
 
 SCORES: dict[str, tuple[str, Any]] = {
