@@ -124,7 +124,7 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume={path} was saved in the middle of an epoch, whose remaining images "
             "nobody knows. Take last.ckpt, which is of the end of an epoch."
         )
-    result = trusted_config(path, checkpoint.config)
+    result = trusted_config(path, checkpoint.config, typed=config.overrides)
     if missing := [str(key) for key in config if key not in result]:
         raise UserError(
             f"resume={path} was written by an earlier version of cifar-lightning, with which it "
@@ -141,6 +141,17 @@ def resumed(config: DictConfig) -> DictConfig:
             if key in config.choices:
                 result.choices[key] = config.choices[key]
         result.resume = str(path)
+    for name, part in (result.callbacks or {}).items():
+        # Lightning deletes what an earlier best checkpoint was, by a path of the checkpoint's own.
+        place = part.get("dirpath") if part else None
+        inside = place is not None and Path(place).resolve().is_relative_to(
+            Path(result.run_dir).resolve()
+        )
+        if part and "dirpath" in part and not inside and f"callbacks.{name}.dirpath" not in keys:
+            raise UserError(
+                f"resume={path} wants callbacks.{name} to write to {place}, outside of the run's "
+                f"folder. If you want that too, type callbacks.{name}.dirpath={place} again."
+            )
     return result
 
 

@@ -237,15 +237,16 @@ def _explain_os(error: OSError, config_name: str) -> str:
     where = f" ({place})" if place else ""
     training = config_name == "train"
     option = "hydra.run.dir=FOLDER puts the run" if training else "output=PATH puts what is written"
-    elsewhere = (
+    elsewhere = {"predict": f"{option} elsewhere.", "report": ""}.get(
+        config_name,
         f"{option} elsewhere, data.root=FOLDER the official files and data.cache_dir=FOLDER the "
-        "decoded images."
+        "decoded images.",
     )
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         resume = ", with resume=LAST_CHECKPOINT if there is one" * training
         return (
             f"The disk is full{where}. What was saved before is whole. Free some space and start "
-            f"again{resume}; or {elsewhere}"
+            f"again{resume}{f'; or {elsewhere}' if elsewhere else '.'}"
         )
     shown = "HYDRA_FULL_ERROR=1 shows where it was met."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):

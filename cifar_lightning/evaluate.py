@@ -36,11 +36,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         arguments.check_part("data", OmegaConf.to_container(config.data, resolve=True))
     checkpoint = find_checkpoint(config.checkpoint)
     folder = Path(config.output or evaluation.default_folder(checkpoint)).expanduser()
-    evaluation.check_output(folder)
+    arguments.check_folder(f"output={folder}", folder)
+    if config.output is not None:
+        evaluation.check_output(folder)
     classifier, trained = run.rebuild(checkpoint)
     data = run.rebuild_data(config, trained, classifier)
     precision = config.trainer.precision or trained.trainer.precision
-    inference = Inference(classifier, config.trainer.gpus, precision, trained.trainer.deterministic)
+    inference = Inference(
+        classifier, config.trainer.gpus, precision, trained.trainer.get("deterministic", False)
+    )
 
     figures, logits = evaluation.measure(inference, data, config.robustness)
     results = {

@@ -1,5 +1,6 @@
 """Measures a classifier on the test images; `evaluation.json` and its pictures."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from rich.progress import Progress
 from torch import Tensor
 
 from cifar_lightning import measures, pictures
-from cifar_lightning.arguments import check_folder
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.corruptions import CORRUPTIONS
 from cifar_lightning.data import ImageData
@@ -40,13 +40,15 @@ def check_output(folder: Path) -> None:
     Raises:
         UserError: names the file.
     """
-    check_folder(f"output={folder}", folder)
-    mine = (folder / RESULTS).exists()
-    for picture in () if mine else (folder / f"{name}.png" for name in PICTURES):
-        if picture.exists():
+    results = folder / RESULTS
+    with contextlib.suppress(OSError, ValueError):
+        if "test/acc" in json.loads(results.read_text()):
+            return
+    for file in (results, *(folder / f"{name}.png" for name in PICTURES)):
+        if file.exists():
             raise UserError(
-                f"output={folder} would overwrite {picture}, which is of no evaluation: there is "
-                f"no {RESULTS} beside it. Name another folder."
+                f"output={folder} would overwrite {file}, which is of no evaluation. Name another "
+                "folder."
             )
 
 

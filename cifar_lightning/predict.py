@@ -53,7 +53,9 @@ def predict(config: DictConfig) -> dict[str, Any]:
 
     classifier, trained = run.rebuild(found)
     precision = config.trainer.precision or trained.trainer.precision
-    inference = Inference(classifier, config.trainer.gpus, precision, trained.trainer.deterministic)
+    inference = Inference(
+        classifier, config.trainer.gpus, precision, trained.trainer.get("deterministic", False)
+    )
     predicted = predictions.classify(paths, inference, config.batch_size)
     if not predicted.rows:
         reasons = "\n".join(predictions.named(predicted.broken))

@@ -97,7 +97,8 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
             f"output={typed} would overwrite {output}, which is no earlier table of predictions. "
             "Name another output, or move that file away."
         )
-    if sheet.exists() and not any(_is_table(output.with_suffix(table)) for table in TABLES):
+    tables = (output, *(output.with_suffix(table) for table in TABLES))
+    if sheet.exists() and not any(map(_is_table, tables)):
         raise UserError(
             f"output={typed} would overwrite {sheet} with a contact sheet. Name another output, "
             "or move that picture away."
@@ -110,9 +111,10 @@ def _is_table(file: Path) -> bool:
     """Whether a file is there and begins as what `save` writes."""
     if not file.is_file():
         return False
-    with file.open(errors="replace") as opened:
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:  # Excel adds a mark
         first = opened.readline(10_000)
-    return first.startswith((",".join(COLUMNS), '{"image": '))
+    is_row = first.startswith('{"image": "') and '"class3": ' in first
+    return is_row or first.startswith(",".join(COLUMNS))
 
 
 def _identity(file: Path) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ Hydra calls what a configuration names as `_target_`; OmegaConf calls what `${NA
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from cifar_lightning.cli import CONF
 from cifar_lightning.errors import UserError
 
 # To another value of the configuration: what else may stand in braces can call something.
-REFERENCE = re.compile(r"\$\{[\w.]+\}")
+REFERENCE = re.compile(r"\$\{[\w.-]+\}")
 # Without which nothing can be rebuilt.
 PARTS = ("augment", "choices", "data", "model", "optimizer", "scheduler", "trainer")
 
@@ -25,8 +25,11 @@ def as_data(config: DictConfig) -> dict[str, Any]:
     """A configuration as `trusted_config` takes it back.
 
     References to other values stay, so that an override at a resume reaches all that depend on it.
-    Interpolations that call something, as `${oc.env:HOME}`, become their values, and so do all of
-    the data's: they are of this machine.
+    All other interpolations, as `${oc.env:HOME}`, become their values, and so do all of the data's:
+    they are of this machine.
+
+    Raises:
+        UserError: if such a value would be taken for an interpolation itself.
     """
     content = OmegaConf.to_container(config)
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -39,6 +42,8 @@ def _without_calls(content: Any, resolved: Any) -> Any:
         return {key: _without_calls(value, resolved[key]) for key, value in content.items()}
     if isinstance(content, list) and isinstance(resolved, list):
         return [_without_calls(*pair) for pair in zip(content, resolved, strict=True)]
+    if isinstance(resolved, str) and "${" in resolved:
+        raise UserError(f"{resolved!r} holds ${{, which a checkpoint cannot keep.")
     return resolved if _calls(content) else content
 
 
@@ -47,7 +52,12 @@ def _calls(value: Any) -> bool:
     return isinstance(value, str) and "${" in REFERENCE.sub("", value)
 
 
-def trusted_config(path: str | Path, content: dict[str, Any]) -> DictConfig:
+def trusted_config(
+    path: str | Path,
+    content: dict[str, Any],
+    left_out: Sequence[str] = (),
+    typed: Sequence[str] = (),
+) -> DictConfig:
     """The configuration that a checkpoint holds, from which objects may be made.
 
     Each part of it (`model`, `data`, …) may call only the classes and functions that files of conf/
@@ -56,28 +66,23 @@ def trusted_config(path: str | Path, content: dict[str, Any]) -> DictConfig:
     Args:
         path: of the checkpoint, for the message.
         content: as `as_data` gave it, if it was not changed since.
+        left_out: parts that the result has not, and that may hold anything.
+        typed: overrides of the command line; what one of them names as `_target_` may be called.
 
     Raises:
         UserError: if something else would be called, or if it is no configuration of a training.
     """
-    for _, value in _leaves(content):
-        if _calls(value):
-            raise UserError(f"{path} wants to evaluate {value!r}, so it was not read any further.")
     try:
-        config: DictConfig = OmegaConf.create(content)
+        # What is checked is what OmegaConf made of it: it takes more kinds of containers than ours.
+        config: DictConfig = OmegaConf.create({k: content[k] for k in content if k not in left_out})
+        as_it_is: Any = OmegaConf.to_container(config)
+        _check_calls(path, as_it_is)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
-    except (OmegaConfBaseException, GrammarParseError) as error:
+        # As it is and resolved: a reference can bring a target to where it has no place.
+        _check_targets(path, as_it_is, typed)
+        _check_targets(path, resolved, typed)
+    except (OmegaConfBaseException, GrammarParseError, RecursionError) as error:
         raise UserError(f"{path}: its configuration cannot be read: {error}") from error
-    # As it is and resolved: a reference can bring a target to where it has no place.
-    for keys, value in (*_leaves(content), *_leaves(resolved)):
-        if "_target_" in keys and not (
-            isinstance(value, str) and (keys[0], len(keys), value) in _known_targets()
-        ):
-            raise UserError(
-                f"{path} wants to call {value!r} in {keys[0]}, where no configuration in {CONF} "
-                "does, so it was not called. If it is your own, name it there: a network in "
-                "conf/model/NAME.yaml."
-            )
     for _, value in _leaves(resolved):
         # Hydra would evaluate what two references put together, one `$` and one `{NAME:…}`.
         if isinstance(value, str) and "${" in value:
@@ -85,7 +90,33 @@ def trusted_config(path: str | Path, content: dict[str, Any]) -> DictConfig:
     for part in PARTS:
         if not isinstance(resolved.get(part), dict):
             raise UserError(f"{path}: its configuration has no {part}.")
+    if not all(isinstance(resolved["choices"].get(group), str) for group in ("model", "data")):
+        raise UserError(f"{path}: its configuration does not say which model and data it chose.")
     return config
+
+
+def _check_calls(path: str | Path, content: Any) -> None:
+    for _, value in _leaves(content):
+        if _calls(value):
+            raise UserError(f"{path} wants to evaluate {value!r}, so it was not read any further.")
+
+
+def _check_targets(path: str | Path, content: Any, typed: Sequence[str]) -> None:
+    pairs = (override.lstrip("+").partition("=") for override in typed)
+    known = _known_targets() | {
+        (key.partition(".")[0], key.count(".") + 1, value.strip("'\"")) for key, _, value in pairs
+    }
+    for keys, value in _leaves(content):
+        if "_target_" in keys and not (
+            keys[-1] == "_target_"
+            and isinstance(value, str)
+            and (keys[0], len(keys), value) in known
+        ):
+            raise UserError(
+                f"{path} wants to call {value!r} in {keys[0]}, where no configuration in {CONF} "
+                "does, so it was not called. If it is your own, name it there, as a network in "
+                "conf/model/NAME.yaml; with resume= its ._target_= can be typed again instead."
+            )
 
 
 @cache
@@ -95,8 +126,12 @@ def _known_targets() -> frozenset[tuple[Any, int, Any]]:
     for file in CONF.rglob("*.yaml"):
         group = file.relative_to(CONF).parts[:-1]
         keys_above = () if "@package _global_" in file.read_text() else group
-        for keys, value in _leaves(OmegaConf.to_container(OmegaConf.load(file)), keys_above):
-            if keys[-1] == "_target_":
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(file))
+        except Exception as error:  # PyYAML and OmegaConf have no base class in common
+            raise UserError(f"{file} cannot be read: {error}") from error
+        for keys, value in _leaves(content, keys_above):
+            if keys and keys[-1] == "_target_":
                 known.add((keys[0], len(keys), value))
     return frozenset(known)
 

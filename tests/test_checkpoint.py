@@ -96,6 +96,13 @@ def in_config(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str,
     return lambda content: change(content["hyper_parameters"]["config"])
 
 
+def nested(depth: int) -> Any:
+    content: dict[str, Any] = {}
+    for _ in range(depth):
+        content = {"x": content}
+    return content
+
+
 CONF_TARGET = "cifar_lightning.models.DilatedDW"
 SHELL = {"_target_": "os.system", "command": "touch was_called"}
 
@@ -107,7 +114,6 @@ SHELL = {"_target_": "os.system", "command": "touch was_called"}
         lambda config: config["optimizer"].update(_target_="subprocess.run"),
         lambda config: config["model"].update(num_classes=SHELL),
         lambda config: config["augment"].update(flip=[[SHELL]]),
-        lambda config: config["callbacks"].update(mine=SHELL),
         # By way of this package, and by interpolation.
         lambda config: config["model"].update(_target_="cifar_lightning.cli.os.system"),
         lambda config: config["model"].update(_target_="cifar_lightning.atomic.atomic_write"),
@@ -144,6 +150,50 @@ def refused(
     assert set(tmp_path.iterdir()) == before
 
 
+def test_callbacks_of_ones_own_are_no_matter_of_an_evaluation_and_can_be_typed_again(
+    best: Path, tiny: Compose
+) -> None:
+    mine = {"_target_": "my.Callback"}
+    changed(best, in_config(lambda config: config["callbacks"].update(mine=mine)))
+    assert "callbacks" not in run.rebuild(best)[1]
+    with pytest.raises(UserError, match=r"wants to call 'my\.Callback' in callbacks"):
+        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    typed = [f"resume={best}", "+callbacks.mine._target_=my.Callback"]
+    assert checkpoint.resumed(compose_only(tiny, typed)).callbacks.mine == mine
+
+
+def test_a_resumed_run_writes_to_its_own_folder(best: Path, tiny: Compose, tmp_path: Path) -> None:
+    place = tmp_path / "home"
+    changed(best, in_config(lambda config: config["callbacks"]["best"].update(dirpath=str(place))))
+    with pytest.raises(UserError, match=r"wants callbacks\.best to write to .*home, outside of"):
+        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    typed = [f"resume={best}", f"callbacks.best.dirpath={place}"]
+    assert checkpoint.resumed(compose_only(tiny, typed)).callbacks.best.dirpath == str(place)
+
+
+@pytest.mark.parametrize("content", ["# @package _global_\n", "", "a: ["])
+def test_a_file_of_conf_without_content_is_no_matter_and_a_broken_one_is_named(
+    best: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(content)
+    monkeypatch.setattr(trusted, "CONF", tmp_path / "conf")
+    trusted._known_targets.cache_clear()
+    try:
+        if content != "a: [":
+            assert run.rebuild(best)[0].image_size == 32
+        else:
+            with pytest.raises(UserError, match=r"mine\.yaml cannot be read"):
+                run.rebuild(best)
+    finally:
+        trusted._known_targets.cache_clear()
+
+
+def test_what_a_checkpoint_could_not_keep_is_refused_before_the_training(tiny: Compose) -> None:
+    with pytest.raises(UserError, match=r"'\$\{x\}' holds \$\{, which a checkpoint cannot keep"):
+        train(tiny(r"+mine='\${x}'"))
+
+
 MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
 
 
@@ -166,6 +216,8 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
             )
         ),
         lambda config: config.update(seed="${oc.env:HOME}"),
+        lambda config: config["data"].update(mirrors=("http://x/${oc.env:HOME}",)),
+        lambda config: config["model"].update(x=((f"${MAKES_FOLDER}",),)),
     ],
 )
 def test_what_a_checkpoint_wants_to_evaluate_is_not_evaluated(
@@ -209,7 +261,7 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
 ) -> None:
     target = "cifar_lightning.models.dilated_dw.DilatedDW"  # conf/ has a shorter name for it
     changed(best, in_config(lambda config: config["model"].update(_target_=target)))
-    with pytest.raises(UserError, match=r"name it there: a network in conf/model/NAME\.yaml"):
+    with pytest.raises(UserError, match=r"name it there, as a network in conf/model/NAME\.yaml"):
         run.rebuild(best)
     shutil.copytree(CONF, tmp_path / "conf")
     (tmp_path / "conf" / "model" / "mine.yaml").write_text(f"_target_: {target}\n")
@@ -250,6 +302,14 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
         (
             lambda content: content["hyper_parameters"]["config"].update(data=None),
             "its configuration has no data",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["config"].update(choices={}),
+            "does not say which model and data",
+        ),
+        (
+            lambda content: content["hyper_parameters"]["config"].update(x=nested(400)),
+            "its configuration cannot be read",
         ),
         (
             lambda content: content["hyper_parameters"]["config"].pop("label_smoothing"),

@@ -88,10 +88,13 @@ def test_nothing_of_the_users_is_overwritten_or_found_only_at_the_end(
     train(tiny())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "robustness.png").write_bytes(b"mine")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "evaluation.json").write_text('["mine"]')
     (tmp_path / "file").touch()
     monkeypatch.setattr(evaluation, "measure", None)
     for output, message in (
         ("mine", r"would overwrite .*robustness\.png, which is of no evaluation"),
+        ("notes", r"would overwrite .*evaluation\.json, which is of no evaluation"),
         ("file/in", r"file is a file, where a folder is needed"),
     ):
         with pytest.raises(UserError, match=message):

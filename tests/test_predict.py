@@ -293,7 +293,11 @@ def test_an_earlier_output_is_replaced(start: Start, photos: Path) -> None:
     start("images=photos/1.png", "output=t.csv")
     start("images=photos/2.png", "output=t.csv")
     assert [row["image"] for row in rows("t.csv")] == ["photos/2.png"]
-    start("images=photos/1.png", "output=t.jsonl")
+    for output in ("T.CSV", "t.jsonl"):
+        start("images=photos/1.png", f"output={output}")
+        start("images=photos/1.png", f"output={output}")
+    Path("t.csv").write_bytes(b"\xef\xbb\xbf" + Path("t.csv").read_bytes())  # as Excel saves it
+    start("images=photos/2.png", "output=t.csv")
     start("images=photos/2.png", "output=t.jsonl")
     assert [json.loads(line)["image"] for line in Path("t.jsonl").read_text().splitlines()] == [
         "photos/2.png"

@@ -267,6 +267,18 @@ def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
     log = one / "train.log"
     log.write_text("2026-11-24 23:59:59,999 ERROR cifar_lightning.cli: Before.\n")
     assert read_run(one).status == "finished"
+    # The test's row has the whole epoch, where the training ended in the middle of one.
+    metrics = metrics_of(one)
+    (one / "metrics.json").write_text(json.dumps(metrics | {"epochs": 0.333333}))
+    with (one / "metrics.csv").open() as file:
+        kept = list(csv.DictReader(file))
+    for row in kept:
+        row["epoch"] = "1" if row["test/acc"] else "0.33333334"
+    with (one / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, kept[0])
+        writer.writeheader()
+        writer.writerows(kept)
+    assert read_run(one).status == "finished"
     with (one / "metrics.csv").open("a") as file:
         heading = (one / "metrics.csv").read_text().splitlines()[0].split(",")
         file.write(",".join("99" if key == "epoch" else "" for key in heading) + "\n")

@@ -62,12 +62,13 @@ def doubt(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     accuracies = numbers([evaluation.get("test/acc"), metrics.get("test/acc")])
     if (
         len(accuracies) == 2
+        and PurePath(str(evaluation.get("checkpoint"))).name == "best.ckpt"
         and accuracies[0] != accuracies[1]
         and all(evaluation.get(key) == metrics[key] for key in same)
     ):
         return (
-            f"The run's own test has {percent(accuracies[1])}: since this evaluation, its "
-            "checkpoint or the test images have become other ones."
+            f"The run's own test has {percent(accuracies[1])}: this evaluation was of another "
+            "checkpoint, in other batches, or of other images."
         )
     return ""
 

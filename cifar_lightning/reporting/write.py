@@ -49,13 +49,15 @@ def write_report(folder: Path) -> Path:
 
 def _check_output(folder: Path) -> None:
     for name, mark in (
-        ("report.html", "cifar-lightning"),
-        ("report.md", "cifar-lightning"),
+        ("report.html", "Written by cifar-lightning"),
+        ("report.md", "Written by cifar-lightning"),
         ("report.csv", "run,status,"),
     ):
         file = folder / name
         if file.exists() and not (file.is_file() and mark in file.read_text(errors="replace")):
             raise UserError(f"{file} is no earlier report: move it away, or it would be lost.")
+    if (folder / CURVES).exists() and not (folder / "report.csv").exists():
+        raise UserError(f"{folder / CURVES} is of no earlier report: move it away.")
 
 
 def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:

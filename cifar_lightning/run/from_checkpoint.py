@@ -21,12 +21,13 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
     Nothing in the file is run: see `read_checkpoint` and `trusted_config`.
 
     Raises:
-        UserError: if the file is missing, is no checkpoint of this package, names something to be
-            called that is not of this package, or has weights that do not fit its network.
+        UserError: if the file is missing, is no checkpoint of this package, wants to call what
+            conf/ does not, or has weights that do not fit its network.
     """
     content = read_checkpoint(checkpoint)
     facts = content.data_facts
-    config = trusted_config(checkpoint, content.config)
+    # Nothing is made of these, so whatever they call does not matter.
+    config = trusted_config(checkpoint, content.config, left_out=("callbacks", "logger"))
     OmegaConf.resolve(config)  # nothing is left to be evaluated, here or in another configuration
     versions = f"(written by cifar-lightning {content.version}; this is {__version__})"
     try:
@@ -70,10 +71,12 @@ def rebuild_data(config: DictConfig, trained: DictConfig, classifier: Classifier
                 of_another_machine = key in PLACES or key == "_target_"
                 if key in config.data and not of_another_machine and f"data.{key}" not in typed:
                     config.data[key] = value
-            if "data.val_size" not in typed:
+            if "val_size" in config.data and "data.val_size" not in typed:
                 config.data.val_size = 0
-            if "data.batch_size" not in typed:
-                config.data.batch_size, batch_size = 1, trained.data.batch_size
+            if "batch_size" in config.data and "data.batch_size" not in typed:
+                config.data.batch_size, batch_size = 1, trained.data.get("batch_size", 256)
+                if type(batch_size) is not int or batch_size < 1:
+                    raise UserError(f"The checkpoint has no batch size from 1, but {batch_size!r}.")
         else:
             config.data = trained.data
         config.seed = trained.seed
