@@ -141,13 +141,14 @@ def resumed(config: DictConfig) -> DictConfig:
             if key in config.choices:
                 result.choices[key] = config.choices[key]
         result.resume = str(path)
-    for name, part in (result.callbacks or {}).items():
+    callbacks = result.callbacks if OmegaConf.is_dict(result.callbacks) else {}
+    for name, part in callbacks.items():
+        if not OmegaConf.is_dict(part) or "dirpath" not in part:
+            continue
         # Lightning deletes what an earlier best checkpoint was, by a path of the checkpoint's own.
-        place = part.get("dirpath") if part else None
-        inside = place is not None and Path(place).resolve().is_relative_to(
-            Path(result.run_dir).resolve()
-        )
-        if part and "dirpath" in part and not inside and f"callbacks.{name}.dirpath" not in keys:
+        place, run_dir = part.dirpath, Path(result.run_dir).resolve()
+        inside = isinstance(place, str) and Path(place).resolve().is_relative_to(run_dir)
+        if not inside and f"callbacks.{name}.dirpath" not in keys:
             raise UserError(
                 f"resume={path} wants callbacks.{name} to write to {place}, outside of the run's "
                 f"folder. If you want that too, type callbacks.{name}.dirpath={place} again."

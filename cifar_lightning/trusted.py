@@ -104,7 +104,9 @@ def _check_calls(path: str | Path, content: Any) -> None:
 def _check_targets(path: str | Path, content: Any, typed: Sequence[str]) -> None:
     pairs = (override.lstrip("+").partition("=") for override in typed)
     known = _known_targets() | {
-        (key.partition(".")[0], key.count(".") + 1, value.strip("'\"")) for key, _, value in pairs
+        (key.partition(".")[0], key.count(".") + 1, value.strip("'\""))
+        for key, _, value in pairs
+        if key.endswith("._target_")
     }
     for keys, value in _leaves(content):
         if "_target_" in keys and not (

@@ -158,6 +158,9 @@ def test_callbacks_of_ones_own_are_no_matter_of_an_evaluation_and_can_be_typed_a
     assert "callbacks" not in run.rebuild(best)[1]
     with pytest.raises(UserError, match=r"wants to call 'my\.Callback' in callbacks"):
         checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    typed = [f"resume={best}", "+callbacks.mine.monitor=my.Callback"]
+    with pytest.raises(UserError, match=r"wants to call 'my\.Callback' in callbacks"):
+        checkpoint.resumed(compose_only(tiny, typed))
     typed = [f"resume={best}", "+callbacks.mine._target_=my.Callback"]
     assert checkpoint.resumed(compose_only(tiny, typed)).callbacks.mine == mine
 
@@ -167,6 +170,10 @@ def test_a_resumed_run_writes_to_its_own_folder(best: Path, tiny: Compose, tmp_p
     changed(best, in_config(lambda config: config["callbacks"]["best"].update(dirpath=str(place))))
     with pytest.raises(UserError, match=r"wants callbacks\.best to write to .*home, outside of"):
         checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    changed(best, in_config(lambda config: config["callbacks"].update(odd={"dirpath": 5})))
+    with pytest.raises(UserError, match=r"wants callbacks\.(best|odd) to write"):
+        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    changed(best, in_config(lambda config: config["callbacks"].update(odd="a text")))
     typed = [f"resume={best}", f"callbacks.best.dirpath={place}"]
     assert checkpoint.resumed(compose_only(tiny, typed)).callbacks.best.dirpath == str(place)
 
