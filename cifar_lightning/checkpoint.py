@@ -124,7 +124,10 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume={path} was saved in the middle of an epoch, whose remaining images "
             "nobody knows. Take last.ckpt, which is of the end of an epoch."
         )
-    result = trusted_config(path, checkpoint.config, typed=config.overrides)
+    result = trusted_config(path, checkpoint.config, own=config)
+    if "sweep" not in result:  # which runs of earlier versions did not know
+        with open_dict(result):
+            result.sweep = None
     if missing := [str(key) for key in config if key not in result]:
         raise UserError(
             f"resume={path} was written by an earlier version of cifar-lightning, with which it "

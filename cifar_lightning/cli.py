@@ -1,5 +1,6 @@
 """Hydra's main with messages that help; imports no torch, so it answers at once."""
 
+import contextlib
 import difflib
 import errno
 import logging
@@ -9,17 +10,23 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.errors import UserError
+from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, run_job, threads_for
+from cifar_lightning.runs import read_sweep
 
 PACKAGE = Path(__file__).resolve().parent
 # Inside the package where it was installed, beside it in a checkout.
@@ -39,6 +46,7 @@ PATH_KEYS = (
     "output",
     "resume",
     "run",
+    "storage",
 )
 
 log = logging.getLogger(__name__)
@@ -47,7 +55,7 @@ SET_BY_US = "CIFAR_LIGHTNING_SETS_FULL_ERROR"
 
 # What ends in one message; anything else is a fault of ours or of a network, with its traceback.
 # OSError too: it is the disk's or the machine's, and its message says where to find the traceback.
-MISTAKES = (UserError, CompactHydraException, OmegaConfBaseException, OSError)
+MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException, OSError)
 
 OmegaConf.register_new_resolver(
     "run_name",
@@ -71,24 +79,27 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
 
     def job(config: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
-        _complete(config, hydra_config, hydra_config.runtime.output_dir)
+        is_of_sweep = hydra_config.mode == RunMode.MULTIRUN
+        sweep = Path(hydra_config.sweep.dir).name if is_of_sweep else None
+        _complete(config, hydra_config, hydra_config.runtime.output_dir, sweep)
+        if is_of_sweep:
+            return _run_apart(config_name, config, hydra_config)
         try:
             return task(config)
-        except Exception as error:
-            is_mistake = isinstance(error, MISTAKES)
-            if hydra_config.mode == RunMode.MULTIRUN:
-                # Hydra goes on with the other jobs, and at the end tells of the first alone.
-                log.error(explain(error, config_name), exc_info=not is_mistake)
-            elif is_mistake and not full_error:
+        except MISTAKES as error:
+            if not full_error:
                 exit_with(error)
             raise
 
     def main() -> None:
+        _register_sweeper()
         # Hydra then hands exceptions on to us instead of printing them its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         if not full_error:
             os.environ[SET_BY_US] = "1"
         try:
+            if config_name == "train":
+                sys.argv[1:] = resume_sweep(sys.argv[1:])
             sys.argv[1:] = prepare_arguments(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         except KeyboardInterrupt:
@@ -108,8 +119,73 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
     return main
 
 
+def _register_sweeper() -> None:
+    """Hydra looks for plugins in folders, which an editable install has not."""
+    plugins = Plugins.instance()
+    # Not before Hydra has looked: it executes the modules that it finds, its own too, once more.
+    from hydra_plugins.cifar_lightning_sweeper import GridSweeper
+
+    plugins.register(GridSweeper)
+
+
+def _run_apart(config_name: str, config: DictConfig, hydra_config: Any) -> Any:
+    """Run a job of a sweep in a process of its own: whatever ends it, the others go on."""
+    launcher = hydra_config.launcher
+    at_once = launcher.get("n_jobs", 1)  # a count, which the sweeper has made of -1
+    goes_on = hydra_config.sweeper.get("resume", False) or "SLURM_RESTART_COUNT" in os.environ
+    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    if goes_on and last.is_file():
+        # With the checkpoint's configuration, which is this one.
+        config.resume, config.overrides = str(last), []
+    surroundings = Surroundings(
+        threads=launcher.get("cpus_per_task") if at_once == 1 else threads_for(at_once),
+        own_gpu=OmegaConf.select(config, "trainer.gpus") in ("auto", 1),
+        output=None if at_once == 1 else Path(config.run_dir, "output.log"),
+        log=OmegaConf.to_container(hydra_config.job_logging, resolve=True),  # type: ignore[arg-type]
+    )
+    ending = "failed"
+    try:
+        result = run_job(partial(_work, config_name, config), surroundings)
+        ending = "finished"
+    except JobDied as error:  # what it raised, it has logged itself
+        log.error(str(error))
+        raise
+    finally:
+        if surroundings.output is not None:  # which nobody watches
+            print(f"{ending:<11}{config.run_dir}", flush=True)
+    return result
+
+
+def _work(config_name: str, config: DictConfig, ask: Ask) -> Any:
+    return run_task(config_name, config)
+
+
+def run_task(config_name: str, config: DictConfig, **options: Any) -> Any:
+    """Do what a command does, in a process of its own; what goes wrong is logged there.
+
+    Args:
+        config_name: the command.
+        config: for it.
+        options: further arguments of its function.
+
+    Raises:
+        JobFailed: with the message that the command line would show.
+    """
+    # By its name: in the program that was typed, the task is one of `__main__`.
+    task = resolve_name(f"cifar_lightning.{config_name}:{config_name}")
+    try:
+        return task(config, **options)
+    except Exception as error:
+        message = explain(error, config_name)
+        log.error(message, exc_info=not isinstance(error, MISTAKES))
+        raise JobFailed(message) from None
+
+
 def compose(
-    overrides: Sequence[str] = (), run_dir: str | Path | None = None, config_name: str = "train"
+    overrides: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+    config_name: str = "train",
+    sweep: str | None = None,
 ) -> DictConfig:
     """The configuration that the command line would give, for notebooks and tests.
 
@@ -117,24 +193,33 @@ def compose(
         overrides: as typed after the command.
         run_dir: the run's folder; by default a new one below runs/.
         config_name: the file in conf/.
+        sweep: the name of the sweep or search that it is a run of.
     """
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+    running = GlobalHydra.instance().is_initialized()  # a command composes for others, as a search
+    with (
+        contextlib.nullcontext()
+        if running
+        else hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF))
+    ):
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     hydra_config = config.hydra
     if run_dir is None:
         run_dir = f"runs/{config_name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
     with open_dict(config):
         del config["hydra"]
-    _complete(config, hydra_config, run_dir)
+    _complete(config, hydra_config, run_dir, sweep)
     return config
 
 
-def _complete(config: DictConfig, hydra_config: Any, run_dir: str | Path) -> None:
-    """Add what only Hydra knows: options chosen, overrides typed, the run's folder and name."""
+def _complete(
+    config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: str | None
+) -> None:
+    """Add what only Hydra knows: options chosen, overrides typed, the run's folder and names."""
     choices = hydra_config.runtime.choices
     with open_dict(config):
         config.choices = {g: o for g, o in choices.items() if not str(g).startswith("hydra/")}
         config.overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+        config.sweep = sweep
         folder = Path(run_dir).absolute()
         config.run_dir = str(folder)
         # Names the run elsewhere too, as on W&B; in a sweep's folder the jobs are mere numbers.
@@ -177,6 +262,39 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
                 argument = f"{key}={_quoted(os.path.expanduser(value))}"  # noqa: PTH111
         prepared.append(argument)
     return prepared
+
+
+def resume_sweep(arguments: Sequence[str]) -> list[str]:
+    """In the place of resume_sweep=DIR, what makes Hydra go on with the sweep in that folder.
+
+    Alone, it is the whole sweep as it was typed; with overrides, the sweep that they make, of which
+    the folder has some jobs. Hydra's own options (`hydra/launcher=…`) stay unless typed anew.
+
+    Raises:
+        UserError: if the folder has no sweep.
+    """
+    others = [argument for argument in arguments if not argument.startswith("resume_sweep=")]
+    if len(others) == len(arguments):
+        return others
+    value = next(a for a in reversed(arguments) if a not in others).partition("=")[2].strip("'\"")
+    folder = Path(value).expanduser()
+    if not value or not (folder / "multirun.yaml").is_file():
+        raise UserError(
+            f"resume_sweep={value}: no sweep's folder, which has a multirun.yaml. As in: "
+            "resume_sweep=runs/train/<date>_<time>_sweep"
+        )
+    typed = [a for a in others if not a.startswith("-")]
+    chosen = {a.partition("=")[0] for a in typed}
+    ours = ("hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume")
+    recorded = [
+        override
+        for override in read_sweep(folder, "hydra")
+        if override.partition("=")[0] not in chosen | set(ours)
+    ]
+    jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
+    multirun = [] if any(a == "-m" or a.startswith("--multi") for a in others) else ["-m"]
+    place = f"hydra.sweep.dir={_quoted(str(folder))}"
+    return [*multirun, *recorded, *jobs, *others, place, "hydra.sweeper.resume=true"]
 
 
 def _quoted(value: str) -> str:

@@ -77,8 +77,24 @@ class ProgressBar(RichProgressBar):
 
 
 @rank_zero_only
-def show_network(network: nn.Module, name: str, image_size: int, budget: Budget) -> None:
-    """The network layer by layer, and what the budget says of it."""
+def show_network(
+    network: nn.Module, name: str, image_size: int, budget: Budget, layers: bool = True
+) -> None:
+    """The network, layer by layer if wanted, and what the budget says of it."""
+    console = get_console()
+    if layers:
+        table = _layers(network, image_size)
+        console.print(table, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"[bold]{escape(name)}[/] keeps the budget: {budget.parameters:,} parameters, "
+        f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
+        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds an image\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _layers(network: nn.Module, image_size: int) -> str:
     summary = torchinfo.summary(
         network,
         input_size=(1, 3, image_size, image_size),
@@ -88,16 +104,7 @@ def show_network(network: nn.Module, name: str, image_size: int, budget: Budget)
         verbose=0,
         device="cpu",
     )
-    console = get_console()
-    table = str(summary).replace("Units.MEGABYTES", "M")  # torchinfo prints its enum's name
-    console.print(table, highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"[bold]{escape(name)}[/] keeps the budget: {budget.parameters:,} parameters, "
-        f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
-        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds an image\n",
-        highlight=False,
-        soft_wrap=True,
-    )
+    return str(summary).replace("Units.MEGABYTES", "M")  # torchinfo prints its enum's name
 
 
 @rank_zero_only

@@ -15,7 +15,7 @@ from cifar_lightning import console, explain, pictures
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, train_tflop
-from cifar_lightning.callbacks import TargetReached, Throughput
+from cifar_lightning.callbacks import Pruning, TargetReached, Throughput
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
 from cifar_lightning.hardware import device_name
@@ -38,7 +38,7 @@ def collect(
         config: the run's.
         trainer: after fit, and after test where the run was not interrupted.
         classifier: the run's.
-        callbacks: by name; `best`, `throughput` and `target` are read.
+        callbacks: by name; `best`, `throughput`, `target` and `pruning` are read.
         budget: of the network.
         finished: False after Ctrl-C.
     """
@@ -51,6 +51,9 @@ def collect(
         score is not None and isinstance(target, TargetReached) and target.reached_by(score.item())
     )
     ending = "target" if reached else "max_epochs"
+    pruning = callbacks.get("pruning")
+    if isinstance(pruning, Pruning) and pruning.pruned:
+        ending = "pruned"
     epochs = _whole(throughput.epochs)
     metrics = {
         "data": config.choices.data,

@@ -196,9 +196,14 @@ def read_choices(folder: Path) -> dict[str, str]:
     return {group: known[group] for group in sorted(known) if not group.startswith("hydra/")}
 
 
-def read_sweep(folder: Path) -> list[str]:
-    """The overrides that a multirun was started with; empty if not recorded."""
-    overrides = _read_yaml(folder / "multirun.yaml", [], "hydra.overrides.task")
+def read_sweep(folder: Path, part: str = "task") -> list[str]:
+    """The overrides that a multirun was started with; empty if not recorded.
+
+    Args:
+        folder: of the multirun.
+        part: `task` for those of its jobs, `hydra` for those of Hydra, such as the launcher.
+    """
+    overrides = _read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{part}")
     return [str(o) for o in overrides] if OmegaConf.is_list(overrides) else []
 
 

@@ -4,6 +4,7 @@ The default recipe reaches 81.7 % ± 0.2 test accuracy (10 seeds, CIFAR-10 JPEG 
 3.3 minutes of training on two cores of a Xeon with AVX512-BF16; benchmarks/results/ has the table.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,11 +12,14 @@ from omegaconf import DictConfig
 from cifar_lightning.cli import entry
 
 
-def train(config: DictConfig) -> dict[str, Any]:
+def train(
+    config: DictConfig, is_hopeless: Callable[[int, float], bool] | None = None
+) -> dict[str, Any]:
     """One run: fit until the target or the last epoch, then test the best checkpoint once.
 
     Args:
         config: as `cli.compose` gives it.
+        is_hopeless: asked after each validation, by their number and its accuracy, whether to end.
 
     Returns:
         What `metrics.json` in the run's folder holds.
@@ -27,7 +31,8 @@ def train(config: DictConfig) -> dict[str, Any]:
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import pytorch_lightning as pl
 
-    from cifar_lightning import arguments, checkpoint, console, results, run, training
+    from cifar_lightning import arguments, checkpoint, console, jobs, results, run, training
+    from cifar_lightning.callbacks import Pruning
     from cifar_lightning.errors import DataUnavailable
 
     if config.resume is not None:
@@ -44,8 +49,12 @@ def train(config: DictConfig) -> dict[str, Any]:
 
     pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     classifier, budget = run.build_classifier(config, data)
-    console.show_network(classifier.network, config.choices.model, data.image_size, budget)
+    console.show_network(
+        classifier.network, config.choices.model, data.image_size, budget, not jobs.inside()
+    )
     callbacks = run.build_callbacks(config, data)
+    if is_hopeless is not None:
+        callbacks["pruning"] = Pruning(is_hopeless)
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
     with training.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers

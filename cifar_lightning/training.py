@@ -162,8 +162,8 @@ def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
     """Lightning turns Ctrl-C into an exit of the program; here it is an answer."""
     try:
         work()
-    except SystemExit:
-        if not trainer.interrupted:
+    except SystemExit as ending:
+        if not isinstance(ending.__context__, KeyboardInterrupt):
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
         return False

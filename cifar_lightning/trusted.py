@@ -56,7 +56,7 @@ def trusted_config(
     path: str | Path,
     content: dict[str, Any],
     left_out: Sequence[str] = (),
-    typed: Sequence[str] = (),
+    own: DictConfig | None = None,
 ) -> DictConfig:
     """The configuration that a checkpoint holds, from which objects may be made.
 
@@ -67,7 +67,7 @@ def trusted_config(
         path: of the checkpoint, for the message.
         content: as `as_data` gave it, if it was not changed since.
         left_out: parts that the result has not, and that may hold anything.
-        typed: overrides of the command line; what one of them names as `_target_` may be called.
+        own: the configuration of the command line; what it calls in a part may be called there.
 
     Raises:
         UserError: if something else would be called, or if it is no configuration of a training.
@@ -79,8 +79,8 @@ def trusted_config(
         _check_calls(path, as_it_is)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         # As it is and resolved: a reference can bring a target to where it has no place.
-        _check_targets(path, as_it_is, typed)
-        _check_targets(path, resolved, typed)
+        _check_targets(path, as_it_is, own)
+        _check_targets(path, resolved, own)
     except (OmegaConfBaseException, GrammarParseError, RecursionError) as error:
         raise UserError(f"{path}: its configuration cannot be read: {error}") from error
     for _, value in _leaves(resolved):
@@ -101,13 +101,8 @@ def _check_calls(path: str | Path, content: Any) -> None:
             raise UserError(f"{path} wants to evaluate {value!r}, so it was not read any further.")
 
 
-def _check_targets(path: str | Path, content: Any, typed: Sequence[str]) -> None:
-    pairs = (override.lstrip("+").partition("=") for override in typed)
-    known = _known_targets() | {
-        (key.partition(".")[0], key.count(".") + 1, value.strip("'\""))
-        for key, _, value in pairs
-        if key.endswith("._target_")
-    }
+def _check_targets(path: str | Path, content: Any, own: DictConfig | None) -> None:
+    known = _known_targets() | _targets_in({} if own is None else OmegaConf.to_container(own))
     for keys, value in _leaves(content):
         if "_target_" in keys and not (
             keys[-1] == "_target_"
@@ -123,8 +118,8 @@ def _check_targets(path: str | Path, content: Any, typed: Sequence[str]) -> None
 
 @cache
 def _known_targets() -> frozenset[tuple[Any, int, Any]]:
-    """What the files of conf/ call: the part, how deep in it, and the class or function."""
-    known = set()
+    """What the files of conf/ call."""
+    known: set[tuple[Any, int, Any]] = set()
     for file in CONF.rglob("*.yaml"):
         group = file.relative_to(CONF).parts[:-1]
         keys_above = () if "@package _global_" in file.read_text() else group
@@ -132,10 +127,14 @@ def _known_targets() -> frozenset[tuple[Any, int, Any]]:
             content = OmegaConf.to_container(OmegaConf.load(file))
         except Exception as error:  # PyYAML and OmegaConf have no base class in common
             raise UserError(f"{file} cannot be read: {error}") from error
-        for keys, value in _leaves(content, keys_above):
-            if keys and keys[-1] == "_target_":
-                known.add((keys[0], len(keys), value))
+        known |= _targets_in(content, keys_above)
     return frozenset(known)
+
+
+def _targets_in(content: Any, keys_above: tuple[Any, ...] = ()) -> set[tuple[Any, int, Any]]:
+    """What a configuration calls: the part, how deep in it, and the class or function."""
+    leaves = _leaves(content, keys_above)
+    return {(keys[0], len(keys), value) for keys, value in leaves if keys[-1:] == ("_target_",)}
 
 
 def _leaves(content: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:

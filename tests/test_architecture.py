@@ -24,8 +24,9 @@ LAYERS: dict[str, int] = {
     "budget": 1,
     "optim": 1,
     "pictures": 1,
-    "cli": 1,
+    "jobs": 1,
     "runs": 1,
+    "cli": 2,
     "data": 2,
     "classifier": 2,
     "board": 2,
@@ -36,7 +37,7 @@ LAYERS: dict[str, int] = {
     "callbacks": 3,
     "explain": 3,
     "console": 4,
-    "trusted": 2,
+    "trusted": 3,
     "checkpoint": 4,
     "hardware": 5,
     "training": 6,
@@ -53,6 +54,9 @@ LAYERS: dict[str, int] = {
     "predict": 9,
     "export": 9,
     "report": 9,
+    "sweep": 9,
+    "searching": 8,
+    "search": 9,
 }
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
@@ -62,7 +66,8 @@ OUTSIDE: dict[str, set[str]] = {
     "budget": {"torch"},
     "optim": {"torch"},
     "pictures": {"matplotlib", "numpy"},
-    "cli": {"hydra", "omegaconf"},
+    "cli": {"hydra", "hydra_plugins", "omegaconf"},
+    "jobs": {"torch", "filelock"},
     "arguments": {"pydantic", "omegaconf"},
     "data": {
         "torch",
@@ -86,6 +91,9 @@ OUTSIDE: dict[str, set[str]] = {
     "hardware": {"torch"},
     "inference": {"torch", "lightning_fabric", "pytorch_lightning"},
     "run": {"torch", "pytorch_lightning", "hydra", "omegaconf", "rich"},
+    "sweep": {"joblib", "rich"},
+    "searching": {"optuna", "sqlalchemy", "hydra", "omegaconf", "matplotlib", "filelock", "rich"},
+    "search": {"omegaconf"},
     "corruptions": {"torch", "torchvision", "numpy", "PIL"},
     "measures": {"torch", "torchmetrics"},
     "explain": {"torch"},
@@ -152,7 +160,7 @@ def test_only_run_instantiates_configurations() -> None:
     assert users == ["cifar_lightning.run.parts"]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "report"])
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "report", "search"])
 def test_entry_points_import_the_command_line_alone_at_the_top(name: str) -> None:
     top = imports(f"cifar_lightning.{name}", at_the_top=True)
     assert {name for name in top if name.startswith("cifar_lightning")} == {"cifar_lightning.cli"}

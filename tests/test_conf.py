@@ -28,7 +28,7 @@ def names(group: str) -> list[str]:
 
 def test_every_group_is_looked_at_here() -> None:
     groups = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert groups == {*GROUPS, "callbacks", "experiment", "hydra", "logger", "trainer"}
+    assert groups == {*GROUPS, "callbacks", "experiment", "hydra", "logger", "search", "trainer"}
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -2,6 +2,7 @@
 
 from cifar_lightning.callbacks.mirror import MirrorSymmetry
 from cifar_lightning.callbacks.nan import TerminateOnNaN
+from cifar_lightning.callbacks.pruning import Pruning
 from cifar_lightning.callbacks.resolution import LowResolutionFirst
 from cifar_lightning.callbacks.revisit import RevisitHardest
 from cifar_lightning.callbacks.target import TargetReached, validation_threshold
@@ -10,6 +11,7 @@ from cifar_lightning.callbacks.throughput import Throughput
 __all__ = [
     "LowResolutionFirst",
     "MirrorSymmetry",
+    "Pruning",
     "RevisitHardest",
     "TargetReached",
     "TerminateOnNaN",

@@ -46,8 +46,8 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
         "sentences": verdict(runs, groups),
         "generated": {"shapes"} & {str(run.metrics.get("data")) for run in runs},
         "facts": _facts(runs),
-        "by_configuration": _by_configuration(groups, shown),
-        "by_run": _by_run(folder, runs, ordered, groups, shown, best),
+        "by_configuration": by_configuration(groups, shown),
+        "by_run": by_run(folder, runs, ordered, groups, shown, best),
         "quantity": "validation" if _quantity(runs) == "val/acc" else "training",
         "charts": charts,
         "legend": [Cell(g.name, style=group_style(i)) for i, g in enumerate(groups)],
@@ -92,7 +92,8 @@ def _quantity(runs: Sequence[Run]) -> str:
     return "val/acc" if any(run.curve("val/acc") for run in runs) else "train/acc"
 
 
-def _by_configuration(groups: Sequence[Group], shown: Sequence[str]) -> Table:
+def by_configuration(groups: Sequence[Group], shown: Sequence[str]) -> Table:
+    """A row a group: its settings, how many runs count, and the mean of the figures `shown`."""
     keys = list(groups[0].settings)
     rows = []
     for number, group in enumerate(groups):
@@ -120,7 +121,7 @@ def _of_group(group: Group, key: str) -> Cell:
     return cell
 
 
-def _by_run(
+def by_run(
     folder: Path,
     runs: Sequence[Run],
     ordered: Sequence[Run],
@@ -128,6 +129,16 @@ def _by_run(
     shown: Sequence[str],
     best: Run | None,
 ) -> Table:
+    """A row a run: its settings, its seed, the figures `shown`, and how it ended.
+
+    Args:
+        folder: that the links are relative to.
+        runs: in the order of the rows.
+        ordered: the runs, group by group.
+        groups: of the runs.
+        shown: keys of `FIGURES`.
+        best: the run to stress.
+    """
     keys = differing(runs)
     of_group = {id(run): number for number, group in enumerate(groups) for run in group.members}
     rows = []

@@ -1,17 +1,17 @@
 """Callbacks, loggers and the Trainer of a configuration."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from rich import get_console
 
+from cifar_lightning import jobs
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.callbacks import RevisitHardest
 from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
@@ -23,8 +23,10 @@ from cifar_lightning.hardware import choose_devices, choose_precision
 from cifar_lightning.run.parts import instantiate_part
 
 NO_DDP_IN_SWEEPS = (
-    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
-    "sweep again. Take trainer.gpus=1."
+    "A job of a sweep (-m) or of a search trains on one device: the processes of the others would "
+    "start everything again. What works: a job a GPU (trainer.gpus=1 hydra/launcher=joblib "
+    "hydra.launcher.n_jobs=GPUS); several GPUs a job where SLURM starts the processes "
+    "(hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=GPUS); or no -m."
 )
 
 
@@ -86,7 +88,7 @@ def build_trainer(
     del arguments["compile"]
     plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
     one_device = None
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if jobs.inside() and os.environ.get("SLURM_NTASKS", "1") == "1":
         one_device = NO_DDP_IN_SWEEPS
     elif any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
         one_device = RevisitHardest.ONE_DEVICE

@@ -1,0 +1,1 @@
+"""A search: what it may choose, who tries what, and what came out."""

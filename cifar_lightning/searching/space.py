@@ -1,0 +1,104 @@
+"""What a search may choose from, in Hydra's grammar for overrides."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from cifar_lightning.errors import UserError
+
+Space = dict[str, BaseDistribution]
+
+EXAMPLES = "choice(a,b), range(1,5), interval(0.1,1), int(interval(1,8)), tag(log, interval(…))"
+
+
+def parse_space(params: Mapping[str, Any]) -> Space:
+    """The distributions of parameters.
+
+    Args:
+        params: a key of the configuration of training, or a group, to what it may be: `choice(a,b)`
+            or `a,b`; `range(start,stop,step)`, without `stop`; `interval(low,high)`, of integers
+            within `int(…)`. A `tag(log, …)` around the last two spreads them evenly by magnitude.
+
+    Raises:
+        UserError: names the parameter that is something else.
+    """
+    space = {}
+    for key, text in params.items():
+        try:
+            override = OverridesParser.create().parse_override(f"{key}={text}")
+            space[key] = _distribution(override)
+        except (HydraException, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"search.params: {key}: {text} cannot be searched: {reason}. As in {EXAMPLES}."
+            ) from None
+    if not space:
+        raise UserError("search.params is empty: there is nothing to search.")
+    return space
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    value: Any = override.value()
+    is_log = "log" in getattr(value, "tags", ())
+    if override.is_choice_sweep():
+        choices = [*override.sweep_string_iterator()]
+        if is_log or len(set(choices)) < len(choices):
+            raise ValueError("a choice has no magnitude, and names nothing twice")
+        return CategoricalDistribution(choices)
+    if isinstance(value, RangeSweep):
+        *_, last = values = [*value.range()]
+        first, step = values[0], value.step
+        if is_log:
+            if step != 1 or not isinstance(first, int):
+                raise ValueError("a range by magnitude has integers and steps of 1")
+            return IntDistribution(first, int(last), log=True)
+        if isinstance(first, int) and isinstance(step, int):
+            return IntDistribution(first, int(last), step=step)
+        return FloatDistribution(float(first), float(last), step=float(step))
+    if isinstance(value, IntervalSweep):
+        low, high = value.start, value.end
+        if isinstance(low, int) and isinstance(high, int):
+            return IntDistribution(low, high, log=is_log)
+        assert low is not None
+        assert high is not None
+        return FloatDistribution(float(low), float(high), log=is_log)
+    raise ValueError("it has one value")
+
+
+def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
+    """A value for each parameter, from the study's sampler."""
+    values: dict[str, Any] = {}
+    for key, d in space.items():
+        if isinstance(d, FloatDistribution):
+            values[key] = trial.suggest_float(key, d.low, d.high, step=d.step, log=d.log)
+        elif isinstance(d, IntDistribution):
+            values[key] = trial.suggest_int(key, d.low, d.high, step=d.step, log=d.log)
+        elif isinstance(d, CategoricalDistribution):
+            values[key] = trial.suggest_categorical(key, d.choices)
+    return values
+
+
+def as_overrides(params: Mapping[str, Any]) -> list[str]:
+    """Parameters as typed on the command line, numbers with four digits: nobody means more."""
+    return [
+        f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+        for key, value in params.items()
+    ]
+
+
+def examples(space: Space) -> dict[str, Any]:
+    """A value for each parameter, to try out whether they can be configured at all."""
+    return {
+        key: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low  # type: ignore[attr-defined]
+        for key, d in space.items()
+    }

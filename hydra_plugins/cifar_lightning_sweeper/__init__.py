@@ -1,0 +1,74 @@
+"""The sweeper behind `-m`; Hydra takes plugins from packages below hydra_plugins alone.
+
+Hydra imports this at every start, so it imports nothing heavy; the work is in
+`cifar_lightning.sweep`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+from omegaconf import OmegaConf
+
+
+class GridSweeper(BasicSweeper):
+    """Runs every combination of the values typed, whatever becomes of single ones.
+
+    Args:
+        max_batch_size: jobs that the launcher gets at once; None gives it all.
+        params: further sweeps, by key.
+        resume: whether the folder may have jobs already: finished ones are left out, others go on.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, str] | None = None,
+        resume: bool = False,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        self.resume = resume
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the jobs, and say what became of them.
+
+        Raises:
+            SystemExit: with code 1, if a job is not finished.
+            UserError: if the folder has jobs and this is no resume.
+        """
+        from cifar_lightning import sweep
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        jobs = self.split_arguments(overrides, None)[0]
+        folder = Path(self.config.hydra.sweep.dir)
+        missing = sweep.missing_jobs(folder, jobs, self.resume)
+        # A composition with each value tells of mistakes; one of each job could take minutes.
+        self.validate_batch_is_legal(sweep.with_each_value([job for _, job in missing]))
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        at_once = sweep.jobs_at_once(self.config.hydra.launcher, len(missing))
+        launched = [[*job, *sweep.hydra_overrides(folder, name, at_once)] for name, job in missing]
+        errors: list[Exception] = []
+        try:
+            errors = self._launch(launched)
+        finally:
+            finished = sweep.show_sweep(folder, jobs, errors)
+        if not finished:
+            raise SystemExit(1)
+
+    def _launch(self, jobs: Sequence[Sequence[str]]) -> list[Exception]:
+        """What the jobs raised, with whatever launcher was typed."""
+        assert self.launcher is not None
+        errors: list[Exception] = []
+        done = 0
+        for batch in self.split_overrides_to_chunks([list(j) for j in jobs], self.max_batch_size):
+            results = self.launcher.launch(batch, initial_job_idx=done)
+            # `return_value` would raise it, and print the job's overrides.
+            errors += [r._return_value for r in results if r.status is JobStatus.FAILED]
+            done += len(batch)
+        return errors
