@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -19,13 +20,14 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import setup_globals
 from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, run_job, threads_for
+from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, alone_in, run_job
 from cifar_lightning.runs import read_sweep
 
 PACKAGE = Path(__file__).resolve().parent
@@ -57,6 +59,11 @@ SET_BY_US = "CIFAR_LIGHTNING_SETS_FULL_ERROR"
 # OSError too: it is the disk's or the machine's, and its message says where to find the traceback.
 MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException, OSError)
 
+# conf/hydra/launcher/submitit_slurm.yaml goes before the plugin's values, which is what it is for.
+warnings.filterwarnings(
+    "ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated against"
+)
+
 OmegaConf.register_new_resolver(
     "run_name",
     lambda experiment, model: re.sub(r"[^\w.-]+", "-", str(experiment or model)),
@@ -80,7 +87,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
     def job(config: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
         is_of_sweep = hydra_config.mode == RunMode.MULTIRUN
-        sweep = Path(hydra_config.sweep.dir).name if is_of_sweep else None
+        sweep = Path(hydra_config.sweep.dir).absolute().name if is_of_sweep else None
         _complete(config, hydra_config, hydra_config.runtime.output_dir, sweep)
         if is_of_sweep:
             return _run_apart(config_name, config, hydra_config)
@@ -132,20 +139,23 @@ def _run_apart(config_name: str, config: DictConfig, hydra_config: Any) -> Any:
     """Run a job of a sweep in a process of its own: whatever ends it, the others go on."""
     launcher = hydra_config.launcher
     at_once = launcher.get("n_jobs", 1)  # a count, which the sweeper has made of -1
-    goes_on = hydra_config.sweeper.get("resume", False) or "SLURM_RESTART_COUNT" in os.environ
-    last = Path(config.run_dir, "checkpoints", "last.ckpt")
-    if goes_on and last.is_file():
-        # With the checkpoint's configuration, which is this one.
-        config.resume, config.overrides = str(last), []
+    # Submitit starts a job again that was preempted, or ran out of its time.
+    goes_on = hydra_config.sweeper.get("resume", False) or "SUBMITIT_EXECUTOR" in os.environ
     surroundings = Surroundings(
-        threads=launcher.get("cpus_per_task") if at_once == 1 else threads_for(at_once),
+        threads=launcher.get("cpus_per_task"),  # joblib divides the cores by OMP_NUM_THREADS
         own_gpu=OmegaConf.select(config, "trainer.gpus") in ("auto", 1),
         output=None if at_once == 1 else Path(config.run_dir, "output.log"),
         log=OmegaConf.to_container(hydra_config.job_logging, resolve=True),  # type: ignore[arg-type]
     )
     ending = "failed"
+    # Of a job of several processes, the first one is in the folder for all.
+    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
     try:
-        result = run_job(partial(_work, config_name, config), surroundings)
+        with alone_in(Path(config.run_dir)) if is_first else contextlib.nullcontext():
+            _go_on(config, goes_on)
+            # Plain: Hydra executes its plugins' modules twice, whose classes no pickle can tell.
+            plain = OmegaConf.to_container(hydra_config)
+            result = run_job(partial(_work, config_name, config, plain), surroundings)
         ending = "finished"
     except JobDied as error:  # what it raised, it has logged itself
         log.error(str(error))
@@ -156,7 +166,27 @@ def _run_apart(config_name: str, config: DictConfig, hydra_config: Any) -> Any:
     return result
 
 
-def _work(config_name: str, config: DictConfig, ask: Ask) -> Any:
+def _go_on(config: DictConfig, allowed: bool) -> None:
+    """Have a job go on from the last checkpoint in its folder, if there is one.
+
+    Raises:
+        JobFailed: if there is one that it may not go on from.
+    """
+    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    if not last.is_file():
+        return
+    if not allowed:
+        raise JobFailed(
+            f"{config.run_dir} has a run already, which was left as it is: of another job with the "
+            "same hydra.sweep.subdir, or of another process that works on this sweep."
+        )
+    # With the checkpoint's configuration, which is this one.
+    config.resume, config.overrides = str(last), []
+
+
+def _work(config_name: str, config: DictConfig, hydra_config: Any, ask: Ask) -> Any:
+    setup_globals()  # for `${now:…}` and `${hydra:…}` in what was typed
+    HydraConfig.instance().cfg = OmegaConf.create({"hydra": hydra_config})  # type: ignore[assignment]
     return run_task(config_name, config)
 
 
@@ -284,17 +314,19 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
             "resume_sweep=runs/train/<date>_<time>_sweep"
         )
     typed = [a for a in others if not a.startswith("-")]
-    chosen = {a.partition("=")[0] for a in typed}
-    ours = ("hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume")
-    recorded = [
-        override
-        for override in read_sweep(folder, "hydra")
-        if override.partition("=")[0] not in chosen | set(ours)
-    ]
+    left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
+    left_out |= {_key_of(argument) for argument in typed}
+    recorded = [o for o in read_sweep(folder, "hydra") if _key_of(o) not in left_out]
+    if "hydra/launcher" in left_out:  # another launcher has other options
+        recorded = [o for o in recorded if not _key_of(o).startswith("hydra.launcher.")]
     jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
     multirun = [] if any(a == "-m" or a.startswith("--multi") for a in others) else ["-m"]
     place = f"hydra.sweep.dir={_quoted(str(folder))}"
     return [*multirun, *recorded, *jobs, *others, place, "hydra.sweeper.resume=true"]
+
+
+def _key_of(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _quoted(value: str) -> str:

@@ -6,6 +6,7 @@ once.
 """
 
 import contextlib
+import io
 import logging
 import logging.config
 import multiprocessing
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -109,7 +111,8 @@ def run_job(
     connection, theirs = context.Pipe()
     arguments = (theirs, work, surroundings, dict(os.environ))
     process = context.Process(target=_be_a_job, args=arguments)
-    process.start()
+    with _slurm_signals_blocked():
+        process.start()
     theirs.close()
     interrupted = False
     next_tick = time.monotonic() + tick_s
@@ -129,6 +132,8 @@ def run_job(
                     raise EOFError
             except (EOFError, ConnectionError):
                 process.join()
+                if interrupted:  # of which it died
+                    raise KeyboardInterrupt from None
                 raise JobDied(_how_it_ended(process.exitcode)) from None
             except KeyboardInterrupt:
                 if interrupted or process.pid is None:
@@ -147,6 +152,44 @@ def run_job(
     if kind == "failed":
         raise JobFailed(content)
     return content
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a job's folder, as long as they ask by this too.
+
+    Raises:
+        JobFailed: if another one is in it.
+    """
+    try:
+        held = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise JobFailed(
+            f"Another process works on this job, in {folder}. It was left to that one: wait for "
+            "it, or end it, and start this again."
+        ) from None
+    except (OSError, NotImplementedError):  # a disk without locks: no reason not to train
+        yield
+        return
+    with held:
+        yield
+
+
+@contextlib.contextmanager
+def _slurm_signals_blocked() -> Iterator[None]:
+    """Have a process that is started now ignore what SLURM sends before a preemption or time-out.
+
+    SLURM sends it to all processes of a job. The one that asks for a requeue is the caller; this
+    one would die of it at once, and the caller might take that for a failure.
+    """
+    resource_tracker.ensure_running()  # now: its start would unblock SIGTERM
+    under_slurm = "SLURM_JOB_ID" in os.environ
+    signals = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2] if under_slurm else []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _how_it_ended(exit_code: int | None) -> str:
@@ -172,6 +215,8 @@ def _be_a_job(
     os.environ.update(environment)
     if surroundings.output is not None:
         _redirect(surroundings.output)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a crash loses what waits in the buffer
+        sys.stdout.reconfigure(line_buffering=True)
     if surroundings.log is not None:
         logging.config.dictConfig(surroundings.log)
         # Lightning, loaded before there was a configuration, writes to the terminal by itself.
@@ -236,13 +281,12 @@ def _a_gpu_of_its_own() -> Iterator[None]:
     waiting = False
     while True:
         for gpu in gpus:
-            lock = FileLock(place / f"gpu_{gpu.strip()}.lock")
             try:
-                lock.acquire(timeout=0)
+                held = FileLock(place / f"gpu_{gpu.strip()}.lock").acquire(timeout=0)
             except Timeout:
                 continue
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-            with lock:
+            with held:
                 yield
             return
         if not waiting:

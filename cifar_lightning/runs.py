@@ -203,13 +203,17 @@ def read_sweep(folder: Path, part: str = "task") -> list[str]:
         folder: of the multirun.
         part: `task` for those of its jobs, `hydra` for those of Hydra, such as the launcher.
     """
-    overrides = _read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{part}")
-    return [str(o) for o in overrides] if OmegaConf.is_list(overrides) else []
+    return _texts(_read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{part}"))
 
 
 def _overrides(hydra: Path, problems: list[str]) -> list[str]:
-    content = _read_yaml(hydra / "overrides.yaml", problems)
-    return [str(override) for override in content] if OmegaConf.is_list(content) else []
+    return _texts(_read_yaml(hydra / "overrides.yaml", problems))
+
+
+def _texts(content: Any) -> list[str]:
+    """A list as it was written: `seed=${hydra:job.num}` has its meaning within the run alone."""
+    texts: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
+    return [str(text) for text in texts]
 
 
 def _read_yaml(file: Path, problems: list[str], key: str | None = None) -> Any:

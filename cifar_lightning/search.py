@@ -42,7 +42,9 @@ def search(config: DictConfig) -> dict[str, Any]:
         raise UserError("A search makes its own trials: leave -m out.")
     search, storage = study.open_search(config)
     with named(search.address):
-        claims = Claims(search.study, storage, search.folder, search.n_trials, config.silence_s)
+        claims = Claims(
+            search.study, storage, search.folder, search.lock, search.n_trials, config.silence_s
+        )
         outcome.show_start(search)
         try:
             worker.work(search, claims)

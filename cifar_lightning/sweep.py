@@ -72,17 +72,24 @@ def with_each_value(jobs: Sequence[Job]) -> list[Job]:
     return chosen
 
 
-def jobs_at_once(launcher: Any, jobs: int) -> int:
-    """How many jobs joblib runs side by side; 1 with launchers that have machines enough."""
+def jobs_at_once(launcher: Any, jobs: int) -> int | None:
+    """How many jobs joblib runs side by side; None with other launchers.
+
+    Raises:
+        UserError: if it would be none.
+    """
     n_jobs = launcher.get("n_jobs")
     if n_jobs is None or not jobs:
-        return 1
+        return None
     from joblib import effective_n_jobs  # comes with the launcher
 
-    return min(int(effective_n_jobs(n_jobs)), jobs)
+    try:
+        return min(int(effective_n_jobs(n_jobs)), jobs)
+    except ValueError as error:
+        raise UserError(f"hydra.launcher.n_jobs={n_jobs} is neither a count nor -1.") from error
 
 
-def hydra_overrides(folder: Path, name: str | None, at_once: int) -> list[str]:
+def hydra_overrides(folder: Path, name: str | None, at_once: int | None) -> list[str]:
     """What a job is told beside its own overrides.
 
     Args:
@@ -90,7 +97,7 @@ def hydra_overrides(folder: Path, name: str | None, at_once: int) -> list[str]:
         name: of the job's folder in it, if Hydra is not to choose it.
         at_once: as `jobs_at_once` has it.
     """
-    told = [] if at_once == 1 else [f"hydra.launcher.n_jobs={at_once}"]
+    told = [] if at_once is None else [f"hydra.launcher.n_jobs={at_once}"]
     if name is not None:
         told.append(f"hydra.sweep.subdir='{name}'")
     if name is not None and (folder / name / ".hydra").is_dir():
@@ -105,7 +112,7 @@ def show_sweep(folder: Path, jobs: Sequence[Job], errors: Sequence[Exception] = 
     Args:
         folder: of the sweep.
         jobs: all of it.
-        errors: that jobs raised; for those that have no folder to tell of it.
+        errors: that jobs raised; shown where no folder tells of them.
 
     Returns:
         Whether all jobs are finished.
@@ -132,14 +139,20 @@ def show_sweep(folder: Path, jobs: Sequence[Job], errors: Sequence[Exception] = 
         _line(f"\n{run.status}: {run.name} ({describe(settings)}): {run.reason}")
     if not_started:
         _line(f"\nnot started: {not_started} job{'s' * (not_started > 1)}")
-        for message in dict.fromkeys(explain(error, "train") for error in errors):
-            _line(message)
+    said = {_first_line(run.reason) for run in unfinished}
+    for message in dict.fromkeys(explain(error, "train") for error in errors):
+        if _first_line(message) not in said:
+            _line(f"\n{message}")
     console.print()
     if runs:
         _line(f"report     {write_report(folder).absolute()}")
     if unfinished or not_started:
         _line(f"go on      {resume_sweep_command(folder)}")
     return not unfinished and not not_started
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
 
 
 def _print(table: Table) -> None:

@@ -33,7 +33,9 @@ class Claims:
     Args:
         study: the one shared.
         storage: that it is in.
-        folder: of the search, for locks.
+        folder: of the search; who uses it, tells of its life by a lock in it.
+        lock: a file that all share who share a file as storage: SQLite lets two read that a trial
+            waits before one of them writes that it has it.
         n_trials: in all, over all workers and starts.
         silence_s: seconds without a heartbeat after which a worker is taken for dead.
     """
@@ -43,6 +45,7 @@ class Claims:
         study: optuna.Study,
         storage: BaseStorage,
         folder: Path,
+        lock: Path,
         n_trials: int,
         silence_s: float = 120.0,
     ) -> None:
@@ -55,12 +58,13 @@ class Claims:
         self._name = secrets.token_hex(8)
         self._workers = folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "claims.lock")
+        self._lock = FileLock(lock)
         self._alive = FileLock(self._workers / f"{self._name}.lock")
         self._alive.acquire()
         self._beats = 0
-        # Of others' trials: the heartbeat that was seen last, and since when.
+        # Of trials elsewhere: the heartbeat that was seen last, and since when.
         self._seen: dict[int, tuple[int, float]] = {}
+        self._lives: set[int] = set()  # those whose heartbeat has changed since the first look
 
     def close(self) -> None:
         """Tell the others that this worker has no trial any more."""
@@ -146,20 +150,17 @@ class Claims:
             return self._is_free(file)
         beat = int(trial.user_attrs.get("heartbeat", 0))
         last, since = self._seen.get(trial.number, (None, 0.0))
-        if beat != last:
-            self._seen[trial.number] = (beat, time.monotonic())
-            return False
-        return time.monotonic() - since > self._silence_s
+        if beat == last:
+            return time.monotonic() - since > self._silence_s
+        if last is not None:
+            self._lives.add(trial.number)
+        self._seen[trial.number] = (beat, time.monotonic())
+        return False
 
     def _is_known_to_live(self, trial: FrozenTrial) -> bool:
-        """Whether a trial is running for sure: by its lock, or its heartbeat has changed."""
-        if trial.state != TrialState.RUNNING:
-            return False
-        if (self._workers / f"{trial.user_attrs.get('worker')}.lock").exists():
-            return not self._is_dead(trial)
-        before = self._seen.get(trial.number)
-        dead = self._is_dead(trial)
-        return not dead and before is not None and self._seen[trial.number][0] != before[0]
+        """Whether nobody needs to wait for a running trial: its worker has given signs of life."""
+        has_lock = (self._workers / f"{trial.user_attrs.get('worker')}.lock").exists()
+        return trial.state == TrialState.RUNNING and (has_lock or trial.number in self._lives)
 
     def _is_free(self, file: Path) -> bool:
         if file == Path(self._alive.lock_file):

@@ -107,7 +107,7 @@ def write_table(folder: Path, trials: Sequence[FrozenTrial], params: Sequence[st
 
 
 def write_pictures(folder: Path, study: optuna.Study) -> list[Path]:
-    """Optuna's `history.png` and `importance.png`; what there are too few trials for is left out."""
+    """Optuna's `history.png` and `importance.png`, if there are trials enough for them."""
     from optuna.visualization import matplotlib as draw
 
     written = []

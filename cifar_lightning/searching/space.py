@@ -56,8 +56,10 @@ def _distribution(override: Override) -> BaseDistribution:
             raise ValueError("a choice has no magnitude, and names nothing twice")
         return CategoricalDistribution(choices)
     if isinstance(value, RangeSweep):
-        *_, last = values = [*value.range()]
-        first, step = values[0], value.step
+        values = [*value.range()]
+        if not values:
+            raise ValueError("it is empty")
+        first, last, step = values[0], values[-1], value.step
         if is_log:
             if step != 1 or not isinstance(first, int):
                 raise ValueError("a range by magnitude has integers and steps of 1")

@@ -4,12 +4,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from cifar_lightning.errors import UserError
 
@@ -27,19 +29,37 @@ def open_storage(address: str) -> BaseStorage:
     Raises:
         UserError: if it cannot be opened.
     """
-    scheme, separator, rest = address.partition("://")
-    if not separator:
-        scheme, rest = "sqlite", f"/{address}"
     with named(address):
-        if scheme in ("sqlite", "journal"):
-            Path(rest[1:]).absolute().parent.mkdir(parents=True, exist_ok=True)
+        scheme, _, rest = address.partition("://")
+        if (file := file_of(address)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if "://" not in address:
+                scheme, rest = "sqlite", f"/{address}"
         if scheme == "journal":
             with warnings.catch_warnings(action="ignore"):  # that it is experimental
-                return JournalStorage(JournalFileBackend(rest[1:]))
+                return JournalStorage(JournalFileBackend(str(file)))
         if scheme == "postgresql":
             scheme = "postgresql+psycopg"  # the driver that is installed
-        options = {"timeout": SECONDS_FOR_A_LOCK} if scheme == "sqlite" else {}
-        return RDBStorage(f"{scheme}://{rest}", engine_kwargs={"connect_args": options})
+        if scheme == "sqlite":
+            options: dict[str, Any] = {"connect_args": {"timeout": SECONDS_FOR_A_LOCK}}
+        else:
+            # A server has some hundred connections for all workers, who seldom need theirs.
+            options = {"poolclass": NullPool}
+        return RDBStorage(f"{scheme}://{rest}", engine_kwargs=options)
+
+
+def file_of(address: str) -> Path | None:
+    """The file that a storage is; None if it is a server."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return Path(address).absolute()
+    return Path(rest[1:]).absolute() if scheme in ("sqlite", "journal") else None
+
+
+def lock_of(address: str, folder: Path) -> Path:
+    """A file beside a storage that is one; in the search's folder for a server's."""
+    file = file_of(address) or folder / "study"
+    return file.with_name(f"{file.name}.claims")  # Optuna has a FILE.lock of its own
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from cifar_lightning.cli import CONF, compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.searching.outcome import is_of_machine
 from cifar_lightning.searching.space import as_overrides, examples, parse_space
-from cifar_lightning.searching.storage import named, open_storage, without_password
+from cifar_lightning.searching.storage import lock_of, named, open_storage, without_password
 from cifar_lightning.searching.worker import OF_EVERY_TRIAL, Search
 
 # Keys of a search; all others are of its trials.
@@ -59,13 +59,17 @@ def open_search(config: DictConfig) -> tuple[Search, BaseStorage]:
     address = config.storage or f"sqlite:///{folder / 'study.db'}"
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with FileLock(folder / "claims.lock"):
+    lock = lock_of(address, folder)
+    with named(address):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
         storage, study = _open(address, config.study or config.choices.search, pruner)
     _join(study, address, config, overrides)
     search = Search(
         study=study,
         space=space,
         address=address,
+        lock=lock,
         overrides=overrides,
         folder=folder,
         n_trials=config.n_trials,

@@ -35,6 +35,7 @@ class Search:
         study: with its pruner.
         space: to choose from.
         address: of the storage.
+        lock: see `Claims`.
         overrides: those typed, for every trial.
         folder: of the search; the trials' are in it.
         n_trials: in all.
@@ -45,6 +46,7 @@ class Search:
     study: optuna.Study
     space: Space
     address: str
+    lock: Path
     overrides: Sequence[str]
     folder: Path
     n_trials: int

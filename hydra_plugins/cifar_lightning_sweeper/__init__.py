@@ -10,7 +10,10 @@ from pathlib import Path
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobStatus
-from omegaconf import OmegaConf
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_lightning.errors import UserError
 
 
 class GridSweeper(BasicSweeper):
@@ -30,6 +33,22 @@ class GridSweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
         self.resume = resume
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Get the launcher.
+
+        Raises:
+            UserError: if it is not installed.
+        """
+        try:
+            super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        except RuntimeError as error:
+            raise UserError(
+                f"hydra/launcher: {error}. The extra sweep installs the launchers, as make setup "
+                "does: pip install -e '.[sweep]'"
+            ) from error
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the jobs, and say what became of them.
@@ -52,6 +71,8 @@ class GridSweeper(BasicSweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         at_once = sweep.jobs_at_once(self.config.hydra.launcher, len(missing))
+        if at_once is not None:  # joblib divides the cores by it
+            self.launcher.joblib["n_jobs"] = at_once  # type: ignore[union-attr]
         launched = [[*job, *sweep.hydra_overrides(folder, name, at_once)] for name, job in missing]
         errors: list[Exception] = []
         try:
@@ -62,12 +83,21 @@ class GridSweeper(BasicSweeper):
             raise SystemExit(1)
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[Exception]:
-        """What the jobs raised, with whatever launcher was typed."""
+        """What the jobs raised, with whatever launcher was typed.
+
+        Raises:
+            UserError: if the launcher cannot launch, or lost its jobs.
+        """
         assert self.launcher is not None
         errors: list[Exception] = []
         done = 0
+        if not jobs:  # of a sweep that is whole
+            return []
         for batch in self.split_overrides_to_chunks([list(j) for j in jobs], self.max_batch_size):
-            results = self.launcher.launch(batch, initial_job_idx=done)
+            try:
+                results = self.launcher.launch(batch, initial_job_idx=done)
+            except RuntimeError as error:  # of the launcher: no job's exception comes out of it
+                raise UserError(f"hydra/launcher: {error}") from error
             # `return_value` would raise it, and print the job's overrides.
             errors += [r._return_value for r in results if r.status is JobStatus.FAILED]
             done += len(batch)
