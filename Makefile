@@ -6,7 +6,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report test test-all test-gpu lint format bench bench-target \
-    bench-stop bench-cold wheel lock
+    bench-stop bench-cold bench-scaling wheel lock
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -70,6 +70,9 @@ bench-stop: $(READY)  ## how the stop rule keeps its promise
 
 bench-cold: $(READY)  ## from a clone to the first epoch and to green tests
 	$(PYTHON) benchmarks/cold_start.py $(ARGS)
+
+bench-scaling: $(READY)  ## two processes, two jobs, two search workers beside one
+	$(PYTHON) benchmarks/scaling.py $(ARGS)
 
 wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	@rm -rf build  # setuptools would pack what an earlier version left there

@@ -88,3 +88,12 @@ def test_the_stop_rule_is_judged_for_all_weights_and_margins() -> None:
     assert len(rules) == 3 * 4 * 5
     assert {rule["weights"] for rule in rules} == {"last", "average 0.95", "average 0.98"}
     assert all(0 <= rule["kept"] <= 1 for rule in rules)
+
+
+@pytest.mark.slow
+def test_scaling_compares_one_with_two() -> None:
+    summary = last_line("scaling.py", "trainer.max_epochs=1", ROUNDS="1", JOBS="2", TRIALS="2")
+    for name in ("processes", "jobs", "workers"):
+        found = summary[name]
+        assert found["ratio"] == pytest.approx(found["2"] / found["1"], rel=0.1)
+        assert found["2"] > 0

@@ -1,0 +1,114 @@
+"""What two processes, two jobs, two workers are worth on one machine.
+
+    python benchmarks/scaling.py data=folder data.path=DIR_OR_ARCHIVE
+
+Three comparisons, each of the commands that a user would type, in turn, ROUNDS times: images/s of a
+training by one process and by two (`trainer=ddp_sim`); jobs/hour of a sweep over seeds by Hydra's
+basic launcher and by joblib with two jobs at once; trials/hour of a search by one worker and by two.
+Jobs and trials are counted over the whole command, so the programs' start counts too.
+
+The last line of the output is JSON. Options are those of training; in the environment, ROUNDS, JOBS
+and TRIALS, and COMPARISONS=processes,jobs,workers to choose.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_lightning import hardware
+
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
+JOBS = int(os.environ.get("JOBS", "4"))
+TRIALS = int(os.environ.get("TRIALS", "6"))
+COMPARISONS = os.environ.get("COMPARISONS", "processes,jobs,workers").split(",")
+
+# A fixed amount of work: no target, no board.
+OF_ALL = ("logger=csv", "target_accuracy=null")
+
+
+def start(command: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """A command of the package, its output left out."""
+    words = [sys.executable, "-m", f"cifar_lightning.{command}", *arguments]
+    return subprocess.Popen(words, stdout=subprocess.DEVNULL)
+
+
+def seconds(*programs: "subprocess.Popen[bytes]") -> float:
+    """Until all have ended."""
+    begun = time.perf_counter()
+    codes = [program.wait() for program in programs]
+    if any(codes):
+        sys.exit(f"A command ended with exit codes {codes}.")
+    return time.perf_counter() - begun
+
+
+def images_per_s(processes: int, options: Sequence[str], folder: Path) -> float:
+    """Of one training."""
+    simulated = ["trainer=ddp_sim"] if processes == 2 else ["trainer.gpus=0"]
+    seconds(start("train", *options, *OF_ALL, *simulated, f"hydra.run.dir={folder}"))
+    return float(json.loads((folder / "metrics.json").read_text())["images_per_s"])
+
+
+def jobs_per_hour(at_once: int, options: Sequence[str], folder: Path) -> float:
+    """Of a sweep over seeds."""
+    joblib = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"] if at_once > 1 else []
+    sweep = [f"seed=range({JOBS})", "trainer.gpus=0", f"hydra.sweep.dir={folder}"]
+    return 3600 * JOBS / seconds(start("train", "-m", *options, *OF_ALL, *sweep, *joblib))
+
+
+def trials_per_hour(workers: int, options: Sequence[str], folder: Path) -> float:
+    """Of a search without pruning, so that each trial is as much work."""
+    fixed = [f"n_trials={TRIALS}", "pruner=null", "trainer.gpus=0", f"hydra.run.dir={folder}"]
+    programs = [start("search", *options, "logger=csv", *fixed) for _ in range(workers)]
+    return 3600 * TRIALS / seconds(*programs)
+
+
+MEASURES: dict[str, tuple[str, Callable[[int, Sequence[str], Path], float]]] = {
+    "processes": ("images_per_s", images_per_s),
+    "jobs": ("jobs_per_hour", jobs_per_hour),
+    "workers": ("trials_per_hour", trials_per_hour),
+}
+
+
+def compare(name: str, options: Sequence[str]) -> dict[str, Any]:
+    """One and two of a kind, in turn; medians, and the ratio of each round."""
+    unit, measure = MEASURES[name]
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for number in range(ROUNDS):
+        for count in found:
+            with tempfile.TemporaryDirectory() as folder:
+                found[count].append(measure(count, options, Path(folder) / "run"))
+            print(f"{name} {count}, round {number + 1}: {found[count][-1]:,.1f} {unit}", flush=True)
+    ratios = [two / one for one, two in zip(found[1], found[2], strict=True)]
+    return {
+        "unit": unit,
+        **{str(count): round(statistics.median(values), 1) for count, values in found.items()},
+        "ratio": round(statistics.median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+    }
+
+
+def main() -> None:
+    """Compare, and print the line of JSON."""
+    options = sys.argv[1:]
+    summary: dict[str, Any] = {
+        "options": options,
+        "device": hardware.device_name(torch.device("cpu")),
+        "torch": torch.__version__,
+        "rounds": ROUNDS,
+        "jobs": JOBS,
+        "trials": TRIALS,
+    }
+    print(json.dumps(summary | {name: compare(name, options) for name in COMPARISONS}))
+
+
+if __name__ == "__main__":
+    main()
