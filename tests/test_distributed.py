@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import TINY
 from omegaconf import DictConfig
 from test_train import finish, read_json, start
@@ -21,6 +22,7 @@ from cifar_lightning import run
 from cifar_lightning.data import ShapesData
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs import read_rows
+from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
 
@@ -327,7 +329,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         "        maps = self.convolution(images).relu()\n"
         "        return self.linear(maps.reshape(len(maps), -1))\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     losses = {}
     for devices, option in ((1, "trainer.gpus=0"), (2, "trainer=ddp_sim")):
         program = start(
@@ -360,6 +362,45 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(losses[1]) == 3 * 4 + 2
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)
     assert losses[1][:4] != losses[1][4:8]  # it does train
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    data = [typed for typed in OPTIONS if typed.startswith("data")]
+    train(tiny(*data, "target_accuracy=null"))
+    before = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    command = [
+        sys.executable,
+        *TRAIN,
+        f"resume={tmp_path}/run/checkpoints/last.ckpt",
+        "trainer.max_epochs=2",
+        "+trainer.devices=2",
+        "+callbacks.spy._target_=watching.Spy",
+        "+callbacks.spy.folder=${run_dir}/seen",
+    ]
+    port = free_port()
+    ended = together(
+        tmp_path / "cwd", command, command, variables=[srun(0, 2, port), srun(1, 2, port)]
+    )
+    assert ended.codes == [0, 0], ended.outputs
+    assert read_json(tmp_path / "run" / "metrics.json")["world_size"] == 2
+    assert [row["epoch"] for row in read_rows(tmp_path / "run") if "lr" in row] == [1.0, 2.0]
+    left, right = (read_json(tmp_path / "run" / f"seen-{rank}.json") for rank in (0, 1))
+    assert left["trained"] == right["trained"]
+    assert len(left["epochs"]) == len(right["epochs"]) == 1
+    after = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    new = {re.sub(r"resumed_.*", "resumed", path) for path in after - before}
+    assert new == {
+        "cwd",
+        "watching.py",
+        "run/.hydra",
+        "run/.hydra/resumed",
+        "run/train.log",
+        "run/seen-0.json",
+        "run/seen-1.json",
+    }
 
 
 # ---------------------------------------------------------------------------- mistakes
@@ -426,6 +467,19 @@ def test_the_processes_must_be_those_that_were_asked_for(
         run.build_trainer(tiny(*typed, "data.batch_size=24"), {})
     config = tiny("trainer.num_nodes=2", "data.batch_size=24")
     assert run.build_trainer(config, {}).num_nodes == 2
+
+
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
+def test_the_gpus_of_all_machines_share_the_batch(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in srun(0, 6, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    typed = ("trainer.num_nodes=2", "trainer.gpus=auto", "data.batch_size=12")
+    trainer = run.build_trainer(tiny(*typed, "+trainer.accelerator=cpu"), {})
+    assert (trainer.num_nodes, trainer.num_devices) == (2, 3)
 
 
 def test_revisiting_is_refused_on_several_machines(tiny: Compose, shapes: ShapesData) -> None:

@@ -164,7 +164,7 @@ def test_a_nan_on_one_of_two_devices_ends_both(
         "        nan = OneNaN.calls == 1 + 4 and os.environ.get('LOCAL_RANK') == '1'\n"
         "        return images * float('nan') if nan else images\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = [option for option in TINY if "gpus" not in option]
     ended = command(
