@@ -140,7 +140,8 @@ def _check_processes(num_nodes: int, devices: int) -> None:
             f"trainer.num_nodes={num_nodes}, but this process was started alone. torchrun or srun "
             "has to start one process a device on every machine; without them, trainer.num_nodes=1."
         )
-    if started is None or started[2:] == (num_nodes * devices, devices):
+    wanted = (num_nodes * devices, devices)
+    if started is None or (started.total, started.per_node) == wanted:
         return
     raise UserError(
         f"{started.by} started {started.total // started.per_node} x {started.per_node} processes "
