@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from test_train import finish, read_json, start
 
 from cifar_lightning import run
+from cifar_lightning.cli import PACKAGE
 from cifar_lightning.data import ShapesData
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs import read_rows
@@ -122,9 +123,9 @@ def together(
     """Run programs at the same time, and end them all if one hangs."""
     folder.mkdir(parents=True)
     (folder.parent / "watching.py").write_text(WATCHING)
-    paths = [str(folder.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     ours = {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        # The package that is tested here, wherever an installed one may be.
+        "PYTHONPATH": os.pathsep.join([str(folder.parent), str(PACKAGE.parent)]),
         "OMP_NUM_THREADS": "1",
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(folder),
