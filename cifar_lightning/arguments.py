@@ -68,6 +68,8 @@ def check_config(config: DictConfig) -> None:
         )
     if not isinstance(epochs, int) or epochs < 1:
         raise UserError(f"trainer.max_epochs={_typed(epochs)} is not a count from 1.")
+    if trainer.get("num_nodes", 1) < 1:
+        raise UserError(f"trainer.num_nodes={trainer['num_nodes']} is not a count from 1.")
     if isinstance(interval, int | float) and interval <= 0:
         raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
 

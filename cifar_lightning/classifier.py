@@ -149,6 +149,8 @@ class Classifier(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, scores: Scores) -> None:
         images, labels, _ = batch
+        if not len(images):
+            return  # other devices have the last batches, and some networks take no empty ones
         # Compiling pays in training; each size of batch that comes here would be compiled anew.
         with torch.compiler.set_stance("force_eager"):
             logits = self(images)

@@ -8,6 +8,7 @@ import os
 import re
 import secrets
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -26,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from cifar_lightning import processes
 from cifar_lightning.errors import UserError
 from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, alone_in, run_job
 from cifar_lightning.runs import read_sweep
@@ -52,6 +54,8 @@ PATH_KEYS = (
 )
 
 log = logging.getLogger(__name__)
+
+SECONDS_FOR_THE_FIRST = 5  # to come to the same mistake; torchrun then ends the others
 
 SET_BY_US = "CIFAR_LIGHTNING_SETS_FULL_ERROR"
 
@@ -82,6 +86,10 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1" and SET_BY_US not in os.environ
 
     def exit_with(error: Exception) -> NoReturn:
+        # What the disk refuses one process it may not refuse another.
+        typed = isinstance(error, UserError | CompactHydraException | OmegaConfBaseException)
+        if typed and not processes.is_first():
+            _let_the_first_speak()
         sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")  # exit code 1
 
     def job(config: DictConfig) -> Any:
@@ -108,6 +116,8 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
             if config_name == "train":
                 sys.argv[1:] = resume_sweep(sys.argv[1:])
             sys.argv[1:] = prepare_arguments(sys.argv[1:])
+            if not processes.is_first():
+                sys.argv[1:] += _write_nothing(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         except KeyboardInterrupt:
             sys.exit(130)  # as shells report it
@@ -349,6 +359,28 @@ def _in_the_folder_of(checkpoint: Path) -> list[str]:
         # .hydra/ keeps the configuration that the run began with.
         f"hydra.output_subdir=.hydra/resumed_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}",
     ]
+
+
+def _write_nothing(arguments: Sequence[str]) -> list[str]:
+    """Overrides for a process that is not the first: the run's folder and its log are of that one.
+
+    Each of torchrun's and srun's processes is a command of its own, with a time of its own in the
+    name that its run folder would have.
+    """
+    same_for_all = any(a.startswith("hydra.run.dir=") and "${" not in a for a in arguments)
+    folder = [] if same_for_all else ["hydra.run.dir=."]
+    return [*folder, "hydra.output_subdir=null", "hydra/job_logging=terminal"]
+
+
+def _let_the_first_speak() -> None:
+    """Wait for the end that the first process's mistake brings; return if it has made none.
+
+    A mistake in what was typed is every process's. What is wrong on one machine alone, as the
+    number of its GPUs, is said late, but it is said.
+    """
+    if processes.launch() is None:
+        sys.exit(1)  # Lightning's, on the machine of the first
+    time.sleep(SECONDS_FOR_THE_FIRST)
 
 
 def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> str:

@@ -14,7 +14,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def choose_devices(
-    gpus: str | int | list[int], available: int, batch_size: int, one_device: str | None = None
+    gpus: str | int | list[int],
+    available: int,
+    batch_size: int,
+    one_device: str | None = None,
+    num_nodes: int = 1,
 ) -> tuple[str, int | list[int]]:
     """Lightning's accelerator and devices for `trainer.gpus`.
 
@@ -24,13 +28,14 @@ def choose_devices(
         available: GPUs on this machine.
         batch_size: images a step, over all devices.
         one_device: why more than one is out of the question, if it is; `auto` is one then.
+        num_nodes: machines, each with as many devices as this one gets.
 
     Raises:
         UserError: if two or more, or an index, are asked for that are not there or may not be.
     """
     if gpus == "auto":
         counts = range(1, min(available, 1 if one_device else available) + 1)
-        shares = [count for count in counts if batch_size % count == 0]
+        shares = [count for count in counts if batch_size % (count * num_nodes) == 0]
         return ("gpu", shares[-1]) if shares else ("cpu", 1)
     if isinstance(gpus, list):
         missing = [index for index in gpus if not 0 <= index < available]

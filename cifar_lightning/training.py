@@ -154,7 +154,10 @@ def evaluate_best(
     assert isinstance(checkpoint, ModelCheckpoint)
     # By hand: with ckpt_path Lightning would put the callbacks' state of that time back too, and
     # the run's clock with it.
-    classifier.load_state_dict(read_checkpoint(checkpoint.best_model_path).state_dict)
+    # By the first process for all: on another machine there need be no such file.
+    path = checkpoint.best_model_path
+    weights = read_checkpoint(path).state_dict if trainer.is_global_zero else {}
+    classifier.load_state_dict(trainer.strategy.broadcast(weights))
     return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))
 
 

@@ -19,6 +19,7 @@ MODULES = sorted(
 LAYERS: dict[str, int] = {
     "errors": 0,
     "atomic": 0,
+    "processes": 0,
     "augment": 1,
     "models": 1,
     "budget": 1,
@@ -61,6 +62,7 @@ LAYERS: dict[str, int] = {
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
+    "processes": set(),
     "augment": {"torch"},
     "models": {"torch"},
     "budget": {"torch"},

@@ -49,7 +49,7 @@ def test_a_callback_can_be_taken_out(typed: str, tiny: Compose) -> None:
 
 @pytest.mark.parametrize("option", names("trainer"))
 def test_every_trainer_builds(option: str, tiny: Compose, shapes: ShapesData) -> None:
-    config = tiny(f"trainer={option}")
+    config = tiny(f"trainer={option}", "data.batch_size=24")
     trainer = run.build_trainer(config, run.build_callbacks(config, shapes))
     assert trainer.max_epochs == 1
 

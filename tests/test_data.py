@@ -125,6 +125,12 @@ def test_devices_share_each_batch() -> None:
         assert len(left) == len(right) == 15
 
 
+def test_devices_evaluate_whole_batches_in_turn_and_all_as_many() -> None:
+    orders = [BatchOrder(torch.arange(7), 3, None, rank, 2) for rank in (0, 1)]
+    assert [batches(order) for order in orders] == [[[0, 1, 2], [6]], [[3, 4, 5], []]]
+    assert [len(order) for order in orders] == [2, 2]
+
+
 def test_channel_statistics_are_exact() -> None:
     images = torch.randint(0, 256, (20, 3, 8, 8), generator=torch.Generator().manual_seed(0))
     mean, std = channel_statistics(images.byte())

@@ -25,6 +25,15 @@ def test_devices(gpus: str | int | list[int], available: int, expected: object) 
     assert hardware.choose_devices(gpus, available, 256) == expected
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "nodes", "count"), [(256, 2, 4), (12, 2, 3), (12, 3, 4), (12, 12, 1)]
+)
+def test_the_gpus_of_all_machines_share_the_batch_evenly(
+    batch_size: int, nodes: int, count: int
+) -> None:
+    assert hardware.choose_devices("auto", 4, batch_size, num_nodes=nodes) == ("gpu", count)
+
+
 def test_a_job_of_a_sweep_gets_one_device() -> None:
     assert hardware.choose_devices("auto", 4, 256, one_device="trains on one device") == ("gpu", 1)
     assert hardware.choose_devices("auto", 0, 256, one_device="trains on one device") == ("cpu", 1)

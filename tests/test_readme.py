@@ -32,7 +32,9 @@ def test_the_network_to_add_trains_and_is_short(
     assert 0 < metrics["params"] < 100_000
 
 
-COMMANDS = re.findall(r"^    python -m cifar_lightning\.(\w+) (.*)$", README, re.MULTILINE)
+COMMANDS = re.findall(
+    r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (.*)$", README, re.MULTILINE
+)
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)

@@ -325,51 +325,6 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Batch norm would see half a batch in each process; without it both must do the same.
-    (tmp_path / "without_norm.py").write_text(
-        "from torch import nn\n"
-        "class Network(nn.Sequential):\n"
-        "    def __init__(self, num_classes, image_size):\n"
-        "        super().__init__(nn.Conv2d(3, 8, 5, stride=4), nn.ReLU(), nn.Flatten(),\n"
-        "                         nn.Linear(8 * 7 * 7, num_classes))\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    losses = {}
-    for devices, option in ((1, "trainer.gpus=0"), (2, "trainer=ddp_sim")):
-        program = start(
-            *(typed for typed in TINY if "gpus" not in typed),
-            option,
-            "model._target_=without_norm.Network",
-            "budget.min_dilated=0",
-            "budget.min_separable=0",
-            "init=random",
-            "augment=none",
-            "optimizer=sgd",
-            "trainer.max_epochs=3",
-            "data.batch_size=50",
-            "trainer.precision=32-true",
-            "target_accuracy=null",
-            f"hydra.run.dir={devices}",
-        )
-        output = finish(program)
-        assert program.returncode == 0, output
-        assert "Warning" not in output
-        assert output.count("multiply-adds an image") == 1  # one process speaks
-        metrics = read_json(Path(f"{devices}/metrics.json"))
-        assert (metrics["world_size"], metrics["epochs"]) == (devices, 3)
-        losses[devices] = [
-            value
-            for row in read_rows(Path(str(devices)))
-            for name, value in sorted(row.items())
-            if name.endswith(("/loss", "/acc"))
-        ]
-    assert len(losses[1]) == 3 * 4 + 2
-    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
-    assert losses[1][:4] != losses[1][4:8]  # it does train
-
-
-@pytest.mark.slow
 def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
     program = start(*TINY, "trainer.compile=true", "target_accuracy=null")
     output = finish(program)

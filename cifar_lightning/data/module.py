@@ -50,8 +50,7 @@ class ImageData(pl.LightningDataModule):
 
     Raises:
         UserError: from `setup`, if the images are not square, the validation part or the training
-            part would be empty, or a batch is larger than the training part; from
-            `train_dataloader`, if the devices cannot share a batch evenly.
+            part would be empty, or a batch is larger than the training part.
     """
 
     def __init__(
@@ -126,10 +125,6 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
         """Batches in a new order every epoch; incomplete ones are left out."""
         rank, world_size = self._rank_and_world_size()
-        if self.batch_size % world_size:
-            raise UserError(
-                f"{world_size} devices cannot share data.batch_size={self.batch_size} evenly."
-            )
         train = self._placed(self.train)
         index = self.train_index.to(train.labels.device)
         self.losses = torch.full((len(train),), math.inf, device=index.device)
@@ -170,11 +165,12 @@ class BatchOrder(Sampler[Tensor]):
 
     A DataLoader that gets batches from its sampler asks the data set once a batch, not once an
     image. Several devices get each their share of every batch, so a batch is the same batch on any
-    number of them.
+    number of them. Without a seed they get whole batches in turn instead: each is then worked on as
+    one device would, for the last digits of logits depend on how many images are a batch.
 
     Args:
         index: int64 [M], the images to go through; the batches are on its device.
-        batch_size: over all devices.
+        batch_size: over all devices; without a seed, of each.
         seed: of the order, new in each epoch, the incomplete last batch left out; with None the
             images come as in `index`, all of them.
         rank: this process, from 0 to `world_size` - 1.
@@ -208,12 +204,13 @@ class BatchOrder(Sampler[Tensor]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.index), self.batch_size)
-        return full + self.revisited if self.seed is not None else full + bool(rest)
+        if self.seed is None:
+            return math.ceil(len(self.index) / self.batch_size / self.world_size)
+        return len(self.index) // self.batch_size + self.revisited
 
     def __iter__(self) -> Iterator[Tensor]:
         if self.seed is None:
-            yield from self._batches(self.index)
+            yield from self._whole_batches()
             return
         # From seed and epoch alone: a resumed run sees what the unbroken one would have seen.
         generator = torch.Generator().manual_seed(hash((self.seed % 2**32, self.epoch)))
@@ -231,11 +228,15 @@ class BatchOrder(Sampler[Tensor]):
             yield from self._batches(self.index[hardest_first[:again][second]])
 
     def _batches(self, index: Tensor) -> Iterator[Tensor]:
-        batches = index.split(self.batch_size)
-        if self.seed is not None:  # without the incomplete last one
-            batches = batches[: len(index) // self.batch_size]
-        for batch in batches:
+        for batch in index.split(self.batch_size)[: len(index) // self.batch_size]:
             yield batch[self.rank :: self.world_size]
+
+    def _whole_batches(self) -> Iterator[Tensor]:
+        batches = self.index.split(self.batch_size)
+        for first in range(0, len(batches), self.world_size):
+            # Empty where none is left: devices wait for each other at every batch.
+            mine = batches[first : first + self.world_size][self.rank :]
+            yield mine[0] if mine else self.index[:0]
 
 
 def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from cifar_lightning.curves import Curves
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.hardware import choose_devices, choose_precision
+from cifar_lightning.processes import launch
 from cifar_lightning.run.parts import instantiate_part
 
 NO_DDP_IN_SWEEPS = (
@@ -81,7 +82,8 @@ def build_trainer(
     are opened.
 
     Raises:
-        UserError: if the devices are not there or the configuration is refused.
+        UserError: if the devices are not there, are not those of the processes that were started,
+            or cannot share a batch evenly; or if the configuration is refused.
     """
     arguments = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(arguments, dict)
@@ -92,8 +94,15 @@ def build_trainer(
         one_device = NO_DDP_IN_SWEEPS
     elif any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
         one_device = RevisitHardest.ONE_DEVICE
+    num_nodes = arguments.get("num_nodes", 1)  # which earlier checkpoints do not say
+    if one_device and num_nodes != 1:
+        raise UserError(one_device)
     accelerator, devices = choose_devices(
-        arguments.pop("gpus"), torch.cuda.device_count(), config.data.batch_size, one_device
+        arguments.pop("gpus"),
+        torch.cuda.device_count(),
+        config.data.batch_size,
+        one_device,
+        num_nodes=num_nodes,
     )
     arguments.setdefault("accelerator", accelerator)
     arguments.setdefault("devices", devices)
@@ -116,4 +125,29 @@ def build_trainer(
         logger=False,
         enable_progress_bar=get_console().is_terminal,
     )
+    _check_processes(trainer.num_nodes, trainer.num_devices)
+    devices = trainer.num_nodes * trainer.num_devices
+    if config.data.batch_size % devices:
+        raise UserError(
+            f"{devices} devices cannot share data.batch_size={config.data.batch_size} evenly."
+        )
     return trainer
+
+
+def _check_processes(num_nodes: int, devices: int) -> None:
+    """Refuse processes that would wait for others for ever, or train each by itself."""
+    started = launch()
+    if started is None and num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={num_nodes}, but this process was started alone. torchrun or srun "
+            "has to start one process a device on every machine; without them, trainer.num_nodes=1."
+        )
+    wanted = (num_nodes * devices, devices)
+    if started is None or (started.total, started.per_node) == wanted:
+        return
+    raise UserError(
+        f"{started.by} started {started.total // started.per_node} x {started.per_node} processes "
+        f"(machines x processes on each), but the configuration asks for {num_nodes} x {devices}. "
+        "trainer.num_nodes is the number of machines, and trainer.gpus (with trainer=ddp_sim: "
+        "trainer.devices) that of the processes on each."
+    )
