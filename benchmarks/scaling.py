@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py data=folder data.path=DIR_OR_ARCHIVE
 
-Three comparisons, each of the commands that a user would type, in turn, ROUNDS times: images/s of a
-training by one process and by two (`trainer=ddp_sim`); jobs/hour of a sweep over seeds by Hydra's
-basic launcher and by joblib with two jobs at once; trials/hour of a search by one worker and by two.
-Jobs and trials are counted over the whole command, so the programs' start counts too.
+Three comparisons of commands that a user would type, in turn, ROUNDS times: images/s of a training
+by one process and by two (`trainer=ddp_sim`); jobs/hour of a sweep over seeds by Hydra's basic
+launcher and by joblib with two jobs at once; trials/hour of a search by one worker and by two. Jobs
+and trials are counted over the whole command, so the programs' start counts too.
 
 The last line of the output is JSON. Options are those of training; in the environment, ROUNDS, JOBS
 and TRIALS, and COMPARISONS=processes,jobs,workers to choose.

@@ -32,15 +32,23 @@ def test_the_network_to_add_trains_and_is_short(
     assert 0 < metrics["params"] < 100_000
 
 
+SCALING = (ROOT / "docs" / "scaling.md").read_text().replace("\\\n", " ")
 COMMANDS = re.findall(
-    r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (.*)$", README, re.MULTILINE
+    r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (.*)$",
+    README + SCALING,
+    re.MULTILINE,
 )
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
 def test_every_command_composes(name: str, arguments: str) -> None:
     typed = shlex.split(arguments)
-    overrides = [argument.partition(",")[0] for argument in typed if argument != "-m"]
+    # Of a sweep its first job; how it is run, Hydra is asked elsewhere.
+    overrides = [
+        argument.replace("range(0,", "0,").partition(",")[0]
+        for argument in typed
+        if not argument.startswith(("-m", "hydra", "resume_sweep="))
+    ]
     config = compose(prepare_arguments(overrides), config_name=name)
     for override in overrides:
         key, _, value = override.partition("=")
@@ -51,7 +59,7 @@ def test_every_command_composes(name: str, arguments: str) -> None:
 def test_there_are_commands_to_check() -> None:
     names = [name for name, _ in COMMANDS]
     assert names.count("train") >= 5
-    assert {"evaluate", "predict", "export", "report"} <= set(names)
+    assert {"evaluate", "predict", "export", "report", "search"} <= set(names)
 
 
 def test_every_make_target_exists() -> None:

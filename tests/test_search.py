@@ -104,7 +104,7 @@ class Crash(pl.Callback):
             raise RuntimeError("a fault of mine")
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "nan":
+        if self.how == "no_number":
             next(module.network.parameters()).data.fill_(torch.nan)
 """
 
@@ -298,12 +298,10 @@ def test_two_machines_share_one_postgresql_study_and_one_dies(
 def test_what_goes_wrong_fails_the_trial_and_not_the_search(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "conf" / "search").mkdir(parents=True)
-    params = {"+callbacks.crash.how": "choice(raise,kill,nan,no)"}
+    params = {"+callbacks.crash.how": "choice(raise,kill,no_number,no)"}
     OmegaConf.save({"params": params}, tmp_path / "conf" / "search" / "crashes.yaml")
     output = run_search(
         *("--config-dir", str(tmp_path / "conf"), "search=crashes", "n_trials=12", *SMALL),
-        "sampler._target_=optuna.samplers.BruteForceSampler",
-        "~sampler.multivariate",
         "+callbacks.crash._target_=mine.Crash",
         cwd=tmp_path / "here",
         PYTHONPATH=str(tmp_path),
@@ -318,7 +316,7 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(tmp_path: Path) -> N
     assert endings == {
         "raise": {("failed", "a fault of mine")},
         "kill": {("failed", died)},
-        "nan": {("failed", "The loss is not a finite number any more")},
+        "no_number": {("failed", "The loss is not a finite number any more")},
         "no": {("complete", "")},
     }
     assert output.count("failed: a fault of mine") == sum(
@@ -338,10 +336,9 @@ def test_a_trial_without_prospects_is_pruned(tmp_path: Path) -> None:
     params = {"optimizer.lr": "choice(0.1,1e-9)", "seed": "range(3)"}
     OmegaConf.save({"params": params}, tmp_path / "conf" / "search" / "lr.yaml")
     output = run_search(
-        *("--config-dir", str(tmp_path / "conf"), "search=lr", "n_trials=6"),
+        *("--config-dir", str(tmp_path / "conf"), "search=lr", "n_trials=8"),
         *(option for option in SMALL if option != "pruner=null"),
         *("optimizer.sgd_lr=1e-9", "pruner.n_startup_trials=2", "pruner.n_warmup_steps=1"),
-        *("sampler._target_=optuna.samplers.BruteForceSampler", "~sampler.multivariate"),
         cwd=tmp_path / "here",
     )
     rows = table(tmp_path / "here/runs/search/lr")
@@ -361,6 +358,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
     return compose(typed, tmp_path / "search", "search")
 
 
+@pytest.mark.filterwarnings("ignore:.*experimental")
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -375,6 +373,11 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 is not a count from 1"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
         (["sampler._target_=optuna.samplers.No"], r"has no attribute 'No'"),
+        (["sampler._target_=optuna.samplers.RandomSampler"], r"sampler\.multivariate: .* no such"),
+        (
+            ["sampler._target_=optuna.samplers.BruteForceSampler", "~sampler.multivariate"],
+            r"A grid is a sweep's: train -m",
+        ),
         (["pruner.n_startup_trials=-1"], r"pruner: "),
         (["storage=nonsense://x"], r"storage=nonsense://x: "),
         (["storage=postgresql://a:b@127.0.0.1:1/x"], r"a:\*\*\*@127\.0\.0\.1:1/x: .*refused"),

@@ -1,6 +1,5 @@
 """Callbacks, loggers and the Trainer of a configuration."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -90,7 +89,8 @@ def build_trainer(
     del arguments["compile"]
     plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
     one_device = None
-    if jobs.inside() and os.environ.get("SLURM_NTASKS", "1") == "1":
+    started = launch()
+    if jobs.inside() and (started is None or started.total == 1):
         one_device = NO_DDP_IN_SWEEPS
     elif any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
         one_device = RevisitHardest.ONE_DEVICE

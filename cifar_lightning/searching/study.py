@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
+from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.storages import BaseStorage
 
 from cifar_lightning import arguments, run
@@ -100,6 +101,8 @@ def _sampler(config: DictConfig, seed: int) -> optuna.samplers.BaseSampler:
     sampler: optuna.samplers.BaseSampler = run.instantiate_part(
         config.sampler, "sampler", seed=seed
     )
+    if isinstance(sampler, GridSampler | BruteForceSampler):  # which want to end a study themselves
+        raise UserError(f"sampler={config.sampler._target_}: A grid is a sweep's: train -m.")
     return sampler
 
 

@@ -158,9 +158,10 @@ def _train(config: DictConfig, ask: Ask) -> Any:
 
 def _is_hopeless(trial: Trial, question: tuple[int, float]) -> bool:
     validations, accuracy = question
+    step = validations - 1  # pruners count from 0
     known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-    if validations not in known:  # not told by an earlier worker
-        trial.report(accuracy, validations)
+    if step not in known:  # not told by an earlier worker
+        trial.report(accuracy, step)
     return trial.should_prune()
 
 
