@@ -116,6 +116,12 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
             if config_name == "train":
                 sys.argv[1:] = resume_sweep(sys.argv[1:])
             sys.argv[1:] = prepare_arguments(sys.argv[1:])
+            started = processes.launch()
+            if started is not None and started.by == "torchrun" and _is_sweep(sys.argv[1:]):
+                raise UserError(
+                    "torchrun starts the processes of one training: leave -m out. A sweep whose "
+                    "jobs have several devices is hydra/launcher=submitit_slurm's."
+                )
             if not processes.is_first():
                 sys.argv[1:] += _write_nothing(sys.argv[1:])
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
@@ -158,10 +164,10 @@ def _run_apart(config_name: str, config: DictConfig, hydra_config: Any) -> Any:
         log=OmegaConf.to_container(hydra_config.job_logging, resolve=True),  # type: ignore[arg-type]
     )
     ending = "failed"
-    # Of a job of several processes, the first one is in the folder for all.
-    is_first = os.environ.get("SLURM_PROCID", "0") == "0"
+    # The jobs of other commands share a folder; of a job of several processes the first has it.
+    in_its_own = config_name == "train" and processes.is_first()
     try:
-        with alone_in(Path(config.run_dir)) if is_first else contextlib.nullcontext():
+        with alone_in(Path(config.run_dir)) if in_its_own else contextlib.nullcontext():
             _go_on(config, goes_on)
             # Plain: Hydra executes its plugins' modules twice, whose classes no pickle can tell.
             plain = OmegaConf.to_container(hydra_config)
@@ -275,7 +281,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: if a path is empty, the checkpoint to resume does not exist, a group is given no
             option, or there is a space before an equals sign.
     """
-    is_sweep = any(a == "-m" or a.startswith("--multi") for a in arguments)
+    is_sweep = _is_sweep(arguments)
     prepared = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=")
@@ -330,9 +336,13 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
     if "hydra/launcher" in left_out:  # another launcher has other options
         recorded = [o for o in recorded if not _key_of(o).startswith("hydra.launcher.")]
     jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
-    multirun = [] if any(a == "-m" or a.startswith("--multi") for a in others) else ["-m"]
+    multirun = [] if _is_sweep(others) else ["-m"]
     place = f"hydra.sweep.dir={_quoted(str(folder))}"
     return [*multirun, *recorded, *jobs, *others, place, "hydra.sweeper.resume=true"]
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return any(a == "-m" or a.startswith("--multi") for a in arguments)
 
 
 def _key_of(override: str) -> str:

@@ -487,3 +487,15 @@ def test_revisiting_is_refused_on_several_machines(tiny: Compose, shapes: Shapes
     config = tiny("callbacks=revisit", "trainer.num_nodes=2", "data.batch_size=24")
     with pytest.raises(UserError, match="works on one device"):
         run.build_trainer(config, run.build_callbacks(config, shapes))
+
+
+def test_a_sweep_under_torchrun_is_refused() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "cifar_lightning.train", "-m", "seed=0,1"],
+        env=os.environ
+        | {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 1
+    assert "leave -m out" in ended.stderr
