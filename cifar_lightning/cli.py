@@ -168,7 +168,8 @@ def _run_apart(config_name: str, config: DictConfig, hydra_config: Any) -> Any:
     in_its_own = config_name == "train" and processes.is_first()
     try:
         with alone_in(Path(config.run_dir)) if in_its_own else contextlib.nullcontext():
-            _go_on(config, goes_on)
+            if config_name == "train":
+                _go_on(config, goes_on)
             # Plain: Hydra executes its plugins' modules twice, whose classes no pickle can tell.
             plain = OmegaConf.to_container(hydra_config)
             result = run_job(partial(_work, config_name, config, plain), surroundings)
