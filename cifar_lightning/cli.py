@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_lightning import processes
 from cifar_lightning.errors import UserError
 from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, alone_in, run_job
-from cifar_lightning.runs import read_sweep
+from cifar_lightning.runs import read_config_dir, read_sweep
 
 PACKAGE = Path(__file__).resolve().parent
 # Inside the package where it was installed, beside it in a checkout.
@@ -52,6 +52,8 @@ PATH_KEYS = (
     "run",
     "storage",
 )
+
+CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
 
 log = logging.getLogger(__name__)
 
@@ -330,16 +332,24 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
             f"resume_sweep={value}: no sweep's folder, which has a multirun.yaml. As in: "
             "resume_sweep=runs/train/<date>_<time>_sweep"
         )
-    typed = [a for a in others if not a.startswith("-")]
+    # Options first, and what belongs to them: Hydra takes overrides in one stretch alone.
+    options: list[str] = []
+    typed: list[str] = []
+    for before, argument in zip(["", *others], others, strict=False):
+        of_option = argument.startswith("-") or before in CONFIG_DIR
+        (options if of_option else typed).append(argument)
+    if not _is_sweep(options):
+        options.insert(0, "-m")
+    if not set(CONFIG_DIR) & set(options) and (place := read_config_dir(folder)):
+        options += [CONFIG_DIR[0], place]
     left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
     left_out |= {_key_of(argument) for argument in typed}
     recorded = [o for o in read_sweep(folder, "hydra") if _key_of(o) not in left_out]
     if "hydra/launcher" in left_out:  # another launcher has other options
         recorded = [o for o in recorded if not _key_of(o).startswith("hydra.launcher.")]
     jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
-    multirun = [] if _is_sweep(others) else ["-m"]
-    place = f"hydra.sweep.dir={_quoted(str(folder))}"
-    return [*multirun, *recorded, *jobs, *others, place, "hydra.sweeper.resume=true"]
+    goes_on = [f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweeper.resume=true"]
+    return [*options, *recorded, *jobs, *typed, *goes_on]
 
 
 def _is_sweep(arguments: Sequence[str]) -> bool:

@@ -206,6 +206,15 @@ def read_sweep(folder: Path, part: str = "task") -> list[str]:
     return _texts(_read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{part}"))
 
 
+def read_config_dir(folder: Path) -> str | None:
+    """The folder of further configurations that a multirun was started with, if it was."""
+    sources = _read_yaml(folder / "multirun.yaml", [], "hydra.runtime.config_sources")
+    for source in sources if OmegaConf.is_list(sources) else []:
+        if source.get("provider") == "command-line":
+            return str(source.path)
+    return None
+
+
 def _overrides(hydra: Path, problems: list[str]) -> list[str]:
     return _texts(_read_yaml(hydra / "overrides.yaml", problems))
 

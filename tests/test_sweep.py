@@ -151,10 +151,24 @@ def test_alone_it_is_the_sweep_as_it_was_typed(recorded: Path) -> None:
     whole = ["-m", *launcher, "seed=0,1", "+x=${now:%Y}", *goes_on(recorded)]
     assert resume_sweep([f"resume_sweep={recorded}"]) == whole
     assert resume_sweep([f"resume_sweep='{recorded}'"]) == whole
-    again = ["--multirun", *launcher, "seed=0,1", "+x=${now:%Y}", "--multirun"]
-    assert sorted(resume_sweep(["--multirun", f"resume_sweep={recorded}"])) == sorted(
-        [*again[1:], *goes_on(recorded)]
-    )
+    again = ["--multirun", *launcher, "seed=0,1", "+x=${now:%Y}", *goes_on(recorded)]
+    assert resume_sweep(["--multirun", f"resume_sweep={recorded}"]) == again
+
+
+def test_a_further_folder_of_configurations_stays(recorded: Path) -> None:
+    config = OmegaConf.load(recorded / "multirun.yaml")
+    config.hydra.runtime = {
+        "config_sources": [
+            {"path": "here", "schema": "file", "provider": "main"},
+            {"path": "/further", "schema": "file", "provider": "command-line"},
+        ]
+    }
+    OmegaConf.save(config, recorded / "multirun.yaml")
+    rest = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "+x=${now:%Y}"]
+    told = resume_sweep([f"resume_sweep={recorded}"])
+    assert told == ["-m", "--config-dir", "/further", *rest, *goes_on(recorded)]
+    told = resume_sweep([f"resume_sweep={recorded}", "--config-dir", "moved"])
+    assert told == ["-m", "--config-dir", "moved", *rest, *goes_on(recorded)]
 
 
 def test_with_a_launcher_it_is_the_same_sweep_on_that(recorded: Path) -> None:
