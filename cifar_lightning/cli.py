@@ -119,10 +119,10 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
                 sys.argv[1:] = resume_sweep(sys.argv[1:])
             sys.argv[1:] = prepare_arguments(sys.argv[1:])
             started = processes.launch()
-            if started is not None and started.by == "torchrun" and _is_sweep(sys.argv[1:]):
+            if started is not None and started.total > 1 and _is_sweep(sys.argv[1:]):
                 raise UserError(
-                    "torchrun starts the processes of one training: leave -m out. A sweep whose "
-                    "jobs have several devices is hydra/launcher=submitit_slurm's."
+                    f"{started.by} starts the processes of one training: leave -m out. A sweep "
+                    "whose jobs have several devices is hydra/launcher=submitit_slurm's."
                 )
             if not processes.is_first():
                 sys.argv[1:] += _write_nothing(sys.argv[1:])
@@ -340,7 +340,8 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
         (options if of_option else typed).append(argument)
     if not _is_sweep(options):
         options.insert(0, "-m")
-    if not set(CONFIG_DIR) & set(options) and (place := read_config_dir(folder)):
+    names = {option.partition("=")[0] for option in options}
+    if not names & set(CONFIG_DIR) and (place := read_config_dir(folder)):
         options += [CONFIG_DIR[0], place]
     left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
     left_out |= {_key_of(argument) for argument in typed}

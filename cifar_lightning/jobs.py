@@ -271,18 +271,23 @@ def _a_gpu_of_its_own() -> Iterator[None]:
     import torch
 
     count = torch.cuda.device_count()
-    if not count or "SLURM_JOB_ID" in os.environ:  # SLURM gives each job its own
+    slurm_job = os.environ.get("SLURM_JOB_ID")
+    if not count or (slurm_job and count == 1):  # SLURM has given it its own
         yield
         return
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = shown.split(",")[:count] if shown else [str(index) for index in range(count)]
     place = Path(tempfile.gettempdir(), f"cifar_lightning_{os.getuid()}")
-    place.mkdir(exist_ok=True)
+    try:
+        place.mkdir(exist_ok=True)
+    except OSError as error:
+        raise JobFailed(f"The locks that keep jobs on GPUs apart: {error}") from error
     waiting = False
     while True:
         for gpu in gpus:
             try:
-                held = FileLock(place / f"gpu_{gpu.strip()}.lock").acquire(timeout=0)
+                name = f"gpu_{slurm_job or ''}_{gpu.strip()}.lock"  # SLURM counts anew in each job
+                held = FileLock(place / name).acquire(timeout=0)
             except Timeout:
                 continue
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu

@@ -34,12 +34,22 @@ def search(config: DictConfig) -> dict[str, Any]:
 
     if find_spec("optuna") is None:
         raise UserError("A search needs Optuna: pip install 'cifar-lightning[search]'.")
+    from cifar_lightning.processes import launch
     from cifar_lightning.searching import outcome, study, worker
     from cifar_lightning.searching.claims import Claims
     from cifar_lightning.searching.storage import named
 
     if config.sweep is not None:
-        raise UserError("A search makes its own trials: leave -m out.")
+        raise UserError(
+            "A search makes its own trials: leave -m out. For more workers start it again, in "
+            "another terminal or on another machine."
+        )
+    started = launch()
+    if started is not None and started.total > 1:
+        raise UserError(
+            f"{started.by} starts the processes of one training. Workers of a search know nothing "
+            "of each other: start each by itself, on SLURM by sbatch --array."
+        )
     search, storage = study.open_search(config)
     with named(search.address):
         claims = Claims(
@@ -51,7 +61,7 @@ def search(config: DictConfig) -> dict[str, Any]:
         finally:
             claims.close()
             found = outcome.conclude(search)
-    if "best" not in found:
+    if "best" not in found and not {"running", "waiting"} & set(found):
         raise UserError("No trial came to its end: trials.csv has the reasons.")
     return found
 

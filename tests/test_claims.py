@@ -99,6 +99,21 @@ def test_a_worker_that_was_taken_for_dead_finds_out(address: str, tmp_path: Path
     other.beat(0)
 
 
+def test_of_two_who_take_a_worker_for_dead_one_has_its_trial(address: str, tmp_path: Path) -> None:
+    killed_worker(address, tmp_path / "theirs")
+    study, one = open_claims(address, tmp_path / "one", 1, silence_s=0.1)
+    assert one.next() == 0
+    _, other = open_claims(address, tmp_path / "other", 1, silence_s=0.1)
+    other._put_back(0)  # judged a moment before
+    assert other._claim(0)
+    assert not one._claim(0)
+    states = []
+    for claims in (one, other):  # the first has it no more
+        claims.give_back(0)
+        states.append(study.trials[0].state)
+    assert states == [TrialState.RUNNING, TrialState.WAITING]
+
+
 def test_a_trial_that_is_done_is_not_given_back(address: str, tmp_path: Path) -> None:
     study, claims = open_claims(address, tmp_path / "folder", 1)
     assert claims.next() == 0

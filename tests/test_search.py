@@ -352,6 +352,8 @@ def test_a_trial_without_prospects_is_pruned(tmp_path: Path) -> None:
 
 # Mistakes.
 
+HERE = ["logger=csv", "trainer.gpus=0"]  # of TINY, what is of the machine
+
 
 def composed(tmp_path: Path, *overrides: str) -> DictConfig:
     typed = prepare_arguments([*TINY, *overrides])
@@ -372,6 +374,9 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing is searched"),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 is not a count from 1"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
+        (["sampler=null"], r"sampler has no _target_"),
+        (["trainer=ddp_sim"], r"A trial of a search trains on one device"),
+        (["trainer.gpus=2"], r"A trial of a search trains on one device"),
         (["sampler._target_=optuna.samplers.No"], r"has no attribute 'No'"),
         (["sampler._target_=optuna.samplers.RandomSampler"], r"sampler\.multivariate: .* no such"),
         (
@@ -420,7 +425,47 @@ def worker_search(config: DictConfig) -> tuple[worker.Search, Any]:
     ],
 )
 def test_what_is_of_the_machine_is_no_part_of_an_experiment(override: str, expected: bool) -> None:
-    assert outcome.is_of_machine(override) is expected
+    assert worker.is_of_machine(override) is expected
+
+
+def test_a_folder_with_another_studys_trials_is_not_gone_on_with(tmp_path: Path) -> None:
+    first, _ = open_search(composed(tmp_path))
+    worker.trial_config(first, 0, ["optimizer.lr=0.1"])
+    last = tmp_path / "search/trials/0/checkpoints/last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    again = worker.trial_config(first, 0, ["optimizer.lr=0.1"])
+    assert (again.resume, again.overrides) == ("search/trials/0/checkpoints/last.ckpt", HERE)
+    with pytest.raises(UserError, match=r"trials/0 has a trial of another study"):
+        worker.trial_config(first, 0, ["optimizer.lr=0.2"])
+
+
+def test_a_search_in_which_all_trials_fail_alike_is_stopped(tmp_path: Path) -> None:
+    config = composed(tmp_path, "n_trials=9", "budget.max_params=1000")
+    with pytest.raises(UserError, match=r"All 3 trials failed for one reason.* 257,856"):
+        search(config)
+    assert [row["state"] for row in table(tmp_path / "search")] == ["failed"] * 3
+
+
+def test_an_experiment_that_was_chosen_is_the_base_of_the_best(tmp_path: Path) -> None:
+    trial = optuna.trial.create_trial(
+        value=0.5, user_attrs={"overrides": ["experiment=sgd", "augment=none", "optimizer.lr=0.2"]}
+    )
+    file, _ = outcome.write_experiment(tmp_path, "found", ["trainer.max_epochs=3"], trial, 1)
+    (tmp_path / "typed").mkdir()
+    typed = ["--config-dir", str(tmp_path / "conf"), "experiment=found", "--cfg", "job"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "cifar_lightning.train", *typed], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    config = OmegaConf.create(ended.stdout)
+    assert isinstance(config, DictConfig)
+    expected = compose(
+        ["experiment=sgd", "augment=none", "optimizer.lr=0.2", "trainer.max_epochs=3"]
+    )
+    for key in ("optimizer", "augment", "init", "scheduler", "label_smoothing", "trainer"):
+        assert config[key] == expected[key], key
+    assert file.name == "found.yaml"
 
 
 def test_each_trial_has_a_seed_of_its_own() -> None:

@@ -23,10 +23,11 @@ from cifar_lightning.processes import launch
 from cifar_lightning.run.parts import instantiate_part
 
 NO_DDP_IN_SWEEPS = (
-    "A job of a sweep (-m) or of a search trains on one device: the processes of the others would "
-    "start everything again. What works: a job a GPU (trainer.gpus=1 hydra/launcher=joblib "
+    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
+    "sweep again. What works: a job a GPU (trainer.gpus=1 hydra/launcher=joblib "
     "hydra.launcher.n_jobs=GPUS); several GPUs a job where SLURM starts the processes "
-    "(hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=GPUS); or no -m."
+    "(hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=2 hydra.launcher.tasks_per_node=2 "
+    "trainer=ddp trainer.gpus=2); or no -m."
 )
 
 

@@ -6,7 +6,9 @@ the storage sees it; the others put it back, so that it goes on under its number
 that were chosen for it.
 """
 
+import hashlib
 import secrets
+import socket
 import time
 from pathlib import Path
 
@@ -55,7 +57,8 @@ class Claims:
         self._n_trials = n_trials
         self._silence_s = silence_s
         self.heartbeat_s = silence_s / 4
-        self._name = secrets.token_hex(8)
+        self._here = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+        self._name = f"{self._here}-{secrets.token_hex(8)}"
         self._workers = folder / "workers"
         self._workers.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(lock)
@@ -72,8 +75,9 @@ class Claims:
         self._alive.release()
 
     def workers_here(self) -> int:
-        """Those alive that use this folder, this one among them."""
-        return sum(not self._is_free(file) for file in self._workers.glob("*.lock"))
+        """Those alive on this machine that use this folder, this one among them."""
+        files = self._workers.glob(f"{self._here}-*.lock")
+        return sum(not self._is_free(file) for file in files)
 
     def next(self) -> int | None:
         """The number of a trial that is this worker's from now on.
@@ -88,7 +92,7 @@ class Claims:
                 trials = self._unfinished()
                 for trial in trials:
                     if trial.state == TrialState.RUNNING and self._is_dead(trial):
-                        self.give_back(trial.number)
+                        self._put_back(trial.number)
                 number = self._take()
             if number is not None or not (others := self._unfinished()):
                 return number
@@ -109,7 +113,11 @@ class Claims:
         self._storage.set_trial_user_attr(self._id(number), "heartbeat", self._beats)
 
     def give_back(self, number: int) -> None:
-        """Have a trial that is not done wait for whoever takes it next."""
+        """Have a trial of this worker's that is not done wait for whoever takes it next."""
+        if self._storage.get_trial(self._id(number)).user_attrs.get("worker") == self._name:
+            self._put_back(number)
+
+    def _put_back(self, number: int) -> None:
         try:
             self._storage.set_trial_state_values(self._id(number), TrialState.WAITING)
         except UpdateFinishedTrialError:
@@ -135,7 +143,10 @@ class Claims:
             return False
         if claimed:
             self._storage.set_trial_user_attr(self._id(number), "worker", self._name)
-            self.beat(number)
+            try:
+                self.beat(number)
+            except TrialLost:  # to one who took the trial's earlier worker for dead a moment later
+                return False
         return claimed
 
     def _unfinished(self) -> list[FrozenTrial]:

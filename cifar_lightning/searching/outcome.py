@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
@@ -19,10 +20,9 @@ from rich.text import Text
 
 from cifar_lightning import console, pictures
 from cifar_lightning.atomic import atomic_write
-from cifar_lightning.checkpoint import PLACES
 from cifar_lightning.cli import CONF
 from cifar_lightning.searching.storage import without_password
-from cifar_lightning.searching.worker import Search
+from cifar_lightning.searching.worker import Search, is_of_machine
 
 NAMES = {
     TrialState.COMPLETE: "complete",
@@ -58,6 +58,11 @@ def conclude(search: Search) -> dict[str, Any]:
         How many trials ended in which way, by name; and of the best, if there is one, its number,
         as `best`, and its validation accuracy, as `val/acc`.
     """
+    with FileLock(search.lock):  # the last of several workers has the last word
+        return _conclude(search)
+
+
+def _conclude(search: Search) -> dict[str, Any]:
     study, folder = search.study, search.folder
     trials = study.get_trials(deepcopy=False)
     found: dict[str, Any] = dict(counts(trials))
@@ -129,13 +134,6 @@ def write_pictures(folder: Path, study: optuna.Study) -> list[Path]:
     return written
 
 
-def is_of_machine(override: str) -> bool:
-    """Whether an override says where things are and not what is trained."""
-    key = override.lstrip("+~").partition("=")[0]
-    places = (*(f"data.{place}" for place in PLACES), "trainer.gpus", "data", "logger")
-    return key in places or key.startswith("logger.")
-
-
 def write_experiment(
     folder: Path, name: str, overrides: Sequence[str], best: FrozenTrial, n_trials: int
 ) -> tuple[Path, str]:
@@ -153,13 +151,13 @@ def write_experiment(
     """
     recipe = [o for o in overrides if not is_of_machine(o)]
     here = [o for o in overrides if is_of_machine(o)]
-    base = [o.partition("=")[2] for o in recipe if o.startswith("experiment=")]
+    chosen = [*recipe, *best.user_attrs["overrides"]]
+    base = [o.partition("=")[2] for o in chosen if o.startswith("experiment=")]
     left_out = [o for o in recipe if o.startswith("~")]
-    kept = [o for o in recipe if not o.startswith(("experiment=", "~"))]
-    chosen = ["target_accuracy=null", *kept, *best.user_attrs["overrides"]]
+    kept = [o for o in chosen if not o.startswith(("experiment=", "~"))]
     groups: dict[str, str] = {}
     values: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(chosen):
+    for override in OverridesParser.create().parse_overrides(["target_accuracy=null", *kept]):
         key = override.key_or_group
         if (CONF / key).is_dir():
             groups[key] = str(override.value())

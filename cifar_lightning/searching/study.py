@@ -15,10 +15,9 @@ from optuna.storages import BaseStorage
 from cifar_lightning import arguments, run
 from cifar_lightning.cli import CONF, compose
 from cifar_lightning.errors import UserError
-from cifar_lightning.searching.outcome import is_of_machine
 from cifar_lightning.searching.space import as_overrides, examples, parse_space
 from cifar_lightning.searching.storage import lock_of, named, open_storage, without_password
-from cifar_lightning.searching.worker import OF_EVERY_TRIAL, Search
+from cifar_lightning.searching.worker import OF_EVERY_TRIAL, Search, is_of_machine
 
 # Keys of a search; all others are of its trials.
 OWN = {str(key) for key in OmegaConf.load(CONF / "search.yaml")} - {"defaults", "hydra"} | {
@@ -51,6 +50,7 @@ def open_search(config: DictConfig) -> tuple[Search, BaseStorage]:
     arguments.check_config(example)
     if example.data.get("val_size") == 0:
         raise UserError("data.val_size=0 leaves no images to judge a trial by.")
+    _check_devices(example.trainer)
 
     sampler = partial(_sampler, config)
     sampler(0)  # what is wrong with it is said now
@@ -84,9 +84,9 @@ def _check(config: DictConfig) -> None:
     values: Any = OmegaConf.to_container(config, resolve=True)
     kinds = {"n_trials": int, "silence_s": float, "storage": str | None, "study": str | None}
     arguments.check_values("", kinds, values)
-    for key in ("sampler", "pruner"):
-        if values[key] is not None:
-            arguments.check_part(key, values[key])
+    arguments.check_part("sampler", values["sampler"])
+    if values["pruner"] is not None:
+        arguments.check_part("pruner", values["pruner"])
     if config.n_trials < 1:
         raise UserError(f"n_trials={config.n_trials} is not a count from 1.")
     if config.silence_s <= 0:
@@ -94,6 +94,16 @@ def _check(config: DictConfig) -> None:
     if not OmegaConf.is_dict(config.search.get("params")):
         raise UserError(
             f"search={config.choices.search} has no params: keys, and what each may be."
+        )
+
+
+def _check_devices(trainer: DictConfig) -> None:
+    gpus, devices = trainer.gpus, trainer.get("devices", 1)
+    several = gpus > 1 if isinstance(gpus, int) else OmegaConf.is_list(gpus) and len(gpus) > 1
+    if several or devices != 1 or trainer.num_nodes != 1:
+        raise UserError(
+            "A trial of a search trains on one device. Start the search once for each GPU instead: "
+            "all that have the same storage share the trials, and each takes a GPU of its own."
         )
 
 

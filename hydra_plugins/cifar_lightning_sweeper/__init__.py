@@ -33,6 +33,7 @@ class GridSweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
         self.resume = resume
+        self.lost: UserError | None = None  # why the launcher does not know of some jobs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -79,15 +80,13 @@ class GridSweeper(BasicSweeper):
             errors = self._launch(launched)
         finally:
             finished = sweep.show_sweep(folder, jobs, errors)
+        if self.lost is not None:
+            raise self.lost
         if not finished:
             raise SystemExit(1)
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[Exception]:
-        """What the jobs raised, with whatever launcher was typed.
-
-        Raises:
-            UserError: if the launcher cannot launch, or lost its jobs.
-        """
+        """What the jobs raised, with whatever launcher was typed."""
         assert self.launcher is not None
         errors: list[Exception] = []
         done = 0
@@ -97,7 +96,8 @@ class GridSweeper(BasicSweeper):
             try:
                 results = self.launcher.launch(batch, initial_job_idx=done)
             except RuntimeError as error:  # of the launcher: no job's exception comes out of it
-                raise UserError(f"hydra/launcher: {error}") from error
+                self.lost = UserError(f"hydra/launcher: {error}")
+                results = []
             # `return_value` would raise it, and print the job's overrides.
             errors += [r._return_value for r in results if r.status is JobStatus.FAILED]
             done += len(batch)
