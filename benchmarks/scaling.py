@@ -104,8 +104,8 @@ def main() -> None:
         "device": hardware.device_name(torch.device("cpu")),
         "torch": torch.__version__,
         "rounds": ROUNDS,
-        "jobs": JOBS,
-        "trials": TRIALS,
+        "jobs_per_sweep": JOBS,
+        "trials_per_search": TRIALS,
     }
     print(json.dumps(summary | {name: compare(name, options) for name in COMPARISONS}))
 
