@@ -267,13 +267,15 @@ def start(place: Path, *arguments: str, **environment: str) -> "subprocess.Popen
     """`python -m cifar_lightning.train`, in a folder that has the callback."""
     (place / "crash.py").write_text(CRASH)
     more = {"PYTHONPATH": str(place), "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
+    # Of tests in this process: W&B would write what the command tells it to their folder.
+    inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     return subprocess.Popen(
         [sys.executable, "-m", "cifar_lightning.train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=place,
-        env=os.environ | more | environment,
+        env=inherited | more | environment,
         # What a shell starts by & ignores Ctrl-C, and so would what the tests start then.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
