@@ -660,7 +660,7 @@ def test_what_cannot_be_run_is_said_in_one_message(tmp_path: Path) -> None:
 
     code, said = command(tmp_path, "-m", *TINY[:-1], "trainer=ddp_sim", "seed=0,1")
     assert code == 1
-    assert "failed: 0 (seed=0): A job of a sweep (-m) or of a search trains on one device" in said
+    assert "failed: 0 (seed=0): A job of a sweep (-m) trains on one device" in said
     assert "hydra/launcher=joblib" in said
     assert "hydra/launcher=submitit_slurm" in said
     assert "2 runs: 2 failed." in said
