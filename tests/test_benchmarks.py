@@ -92,7 +92,8 @@ def test_the_stop_rule_is_judged_for_all_weights_and_margins() -> None:
 
 @pytest.mark.slow
 def test_scaling_compares_one_with_two() -> None:
-    summary = last_line("scaling.py", "trainer.max_epochs=1", ROUNDS="1", JOBS="2", TRIALS="2")
+    options = ("trainer.max_epochs=1", "data.batch_size=50")  # which two devices can share
+    summary = last_line("scaling.py", *options, ROUNDS="1", JOBS="2", TRIALS="2")
     for name in ("processes", "jobs", "workers"):
         found = summary[name]
         assert found["ratio"] == pytest.approx(found["2"] / found["1"], rel=0.1)

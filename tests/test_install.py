@@ -24,7 +24,7 @@ def sources(folder: Path) -> Path:
     folder.mkdir(parents=True)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, folder)
-    for name in ("cifar_lightning", "conf"):
+    for name in ("cifar_lightning", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -60,7 +60,8 @@ def test_the_wheel_holds_the_whole_package_every_configuration_and_template(whee
         f"cifar_lightning/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")
     }
     templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.iterdir()}
-    assert held == code | configurations | templates
+    plugin = {"hydra_plugins/cifar_lightning_sweeper/__init__.py"}
+    assert held == code | plugin | configurations | templates
 
 
 @pytest.mark.slow
