@@ -40,7 +40,8 @@ class Checkpoint:
         data_facts: of the data of its training.
         state_dict: of the classifier.
         global_step: optimizer steps so far.
-        at_epoch_end: whether a training can go on from it.
+        at_epoch_end: whether it is of the end of an epoch.
+        has_training_state: whether it holds more than the network, as the optimizer's state.
     """
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
@@ -51,6 +52,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     global_step: int
     at_epoch_end: bool
+    has_training_state: bool
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -98,6 +100,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 "state_dict": content["state_dict"],
                 "global_step": content["global_step"],
                 "at_epoch_end": progress["is_last_batch"],
+                "has_training_state": "optimizer_states" in content,
             }
         )
     except (LookupError, TypeError, AttributeError, ValidationError) as error:
@@ -119,6 +122,11 @@ def resumed(config: DictConfig) -> DictConfig:
     """
     path = Path(config.resume).expanduser()
     checkpoint = read_checkpoint(path)
+    if not checkpoint.has_training_state:
+        raise UserError(
+            f"resume={path} holds the network alone, as the copies on W&B do. Take last.ckpt of "
+            "the run's folder."
+        )
     if not checkpoint.at_epoch_end:
         raise UserError(
             f"resume={path} was saved in the middle of an epoch, whose remaining images "

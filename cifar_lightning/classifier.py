@@ -9,8 +9,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.utilities import dim_zero_cat
 
 from cifar_lightning.augment import scale
 
@@ -43,6 +44,28 @@ class Scores(nn.Module):
         self.accuracy.reset()
 
 
+class Guesses(Metric):
+    """What each image was taken for, gathered from all devices."""
+
+    full_state_update = False
+    rows: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, index: Tensor, logits: Tensor) -> None:
+        """Note a batch: index [N], logits [N, classes]; N may be 0, as it is on some devices."""
+        guesses = logits.argmax(1, keepdim=True)  # [N, 1]
+        confidences = logits.float().softmax(1).gather(1, guesses)
+        self.rows.append(torch.cat([index[:, None], guesses, confidences], dim=1))  # [N, 3]
+
+    def compute(self) -> Tensor:
+        """Float32 [images, 3]: index, guess and confidence, in the order of the index."""
+        rows = dim_zero_cat(self.rows)
+        return rows[rows[:, 0].argsort()]
+
+
 class Classifier(pl.LightningModule):
     """Classifies uint8 images; normalisation is part of it, so a checkpoint needs no preprocessing.
 
@@ -65,6 +88,7 @@ class Classifier(pl.LightningModule):
     Attributes:
         train_size: pixels, height and width, that training steps scale their images to; None for
             no scaling.
+        tested: what the last test took each image for: see `Guesses.compute`; None before it.
 
     Raises:
         ValueError: if `label_smoothing` is not in [0, 1].
@@ -103,6 +127,8 @@ class Classifier(pl.LightningModule):
         self.fit_scores = Scores(len(classes))
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
+        self.test_guesses = Guesses()
+        self.tested: Tensor | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """From uint8 to zero mean and unit variance by channel; channels_last, in its dtype."""
@@ -145,16 +171,20 @@ class Classifier(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count one test batch."""
-        self._evaluate(batch, self.test_scores)
+        logits = self._evaluate(batch, self.test_scores)
+        self.test_guesses.update(batch[2], logits)
 
-    def _evaluate(self, batch: Batch, scores: Scores) -> None:
+    def _evaluate(self, batch: Batch, scores: Scores) -> Tensor:
+        """Count a batch; returns its logits [N, classes]."""
         images, labels, _ = batch
         if not len(images):
-            return  # other devices have the last batches, and some networks take no empty ones
+            # Other devices have the last batches, and some networks take no empty ones.
+            return self.mean.new_empty(0, len(self.classes))
         # Compiling pays in training; each size of batch that comes here would be compiled anew.
         with torch.compiler.set_stance("force_eager"):
-            logits = self(images)
+            logits: Tensor = self(images)
         scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         """Log training and validation together, so that they share a row and a step."""
@@ -170,6 +200,8 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test figures."""
         self._log("test", self.test_scores)
+        self.tested = self.test_guesses.compute().cpu()
+        self.test_guesses.reset()
 
     def _log_training(self) -> None:
         self._log("train", self.fit_scores)

@@ -10,7 +10,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,13 @@ PATH_KEYS = (
     "storage",
 )
 
+# Overrides that a run's title has in other words, or that do not change what is trained.
+NOT_IN_TITLE = (
+    *PATH_KEYS,
+    *("data", "data.mirrors", "experiment", "model", "seed", "trainer", "trainer.gpus"),
+)
+LONGEST_TITLE = 100  # W&B has room for 128
+
 CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
 
 log = logging.getLogger(__name__)
@@ -75,6 +82,21 @@ OmegaConf.register_new_resolver(
     lambda experiment, model: re.sub(r"[^\w.-]+", "-", str(experiment or model)),
     replace=True,
 )
+
+
+def title(choices: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> str:
+    """A run's name on W&B: what it trains, what was typed that changes it, and its seed."""
+    words = [str(choices.get("experiment") or choices.get("model"))]
+    for override in overrides:
+        key = _key_of(override)
+        if key not in NOT_IN_TITLE and not key.startswith(("hydra", "logger")):
+            words.append(override.lstrip("+"))
+    name, ending = " ".join(words), f" seed {seed}"
+    room = LONGEST_TITLE - len(ending)
+    return (name if len(name) <= room else f"{name[: room - 1]}…") + ending
+
+
+OmegaConf.register_new_resolver("title", title, replace=True)
 
 
 def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], None]:

@@ -83,7 +83,7 @@ def measure(
         curves = (
             _robustness(inference, images, labels, data.batch_size, advance) if robustness else None
         )
-    matrix = measures.confusion_matrix(logits, labels)
+    matrix = measures.confusion_matrix(logits.argmax(1), labels, len(data.classes))
     by_class = zip(data.classes, measures.class_accuracies(matrix), strict=True)
     results = {
         "images": len(images),
@@ -167,7 +167,8 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
 
 def _mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
     """The images that the classifier was surest of and wrong; None where it is always right."""
-    wrong = measures.confident_mistakes(logits, data.test.labels, MISTAKES)
+    confidences, guesses = logits.softmax(1).max(1)  # [N], [N]
+    wrong = measures.confident_mistakes(guesses, confidences, data.test.labels, MISTAKES)
     if not len(wrong.index):
         return None
     captions = [

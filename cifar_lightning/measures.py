@@ -40,9 +40,15 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return {name: round(value.item(), 6) for name, value in found.items()}
 
 
-def confusion_matrix(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images of a class (row) were taken for which (column): int64 [classes, classes]."""
-    matrix: Tensor = multiclass_confusion_matrix(logits, labels, logits.shape[1])
+def confusion_matrix(guesses: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """How many images of a class (row) were taken for which (column): int64 [classes, classes].
+
+    Args:
+        guesses: int64 [N].
+        labels: int64 [N].
+        num_classes: of both.
+    """
+    matrix: Tensor = multiclass_confusion_matrix(guesses, labels, num_classes)
     return matrix
 
 
@@ -79,12 +85,20 @@ class Mistakes:
     confidences: Tensor
 
 
-def confident_mistakes(logits: Tensor, labels: Tensor, count: int) -> Mistakes:
-    """The mistakes that the classifier was surest of, at most `count`."""
-    confidence, guesses = logits.softmax(1).max(1)
+def confident_mistakes(
+    guesses: Tensor, confidences: Tensor, labels: Tensor, count: int
+) -> Mistakes:
+    """The mistakes that the classifier was surest of, at most `count`.
+
+    Args:
+        guesses: int64 [N].
+        confidences: their probabilities [N].
+        labels: int64 [N].
+        count: of the mistakes.
+    """
     wrong = (guesses != labels).nonzero().flatten()
-    index = wrong[confidence[wrong].argsort(descending=True, stable=True)[:count]]
-    return Mistakes(index, guesses[index], confidence[index])
+    index = wrong[confidences[wrong].argsort(descending=True, stable=True)[:count]]
+    return Mistakes(index, guesses[index], confidences[index])
 
 
 def class_accuracies(matrix: Tensor) -> list[float | None]:

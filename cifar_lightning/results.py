@@ -55,6 +55,9 @@ def collect(
     if isinstance(pruning, Pruning) and pruning.pruned:
         ending = "pruned"
     epochs = _whole(throughput.epochs)
+    scores = [
+        (row["val/acc"], -row["epoch"]) for row in read_rows(config.run_dir) if "val/acc" in row
+    ]
     metrics = {
         "data": config.choices.data,
         "model": config.choices.model,
@@ -64,6 +67,8 @@ def collect(
         "stopped_by": ending if finished else "interrupted",
         "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
         "val/acc": None if score is None else score.item(),
+        # Of several that are as good the first, as the checkpoint's.
+        "best_epoch": _whole(-max(scores)[1]) if scores else epochs,
         "test/acc": _metric(trainer, "test/acc"),
         "test/loss": _metric(trainer, "test/loss"),
         "epochs_to_target": epochs if reached else None,

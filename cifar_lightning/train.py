@@ -31,7 +31,7 @@ def train(
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import pytorch_lightning as pl
 
-    from cifar_lightning import arguments, checkpoint, console, jobs, results, run, training
+    from cifar_lightning import arguments, checkpoint, console, jobs, results, review, run, training
     from cifar_lightning.callbacks import Pruning
     from cifar_lightning.errors import DataUnavailable
 
@@ -59,6 +59,7 @@ def train(
     with training.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers
         console.show_start(config, data, trainer, callbacks)
+        review.introduce(config, budget, callbacks, loggers)
         finished = training.fit(trainer, classifier, data, config) and training.evaluate_best(
             trainer, classifier, data, callbacks["best"]
         )
@@ -67,6 +68,7 @@ def train(
             results.save(config, metrics, loggers)
             if finished:
                 results.save_explanations(config, classifier, data, loggers)
+                review.conclude(config, classifier, data, callbacks["best"], metrics, loggers)
             console.show_result(config, metrics, loggers)
         if not finished:
             raise KeyboardInterrupt

@@ -237,7 +237,8 @@ def test_an_evaluation_is_of_the_images_it_says(
 
 def test_mistakes_have_their_own_captions(sure: Inference, shapes: ShapesData) -> None:
     logits = sure.logits(shapes.test.images, 100)
-    wrong = measures.confident_mistakes(logits, shapes.test.labels, 36)
+    confidences, guesses = logits.softmax(1).max(1)
+    wrong = measures.confident_mistakes(guesses, confidences, shapes.test.labels, 36)
     figure = evaluation._mistakes(logits, shapes, "t")
     assert figure is not None
     (axes,) = figure.axes

@@ -30,22 +30,24 @@ def test_two_classes_have_a_second_place_and_one_has_none() -> None:
 
 
 def test_labels_are_rows_and_predictions_columns() -> None:
-    matrix = measures.confusion_matrix(LOGITS, LABELS)
+    matrix = measures.confusion_matrix(LOGITS.argmax(1), LABELS, 3)
     assert matrix.tolist() == [[1, 1, 0], [1, 1, 0], [1, 0, 1]]
     assert measures.class_accuracies(matrix) == [0.5, 0.5, 0.5]
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:
-    matrix = measures.confusion_matrix(LOGITS[:4], LABELS[:4])
+    matrix = measures.confusion_matrix(LOGITS[:4].argmax(1), LABELS[:4], 3)
     assert measures.class_accuracies(matrix) == [0.5, 0.5, None]
 
 
 def test_mistakes_come_most_confident_first() -> None:
-    wrong = measures.confident_mistakes(LOGITS, LABELS, 2)
+    confidences, guesses = LOGITS.softmax(1).max(1)
+    wrong = measures.confident_mistakes(guesses, confidences, LABELS, 2)
     assert wrong.index.tolist() == [3, 1]
     assert wrong.guesses.tolist() == [0, 1]
     assert wrong.confidences.tolist() == pytest.approx([0.8, 0.7])
-    assert len(measures.confident_mistakes(LOGITS[:1], LABELS[:1], 2).index) == 0
+    right = measures.confident_mistakes(guesses[:1], confidences[:1], LABELS[:1], 2)
+    assert len(right.index) == 0
 
 
 def test_calibration_by_hand() -> None:

@@ -1,5 +1,6 @@
 """What watches or steers a run from outside the step."""
 
+from cifar_lightning.callbacks.gradients import GradientNorm
 from cifar_lightning.callbacks.mirror import MirrorSymmetry
 from cifar_lightning.callbacks.nan import TerminateOnNaN
 from cifar_lightning.callbacks.pruning import Pruning
@@ -9,6 +10,7 @@ from cifar_lightning.callbacks.target import TargetReached, validation_threshold
 from cifar_lightning.callbacks.throughput import Throughput
 
 __all__ = [
+    "GradientNorm",
     "LowResolutionFirst",
     "MirrorSymmetry",
     "Pruning",

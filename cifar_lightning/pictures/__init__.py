@@ -1,7 +1,12 @@
 """Figures from arrays, nothing else; `save_png` writes them."""
 
 from cifar_lightning.pictures.curves import learning_curves
-from cifar_lightning.pictures.evaluation import confusion_matrix, reliability, robustness
+from cifar_lightning.pictures.evaluation import (
+    class_accuracies,
+    confusion_matrix,
+    reliability,
+    robustness,
+)
 from cifar_lightning.pictures.grid import captioned_grid
 from cifar_lightning.pictures.layers import activation_maps, feature_maps, filters
 from cifar_lightning.pictures.save import save_png
@@ -9,6 +14,7 @@ from cifar_lightning.pictures.save import save_png
 __all__ = [
     "activation_maps",
     "captioned_grid",
+    "class_accuracies",
     "confusion_matrix",
     "feature_maps",
     "filters",

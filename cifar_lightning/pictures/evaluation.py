@@ -49,6 +49,30 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
     return figure
 
 
+def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figure:
+    """A bar for each class, the best on top.
+
+    Args:
+        accuracies: by class, from 0 to 1; None where a class has no images.
+        title: one line.
+    """
+    known = {name: acc for name, acc in accuracies.items() if acc is not None}
+    names = sorted(known, key=lambda name: known[name])
+    figure = Figure(figsize=(6, min(1.2 + 0.28 * len(names), 12)), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots()
+    bars = axes.barh(range(len(names)), [known[name] for name in names], color=BLUE, height=0.7)
+    if len(names) <= LARGEST_WITH_NUMBERS:
+        axes.bar_label(bars, [f"{known[name]:.1%}" for name in names], padding=3, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="accuracy", xlim=(0, 1.1), ylim=(-0.6, len(names) - 0.4))
+    axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    return figure
+
+
 def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> Figure:
     """Accuracy against confidence, and below it how many images have that confidence.
 

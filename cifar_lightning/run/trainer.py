@@ -62,8 +62,6 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
             loggers.append(logger)
     boards = [logger for logger in loggers if isinstance(logger, BoardLogger)]
     try:
-        for board in boards:
-            board.log_hyperparams(OmegaConf.to_container(config, resolve=True))
         yield loggers
     except BaseException:
         for board in boards:

@@ -1,0 +1,71 @@
+"""Which code a run is of."""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# Of a checkout, what a training depends on.
+CODE = ("cifar_lightning", "conf", "hydra_plugins", "pyproject.toml", "requirements.lock")
+LONGEST_DIFF = 1_000_000  # characters
+
+
+@dataclass(frozen=True)
+class CodeState:
+    """Where a checkout stands.
+
+    Attributes:
+        commit: its hash; None if the package was installed, or Git is not there.
+        dirty: whether the code differs from it; None without a commit.
+        diff: how, new files too; Git can apply it.
+    """
+
+    commit: str | None = None
+    dirty: bool | None = None
+    diff: str = ""
+
+
+def code_state(place: Path = PACKAGE) -> CodeState:
+    """The state of the checkout that the package runs from.
+
+    Args:
+        place: a folder in it.
+    """
+    try:
+        _git(place, "ls-files", "--error-unmatch", "cli.py")  # else it is in someone else's
+        root = Path(_git(place, "rev-parse", "--show-toplevel").strip())
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        code = [name for name in CODE if (root / name).exists()]
+        diff = _git(root, "diff", *PLAIN, "HEAD", "--", *code)
+        new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *code)
+        for name in filter(None, new.split("\0")):
+            diff += _git(root, "diff", *PLAIN, "--no-index", "--", os.devnull, name, expected=1)
+    except (OSError, subprocess.SubprocessError):
+        return CodeState()
+    if len(diff) > LONGEST_DIFF:
+        return CodeState(commit, dirty=True, diff=f"{diff[:LONGEST_DIFF]}\n(cut off here)\n")
+    return CodeState(commit, dirty=bool(diff), diff=diff)
+
+
+PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
+
+
+def _git(folder: Path, *arguments: str, expected: int = 0) -> str:
+    """What Git prints.
+
+    Raises:
+        OSError: if there is no Git.
+        subprocess.SubprocessError: if it takes long, or ends with another exit code.
+    """
+    ended = subprocess.run(
+        ["git", "-C", folder, *arguments],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=10,
+        env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+    )
+    if ended.returncode != expected:
+        raise subprocess.CalledProcessError(ended.returncode, arguments)
+    return ended.stdout

@@ -1,0 +1,41 @@
+"""How large the gradients are."""
+
+import pytorch_lightning as pl
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+
+class GradientNorm(pl.Callback):
+    """Logs `train/grad_norm`: the L2 norm of all gradients together, a mean over the steps.
+
+    With each validation, or each epoch where there is none; since the last time. The gradients are
+    those that the optimizer sees: of all devices, unscaled, accumulated.
+    """
+
+    def __init__(self) -> None:
+        self._sum: Tensor | float = 0.0  # on the device: reading it would make a GPU wait
+        self._steps = 0
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Add a step's."""
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        self._sum = self._sum + get_total_norm(gradients).detach()
+        self._steps += 1
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log with the validation's metrics."""
+        if trainer.state.fn == "fit":
+            self._log(pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log where no validation has."""
+        if not trainer.enable_validation:
+            self._log(pl_module)
+
+    def _log(self, pl_module: pl.LightningModule) -> None:
+        if self._steps:
+            pl_module.log("train/grad_norm", self._sum / self._steps)
+        self._sum, self._steps = 0.0, 0
