@@ -5,7 +5,7 @@ DEPENDENCIES := .venv/.dependencies-of-lock
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train demo report test test-all test-gpu lint format bench bench-target \
+.PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format bench bench-target \
     bench-stop bench-cold bench-scaling wheel lock
 
 help:  ## list the targets
@@ -40,6 +40,21 @@ demo: $(READY)  ## train on generated images: no files, no network, half a minut
 
 report: $(READY)  ## a page about the newest run or sweep, in the browser; ARGS="run=FOLDER"
 	$(PYTHON) -m cifar_lightning.report open=true $(ARGS)
+
+# Where a run's W&B files go; make board WANDB=FOLDER/wandb for others.
+WANDB := runs/wandb
+
+board: $(READY)  ## W&B's terminal viewer on all runs of this machine; no account needed
+	@test -d "$(WANDB)" || { echo "Error: there is no run in $(WANDB): make train makes one." >&2; exit 1; }
+	@WANDB_DIR="$(WANDB)/.." .venv/bin/wandb leet "$(WANDB)"
+
+wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login)
+	@test -d "$(WANDB)" || { echo "Error: there is no run in $(WANDB): make train makes one." >&2; exit 1; }
+	@# From where they were started, as W&B's files name others by relative paths. Of online runs
+	@# those that no server took to their end; latest-run is a link to one of all.
+	@folder=$$(cd "$(WANDB)" && pwd) && cd "$$folder/../.." && \
+	    find "$$folder" -maxdepth 1 -type d -name '*run-*' -print0 | \
+	    WANDB_DIR="$$folder/.." xargs -0 "$(CURDIR)/.venv/bin/wandb" sync --include-online
 
 test: $(READY)  ## the tests, within 10 minutes on two cores; pytest's options by ARGS=
 	$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)

@@ -25,6 +25,7 @@ LAYERS: dict[str, int] = {
     "budget": 1,
     "optim": 1,
     "pictures": 1,
+    "panels": 3,
     "jobs": 1,
     "runs": 1,
     "cli": 2,
@@ -59,6 +60,7 @@ LAYERS: dict[str, int] = {
     "sweep": 9,
     "searching": 8,
     "search": 9,
+    "dashboard": 9,
 }
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
@@ -97,6 +99,8 @@ OUTSIDE: dict[str, set[str]] = {
     "sweep": {"joblib", "rich"},
     "searching": {"optuna", "sqlalchemy", "hydra", "omegaconf", "matplotlib", "filelock", "rich"},
     "search": {"omegaconf"},
+    "panels": {"wandb", "wandb_workspaces"},
+    "dashboard": {"omegaconf"},
     "corruptions": {"torch", "torchvision", "numpy", "PIL"},
     "measures": {"torch", "torchmetrics"},
     "explain": {"torch"},
@@ -164,7 +168,9 @@ def test_only_run_instantiates_configurations() -> None:
     assert users == ["cifar_lightning.run.parts"]
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "export", "report", "search"])
+@pytest.mark.parametrize(
+    "name", ["train", "evaluate", "predict", "export", "report", "search", "dashboard"]
+)
 def test_entry_points_import_the_command_line_alone_at_the_top(name: str) -> None:
     top = imports(f"cifar_lightning.{name}", at_the_top=True)
     assert {name for name in top if name.startswith("cifar_lightning")} == {"cifar_lightning.cli"}

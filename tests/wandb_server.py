@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 KEY = "0123456789abcdef" * 2 + "01234567"  # of the length that W&B's keys have
 
-Behaviour = Literal["answer", "hang", "drop", "forbid"]
+Behaviour = Literal["answer", "hang", "drop", "forbid", "refuse"]
 
 
 @dataclass
@@ -65,6 +65,8 @@ class WandbServer:
         match operation:
             case "Viewer":
                 return {"viewer": user | {"teams": {"edges": []}}}
+            case "GetDefaultEntity":
+                return {"viewer": user | {"entity": "somebody"}}
             case "RunResumeStatus":
                 return {"model": project | {"bucket": None}}
             case "UpsertBucket":
@@ -101,6 +103,21 @@ class WandbServer:
                 return {"createArtifactFiles": {"files": {"edges": edges}}}
             case "CommitArtifact":
                 return {"commitArtifact": {"artifact": {"id": "A", "digest": "x"}}}
+            case "GetProjects":
+                page = {"endCursor": None, "hasNextPage": False}
+                details: dict[str, Any] = {
+                    "entityName": "somebody",
+                    "createdAt": "2026-11-25T00:00:00",
+                }
+                details |= {"isBenchmark": False, "user": None}
+                nodes = [{"node": project | details, "cursor": ""}]
+                return {"models": {"edges": nodes, "pageInfo": page}}
+            case "UpsertView2" | "upsertView":
+                view = {"id": "Vmlldzox", "name": variables["name"], "type": variables["type"]}
+                view |= {"displayName": variables["displayName"], "description": ""}
+                view |= {"project": project | {"entityName": "somebody"}}
+                view |= {"spec": variables["spec"], "updatedAt": "2026-11-25T00:00:00"}
+                return {"upsertView": {"view": view, "inserted": True}}
         return {}
 
 

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from cifar_lightning.board.content import save_shareable, searchable
 from cifar_lightning.board.messages import Messages
+from cifar_lightning.board.service import end_service
 from cifar_lightning.board.source import CodeState
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class BoardLogger(WandbLogger):
 
         def log() -> None:
             cells = [[wandb.Image(image), *row] for image, row in zip(images, rows, strict=True)]
-            with _staged_in(self._folder):
+            with _kept_in(self._folder, self.run):
                 self.run.log({name: wandb.Table(["image", *columns], cells)})
 
         self._safely(log)
@@ -144,8 +145,8 @@ class BoardLogger(WandbLogger):
             save_shareable(path, file)
             name = f"model-{self.run.id}"[:LONGEST_NAME]
             artifact = wandb.Artifact(name, type="model", metadata=json.loads(json.dumps(metadata)))
-            # Not another copy, in a folder of the user's that nobody ever empties.
-            artifact.add_file(str(file.absolute()), policy="immutable", skip_cache=True)
+            # Not another copy, in the user's home; and a relative path, which W&B sends along.
+            artifact.add_file(os.path.relpath(file), policy="immutable", skip_cache=True)
             self.run.log_artifact(artifact, aliases=["best"])
 
         self._safely(log)
@@ -157,26 +158,17 @@ class BoardLogger(WandbLogger):
 
     def close(self, exit_code: int = 0) -> None:
         """End the W&B run, so that the next job of this process begins its own."""
-        try:
-            self.run.finish(exit_code)
-        except Exception as error:  # whatever W&B meets, the training is worth more
-            self._say(error)
-            self._end_the_service()
-            return
+        self._safely(self.run.finish, exit_code)
         if self._messages.gave_up:
             self._say(self._messages.gave_up)
         elif shutil.disk_usage(self._folder).free < FULL:  # of which W&B says nothing
             self._say(f"the disk of {os.path.relpath(self._folder)} is full")
-        elif not self.run.offline and not self._failed:
+        if self._failed:
+            end_service()
+        elif not self.run.offline:
             # As `wandb sync` marks what it has sent: a later one then leaves this run out.
             for file in self._folder.glob("*.wandb"):
                 self._safely(file.with_suffix(".wandb.synced").touch)
-
-    def _end_the_service(self) -> None:
-        """End W&B's own process, or what is left of it, so that the next run gets a new one."""
-        import wandb
-
-        self._safely(wandb.teardown, 1)
 
     def _safely(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         try:
@@ -202,13 +194,26 @@ class BoardLogger(WandbLogger):
 
 
 @contextlib.contextmanager
-def _staged_in(folder: Path) -> Iterator[None]:
-    """Have W&B keep there what it will upload, and not in the user's home."""
+def _kept_in(folder: Path, run: "wandb.Run") -> Iterator[None]:
+    """Have W&B keep there, and not in the user's home, what it will upload of a table.
+
+    And have it do without absolute paths: it would send them along.
+    """
     before = os.environ.get("WANDB_DATA_DIR")
+    log_artifact = run.log_artifact
+
+    def log_relative(artifact: "wandb.Artifact", *args: Any, **kwargs: Any) -> "wandb.Artifact":
+        for entry in artifact.manifest.entries.values():
+            if entry.local_path is not None:
+                entry.local_path = os.path.relpath(entry.local_path)
+        return log_artifact(artifact, *args, **kwargs)
+
     os.environ["WANDB_DATA_DIR"] = str(folder.absolute())
+    run.log_artifact = log_relative  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:
+        del run.log_artifact
         if before is None:
             del os.environ["WANDB_DATA_DIR"]
         else:

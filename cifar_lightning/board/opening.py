@@ -10,6 +10,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from cifar_lightning.board.logger import BoardLogger
 from cifar_lightning.board.messages import Messages
+from cifar_lightning.board.service import end_service
 
 if TYPE_CHECKING:
     import wandb  # the package works without it, with logger=csv
@@ -89,13 +90,17 @@ def open_board(
         init_timeout=SECONDS_TO_BEGIN,
         finish_timeout=finish_timeout,
         finish_timeout_raises=True,
+        x_transaction_log_flush_interval=2.0,  # seconds; what a killed run has not on the disk
     )
     if wanted != "offline":
-        if _is_logged_in(settings, messages):
-            # The server may be down: then offline, and `wandb sync` uploads the run later.
-            attempts = ["online", "offline"]
-        elif wanted == "online":
-            log.warning("W&B: not logged in (wandb login), so this run is offline.")
+        try:
+            if _is_logged_in(settings, messages):
+                # The server may be down: then offline, and `wandb sync` uploads the run later.
+                attempts = ["online", "offline"]
+            elif wanted == "online":
+                log.warning("W&B: not logged in (wandb login), so this run is offline.")
+        except Exception as error:  # a malformed key, no network: neither may stop a training
+            _say_that_not("online", error)
     # W&B's reports on itself, whose failures are of no interest.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     for attempt in attempts:
@@ -118,19 +123,28 @@ def open_board(
                 settings=settings,
             )
         except Exception as error:  # whatever W&B meets, the training is worth more
-            then = "; it is offline" if attempt == "online" else ", so there is no board"
-            log.warning("W&B could not begin a run %s%s: %s", attempt, then, error)
+            _say_that_not(attempt, error)
         else:
             return BoardLogger(run, messages, log_code, log_images, log_checkpoint)
     return None
 
 
+def _say_that_not(mode: str, error: Exception) -> None:
+    """Say that a run could not begin, and what comes instead."""
+    then = "; it is offline" if mode == "online" else ", so there is no board"
+    log.warning("W&B could not begin a run %s%s: %s", mode, then, error)
+    end_service()
+
+
 def _is_logged_in(settings: "wandb.Settings", messages: Messages) -> bool:
+    """Whether there are credentials, without asking for any.
+
+    Raises:
+        Exception: of any kind, if the server does not answer or refuses them.
+    """
     import wandb
 
-    try:
-        wandb.setup()
-        wandb.termsetup(settings, messages)
-        return bool(wandb.login(prompt=False))
-    except Exception:  # a malformed key, no network: neither may stop a training
-        return False
+    # With WANDB_MODE=offline it would answer no, but what is typed goes before that.
+    wandb.setup().settings.mode = "online"
+    wandb.termsetup(settings, messages)
+    return bool(wandb.login(prompt=False))

@@ -1,0 +1,205 @@
+"""Online runs on a server of our own that answers, refuses, hangs, drops, and forbids."""
+
+import getpass
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from wandb_files import recorded, run_folders, without_service
+from wandb_server import KEY, Behaviour, WandbServer, wait_for, wandb_server
+
+from cifar_lightning.cli import CONF
+from cifar_lightning.runs import read_rows
+
+NOWHERE = "http://127.0.0.1:9"
+EPOCHS = 60  # about ten seconds, in which a server can go away
+IN_TIME = 90  # seconds, from its going away to the end
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with wandb_server() as running:
+        yield running
+
+
+def start(url: str, *arguments: str, online: bool = True) -> subprocess.Popen[str]:
+    options = [*TINY, "logger=default", "target_accuracy=null", "logger.wandb.finish_timeout=3"]
+    options += [f"logger.wandb.mode={'online' if online else 'offline'}", *arguments]
+    place = {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "HOME": str(Path.cwd())}
+    place["WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"] = "1"  # seconds
+    return subprocess.Popen(
+        [sys.executable, "-m", "cifar_lightning.train", *options],
+        env=without_service() | place,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(program: subprocess.Popen[str], seconds: float = IN_TIME) -> str:
+    try:
+        output = program.communicate(timeout=seconds)[0]
+    finally:
+        program.kill()
+    assert program.returncode == 0, output
+    assert "Traceback" not in output
+    return output
+
+
+def only(pattern: str) -> Path:
+    (found,) = Path.cwd().glob(pattern)
+    return found
+
+
+def check_that_nothing_is_lost(output: str, epochs: int, said: str) -> None:
+    """All files of the run are there, and one message says what happened."""
+    (message,) = (line for line in output.splitlines() if "W&B" in line)
+    assert said in message
+    metrics: dict[str, Any] = json.loads(only("runs/train/*/metrics.json").read_text())
+    assert metrics["test/acc"] is not None
+    assert only("runs/train/*/checkpoints/best.ckpt").stat().st_size
+    rows = read_rows(only("runs/train/*"))
+    assert [row["epoch"] for row in rows if "val/acc" in row] == list(range(1, epochs + 1))
+
+
+def test_an_online_run_is_uploaded_and_tells_nothing_of_the_machine(server: WandbServer) -> None:
+    whole = ("trainer.max_epochs=2", "logger.wandb.finish_timeout=60")
+    output = finish(start(server.url, *whole))
+    assert "W&B" not in output
+    rows = [row for row in server.streamed("wandb-history.jsonl") if "val/acc" in row]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"best", "latest"} <= {
+        alias["alias"]
+        for variables in server.variables("CreateArtifact")
+        for alias in variables["input"]["aliases"]
+    }
+    uploaded = {path.removeprefix("/upload/") for path, _ in server.sent}
+    assert {"best.ckpt", "mistakes.table.json", "config.yaml"} <= uploaded
+    assert f"{server.url}/somebody/p/runs/" in output
+
+    texts = [json.dumps(variables) for _, variables in server.asked]
+    texts += [b.decode(errors="replace") for path, b in server.sent if "diff.patch" not in path]
+    for text in texts:
+        for secret in (KEY, str(Path.cwd()), str(CONF.parent), f'"{socket.gethostname()}"'):
+            assert secret not in text, text[:300]
+        assert f'"{getpass.getuser()}"' not in text
+    assert {v["host"] for v in server.variables("UpsertBucket")} <= {None, ""}
+    (folder,) = run_folders()
+    assert list(folder.glob("*.wandb.synced"))  # `make wandb-sync` leaves it out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", ["hang", "drop", "forbid"])
+def test_a_server_that_goes_away_ends_no_training(
+    server: WandbServer, behaviour: Behaviour
+) -> None:
+    program = start(server.url, f"trainer.max_epochs={EPOCHS}")
+    wait_for(server.saw_a_row, 100)
+    server.behaviour = behaviour
+    output = finish(program)
+    check_that_nothing_is_lost(output, EPOCHS, "The training goes on; what its board lacks is kept")
+    (folder,) = run_folders()
+    assert [row["epoch"] for row in recorded(folder).rows] == list(range(1, EPOCHS + 1))
+    assert len(server.streamed("wandb-history.jsonl")) < EPOCHS
+
+    server.behaviour = "answer"
+    assert sync(server).returncode == 0
+    epochs = {row["epoch"] for row in server.streamed("wandb-history.jsonl") if "val/acc" in row}
+    assert epochs == set(range(1, EPOCHS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behaviour", ["hang", "refuse", "forbid"])
+def test_a_server_that_is_away_from_the_start_makes_the_run_offline(
+    server: WandbServer, behaviour: Behaviour
+) -> None:
+    url = NOWHERE
+    if behaviour != "refuse":
+        url, server.behaviour = server.url, behaviour
+    output = finish(start(url))
+    check_that_nothing_is_lost(output, 1, "W&B could not begin a run online; it is offline")
+    (folder,) = (path for path in run_folders() if path.name.startswith("offline"))
+    assert recorded(folder).summary["test/acc"] is not None
+
+
+@pytest.mark.slow
+def test_without_its_own_process_wandb_ends_no_training(server: WandbServer) -> None:
+    program = start(server.url, f"trainer.max_epochs={EPOCHS}")
+    wait_for(server.saw_a_row, 100)
+    os.kill(core_of(program.pid), signal.SIGKILL)
+    output = finish(program)
+    check_that_nothing_is_lost(output, EPOCHS, "W&B: ")
+
+
+def core_of(pid: int) -> int:
+    """The process of W&B that a training has started."""
+    (found,) = (
+        int(status.parent.name)
+        for status in Path("/proc").glob("[0-9]*/status")
+        if f"PPid:\t{pid}\n" in (text := status.read_text()) and "Name:\twandb-core" in text
+    )
+    return found
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_leaves_the_rows_so_far() -> None:
+    program = start(NOWHERE, "trainer.max_epochs=10_000", online=False)
+    deadline = time.monotonic() + 100
+    while not run_folders() or not recorded(run_folders()[0]).rows:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    core = core_of(program.pid)
+    program.kill()
+    program.communicate()
+    while Path(f"/proc/{core}").exists():  # it writes what it has
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    (folder,) = run_folders()
+    board = recorded(folder)
+    assert board.rows[0]["epoch"] == 1
+    assert not board.of("exit")
+    assert board.config["model"] == "dilated_dw"
+
+
+def sync(server: WandbServer) -> subprocess.CompletedProcess[str]:
+    where = f"WANDB={Path.cwd() / 'runs' / 'wandb'}"
+    return subprocess.run(
+        ["make", "--no-print-directory", "-C", str(CONF.parent), "wandb-sync", where],
+        env=without_service() | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+def test_wandb_sync_uploads_all_offline_runs_once(server: WandbServer) -> None:
+    for seed in (0, 1):
+        finish(start(server.url, f"seed={seed}", online=False))
+    last = min(Path.cwd().glob("runs/train/*/checkpoints/last.ckpt"))
+    resumed = [sys.executable, "-m", "cifar_lightning.train", f"resume={last}"]
+    subprocess.run([*resumed, "trainer.max_epochs=2"], env=without_service(), check=True)
+    assert len(run_folders()) == 3
+    assert not server.asked
+    ended = sync(server)
+    assert ended.returncode == 0, ended.stderr
+    assert len({variables["name"] for variables in server.variables("UpsertBucket")}) == 2
+    rows = [row for row in server.streamed("wandb-history.jsonl") if "val/acc" in row]
+    assert sorted(row["epoch"] for row in rows) == [1, 1, 2]
+    uploaded = [path for path, _ in server.sent]
+    assert uploaded.count("/upload/best.ckpt") == 3
+    assert str(Path.cwd()) not in server.everything()
+    count = len(server.sent)
+    assert "No runs to sync" in sync(server).stderr
+    assert len(server.sent) == count
+    assert not Path("wandb").exists()
+    assert not (CONF.parent / "wandb").exists()
