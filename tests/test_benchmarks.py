@@ -98,3 +98,12 @@ def test_scaling_compares_one_with_two() -> None:
         found = summary[name]
         assert found["ratio"] == pytest.approx(found["2"] / found["1"], rel=0.1)
         assert found["2"] > 0
+
+
+@pytest.mark.slow
+def test_a_board_is_measured_beside_none() -> None:
+    summary = last_line("board.py", ROUNDS="2")
+    for name in ("norm", "board"):
+        low, high = summary[f"range_{name}"]
+        assert 0 < low <= summary[f"ratio_{name}"] <= high
+        assert summary[f"{name}_seconds_beside"] > 0

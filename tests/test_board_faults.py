@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import TINY
+from test_faults import own_disk
 from wandb_files import recorded, run_folders, without_service
 from wandb_server import KEY, Behaviour, WandbServer, wait_for, wandb_server
 
@@ -203,3 +205,23 @@ def test_wandb_sync_uploads_all_offline_runs_once(server: WandbServer) -> None:
     assert len(server.sent) == count
     assert not Path("wandb").exists()
     assert not (CONF.parent / "wandb").exists()
+
+
+@own_disk
+@pytest.mark.slow
+def test_a_disk_that_is_full_costs_the_board_and_not_the_run(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    options = ["logger=default", "logger.wandb.mode=offline", f"logger.wandb.save_dir={disk}"]
+    script = f"mkdir {disk} && mount -t tmpfs -o size=100k disk {disk} && " + shlex.join(
+        [sys.executable, "-m", "cifar_lightning.train", *TINY, *options]
+    )
+    ended = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        env=without_service(),
+        capture_output=True,
+        text=True,
+        timeout=IN_TIME,
+    )
+    assert ended.returncode == 0, ended.stderr
+    output = ended.stdout + ended.stderr
+    check_that_nothing_is_lost(output, 1, "No space left on device")

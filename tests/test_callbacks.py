@@ -108,6 +108,31 @@ def test_a_clock_of_an_earlier_version_is_refused() -> None:
         Throughput().load_state_dict({"seconds": 1.0, "images": 100, "epochs": 1.0})
 
 
+@pytest.mark.parametrize("options", [[], ["callbacks=mirror"], ["data.val_size=0"]])
+def test_the_gradient_norm_is_the_mean_of_what_the_optimizer_saw(
+    tiny: Compose, tmp_path: Path, options: list[str]
+) -> None:
+    config = tiny("target_accuracy=null", "trainer.max_epochs=2", *options)
+    data = run.build_data(config)
+    classifier, _ = run.build_classifier(config, data)
+    callbacks = run.build_callbacks(config, data)
+    trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
+    seen: list[float] = []
+
+    class Spy(pl.Callback):
+        def on_train_batch_end(self, *arguments: object) -> None:
+            squares = [p.grad.square().sum() for p in classifier.parameters() if p.grad is not None]
+            seen.append(torch.stack(squares).sum().sqrt().item())
+
+    trainer.callbacks.append(Spy())  # type: ignore[attr-defined]
+    with training.quiet(), run.open_loggers(config) as trainer.loggers:
+        training.fit(trainer, classifier, data, config)
+    steps = len(seen) // 2
+    means = [sum(seen[:steps]) / steps, sum(seen[steps:]) / steps]
+    rows = read_rows(tmp_path / "run")
+    assert [row["train/grad_norm"] for row in rows] == pytest.approx(means, rel=1e-4)
+
+
 def test_no_images_make_no_rate() -> None:
     assert Throughput().images_per_s == 0.0
 

@@ -286,6 +286,8 @@ for config.data.batch_size in (24, 60):
         for measure in (trainer.validate, trainer.test):
             measure(classifier, data, verbose=False)
             figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            tested = classifier.tested if measure == trainer.test else None
+            figures["tested"] = None if tested is None else tested.tolist()
             measured.append(figures | {"rank": trainer.global_rank, "of": trainer.world_size})
 Path(f"{output}-{trainer.global_rank}.json").write_text(json.dumps({"measured": measured}))
 """
@@ -313,6 +315,10 @@ def test_two_processes_measure_exactly_what_one_does(one: Ended, tmp_path: Path)
             assert 0 < expected[f"{part}/acc"] < 1
             assert found[f"{part}/acc"] == expected[f"{part}/acc"]
             assert found[f"{part}/loss"] == pytest.approx(expected[f"{part}/loss"], rel=1e-6)
+            if part == "test":  # image by image, whichever process had it
+                guesses = torch.tensor(expected["tested"])
+                assert guesses[:, 0].tolist() == list(range(len(guesses)))
+                assert torch.allclose(torch.tensor(found["tested"]), guesses, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -32,10 +32,10 @@ def test_the_network_to_add_trains_and_is_short(
     assert 0 < metrics["params"] < 100_000
 
 
-SCALING = (ROOT / "docs" / "scaling.md").read_text().replace("\\\n", " ")
+DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("scaling.md", "wandb.md"))
 COMMANDS = re.findall(
     r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (.*)$",
-    README + SCALING,
+    README + DOCS.replace("\\\n", " "),
     re.MULTILINE,
 )
 
@@ -59,12 +59,12 @@ def test_every_command_composes(name: str, arguments: str) -> None:
 def test_there_are_commands_to_check() -> None:
     names = [name for name, _ in COMMANDS]
     assert names.count("train") >= 5
-    assert {"evaluate", "predict", "export", "report", "search"} <= set(names)
+    assert {"evaluate", "predict", "export", "report", "search", "dashboard"} <= set(names)
 
 
 def test_every_make_target_exists() -> None:
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)\b", README)) <= rules | {"and"}
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", README + DOCS)) <= rules | {"and"}
 
 
 def test_the_tree_is_the_tree_on_disk() -> None:
@@ -81,5 +81,6 @@ def test_the_tree_is_the_tree_on_disk() -> None:
 
 
 def test_its_pictures_exist() -> None:
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).is_file()
+    for text, folder in ((README, ROOT), (DOCS, ROOT / "docs")):
+        for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
+            assert (folder / picture).is_file()

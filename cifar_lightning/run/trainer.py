@@ -12,7 +12,7 @@ from rich import get_console
 
 from cifar_lightning import jobs
 from cifar_lightning.board import BoardLogger
-from cifar_lightning.callbacks import RevisitHardest
+from cifar_lightning.callbacks import GradientNorm, RevisitHardest
 from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
 from cifar_lightning.console import EpochLines, ProgressBar
 from cifar_lightning.curves import Curves
@@ -113,7 +113,8 @@ def build_trainer(
         arguments["precision"] = choose_precision(arguments["accelerator"])
     if not has_validation:
         arguments["limit_val_batches"] = 0
-    watching = list(callbacks.values())
+    # Those of others may change the gradients first.
+    watching = sorted(callbacks.values(), key=lambda callback: isinstance(callback, GradientNorm))
     if get_console().is_terminal:
         watching.append(ProgressBar(refresh_rate=5))
     trainer: pl.Trainer = instantiate_part(

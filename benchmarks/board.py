@@ -1,0 +1,87 @@
+"""What the gradient norm and a board cost a training.
+
+    python benchmarks/board.py data=folder data.path=DIR_OR_ARCHIVE
+
+Trainings of one epoch in one process, in turn, ROUNDS times: without the gradient norm, with it
+(each with `logger=csv`), and with an offline board. Of each, images/s while it trains, and the
+seconds that the whole run takes beside that: building, validation, test, figures, board. The order
+turns around with each round. The last line of the output is JSON; ratios are medians over rounds.
+Options are those of training; in the environment, ROUNDS.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from cifar_lightning import hardware
+from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.train import train
+
+ROUNDS = int(os.environ.get("ROUNDS", "7"))
+OF_ALL = ("trainer.max_epochs=1", "target_accuracy=null")
+VARIANTS = {
+    "without": ("logger=csv", "callbacks.gradient_norm=null"),
+    "norm": ("logger=csv",),
+    "board": ("logger=default", "logger.wandb.mode=offline"),
+}
+
+
+def measure(options: list[str], folder: Path) -> tuple[float, float]:
+    """Images/s of the training, and the seconds of the run beside it."""
+    config = compose([*OF_ALL, *options], folder)
+    begun = time.perf_counter()
+    with (folder.parent / "output").open("w") as output, contextlib.redirect_stdout(output):
+        metrics = train(config)
+    seconds = time.perf_counter() - begun
+    return metrics["images_per_s"], seconds - metrics["train_seconds"]
+
+
+def main() -> None:
+    """Measure and print."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    options = prepare_arguments(sys.argv[1:])
+    rates: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    besides: dict[str, list[float]] = {name: [] for name in VARIANTS}
+    with tempfile.TemporaryDirectory() as place:
+        save_dir = f"logger.wandb.save_dir={place}/w"
+        measure([*options, *VARIANTS["norm"]], Path(place, "warm-up"))
+        for number in range(ROUNDS):
+            names = list(VARIANTS) if number % 2 == 0 else list(reversed(VARIANTS))
+            for name in names:
+                own = [*VARIANTS[name], *([save_dir] if name == "board" else [])]
+                rate, beside = measure([*options, *own], Path(place, f"{name}-{number}"))
+                rates[name].append(rate)
+                besides[name].append(beside)
+            shown = "  ".join(f"{n} {rates[n][-1]:,.0f}/s {besides[n][-1]:.1f} s" for n in VARIANTS)
+            print(f"round {number + 1}  {shown}", flush=True)
+    ratios = {
+        name: [rate / base for rate, base in zip(rates[name], rates["without"], strict=True)]
+        for name in ("norm", "board")
+    }
+    summary = {
+        "rounds": ROUNDS,
+        "device": hardware.device_name(
+            torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        ),
+        "torch": torch.__version__,
+        **{f"{name}_images_per_s": round(statistics.median(rates[name]), 1) for name in VARIANTS},
+        **{f"ratio_{name}": round(statistics.median(found), 3) for name, found in ratios.items()},
+        **{f"range_{n}": [round(min(r), 3), round(max(r), 3)] for n, r in ratios.items()},
+        **{
+            f"{name}_seconds_beside": round(statistics.median(besides[name]), 2)
+            for name in VARIANTS
+        },
+    }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
