@@ -9,11 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.loggers import Logger
 
 from cifar_lightning import console, explain, pictures
 from cifar_lightning.atomic import atomic_write
-from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget, train_tflop
 from cifar_lightning.callbacks import Pruning, TargetReached, Throughput
 from cifar_lightning.classifier import Classifier
@@ -95,12 +93,8 @@ def _metric(trainer: pl.Trainer, name: str) -> float | None:
     return None if value is None else value.item()
 
 
-def save(
-    config: DictConfig,
-    metrics: dict[str, Any],
-    loggers: list[Logger],
-) -> None:
-    """Write `metrics.json` and `figures/learning_curves.png`; show both on the board."""
+def save(config: DictConfig, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json` and `figures/learning_curves.png`."""
     run_dir = Path(config.run_dir)
     with atomic_write(run_dir / "metrics.json") as file:
         file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
@@ -114,16 +108,11 @@ def save(
     if metrics["test/acc"] is not None:
         title += f": {metrics['test/acc']:.2%} test accuracy"
     figure = pictures.learning_curves(curves, metrics["target_val_acc"], title)
-    _save_figure("learning_curves", figure, run_dir, loggers)
-    for logger in loggers:
-        if isinstance(logger, BoardLogger):
-            logger.log_summary(metrics)
+    _save_figure("learning_curves", figure, run_dir)
 
 
-def save_explanations(
-    config: DictConfig, classifier: Classifier, data: ImageData, loggers: list[Logger]
-) -> None:
-    """Write what the network's layers have learned to `figures/`; show it on the board.
+def save_explanations(config: DictConfig, classifier: Classifier, data: ImageData) -> None:
+    """Write what the network's layers have learned to `figures/`.
 
     `filters.png` has the first layer's, `feature_maps.png` one image on its way through the
     network, `activation_maps.png` where each layer saw the class that was predicted. The images
@@ -159,13 +148,10 @@ def save_explanations(
         ),
     }
     for name, figure in figures.items():
-        _save_figure(name, figure, Path(config.run_dir), loggers)
+        _save_figure(name, figure, Path(config.run_dir))
 
 
-def _save_figure(name: str, figure: Figure, run_dir: Path, loggers: list[Logger]) -> None:
+def _save_figure(name: str, figure: Figure, run_dir: Path) -> None:
     picture = run_dir / "figures" / f"{name}.png"
     picture.parent.mkdir(exist_ok=True)
     pictures.save_png(figure, picture)
-    for logger in loggers:
-        if isinstance(logger, BoardLogger):
-            logger.log_picture(name, str(picture))

@@ -1,13 +1,16 @@
 """What the board gets of a run beside its metrics: what it is, and what came out on the test."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from torch import Tensor
 
 from cifar_lightning import measures, pictures
 from cifar_lightning.board import BoardLogger
@@ -59,28 +62,37 @@ def conclude(
     metrics: dict[str, Any],
     loggers: list[Logger],
 ) -> None:
-    """Put what the test found, class by class and image by image, and the weights on the board.
+    """Put the figures, what the test found by class and by image, and the weights on the board.
 
     Args:
-        config: the run's.
-        classifier: after the test.
+        config: the run's; the pictures in its folder are taken as they are.
+        classifier: after the test, if there was one.
         data: that it was tested on.
         checkpoint: the ModelCheckpoint that kept the best weights.
         metrics: the run's, as in `metrics.json`.
         loggers: the boards among them are told.
     """
     assert isinstance(checkpoint, ModelCheckpoint)
+    figures = Path(config.run_dir, "figures")
     title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
     for board in loggers:
         if isinstance(board, BoardLogger):
+            board.log_summary(metrics)
+            mistakes = None
             if classifier.tested is not None and len(classifier.tested):
-                _show_test(classifier.tested, data, Path(config.run_dir), title, board)
-            board.log_checkpoint(Path(checkpoint.best_model_path), metrics)
+                mistakes = _show_test(classifier.tested, data, figures, title, board)
+            board.log_pictures({path.stem: path for path in sorted(figures.glob("*.png"))})
+            # From here on W&B asks its server, and waits where there is none.
+            if mistakes is not None:
+                board.log_images("mistakes", *mistakes)
+            if checkpoint.best_model_path:
+                board.log_checkpoint(Path(checkpoint.best_model_path), metrics)
 
 
 def _show_test(
-    tested: torch.Tensor, data: ImageData, run_dir: Path, title: str, board: BoardLogger
-) -> None:
+    tested: Tensor, data: ImageData, figures: Path, title: str, board: BoardLogger
+) -> tuple[NDArray[np.uint8], Sequence[str], list[list[Any]]] | None:
+    """Draw and log what holds for classes; returns the mistakes for `BoardLogger.log_images`."""
     index, guesses = tested[:, 0].long(), tested[:, 1].long()  # [N], [N]
     confidences, labels = tested[:, 2], data.test.labels[index]
     matrix = measures.confusion_matrix(guesses, labels, len(data.classes))
@@ -92,9 +104,7 @@ def _show_test(
         ("confusion_matrix", pictures.confusion_matrix(matrix.numpy(), data.classes, title)),
         ("class_accuracies", pictures.class_accuracies(by_class, title)),
     ):
-        picture = run_dir / "figures" / f"{name}.png"
-        pictures.save_png(figure, picture)
-        board.log_picture(name, str(picture))
+        pictures.save_png(figure, figures / f"{name}.png")
     wrong = measures.confident_mistakes(guesses, confidences, labels, MISTAKES)
     rows = [
         [data.classes[label], data.classes[guess], round(confidence, 4), place]
@@ -106,8 +116,8 @@ def _show_test(
             strict=True,
         )
     ]
-    if rows:
-        images = data.test.images[index[wrong.index]].permute(0, 2, 3, 1)  # [M, H, W, 3]
-        large = images.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
-        columns = ("label", "prediction", "confidence", "test image")
-        board.log_images("mistakes", large.numpy(), columns, rows)
+    if not rows:
+        return None
+    images = data.test.images[index[wrong.index]].permute(0, 2, 3, 1)  # [M, H, W, 3]
+    large = images.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
+    return large.numpy(), ("label", "prediction", "confidence", "test image"), rows

@@ -65,10 +65,10 @@ def train(
         )
         metrics = results.collect(config, trainer, classifier, callbacks, budget, finished)
         if trainer.is_global_zero:
-            results.save(config, metrics, loggers)
+            results.save(config, metrics)
             if finished:
-                results.save_explanations(config, classifier, data, loggers)
-                review.conclude(config, classifier, data, callbacks["best"], metrics, loggers)
+                results.save_explanations(config, classifier, data)
+            review.conclude(config, classifier, data, callbacks["best"], metrics, loggers)
             console.show_result(config, metrics, loggers)
         if not finished:
             raise KeyboardInterrupt

@@ -38,14 +38,14 @@ class BoardLogger(WandbLogger):
         run: what `wandb.init` returned.
         messages: what W&B says while the run is open.
         log_code: whether `log_code` does anything.
-        log_images: whether `log_picture` and `log_images` do anything.
+        log_images: whether `log_pictures` and `log_images` do anything.
         log_checkpoint: whether `log_checkpoint` does anything.
     """
 
     def __init__(
         self,
         run: "wandb.Run",
-        messages: Messages | None = None,
+        messages: Messages,
         log_code: bool = True,
         log_images: bool = True,
         log_checkpoint: bool = True,
@@ -53,7 +53,7 @@ class BoardLogger(WandbLogger):
         super().__init__(experiment=run, id=run.id, project=run.project)
         self.run = run
         self._folder = Path(run.dir).parent
-        self._messages = messages or Messages()
+        self._messages = messages
         self._wants_code, self._wants_images = log_code, log_images
         self._wants_checkpoint = log_checkpoint
         self._reference: dict[str, float] = {}
@@ -92,13 +92,18 @@ class BoardLogger(WandbLogger):
             self._safely(patch.write_text, code.diff, errors="surrogateescape")
             self._safely(self.run.save, str(patch), base_path=self.run.dir, policy="now")
 
-    def log_picture(self, name: str, path: str) -> None:
-        """Put a picture file on the board."""
-        if not self._wants_images:
+    def log_pictures(self, pictures: Mapping[str, Path]) -> None:
+        """Put picture files on the board, by their names there.
+
+        In one row: each takes a step, and a run that goes on must not come to lie before them.
+        """
+        if not self._wants_images or not pictures:
             return
         import wandb
 
-        self._safely(lambda: self.run.log({name: wandb.Image(path)}))
+        self._safely(
+            lambda: self.run.log({name: wandb.Image(str(path)) for name, path in pictures.items()})
+        )
 
     def log_images(
         self,
