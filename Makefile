@@ -41,8 +41,9 @@ demo: $(READY)  ## train on generated images: no files, no network, half a minut
 report: $(READY)  ## a page about the newest run or sweep, in the browser; ARGS="run=FOLDER"
 	$(PYTHON) -m cifar_lightning.report open=true $(ARGS)
 
-# Where a run's W&B files go; make board WANDB=FOLDER/wandb for others.
-WANDB := runs/wandb
+# Where trainings were started, and where their W&B files went: make board WANDB=FOLDER/wandb.
+FROM := .
+WANDB := $(FROM)/runs/wandb
 
 board: $(READY)  ## W&B's terminal viewer on all runs of this machine; no account needed
 	@test -d "$(WANDB)" || { echo "Error: there is no run in $(WANDB): make train makes one." >&2; exit 1; }
@@ -50,9 +51,9 @@ board: $(READY)  ## W&B's terminal viewer on all runs of this machine; no accoun
 
 wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login)
 	@test -d "$(WANDB)" || { echo "Error: there is no run in $(WANDB): make train makes one." >&2; exit 1; }
-	@# From where they were started, as W&B's files name others by relative paths. Of online runs
-	@# those that no server took to their end; latest-run is a link to one of all.
-	@folder=$$(cd "$(WANDB)" && pwd) && cd "$$folder/../.." && \
+	@# From there, as W&B's files name others by relative paths. Of online runs those that no server
+	@# took to their end; latest-run is a link to one of all.
+	@folder=$$(cd "$(WANDB)" && pwd) && cd "$(FROM)" && \
 	    find "$$folder" -maxdepth 1 -type d -name '*run-*' -print0 | \
 	    WANDB_DIR="$$folder/.." xargs -0 "$(CURDIR)/.venv/bin/wandb" sync --include-online
 

@@ -5,7 +5,8 @@
 Trainings of one epoch in one process, in turn, ROUNDS times: without the gradient norm, with it
 (each with `logger=csv`), and with an offline board. Of each, images/s while it trains, and the
 seconds that the whole run takes beside that: building, validation, test, figures, board. The order
-turns around with each round. The last line of the output is JSON; ratios are medians over rounds.
+turns around with each round. And the milliseconds of a step's norm alone, which the noise of whole
+trainings hides. The last line of the output is JSON; ratios are medians over rounds.
 Options are those of training; in the environment, ROUNDS.
 """
 
@@ -20,9 +21,11 @@ import time
 from pathlib import Path
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from cifar_lightning import hardware
 from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.models import DilatedDW
 from cifar_lightning.train import train
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
@@ -42,6 +45,19 @@ def measure(options: list[str], folder: Path) -> tuple[float, float]:
         metrics = train(config)
     seconds = time.perf_counter() - begun
     return metrics["images_per_s"], seconds - metrics["train_seconds"]
+
+
+def norm_milliseconds() -> float:
+    """Of the gradients of `dilated_dw` on the CPU, the median of many."""
+    network = DilatedDW().to(memory_format=torch.channels_last)
+    network(torch.randn(8, 3, 32, 32)).sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    seconds = []
+    for _ in range(200):
+        begun = time.perf_counter()
+        get_total_norm(gradients)
+        seconds.append(time.perf_counter() - begun)
+    return 1000 * statistics.median(seconds)
 
 
 def main() -> None:
@@ -68,6 +84,7 @@ def main() -> None:
     }
     summary = {
         "rounds": ROUNDS,
+        "norm_ms_a_step": round(norm_milliseconds(), 3),
         "device": hardware.device_name(
             torch.device("cuda" if torch.cuda.is_available() else "cpu")
         ),

@@ -14,10 +14,8 @@ from torch import Tensor
 from cifar_lightning import __version__
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.errors import UserError
+from cifar_lightning.places import PLACES
 from cifar_lightning.trusted import trusted_config
-
-# Keys of conf/data/ that say where images lie: another machine has other ones.
-PLACES = ("path", "root", "mirror", "mirrors", "cache_dir")
 
 
 @dataclass(frozen=True)

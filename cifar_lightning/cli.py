@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_lightning import processes
 from cifar_lightning.errors import UserError
 from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, alone_in, run_job
+from cifar_lightning.places import names_a_place
 from cifar_lightning.runs import read_config_dir, read_sweep
 
 PACKAGE = Path(__file__).resolve().parent
@@ -53,10 +54,11 @@ PATH_KEYS = (
     "storage",
 )
 
-# Overrides that a run's title has in other words, or that do not change what is trained.
+# Overrides that a run's title has in other words, that do not change what is trained, or that every
+# trial of a search has.
 NOT_IN_TITLE = (
-    *PATH_KEYS,
-    *("data", "data.mirrors", "experiment", "model", "seed", "trainer", "trainer.gpus"),
+    *("data", "experiment", "seed", "trainer", "trainer.gpus", "trainer.num_nodes"),
+    *("target_accuracy", "trainer.limit_test_batches"),
 )
 LONGEST_TITLE = 100  # W&B has room for 128
 
@@ -86,10 +88,12 @@ OmegaConf.register_new_resolver(
 
 def title(choices: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> str:
     """A run's name on W&B: what it trains, what was typed that changes it, and its seed."""
-    words = [str(choices.get("experiment") or choices.get("model"))]
+    experiment, model = choices.get("experiment"), str(choices.get("model"))
+    words = [experiment or model]
     for override in overrides:
         key = _key_of(override)
-        if key not in NOT_IN_TITLE and not key.startswith(("hydra", "logger")):
+        said = key in NOT_IN_TITLE or (key == "model" and not experiment)
+        if not said and not key.startswith("hydra") and not names_a_place(override):
             words.append(override.lstrip("+"))
     name, ending = " ".join(words), f" seed {seed}"
     room = LONGEST_TITLE - len(ending)

@@ -52,6 +52,12 @@ def confusion_matrix(guesses: Tensor, labels: Tensor, num_classes: int) -> Tenso
     return matrix
 
 
+def tested_matrix(tested: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """The confusion matrix of a test: `Classifier.tested`, and the labels of all test images."""
+    index, guesses = tested[:, 0].long(), tested[:, 1].long()  # [N], [N]
+    return confusion_matrix(guesses, labels[index], num_classes)
+
+
 def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, float]]:
     """Confidence beside accuracy, in bins of equal width; of bins that hold images.
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from cifar_lightning import console, explain, pictures
+from cifar_lightning import console, explain, measures, pictures
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.budget import Budget, train_tflop
 from cifar_lightning.callbacks import Pruning, TargetReached, Throughput
@@ -53,9 +53,6 @@ def collect(
     if isinstance(pruning, Pruning) and pruning.pruned:
         ending = "pruned"
     epochs = _whole(throughput.epochs)
-    scores = [
-        (row["val/acc"], -row["epoch"]) for row in read_rows(config.run_dir) if "val/acc" in row
-    ]
     metrics = {
         "data": config.choices.data,
         "model": config.choices.model,
@@ -65,8 +62,7 @@ def collect(
         "stopped_by": ending if finished else "interrupted",
         "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
         "val/acc": None if score is None else score.item(),
-        # Of several that are as good the first, as the checkpoint's.
-        "best_epoch": _whole(-max(scores)[1]) if scores else epochs,
+        "best_epoch": epochs if score is None else _epoch_of(score.item(), trainer, config.run_dir),
         "test/acc": _metric(trainer, "test/acc"),
         "test/loss": _metric(trainer, "test/loss"),
         "epochs_to_target": epochs if reached else None,
@@ -84,6 +80,15 @@ def collect(
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}
 
 
+def _epoch_of(score: float, trainer: pl.Trainer, run_dir: str) -> float | int | None:
+    """When validation first had a score; None if its row is in another folder."""
+    # Of other processes the folder may be another one.
+    for row in read_rows(run_dir) if trainer.is_global_zero else ():
+        if round(row.get("val/acc", -1.0), 6) == round(score, 6):
+            return _whole(row["epoch"])
+    return None
+
+
 def _whole(epochs: float) -> float | int:
     return int(epochs) if epochs == int(epochs) else epochs
 
@@ -93,8 +98,8 @@ def _metric(trainer: pl.Trainer, name: str) -> float | None:
     return None if value is None else value.item()
 
 
-def save(config: DictConfig, metrics: dict[str, Any]) -> None:
-    """Write `metrics.json` and `figures/learning_curves.png`."""
+def save(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
+    """Write `metrics.json` and `figures/learning_curves.png`; returns the picture by its name."""
     run_dir = Path(config.run_dir)
     with atomic_write(run_dir / "metrics.json") as file:
         file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
@@ -108,15 +113,37 @@ def save(config: DictConfig, metrics: dict[str, Any]) -> None:
     if metrics["test/acc"] is not None:
         title += f": {metrics['test/acc']:.2%} test accuracy"
     figure = pictures.learning_curves(curves, metrics["target_val_acc"], title)
-    _save_figure("learning_curves", figure, run_dir)
+    return _save_figures({"learning_curves": figure}, run_dir)
 
 
-def save_explanations(config: DictConfig, classifier: Classifier, data: ImageData) -> None:
+def save_test(
+    config: DictConfig, classifier: Classifier, data: ImageData, metrics: dict[str, Any]
+) -> dict[str, Path]:
+    """Write what the test found, class by class, to `figures/`; returns the pictures by name."""
+    if classifier.tested is None or not len(classifier.tested):  # as in a search
+        return {}
+    matrix = measures.tested_matrix(classifier.tested, data.test.labels, len(data.classes))
+    by_class = dict(zip(data.classes, measures.class_accuracies(matrix), strict=True))
+    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
+    title += f": {metrics['test/acc']:.2%} test accuracy"
+    figures = {
+        "confusion_matrix": pictures.confusion_matrix(matrix.numpy(), data.classes, title),
+        "class_accuracies": pictures.class_accuracies(by_class, title),
+    }
+    return _save_figures(figures, Path(config.run_dir))
+
+
+def save_explanations(
+    config: DictConfig, classifier: Classifier, data: ImageData
+) -> dict[str, Path]:
     """Write what the network's layers have learned to `figures/`.
 
     `filters.png` has the first layer's, `feature_maps.png` one image on its way through the
     network, `activation_maps.png` where each layer saw the class that was predicted. The images
     are of the validation part, or of the training part without one: test images are read once.
+
+    Returns:
+        The pictures by their names.
     """
     part = data.train if data.val is None else data.val
     labels = part.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
@@ -127,11 +154,11 @@ def save_explanations(config: DictConfig, classifier: Classifier, data: ImageDat
     try:
         layers = explain.feature_maps(classifier, images[:1])
         if not layers:
-            return  # without convolutions on maps there is nothing to show
+            return {}  # without convolutions on maps there is nothing to show
         guesses, activations = explain.activation_maps(classifier, images)
     except Exception as error:  # a training is not lost for what a network of one's own refuses
         console.note("figures", f"the layers of this network cannot be shown: {error}")
-        return
+        return {}
     captions = [
         f"{data.classes[label]}\npredicted: {data.classes[guess]}"
         for label, guess in zip(labels, guesses.tolist(), strict=True)
@@ -147,11 +174,13 @@ def save_explanations(config: DictConfig, classifier: Classifier, data: ImageDat
             pixels, captions, seen, "Where each layer saw the predicted class (LayerCAM)"
         ),
     }
+    return _save_figures(figures, Path(config.run_dir))
+
+
+def _save_figures(figures: dict[str, Figure], run_dir: Path) -> dict[str, Path]:
+    place = run_dir / "figures"
+    place.mkdir(exist_ok=True)
+    written = {name: place / f"{name}.png" for name in figures}
     for name, figure in figures.items():
-        _save_figure(name, figure, Path(config.run_dir))
-
-
-def _save_figure(name: str, figure: Figure, run_dir: Path) -> None:
-    picture = run_dir / "figures" / f"{name}.png"
-    picture.parent.mkdir(exist_ok=True)
-    pictures.save_png(figure, picture)
+        pictures.save_png(figure, written[name])
+    return written

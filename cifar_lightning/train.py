@@ -65,10 +65,11 @@ def train(
         )
         metrics = results.collect(config, trainer, classifier, callbacks, budget, finished)
         if trainer.is_global_zero:
-            results.save(config, metrics)
+            figures = results.save(config, metrics)
             if finished:
-                results.save_explanations(config, classifier, data)
-            review.conclude(config, classifier, data, callbacks["best"], metrics, loggers)
+                figures |= results.save_explanations(config, classifier, data)
+                figures |= results.save_test(config, classifier, data, metrics)
+            review.conclude(classifier, data, callbacks["best"], metrics, figures, loggers)
             console.show_result(config, metrics, loggers)
         if not finished:
             raise KeyboardInterrupt

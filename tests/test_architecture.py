@@ -19,6 +19,7 @@ MODULES = sorted(
 LAYERS: dict[str, int] = {
     "errors": 0,
     "atomic": 0,
+    "places": 0,
     "processes": 0,
     "augment": 1,
     "models": 1,
@@ -65,6 +66,7 @@ LAYERS: dict[str, int] = {
 OUTSIDE: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
+    "places": set(),
     "processes": set(),
     "augment": {"torch"},
     "models": {"torch"},
@@ -104,7 +106,7 @@ OUTSIDE: dict[str, set[str]] = {
     "corruptions": {"torch", "torchvision", "numpy", "PIL"},
     "measures": {"torch", "torchmetrics"},
     "explain": {"torch"},
-    "review": {"torch", "numpy", "omegaconf", "pytorch_lightning"},
+    "review": {"torch", "omegaconf", "pytorch_lightning"},
     "results": {"torch", "matplotlib", "pytorch_lightning", "omegaconf"},
     "evaluation": {"torch", "matplotlib", "rich"},
     "runs": {"omegaconf"},

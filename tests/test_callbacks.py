@@ -16,6 +16,7 @@ from torch import Tensor
 from cifar_lightning import run, training
 from cifar_lightning.budget import count
 from cifar_lightning.callbacks import (
+    GradientNorm,
     LowResolutionFirst,
     MirrorSymmetry,
     RevisitHardest,
@@ -131,6 +132,19 @@ def test_the_gradient_norm_is_the_mean_of_what_the_optimizer_saw(
     means = [sum(seen[:steps]) / steps, sum(seen[steps:]) / steps]
     rows = read_rows(tmp_path / "run")
     assert [row["train/grad_norm"] for row in rows] == pytest.approx(means, rel=1e-4)
+
+
+def test_a_step_that_is_skipped_has_no_gradient_norm() -> None:
+    callback = GradientNorm()
+    logged: dict[str, Tensor] = {}
+    module = torch.nn.Linear(1, 2, bias=False)
+    module.log = logged.__setitem__  # type: ignore[assignment]
+    for gradient in ([3.0, 4.0], [float("inf"), 0.0], [6.0, 8.0]):
+        module.weight.grad = torch.tensor(gradient)[:, None]
+        callback.on_before_optimizer_step(None, module, None)  # type: ignore[arg-type]
+    fitting = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    callback.on_validation_epoch_end(fitting, module)  # type: ignore[arg-type]
+    assert logged["train/grad_norm"] == 7.5
 
 
 def test_no_images_make_no_rate() -> None:

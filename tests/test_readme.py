@@ -80,7 +80,9 @@ def test_the_tree_is_the_tree_on_disk() -> None:
     assert named == on_disk
 
 
-def test_its_pictures_exist() -> None:
+def test_what_it_shows_and_links_to_exists() -> None:
     for text, folder in ((README, ROOT), (DOCS, ROOT / "docs")):
-        for picture in re.findall(r"!\[.*?\]\((.*?)\)", text):
-            assert (folder / picture).is_file()
+        links = re.findall(r"\]\(([^)#:]+)\)", text)
+        assert len(links) > 3
+        for link in links:
+            assert (folder / link).is_file(), link

@@ -1,6 +1,7 @@
 """A W&B server on this machine, as far as the client needs one to upload a run or a board.
 
-It keeps everything that it is sent, and can refuse, hang, or drop what comes after a while.
+It keeps everything that it is sent, and can be made to hang, to drop or refuse connections, or to
+forbid everything.
 """
 
 import json
@@ -24,7 +25,8 @@ class WandbServer:
 
     Attributes:
         url: of the server.
-        behaviour: may be changed while it runs.
+        behaviour: may be changed while it runs; `drop` closes a connection after the question,
+            `refuse` before it.
         asked: the GraphQL operations and their variables.
         sent: other requests: path and body.
         saw_a_row: set once a row of metrics has come.
@@ -39,11 +41,11 @@ class WandbServer:
     def variables(self, operation: str) -> list[dict[str, Any]]:
         return [variables for name, variables in self.asked if name == operation]
 
-    def streamed(self, file: str) -> list[dict[str, Any]]:
+    def streamed(self, file: str, run: str = "") -> list[dict[str, Any]]:
         """The lines of a file such as wandb-history.jsonl, in the order in which they came."""
         lines = []
         for path, body in self.sent:
-            if path.endswith("/file_stream"):
+            if path.endswith(f"{run}/file_stream"):
                 files = json.loads(body).get("files") or {}
                 lines += [json.loads(line) for line in files.get(file, {}).get("content", [])]
         return lines
@@ -68,7 +70,15 @@ class WandbServer:
             case "GetDefaultEntity":
                 return {"viewer": user | {"entity": "somebody"}}
             case "RunResumeStatus":
-                return {"model": project | {"bucket": None}}
+                name = variables["name"]
+                rows = self.streamed("wandb-history.jsonl", name)
+                if not rows:
+                    return {"model": project | {"bucket": None}}
+                last = json.dumps([json.dumps(rows[-1])])
+                bucket = run | {"summaryMetrics": "{}", "tags": [], "notes": "", "logLineCount": 0}
+                bucket |= {"historyLineCount": len(rows), "historyTail": last}
+                bucket |= {"eventsLineCount": 0, "eventsTail": "[]", "wandbConfig": '{"t": 1}'}
+                return {"model": project | {"bucket": bucket}}
             case "UpsertBucket":
                 return {"upsertBucket": {"bucket": run, "inserted": True}}
             case "CreateRunFiles":
@@ -147,7 +157,7 @@ def wandb_server() -> Iterator[WandbServer]:
             body = self._body()
             if state.behaviour == "hang":
                 over.wait()
-            if state.behaviour in ("hang", "drop"):
+            if state.behaviour in ("hang", "drop", "refuse"):
                 self.close_connection = True
                 return
             if state.behaviour == "forbid":
@@ -188,6 +198,9 @@ def wandb_server() -> Iterator[WandbServer]:
 
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass  # clients go away as they please
+
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            return state.behaviour != "refuse"  # closed at once, before a word
 
     server = Quiet(("127.0.0.1", 0), Handler)
     state.url = f"http://127.0.0.1:{server.server_port}"

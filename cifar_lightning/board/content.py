@@ -6,11 +6,8 @@ from typing import Any
 
 import torch
 
-# Last parts of keys whose values are places on this machine, or what W&B is told in other ways.
-LEFT_OUT = (
-    *("cache_dir", "dirpath", "mirror", "mirrors", "path", "root", "run_dir", "save_dir"),
-    *("logger", "resume", "run_id"),
-)
+from cifar_lightning.places import without_places
+
 # Of a checkpoint, what a training needs to go on.
 TRAINING_STATE = ("callbacks", "optimizer_states", "lr_schedulers")
 
@@ -32,34 +29,6 @@ def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield from _flat(value, f"{above}{key}/")
         else:
             yield f"{above}{key}", value
-
-
-def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without places on this machine; of other absolute paths the last part stays.
-
-    Args:
-        config: nested dictionaries of primitives and lists.
-    """
-    kept = {key: _without_places(value) for key, value in config.items() if key not in LEFT_OUT}
-    if isinstance(kept.get("overrides"), list):
-        kept["overrides"] = [text for text in kept["overrides"] if not _is_place(text)]
-    return kept
-
-
-def _without_places(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return without_places(value)
-    if isinstance(value, list):
-        return [_without_places(item) for item in value]
-    is_absolute = isinstance(value, str) and value.startswith(("/", "~", "file:"))
-    return Path(value).name if is_absolute else value
-
-
-def _is_place(override: str) -> bool:
-    """Whether an override, as typed, names a place, or what belongs to one."""
-    key, _, value = override.lstrip("+~").partition("=")
-    named = not {*key.split(".")}.isdisjoint(LEFT_OUT)
-    return named or value.strip("'\"").startswith(("/", "~", "file:"))
 
 
 def save_shareable(checkpoint: Path, file: Path) -> None:

@@ -1,7 +1,6 @@
 """What goes to W&B, and how."""
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -15,7 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 from cifar_lightning.board.content import save_shareable, searchable
 from cifar_lightning.board.messages import Messages
 from cifar_lightning.board.service import end_service
-from cifar_lightning.board.source import CodeState
+from cifar_lightning.board.source import code_state
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +30,7 @@ LONGEST_NAME = 128  # of an artifact on W&B
 class BoardLogger(WandbLogger):
     """Lightning's W&B logger over a run that is open already; its failures become one warning.
 
-    Metrics stand over `epoch`. A row's step is that of the optimizer, so that a run which goes on
-    from a checkpoint of before its last row has no row twice: W&B drops steps that it has.
+    Metrics stand over `epoch`. A validation's step is that of the optimizer.
 
     Args:
         run: what `wandb.init` returned.
@@ -58,6 +56,7 @@ class BoardLogger(WandbLogger):
         self._wants_checkpoint = log_checkpoint
         self._reference: dict[str, float] = {}
         self._failed = False
+        self._first_step = run.starting_step  # above 0 where the server has rows of this run
         self._safely(run.define_metric, "epoch", hidden=True)
         self._safely(run.define_metric, "*", step_metric="epoch")
 
@@ -66,31 +65,48 @@ class BoardLogger(WandbLogger):
         # Values may change: a run that goes on has other ones.
         self._safely(self.run.config.update, searchable(params), allow_val_change=True)
 
+    def leave_out_below(self, step: int) -> None:
+        """Have rows of earlier steps left out, if an earlier start of this run recorded them here.
+
+        A run that goes on from a checkpoint of before its last row has such a row once more.
+        """
+        folders = self._folder.parent.glob(f"*-{self.run.id}")
+        if any(folder.name != self._folder.name for folder in folders):
+            self._first_step = max(self._first_step, step)
+
     def log_reference(self, values: Mapping[str, float]) -> None:
         """Have values drawn as lines beside the metrics: every row gets them."""
         self._reference = dict(values)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Put the figures of a validation on the board as a row, others as final ones."""
-        if "train/loss" not in metrics:
-            self.log_summary({k: v for k, v in metrics.items() if k != "epoch"})
-            return
-        # Committed at once: W&B would wait for the next step, and show each row an epoch late.
-        self._safely(self.run.log, {**metrics, **self._reference}, step=step, commit=True)
+        final = {k: v for k, v in metrics.items() if k != "epoch"}
+        if all(name.startswith("test/") for name in final):
+            self.log_summary(final)
+        elif "val/acc" not in metrics and "train/loss" not in metrics:  # of a callback of one's own
+            self._safely(self.run.log, dict(metrics))
+        elif step is None or step >= self._first_step:
+            row = {**metrics, **self._reference}
+            # Rows of others may have come further.
+            at = None if step is None else max(step, self.run.step)
+            # Committed at once: W&B would wait for the next step, and show a row an epoch late.
+            self._safely(self.run.log, row, step=at, commit=True)
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Put the run's final figures on the board."""
         self._safely(self.run.summary.update, dict(values))
 
-    def log_code(self, code: CodeState) -> None:
+    def log_code(self) -> None:
         """Put on the board which code it is: the commit, and what differs from it as a file."""
         if not self._wants_code:
             return
+        code = code_state()
         self.log_hyperparams({"code": {"commit": code.commit, "dirty": code.dirty}})
         if code.diff:
             patch = Path(self.run.dir, "diff.patch")
-            self._safely(patch.write_text, code.diff, errors="surrogateescape")
-            self._safely(self.run.save, str(patch), base_path=self.run.dir, policy="now")
+            self._safely(patch.write_bytes, code.diff)
+            place = {"base_path": self.run.dir, "policy": "now", "glob": False}
+            self._safely(self.run.save, str(patch), **place)
 
     def log_pictures(self, pictures: Mapping[str, Path]) -> None:
         """Put picture files on the board, by their names there.
@@ -149,10 +165,11 @@ class BoardLogger(WandbLogger):
             file = self._folder / "checkpoint" / path.name
             save_shareable(path, file)
             name = f"model-{self.run.id}"[:LONGEST_NAME]
-            artifact = wandb.Artifact(name, type="model", metadata=json.loads(json.dumps(metadata)))
-            # Not another copy, in the user's home; and a relative path, which W&B sends along.
-            artifact.add_file(os.path.relpath(file), policy="immutable", skip_cache=True)
-            self.run.log_artifact(artifact, aliases=["best"])
+            artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
+            # Not another copy, in the user's home.
+            artifact.add_file(str(file), policy="immutable", skip_cache=True)
+            with _kept_in(self._folder, self.run):
+                self.run.log_artifact(artifact, aliases=["best"])
 
         self._safely(log)
 
@@ -164,16 +181,20 @@ class BoardLogger(WandbLogger):
     def close(self, exit_code: int = 0) -> None:
         """End the W&B run, so that the next job of this process begins its own."""
         self._safely(self.run.finish, exit_code)
+        self._safely(self._conclude)
+        if self._failed:
+            end_service()
+
+    def _conclude(self) -> None:
+        """Say if something was not sent or written; else mark the run as sent."""
         if self._messages.gave_up:
             self._say(self._messages.gave_up)
         elif shutil.disk_usage(self._folder).free < FULL:  # of which W&B says nothing
-            self._say(f"the disk of {os.path.relpath(self._folder)} is full")
-        if self._failed:
-            end_service()
-        elif not self.run.offline:
+            self._say(f"the disk of {self._folder} is full")
+        elif not self._failed and not self.run.offline:
             # As `wandb sync` marks what it has sent: a later one then leaves this run out.
             for file in self._folder.glob("*.wandb"):
-                self._safely(file.with_suffix(".wandb.synced").touch)
+                file.with_suffix(".wandb.synced").touch()
 
     def _safely(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         try:
@@ -194,7 +215,7 @@ class BoardLogger(WandbLogger):
                 "W&B: %s. The training goes on; what its board lacks is kept in %s, and "
                 "`make wandb-sync` sends it later.",
                 text,
-                os.path.relpath(self._folder),
+                self._folder,
             )
 
 

@@ -23,8 +23,7 @@ class Messages:
 
     def warning(self, msg: str) -> None:
         """Take what W&B could not do."""
-        # Its colours and its name are for a terminal.
-        text = re.sub(r"\x1b\[[\d;]*m|wandb: (WARNING|ERROR)?", "", msg).strip()
+        text = re.sub("wandb: (WARNING|ERROR)?", "", msg).strip()
         log.info(text)
         if GAVE_UP in text:
             self.gave_up = text.partition(".")[0]

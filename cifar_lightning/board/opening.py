@@ -75,6 +75,7 @@ def open_board(
 
     attempts: list[Literal["online", "offline"]] = ["offline"]
     wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+    wanted = {"dryrun": "offline", "run": "online"}.get(wanted, wanted)  # W&B's older names
     if wanted == "disabled":
         return None
     messages = Messages()
@@ -116,10 +117,12 @@ def open_board(
                 job_type=job_type,
                 name=name,
                 notes=notes,
-                tags=[tag[:LONGEST_TAG] for tag in tags if tag],
+                tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags if tag)),
                 id=run_id,
                 resume="allow",
-                dir=save_dir,
+                reinit="create_new",  # whatever other run this process has open
+                # Absolute: W&B's own process keeps the working directory that it began with.
+                dir=str(Path(save_dir).absolute()),
                 settings=settings,
             )
         except Exception as error:  # whatever W&B meets, the training is worth more

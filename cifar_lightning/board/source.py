@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1]
 # Of a checkout, what a training depends on.
 CODE = ("cifar_lightning", "conf", "hydra_plugins", "pyproject.toml", "requirements.lock")
-LONGEST_DIFF = 1_000_000  # characters
+LONGEST_DIFF = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -18,40 +18,44 @@ class CodeState:
     Attributes:
         commit: its hash; None if the package was installed, or Git is not there.
         dirty: whether the code differs from it; None without a commit.
-        diff: how, new files too; Git can apply it.
+        diff: how, new files too, for `git apply`; paths begin where the package's folder lies.
     """
 
     commit: str | None = None
     dirty: bool | None = None
-    diff: str = ""
+    diff: bytes = b""
 
 
 def code_state(place: Path = PACKAGE) -> CodeState:
     """The state of the checkout that the package runs from.
 
     Args:
-        place: a folder in it.
+        place: the package's folder in it.
     """
+    root = place.parent  # which need not be that of the repository
+    code = [name for name in CODE if (root / name).exists()]
     try:
         _git(place, "ls-files", "--error-unmatch", "cli.py")  # else it is in someone else's
-        root = Path(_git(place, "rev-parse", "--show-toplevel").strip())
-        commit = _git(root, "rev-parse", "HEAD").strip()
-        code = [name for name in CODE if (root / name).exists()]
-        diff = _git(root, "diff", *PLAIN, "HEAD", "--", *code)
+        commit = _git(root, "rev-parse", "HEAD").decode().strip()
+        diff = _git(root, "diff", *PLAIN, "--relative", "HEAD", "--", *code)
         new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *code)
-        for name in filter(None, new.split("\0")):
+        for name in filter(None, new.decode(errors="surrogateescape").split("\0")):
             diff += _git(root, "diff", *PLAIN, "--no-index", "--", os.devnull, name, expected=1)
     except (OSError, subprocess.SubprocessError):
         return CodeState()
     if len(diff) > LONGEST_DIFF:
-        return CodeState(commit, dirty=True, diff=f"{diff[:LONGEST_DIFF]}\n(cut off here)\n")
+        return CodeState(commit, dirty=True, diff=diff[:LONGEST_DIFF] + b"\n(cut off here)\n")
     return CodeState(commit, dirty=bool(diff), diff=diff)
 
 
-PLAIN = ("--no-color", "--no-ext-diff", "--no-textconv")
+# Whatever the user's own settings are.
+PLAIN = (
+    *("--no-color", "--no-ext-diff", "--no-textconv", "--binary"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
 
 
-def _git(folder: Path, *arguments: str, expected: int = 0) -> str:
+def _git(folder: Path, *arguments: str, expected: int = 0) -> bytes:
     """What Git prints.
 
     Raises:
@@ -61,8 +65,6 @@ def _git(folder: Path, *arguments: str, expected: int = 0) -> str:
     ended = subprocess.run(
         ["git", "-C", folder, *arguments],
         capture_output=True,
-        text=True,
-        errors="surrogateescape",
         timeout=10,
         env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
     )

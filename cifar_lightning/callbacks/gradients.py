@@ -10,20 +10,24 @@ class GradientNorm(pl.Callback):
     """Logs `train/grad_norm`: the L2 norm of all gradients together, a mean over the steps.
 
     With each validation, or each epoch where there is none; since the last time. The gradients are
-    those that the optimizer sees: of all devices, unscaled, accumulated.
+    of all devices, unscaled, accumulated, and not clipped yet. Steps that 16-bit training skips,
+    because a gradient is not finite, do not count.
     """
 
     def __init__(self) -> None:
-        self._sum: Tensor | float = 0.0  # on the device: reading it would make a GPU wait
-        self._steps = 0
+        # On the device: reading them would make a GPU wait.
+        self._sum: Tensor | float = 0.0
+        self._steps: Tensor | int = 0
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Add a step's."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self._sum = self._sum + get_total_norm(gradients).detach()
-        self._steps += 1
+        norm = get_total_norm(gradients).detach()
+        finite = norm.isfinite()
+        self._sum = self._sum + norm.where(finite, norm.new_zeros(()))
+        self._steps = self._steps + finite.int()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log with the validation's metrics."""
@@ -36,6 +40,6 @@ class GradientNorm(pl.Callback):
             self._log(pl_module)
 
     def _log(self, pl_module: pl.LightningModule) -> None:
-        if self._steps:
+        if isinstance(self._steps, Tensor):
             pl_module.log("train/grad_norm", self._sum / self._steps)
         self._sum, self._steps = 0.0, 0

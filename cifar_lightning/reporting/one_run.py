@@ -29,7 +29,9 @@ CAPTIONS = {
     "feature_maps": "One image through the network",
     "activation_maps": "Where each layer saw the predicted class",
     "learning_curves": "Learning curves",
+    "class_accuracies": "Accuracy by class",
 }
+OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # pictures of a training's own test
 WIDE = 1000  # pixels of a picture, above which half a page would be too little
 SIZES = (("bytes", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9))
 
@@ -37,6 +39,8 @@ SIZES = (("bytes", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9))
 def content_of(run: Run) -> dict[str, Any]:
     """What the templates `run.*` take."""
     metrics = run.metrics
+    evaluation, figures = _pictures(run, "evaluation"), _pictures(run, "figures")
+    seen = [picture["name"] for picture in evaluation]
     subject = (
         f"{metrics['model']} on {metrics['data']}" if {"model", "data"} <= set(metrics) else ""
     )
@@ -54,8 +58,9 @@ def content_of(run: Run) -> dict[str, Any]:
         "doubt": evaluated.doubt(run.evaluation, metrics),
         "by_class": evaluated.by_class(run.evaluation),
         "robustness": evaluated.robustness(run.evaluation),
-        "evaluation_pictures": _pictures(run, "evaluation"),
-        "figures": _pictures(run, "figures"),
+        "evaluation_pictures": evaluation,
+        "test_pictures": [p for p in figures if p["name"] in OF_THE_TEST and p["name"] not in seen],
+        "figures": [picture for picture in figures if picture["name"] not in OF_THE_TEST],
         "evaluate_command": evaluate_command(run.folder),
         "overrides": [as_typed(f"{k}={v}" if v else k) for k, v in run.settings.items()],
         "choices": read_choices(run.folder),

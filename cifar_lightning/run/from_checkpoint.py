@@ -7,10 +7,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning import __version__
-from cifar_lightning.checkpoint import PLACES, read_checkpoint
+from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.places import PLACES
 from cifar_lightning.run.parts import build_data, build_network, make_classifier
 from cifar_lightning.trusted import trusted_config
 

@@ -21,6 +21,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.hardware import choose_devices, choose_precision
 from cifar_lightning.processes import launch
 from cifar_lightning.run.parts import instantiate_part
+from cifar_lightning.runs import read_rows
 
 NO_DDP_IN_SWEEPS = (
     "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
@@ -52,16 +53,20 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
 def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
     """`metrics.csv`, the lines on the screen, and the configured boards, closed at the end."""
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
+    earlier = [] if config.resume is None else read_rows(config.run_dir)
     loggers: list[Logger] = [
         Curves(config.run_dir, up_to_step=resumed_at),
         EpochLines(config.trainer.max_epochs),
     ]
-    for name, part in config.logger.items():
-        logger = instantiate_part(part, f"logger.{name}")
-        if logger is not None:  # a board that could not be opened, or is not wanted
-            loggers.append(logger)
-    boards = [logger for logger in loggers if isinstance(logger, BoardLogger)]
+    boards: list[BoardLogger] = []
     try:
+        for name, part in config.logger.items():
+            logger = instantiate_part(part, f"logger.{name}")
+            if logger is not None:  # a board that could not be opened, or is not wanted
+                loggers.append(logger)
+            if isinstance(logger, BoardLogger):
+                boards.append(logger)
+                logger.leave_out_below(1 + int(max((row["step"] for row in earlier), default=-1)))
         yield loggers
     except BaseException:
         for board in boards:

@@ -16,10 +16,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich import get_console
 
-from cifar_lightning.checkpoint import PLACES
 from cifar_lightning.cli import CONF, compose, run_task
 from cifar_lightning.errors import UserError
 from cifar_lightning.jobs import Ask, JobFailed, Surroundings, run_job, threads_for
+from cifar_lightning.places import PLACES
 from cifar_lightning.runs import read_run
 from cifar_lightning.searching.claims import Claims, TrialLost
 from cifar_lightning.searching.space import Space, as_overrides, suggest
