@@ -104,6 +104,7 @@ own_name = pytest.mark.skipif(
 
 
 @own_name
+@pytest.mark.slow
 def test_a_server_learns_nothing_of_the_machine(server: WandbServer) -> None:
     training = start(
         server.url,

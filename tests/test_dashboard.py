@@ -123,7 +123,12 @@ def test_the_board_is_saved_and_its_addresses_are_printed() -> None:
     [
         ([], "", "Nobody is logged in to W&B: type wandb login"),
         (["dry_run=perhaps"], "", "dry_run=perhaps should be a valid boolean"),
-        (["url=http://127.0.0.1:9"], KEY, "W&B (http://127.0.0.1:9) has not taken the board: "),
+        pytest.param(
+            ["url=http://127.0.0.1:9"],
+            KEY,
+            "W&B (http://127.0.0.1:9) has not taken the board: ",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_mistake_is_one_message(arguments: list[str], key: str, message: str) -> None:

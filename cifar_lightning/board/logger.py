@@ -111,7 +111,7 @@ class BoardLogger(WandbLogger):
     def log_pictures(self, pictures: Mapping[str, Path]) -> None:
         """Put picture files on the board, by their names there.
 
-        In one row: each takes a step, and a run that goes on must not come to lie before them.
+        In one row, which takes one step: what a run that goes on logs must have a later one.
         """
         if not self._wants_images or not pictures:
             return
