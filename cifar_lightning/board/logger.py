@@ -86,11 +86,13 @@ class BoardLogger(WandbLogger):
         elif "val/acc" not in metrics and "train/loss" not in metrics:  # of a callback of one's own
             self._safely(self.run.log, dict(metrics))
         elif step is None or step >= self._first_step:
-            row = {**metrics, **self._reference}
-            # Rows of others may have come further.
-            at = None if step is None else max(step, self.run.step)
-            # Committed at once: W&B would wait for the next step, and show a row an epoch late.
-            self._safely(self.run.log, row, step=at, commit=True)
+            self._safely(self._log_row, {**metrics, **self._reference}, step)
+
+    def _log_row(self, row: dict[str, float], step: int | None) -> None:
+        if step is not None:
+            step = max(step, self.run.step)  # rows of others may have come further
+        # Committed at once: W&B would wait for the next step, and show a row an epoch late.
+        self.run.log(row, step=step, commit=True)
 
     def log_summary(self, values: Mapping[str, Any]) -> None:
         """Put the run's final figures on the board."""
