@@ -19,6 +19,7 @@ from torchmetrics import Metric
 
 from cifar_lightning.augment import Augment
 from cifar_lightning.callbacks import (
+    GradientNorm,
     LowResolutionFirst,
     MirrorSymmetry,
     RevisitHardest,
@@ -64,7 +65,7 @@ TRAINER = cast(
 
 def train_an_epoch(classifier: Classifier, part: Part, optimizer: torch.optim.Optimizer) -> int:
     """What the Trainer has done in the steps of an epoch, without Lightning's own part."""
-    mirror, revisit = MirrorSymmetry(), RevisitHardest(0.5)
+    mirror, norm, revisit = MirrorSymmetry(), GradientNorm(), RevisitHardest(0.5)
     mirror._partners, mirror._index = _partners_and_index(classifier)
     watching = [revisit, Throughput(), TerminateOnNaN(every_n_steps=2)]
     scheduler = linear_schedule(optimizer, 100)
@@ -84,6 +85,7 @@ def train_an_epoch(classifier: Classifier, part: Part, optimizer: torch.optim.Op
             for weight in classifier.network.parameters():
                 weight.grad = torch.empty_like(weight)
             mirror.on_before_optimizer_step(TRAINER, classifier, optimizer)
+            norm.on_before_optimizer_step(TRAINER, classifier, optimizer)
             optimizer.step()
             optimizer.zero_grad()
             scheduler.step()
@@ -120,7 +122,9 @@ def pretend_to_be_on_a_gpu(classifier: Classifier) -> None:
             if buffer is not None:
                 module._buffers[name] = fake(buffer)
         for name in module._defaults if isinstance(module, Metric) else ():
-            setattr(module, name, fake(getattr(module, name)))
+            state = getattr(module, name)
+            if isinstance(state, Tensor):  # else a list, empty before the first update
+                setattr(module, name, fake(state))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
