@@ -108,6 +108,9 @@ class RefusesGradients(WithAnAuxiliaryHead):
         return super().forward(images)
 
 
+OF_EVERY_RUN = {"class_accuracies.png", "confusion_matrix.png", "learning_curves.png"}
+
+
 def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
     tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,18 +121,14 @@ def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
     assert "the layers of this network cannot be shown: no gradients here" in shown
     assert "test/acc" in shown
     names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert names == {"learning_curves.png"}
+    assert names == OF_EVERY_RUN
 
 
 def test_a_run_has_the_figures(tiny: Compose, tmp_path: Path) -> None:
     train(tiny())
     figures = tmp_path / "run" / "figures"
-    assert {path.name for path in figures.iterdir()} == {
-        "activation_maps.png",
-        "feature_maps.png",
-        "filters.png",
-        "learning_curves.png",
-    }
+    of_layers = {"activation_maps.png", "feature_maps.png", "filters.png"}
+    assert {path.name for path in figures.iterdir()} == OF_EVERY_RUN | of_layers
     for path in figures.iterdir():
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # not a blank one
@@ -140,7 +139,7 @@ def test_a_network_without_convolutions_trains_and_has_none(tiny: Compose, tmp_p
     config.model = {"_target_": "test_explain.Flat", "num_classes": 10}
     train(config)
     names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert names == {"learning_curves.png"}
+    assert names == OF_EVERY_RUN
 
 
 class Flat(nn.Sequential):

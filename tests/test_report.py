@@ -98,7 +98,9 @@ def test_the_page_of_a_run_says_what_it_found(one: Path) -> None:
         "Accuracy under corruptions",
     ):
         assert text in html, text
-    assert html.count("<img ") == len(list(one.glob("*/*.png"))) - 1  # the curves are drawn anew
+    assert (
+        html.count("<img ") == len({path.name for path in one.glob("*/*.png")}) - 1
+    )  # the curves are drawn anew
     assert len(html) < 2e6
     (row,) = rows_of(one / "report.csv")
     assert float(row["test/acc"]) == metrics["test/acc"]
@@ -115,7 +117,7 @@ def test_markdown_has_the_same_and_its_pictures_exist(one: Path, many: Path) -> 
     write(one)
     text = (one / "report.md").read_text()
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert len(pictures) == len(list(one.glob("*/*.png")))
+    assert len(pictures) == len({path.name for path in one.glob("*/*.png")})
     assert all((one / picture).is_file() for picture in pictures)
     assert f"    {train_command(read_run(one).overrides)}\n" in text
     write(many)
