@@ -489,7 +489,7 @@ def test_pages_render_at_any_width(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
         assert all(widths)
-        assert len(widths) == (7 if folder == one else 0)
+        assert len(widths) == (8 if folder == one else 0)
         charts = page.locator(".charts svg")
         assert charts.count() == 2
         assert all((box := chart.bounding_box()) and box["height"] > 200 for chart in charts.all())
