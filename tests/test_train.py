@@ -34,6 +34,7 @@ METRICS = [
     "stopped_by",
     "target_val_acc",
     "val/acc",
+    "best_epoch",
     "test/acc",
     "test/loss",
     "epochs_to_target",
