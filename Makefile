@@ -55,7 +55,7 @@ wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login
 	@# took to their end; latest-run is a link to one of all.
 	@folder=$$(cd "$(WANDB)" && pwd) && cd "$(FROM)" && \
 	    find "$$folder" -maxdepth 1 -type d -name '*run-*' -print0 | \
-	    WANDB_DIR="$$folder/.." xargs -0 "$(CURDIR)/.venv/bin/wandb" sync --include-online
+	    WANDB_DIR="$$folder/.." xargs -0 -r "$(CURDIR)/.venv/bin/wandb" sync --include-online
 
 test: $(READY)  ## the tests, within 10 minutes on two cores; pytest's options by ARGS=
 	$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)

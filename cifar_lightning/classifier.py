@@ -1,6 +1,7 @@
 """The LightningModule: network, loss, metrics, optimizer."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
@@ -44,6 +45,21 @@ class Scores(nn.Module):
         self.accuracy.reset()
 
 
+@dataclass(frozen=True)
+class Tested:
+    """What each image was taken for, in their order: [N] each, on the CPU.
+
+    Attributes:
+        index: of the image, int64.
+        guesses: the class, int64.
+        confidences: its probability, float32.
+    """
+
+    index: Tensor
+    guesses: Tensor
+    confidences: Tensor
+
+
 class Guesses(Metric):
     """What each image was taken for, gathered from all devices."""
 
@@ -61,9 +77,8 @@ class Guesses(Metric):
         self.rows.append(torch.cat([index[:, None], guesses, confidences], dim=1))  # [N, 3]
 
     def compute(self) -> Tensor:
-        """Float32 [images, 3]: index, guess and confidence, in the order of the index."""
-        rows = dim_zero_cat(self.rows)
-        return rows[rows[:, 0].argsort()]
+        """Float32 [images, 3]: index, guess and confidence."""
+        return dim_zero_cat(self.rows)
 
 
 class Classifier(pl.LightningModule):
@@ -88,7 +103,7 @@ class Classifier(pl.LightningModule):
     Attributes:
         train_size: pixels, height and width, that training steps scale their images to; None for
             no scaling.
-        tested: what the last test took each image for: see `Guesses.compute`; None before it.
+        tested: what the last test took each image for; None before it.
 
     Raises:
         ValueError: if `label_smoothing` is not in [0, 1].
@@ -128,7 +143,7 @@ class Classifier(pl.LightningModule):
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
         self.test_guesses = Guesses()
-        self.tested: Tensor | None = None
+        self.tested: Tested | None = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """From uint8 to zero mean and unit variance by channel; channels_last, in its dtype."""
@@ -200,7 +215,9 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test figures."""
         self._log("test", self.test_scores)
-        self.tested = self.test_guesses.compute().cpu()
+        rows = self.test_guesses.compute().cpu()
+        index, guesses, confidences = rows[rows[:, 0].argsort()].unbind(1)
+        self.tested = Tested(index.long(), guesses.long(), confidences)
         self.test_guesses.reset()
 
     def _log_training(self) -> None:

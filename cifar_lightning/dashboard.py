@@ -31,7 +31,8 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning import arguments
     from cifar_lightning.errors import UserError
 
-    arguments.check_values("", KINDS, config)
+    kinds = {"entity": str | None, "project": str, "url": str | None, "dry_run": bool}
+    arguments.check_values("", kinds, config)
     if find_spec("wandb_workspaces") is None:
         raise UserError("A board needs wandb-workspaces: pip install 'cifar-lightning[board]'.")
     os.environ.pop("WANDB_MODE", None)  # is of runs: a board is online, or none
@@ -49,8 +50,6 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
         addresses[name] = address
     return addresses
 
-
-KINDS = {"entity": str | None, "project": str, "url": str | None, "dry_run": bool}
 
 main = entry("dashboard", dashboard)
 

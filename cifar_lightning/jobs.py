@@ -168,7 +168,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             f"Another process works on this job, in {folder}. It was left to that one: wait for "
             "it, or end it, and start this again."
         ) from None
-    except (OSError, NotImplementedError):  # a disk without locks: no reason not to train
+    except (OSError, NotImplementedError):  # no locks on this disk (the latter: filelock < 3.25)
         yield
         return
     with held:

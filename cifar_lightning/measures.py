@@ -1,4 +1,4 @@
-"""What logits say of a classifier."""
+"""What logits and guesses say of a classifier."""
 
 from dataclasses import dataclass
 
@@ -50,12 +50,6 @@ def confusion_matrix(guesses: Tensor, labels: Tensor, num_classes: int) -> Tenso
     """
     matrix: Tensor = multiclass_confusion_matrix(guesses, labels, num_classes)
     return matrix
-
-
-def tested_matrix(tested: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The confusion matrix of a test: `Classifier.tested`, and the labels of all test images."""
-    index, guesses = tested[:, 0].long(), tested[:, 1].long()  # [N], [N]
-    return confusion_matrix(guesses, labels[index], num_classes)
 
 
 def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, float]]:

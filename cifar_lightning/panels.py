@@ -11,12 +11,14 @@ import wandb_workspaces.workspaces as ws
 from cifar_lightning.errors import UserError
 
 NAME = "cifar-lightning"
+SETTINGS = (  # whose part in accuracy is looked at
+    *("model", "optimizer", "augment", "optimizer/lr", "optimizer/weight_decay"),
+    *("label_smoothing", "trainer/max_epochs"),
+)
 WIDTH, HEIGHT = 12, 8  # of a panel in a report, in W&B's units: two beside each other
 
-Section = tuple[str, list[Any]]
 
-
-def sections() -> list[Section]:
+def sections() -> list[tuple[str, list[Any]]]:
     """The questions that a board answers, and the panels that answer each.
 
     Every name in them is one that a training logs with conf/'s own options.
@@ -62,14 +64,8 @@ def sections() -> list[Section]:
                 wr.ParallelCoordinatesPlot(
                     title="Settings and accuracy",
                     columns=[
-                        *(
-                            wr.ParallelCoordinatesPlotColumn(wr.Config(key))
-                            for key in ("model", "optimizer", "augment", "optimizer/lr")
-                        ),
-                        wr.ParallelCoordinatesPlotColumn(wr.Config("optimizer/weight_decay")),
-                        wr.ParallelCoordinatesPlotColumn(wr.Config("label_smoothing")),
-                        wr.ParallelCoordinatesPlotColumn(wr.Config("trainer/max_epochs")),
-                        wr.ParallelCoordinatesPlotColumn(wr.SummaryMetric("val/acc")),
+                        wr.ParallelCoordinatesPlotColumn(metric)
+                        for metric in (*map(wr.Config, SETTINGS), wr.SummaryMetric("val/acc"))
                     ],
                 ),
                 wr.ParameterImportancePlot(with_respect_to="val/acc"),
@@ -97,7 +93,7 @@ def sections() -> list[Section]:
             "How fast is it?",
             [
                 wr.LinePlot(title="Images per second", x="epoch", y=["throughput/images_per_s"]),
-                wr.BarPlot(title="Seconds of training", metrics=["train_seconds"], orientation="h"),
+                wr.BarPlot(title="Seconds of training", metrics=["train_seconds"]),
             ],
         ),
         (

@@ -109,10 +109,7 @@ def save(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
         name: [(row["epoch"], row[name]) for row in rows if name in row]
         for name in ("train/acc", "train/loss", "val/acc", "val/loss")
     }
-    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
-    if metrics["test/acc"] is not None:
-        title += f": {metrics['test/acc']:.2%} test accuracy"
-    figure = pictures.learning_curves(curves, metrics["target_val_acc"], title)
+    figure = pictures.learning_curves(curves, metrics["target_val_acc"], _title(metrics))
     return _save_figures({"learning_curves": figure}, run_dir)
 
 
@@ -120,17 +117,26 @@ def save_test(
     config: DictConfig, classifier: Classifier, data: ImageData, metrics: dict[str, Any]
 ) -> dict[str, Path]:
     """Write what the test found, class by class, to `figures/`; returns the pictures by name."""
-    if classifier.tested is None or not len(classifier.tested):  # as in a search
+    tested = classifier.tested
+    if tested is None:  # as in a search
         return {}
-    matrix = measures.tested_matrix(classifier.tested, data.test.labels, len(data.classes))
+    labels = data.test.labels[tested.index]
+    matrix = measures.confusion_matrix(tested.guesses, labels, len(data.classes))
     by_class = dict(zip(data.classes, measures.class_accuracies(matrix), strict=True))
-    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
-    title += f": {metrics['test/acc']:.2%} test accuracy"
+    title = _title(metrics)
     figures = {
         "confusion_matrix": pictures.confusion_matrix(matrix.numpy(), data.classes, title),
         "class_accuracies": pictures.class_accuracies(by_class, title),
     }
     return _save_figures(figures, Path(config.run_dir))
+
+
+def _title(metrics: dict[str, Any]) -> str:
+    """Of a picture of a run."""
+    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
+    if metrics["test/acc"] is not None:
+        title += f": {metrics['test/acc']:.2%} test accuracy"
+    return title
 
 
 def save_explanations(

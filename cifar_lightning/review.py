@@ -7,13 +7,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
 
 from cifar_lightning import measures
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
 from cifar_lightning.callbacks import TargetReached
-from cifar_lightning.classifier import Classifier
+from cifar_lightning.classifier import Classifier, Tested
 from cifar_lightning.data import ImageData
 
 MISTAKES = 100  # in the table, the most confident ones
@@ -32,11 +31,11 @@ def introduce(
         loggers: the boards among them are told.
     """
     target = callbacks.get("target")
+    settings: Any = OmegaConf.to_container(config, resolve=True)
     for board in loggers:
         if not isinstance(board, BoardLogger):
             continue
-        board.log_hyperparams(OmegaConf.to_container(config, resolve=True))
-        board.log_hyperparams({"network": dataclasses.asdict(budget)})
+        board.log_hyperparams(settings | {"network": dataclasses.asdict(budget)})
         board.log_code()
         if (
             isinstance(target, TargetReached)
@@ -72,8 +71,9 @@ def conclude(
             continue
         board.log_summary(metrics)
         tested = classifier.tested
-        if tested is not None and len(tested):
-            matrix = measures.tested_matrix(tested, data.test.labels, len(data.classes))
+        if tested is not None:
+            labels = data.test.labels[tested.index]
+            matrix = measures.confusion_matrix(tested.guesses, labels, len(data.classes))
             by_class = zip(data.classes, measures.class_accuracies(matrix), strict=True)
             board.log_summary({f"test/acc_by_class/{name}": acc for name, acc in by_class})
         board.log_pictures(figures)
@@ -84,24 +84,24 @@ def conclude(
             board.log_checkpoint(Path(checkpoint.best_model_path), metrics)
 
 
-def _show_mistakes(tested: Tensor, data: ImageData, board: BoardLogger) -> None:
+def _show_mistakes(tested: Tested, data: ImageData, board: BoardLogger) -> None:
     """A table of the most confident ones, with their images."""
-    index, guesses = tested[:, 0].long(), tested[:, 1].long()  # [N], [N]
-    labels = data.test.labels[index]
-    wrong = measures.confident_mistakes(guesses, tested[:, 2], labels, MISTAKES)
+    labels = data.test.labels[tested.index]  # [N]
+    wrong = measures.confident_mistakes(tested.guesses, tested.confidences, labels, MISTAKES)
     if not len(wrong.index):
         return
+    places = tested.index[wrong.index]  # [M], among the test images
     rows = [
         [data.classes[label], data.classes[guess], round(confidence, 4), number]
         for label, guess, confidence, number in zip(
             labels[wrong.index].tolist(),
             wrong.guesses.tolist(),
             wrong.confidences.tolist(),
-            index[wrong.index].tolist(),
+            places.tolist(),
             strict=True,
         )
     ]
-    images = data.test.images[index[wrong.index]].permute(0, 2, 3, 1)  # [M, H, W, 3]
+    images = data.test.images[places].permute(0, 2, 3, 1)  # [M, H, W, 3]
     large = images.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
     columns = ("label", "prediction", "confidence", "test image")
     board.log_images("mistakes", large.numpy(), columns, rows)

@@ -117,6 +117,17 @@ def weights_of(checkpoint: Path) -> dict[str, Any]:
     return dict(content["state_dict"])
 
 
+def needs_unshare(what: str) -> pytest.MarkDecorator:
+    """Where a process may have name spaces of its own, as on most Linux machines.
+
+    Args:
+        what: an option of unshare, as `--mount` for file systems, `--uts` for the machine's name.
+    """
+    command = f"unshare --map-root-user {what}"
+    code = subprocess.call(["sh", "-c", f"{command} true 2>/dev/null"])
+    return pytest.mark.skipif(code != 0, reason=f"{command} is not possible here")
+
+
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 

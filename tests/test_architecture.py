@@ -106,7 +106,7 @@ OUTSIDE: dict[str, set[str]] = {
     "corruptions": {"torch", "torchvision", "numpy", "PIL"},
     "measures": {"torch", "torchmetrics"},
     "explain": {"torch"},
-    "review": {"torch", "omegaconf", "pytorch_lightning"},
+    "review": {"omegaconf", "pytorch_lightning"},
     "results": {"torch", "matplotlib", "pytorch_lightning", "omegaconf"},
     "evaluation": {"torch", "matplotlib", "rich"},
     "runs": {"omegaconf"},

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from conftest import TINY
-from test_faults import own_disk
+from conftest import TINY, needs_unshare
 from wandb_files import recorded, run_folders, without_service
 from wandb_server import KEY, Behaviour, WandbServer, wait_for, wandb_server
 
@@ -96,14 +95,7 @@ def test_an_online_run_is_uploaded_whole(server: WandbServer) -> None:
     assert list(folder.glob("*.wandb.synced"))  # `make wandb-sync` leaves it out
 
 
-# Where a process may have a machine's name of its own.
-own_name = pytest.mark.skipif(
-    subprocess.call(["sh", "-c", "unshare --map-root-user --uts true 2>/dev/null"]) != 0,
-    reason="unshare --map-root-user --uts is not possible here",
-)
-
-
-@own_name
+@needs_unshare("--uts")
 @pytest.mark.slow
 def test_a_server_learns_nothing_of_the_machine(server: WandbServer) -> None:
     training = start(
@@ -185,8 +177,7 @@ def test_a_training_that_is_killed_leaves_the_rows_so_far() -> None:
     while not rows:
         assert time.monotonic() < deadline
         time.sleep(1)
-        with contextlib.suppress(IndexError, subprocess.CalledProcessError):  # not there yet
-            rows = recorded(run_folders()[0]).rows
+        rows = [row for folder in run_folders() for row in recorded(folder).rows]
     core = core_of(program.pid)
     program.kill()
     program.communicate()
@@ -262,7 +253,7 @@ def test_wandb_sync_uploads_all_offline_runs_once(server: WandbServer) -> None:
     assert not (CONF.parent / "wandb").exists()
 
 
-@own_disk
+@needs_unshare("--mount")
 @pytest.mark.slow
 def test_a_disk_that_is_full_costs_the_board_and_not_the_run(tmp_path: Path) -> None:
     disk = tmp_path / "disk"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, weights_of
+from conftest import TINY, needs_unshare, weights_of
 from test_data import small_data_set, write_tar
 
 from cifar_lightning.checkpoint import read_checkpoint
@@ -50,11 +50,7 @@ def one_message(ended: subprocess.CompletedProcess[str]) -> str:
     return ended.stderr.partition("Error: ")[2]
 
 
-# Where a process may have file systems of its own, as on most Linux machines.
-own_disk = pytest.mark.skipif(
-    subprocess.call(["sh", "-c", "unshare --map-root-user --mount true 2>/dev/null"]) != 0,
-    reason="unshare --map-root-user --mount is not possible here",
-)
+own_disk = needs_unshare("--mount")
 
 LONG = ("target_accuracy=null", "trainer.max_epochs=5")
 

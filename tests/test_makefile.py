@@ -78,3 +78,13 @@ def test_help_lists_every_target() -> None:
     listed = {line.split()[0] for line in make(ROOT, "help").stdout.splitlines()}
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert listed == rules >= {"help", "setup", "train", "test", "test-all", "lint", "bench"}
+
+
+def test_where_there_is_no_run_the_board_says_so_and_nothing_is_uploaded(tmp_path: Path) -> None:
+    for target in ("board", "wandb-sync"):
+        ended = make(ROOT, target, f"FROM={tmp_path}")
+        assert ended.returncode != 0
+        assert f"there is no run in {tmp_path}/runs/wandb" in ended.stderr
+    (tmp_path / "runs" / "wandb").mkdir(parents=True)
+    ended = make(ROOT, "--silent", "wandb-sync", f"FROM={tmp_path}")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb_files
 from conftest import TINY
 from filelock import FileLock
 from omegaconf import OmegaConf
@@ -267,15 +268,13 @@ def start(place: Path, *arguments: str, **environment: str) -> "subprocess.Popen
     """`python -m cifar_lightning.train`, in a folder that has the callback."""
     (place / "crash.py").write_text(CRASH)
     more = {"PYTHONPATH": str(place), "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
-    # Of tests in this process: W&B would write what the command tells it to their folder.
-    inherited = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     return subprocess.Popen(
         [sys.executable, "-m", "cifar_lightning.train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=place,
-        env=inherited | more | environment,
+        env=wandb_files.without_service() | more | environment,
         # What a shell starts by & ignores Ctrl-C, and so would what the tests start then.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -314,14 +313,9 @@ def by_setting(folder: Path, key: str) -> dict[str, Path]:
 
 def board_runs(place: Path) -> list[tuple[str, str | None]]:
     """Id and group of each of W&B's offline runs; no group where W&B died before it wrote any."""
-    wandb = Path(sys.executable).with_name("wandb")
     found = []
-    for folder in sorted((place / "runs" / "wandb").glob("offline-run-*")):
-        ended = subprocess.run(
-            [wandb, "leet", "inspect", "--json", folder], capture_output=True, text=True, timeout=60
-        )
-        records = [json.loads(line) for line in ended.stdout.splitlines()]
-        groups = [record["run"]["run_group"] for record in records if record["type"] == "run"]
+    for folder in wandb_files.run_folders(place):
+        groups = [run["run_group"] for run in wandb_files.recorded(folder).of("run")]
         found.append((folder.name.split("-", 3)[3], groups[0] if groups else None))
     return found
 

@@ -12,7 +12,10 @@ WANDB = Path(sys.executable).with_name("wandb")
 
 
 def without_service() -> dict[str, str]:
-    """The environment, for a process that is to have a W&B service of its own."""
+    """The environment, for a process that is to have a W&B service of its own.
+
+    That of tests in this process would write what the other tells it to their folder.
+    """
     return {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
 
 
@@ -38,10 +41,7 @@ class Recorded:
 
     @property
     def config(self) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
-        for record in self.of("config"):
-            merged |= record["update"]
-        return merged
+        return self._merged("config")
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -55,8 +55,11 @@ class Recorded:
 
     @property
     def summary(self) -> dict[str, Any]:
+        return self._merged("summary")
+
+    def _merged(self, kind: str) -> dict[str, Any]:
         merged: dict[str, Any] = {}
-        for record in self.of("summary"):
+        for record in self.of(kind):
             merged |= record["update"]
         return merged
 
@@ -68,17 +71,13 @@ class Recorded:
 
 
 def recorded(folder: Path) -> Recorded:
-    """Read a run's folder.
+    """Read a run's folder; of one to which nothing was written yet there are no records.
 
     Args:
         folder: such as runs/wandb/offline-run-….
     """
     ended = subprocess.run(
-        [WANDB, "leet", "inspect", "--json", folder],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
+        [WANDB, "leet", "inspect", "--json", folder], capture_output=True, text=True, timeout=60
     )
     lines = filter(None, ended.stdout.splitlines())
     return Recorded(folder, [json.loads(line) for line in lines])
