@@ -115,7 +115,7 @@ SHELL = {"_target_": "os.system", "command": "touch was_called"}
         lambda config: config["model"].update(num_classes=SHELL),
         lambda config: config["augment"].update(flip=[[SHELL]]),
         # By way of this package, and by interpolation.
-        lambda config: config["model"].update(_target_="cifar_lightning.cli.os.system"),
+        lambda config: config["model"].update(_target_="cifar_lightning.cli.typed.os.system"),
         lambda config: config["model"].update(_target_="cifar_lightning.atomic.atomic_write"),
         # A target of conf/, where conf/ does not call it.
         lambda config: config.update(model=config["callbacks"]["best"]),

@@ -1,0 +1,120 @@
+"""The command-line programs: Hydra's main, with messages that help."""
+
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from cifar_lightning import processes
+from cifar_lightning.cli.composing import CONF, complete
+from cifar_lightning.cli.messages import explain
+from cifar_lightning.cli.tasks import MISTAKES, run_apart
+from cifar_lightning.cli.typed import is_sweep, prepare_arguments, resume_sweep, write_nothing
+from cifar_lightning.errors import UserError
+
+SECONDS_FOR_THE_FIRST = 5  # to come to the same mistake; torchrun then ends the others
+
+SET_BY_US = "CIFAR_LIGHTNING_SETS_FULL_ERROR"
+
+# conf/hydra/launcher/submitit_slurm.yaml goes before the plugin's values, which is what it is for.
+warnings.filterwarnings(
+    "ignore", message=r"\s*'hydra/launcher/submitit_slurm' is validated against"
+)
+
+
+def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+    """The command-line program of a task.
+
+    Args:
+        config_name: the file in conf/ whose configuration the task takes.
+        task: gets the configuration as `compose` gives it.
+    """
+    # The processes of other devices inherit the variable, which `main` sets for reasons of its own.
+    full_error = os.environ.get("HYDRA_FULL_ERROR") == "1" and SET_BY_US not in os.environ
+
+    def exit_with(error: Exception) -> NoReturn:
+        # What the disk refuses one process it may not refuse another.
+        typed = isinstance(error, UserError | CompactHydraException | OmegaConfBaseException)
+        if typed and not processes.is_first():
+            _let_the_first_speak()
+        sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")  # exit code 1
+
+    def job(config: DictConfig) -> Any:
+        hydra_config = HydraConfig.get()
+        is_of_sweep = hydra_config.mode == RunMode.MULTIRUN
+        sweep = Path(hydra_config.sweep.dir).absolute().name if is_of_sweep else None
+        complete(config, hydra_config, hydra_config.runtime.output_dir, sweep)
+        if is_of_sweep:
+            return run_apart(config_name, config, hydra_config)
+        try:
+            return task(config)
+        except MISTAKES as error:
+            if not full_error:
+                exit_with(error)
+            raise
+
+    def main() -> None:
+        _register_sweeper()
+        # Hydra then hands exceptions on to us instead of printing them its own way.
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        if not full_error:
+            os.environ[SET_BY_US] = "1"
+        try:
+            if config_name == "train":
+                sys.argv[1:] = resume_sweep(sys.argv[1:])
+            sys.argv[1:] = prepare_arguments(sys.argv[1:])
+            started = processes.launch()
+            if started is not None and started.total > 1 and is_sweep(sys.argv[1:]):
+                raise UserError(
+                    f"{started.by} starts the processes of one training: leave -m out. A sweep "
+                    "whose jobs have several devices is hydra/launcher=submitit_slurm's."
+                )
+            if not processes.is_first():
+                sys.argv[1:] += write_nothing(sys.argv[1:])
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+        except KeyboardInterrupt:
+            sys.exit(130)  # as shells report it
+        except SystemExit as ending:
+            if ending.code == 2:  # argparse has said which option it does not know
+                sys.exit(1)
+            raise
+        except MISTAKES as error:
+            if full_error:
+                raise
+            exit_with(error)
+        finally:
+            if not full_error:
+                del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
+
+    return main
+
+
+def _register_sweeper() -> None:
+    """Hydra looks for plugins in folders, which an editable install has not."""
+    plugins = Plugins.instance()
+    # Not before Hydra has looked: it executes the modules that it finds, its own too, once more.
+    from hydra_plugins.cifar_lightning_sweeper import GridSweeper
+
+    plugins.register(GridSweeper)
+
+
+def _let_the_first_speak() -> None:
+    """Wait for the end that the first process's mistake brings; return if it has made none.
+
+    A mistake in what was typed is every process's. What is wrong on one machine alone, as the
+    number of its GPUs, is said late, but it is said.
+    """
+    if processes.launch() is None:
+        sys.exit(1)  # Lightning's, on the machine of the first
+    time.sleep(SECONDS_FOR_THE_FIRST)
