@@ -164,6 +164,7 @@ def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_better(
 
 def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_path: Path) -> None:
     metrics = train(tiny("data.val_size=0", "target_accuracy=null", "trainer.max_epochs=2"))
+    assert metrics["best_epoch"] == 2
     assert metrics["val/acc"] is None
     assert metrics["test/acc"] > 0
     assert metrics["images_per_s"] == pytest.approx(2 * 200 / metrics["train_seconds"], rel=1e-4)
