@@ -28,6 +28,9 @@ class Settings(TypedDict):
     target_accuracy: float | None
     target_confidence: float
     label_smoothing: float
+    teacher: str | None
+    teacher_weight: float
+    teacher_temperature: float
     rehearse_without_data: bool
 
 

@@ -131,9 +131,10 @@ def resumed(config: DictConfig) -> DictConfig:
             "nobody knows. Take last.ckpt, which is of the end of an epoch."
         )
     result = trusted_config(path, checkpoint.config, own=config)
-    if "sweep" not in result:  # which runs of earlier versions did not know
-        with open_dict(result):
-            result.sweep = None
+    with open_dict(result):  # what runs of earlier versions did not know
+        for key in ("sweep", "teacher", "teacher_weight", "teacher_temperature"):
+            if key not in result:
+                result[key] = None if key in ("sweep", "teacher") else config[key]
     if missing := [str(key) for key in config if key not in result]:
         raise UserError(
             f"resume={path} was written by an earlier version of cifar-lightning, with which it "

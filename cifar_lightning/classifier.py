@@ -81,6 +81,55 @@ class Guesses(Metric):
         return dim_zero_cat(self.rows)
 
 
+class Teacher:
+    """A trained classifier whose answers another one learns, beside the labels.
+
+    Distillation (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015). It sees the
+    same augmented images as its pupil (Beyer et al., "Knowledge distillation: A good teacher is
+    patient and consistent", 2022).
+
+    Args:
+        classifier: is put into evaluation mode; its weights stay as they are.
+        name: of its network.
+        weight: share of the pupil's loss that its answers have, from 0 to 1.
+        temperature: both networks' logits are divided by it, so that the small probabilities count.
+
+    Raises:
+        ValueError: if `weight` is not in [0, 1] or `temperature` is not above 0.
+    """
+
+    def __init__(
+        self, classifier: "Classifier", name: str, weight: float, temperature: float
+    ) -> None:
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight must be from 0 to 1, not {weight}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        self.classifier = classifier.eval().requires_grad_(False)
+        self.name = name
+        self.weight = weight
+        self.temperature = temperature
+
+    def losses(self, images: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
+        """The pupil's losses [N] with the teacher's share in them.
+
+        Args:
+            images: uint8 [N, 3, H, W], augmented.
+            logits: the pupil's [N, classes].
+            losses: the pupil's on the labels [N].
+        """
+        with torch.no_grad():
+            answers = self.classifier(images)  # [N, classes]
+        divergences = F.kl_div(
+            (logits.float() / self.temperature).log_softmax(1),
+            (answers.float() / self.temperature).softmax(1),
+            reduction="none",
+        ).sum(1)
+        # Gradients of logits divided by the temperature shrink with its square.
+        divergences = self.temperature**2 * divergences
+        return (1 - self.weight) * losses + self.weight * divergences
+
+
 class Classifier(pl.LightningModule):
     """Classifies uint8 images; normalisation is part of it, so a checkpoint needs no preprocessing.
 
@@ -104,6 +153,8 @@ class Classifier(pl.LightningModule):
         train_size: pixels, height and width, that training steps scale their images to; None for
             no scaling.
         tested: what the last test took each image for; None before it.
+        teacher: whose answers training learns too; None for the labels alone. Checkpoints are
+            without it.
 
     Raises:
         ValueError: if `label_smoothing` is not in [0, 1].
@@ -144,6 +195,12 @@ class Classifier(pl.LightningModule):
         self.test_scores = Scores(len(classes))
         self.test_guesses = Guesses()
         self.tested: Tested | None = None
+        self.teacher: Teacher | None = None
+
+    def on_fit_start(self) -> None:
+        """Have the teacher, which is no part of this module, on the same device."""
+        if self.teacher is not None:
+            self.teacher.classifier.to(self.device)
 
     def normalise(self, images: Tensor) -> Tensor:
         """From uint8 to zero mean and unit variance by channel; channels_last, in its dtype."""
@@ -156,7 +213,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
-        """The smoothed cross-entropy of one augmented batch.
+        """The loss of one augmented batch: smoothed cross-entropy, and the teacher's share.
 
         Returns:
             `loss`, its mean; `losses` [N]; and `image_size`, in pixels, that the network saw.
@@ -170,6 +227,8 @@ class Classifier(pl.LightningModule):
         losses = F.cross_entropy(
             logits, labels, label_smoothing=self.label_smoothing, reduction="none"
         )
+        if self.teacher is not None:
+            losses = self.teacher.losses(images, logits, losses)
         loss = losses.mean()
         # Kept on the device: reading a value here would make the GPU wait at every step.
         self.fit_scores.update(loss.detach(), logits.detach(), labels)

@@ -8,7 +8,7 @@ from typing import Any
 # Keys of conf/data/ that say where images lie: another machine has other ones.
 PLACES = ("path", "root", "mirror", "mirrors", "cache_dir")
 # Last parts of the other keys that hold places, or what belongs to them.
-OF_THE_RUN = ("dirpath", "logger", "resume", "run_dir", "run_id", "save_dir")
+OF_THE_RUN = ("dirpath", "logger", "resume", "run_dir", "run_id", "save_dir", "teacher")
 # A path from the root or of a home, at the start of a text or within it, as in sqlite:////home/…
 ABSOLUTE = re.compile(r"(^|[\s='\"\[{(,])(/|~|file:)|:///")
 

@@ -57,6 +57,7 @@ def collect(
         "data": config.choices.data,
         "model": config.choices.model,
         "params": budget.parameters,
+        "teacher": None if classifier.teacher is None else classifier.teacher.name,
         "seed": config.seed,
         "epochs": epochs,
         "stopped_by": ending if finished else "interrupted",
@@ -70,7 +71,7 @@ def collect(
         "train_seconds": throughput.seconds,
         "images_per_s": throughput.images_per_s,
         "train_images": throughput.images,
-        "train_tflop": train_tflop(classifier.network, throughput.images_by_size),
+        "train_tflop": _train_tflop(classifier, throughput),
         "precision": str(trainer.precision),
         "device": device_name(trainer.strategy.root_device),
         "torch": torch.__version__,
@@ -78,6 +79,16 @@ def collect(
     }
     # float32's 0.8187999725341797 is 0.8188.
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}
+
+
+def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
+    """Of the network, and of its teacher's answers on images of full size."""
+    own = train_tflop(classifier.network, throughput.images_by_size)
+    if classifier.teacher is None:
+        return own
+    seen = {classifier.image_size: throughput.images}
+    # Without a backward pass, which costs twice the forward one.
+    return own + train_tflop(classifier.teacher.classifier.network, seen) / 3
 
 
 def _epoch_of(score: float, trainer: pl.Trainer, run_dir: str) -> float | int | None:

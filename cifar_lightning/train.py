@@ -52,6 +52,8 @@ def train(
     console.show_network(
         classifier.network, config.choices.model, data.image_size, budget, not jobs.inside()
     )
+    if config.teacher is not None:
+        classifier.teacher = run.build_teacher(config, classifier)
     callbacks = run.build_callbacks(config, data)
     if is_hopeless is not None:
         callbacks["pruning"] = Pruning(is_hopeless)

@@ -124,7 +124,8 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (
         ["model=dilated_wd"],
         [
-            "There is no model=dilated_wd. The options of model: airbench94, dilated_dw.",
+            "There is no model=dilated_wd. The options of model: "
+            "airbench94, dilated_dw, residual_dw_257k, resnet20.",
             "Did you mean dilated_dw?",
         ],
     ),
@@ -161,7 +162,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["model.num_classes=ten"], ["model.num_classes=ten should be a valid integer."]),
     (["budget.max_params=1e5x"], ["budget.max_params=1e5x should be a valid number."]),
     (["trainer.max_epochs=null"], ["trainer.max_epochs=null is not a count from 1"]),
-    (["experiment=null,sgd", "-m"], ["this group needs an option: airbench94, sgd, speedrun."]),
+    (
+        ["experiment=null,sgd", "-m"],
+        ["this group needs an option: airbench94, sgd, speedrun."],
+    ),
     (["augment=null"], ["augment=null: this group needs an option: basic, default, none, strong."]),
     (["budget=null"], ["budget=null is no option and no set of keys."]),
     (["callbacks.best=null"], ["callbacks.best cannot be taken out"]),
@@ -173,6 +177,8 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["seed=null"], ["seed=null should be a valid integer."]),
     (["seed=true"], ["seed=true should be a valid integer."]),
     (["target_accuracy=80%"], ["target_accuracy=80% should be a valid number."]),
+    (["teacher_weight=some"], ["teacher_weight=some should be a valid number."]),
+    (["data=shapes", "teacher=nowhere.ckpt"], ["nowhere.ckpt: there is no such file."]),
     (["label_smoothing=some"], ["label_smoothing=some should be a valid number."]),
     (["rehearse_without_data=2"], ["rehearse_without_data=2 should be a valid boolean."]),
     # ranges

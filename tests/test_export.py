@@ -185,7 +185,7 @@ def test_a_safetensors_file_holds_the_weights_under_their_names(best: Path) -> N
 
 
 @pytest.mark.parametrize("kind", NEEDS)
-@pytest.mark.parametrize("model", ["airbench94", "dilated_dw"])
+@pytest.mark.parametrize("model", ["airbench94", "dilated_dw", "residual_dw_257k"])
 def test_every_network_exports_whatever_the_classes_and_the_size(
     kind: str, model: str, tmp_path: Path
 ) -> None:

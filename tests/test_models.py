@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.budget import count
-from cifar_lightning.models import Airbench94, DilatedDW, initialise
+from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
+from cifar_lightning.models.blocks import Depthwise, Residual, SqueezeExcitation
 
 # Kind, output shape, parameters, bias; the table of the network, row by row.
 TABLE: list[tuple[type[nn.Module], tuple[int, ...], int, bool]] = [
@@ -117,6 +118,18 @@ def test_airbench94_is_the_reference() -> None:
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_resnet20_is_the_reference() -> None:
+    network = ResNet20()
+    budget = count(network)
+    assert budget.parameters == 272_474
+    # By hand: outputs a channel, times channels in and out, times the kernel's size.
+    by_hand = 32**2 * (3 * 16 * 9 + 6 * 16 * 16 * 9)
+    by_hand += 16**2 * (16 * 32 * 9 + 5 * 32 * 32 * 9 + 16 * 32)
+    by_hand += 8**2 * (32 * 64 * 9 + 5 * 64 * 64 * 9 + 32 * 64)
+    assert budget.multiply_adds == by_hand + 64 * 10
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
 def test_whitened_filters_respond_uncorrelated_with_equal_variance() -> None:
     network, images = DilatedDW(), correlated_images()
     initialise(network, images, whiten=0.5, dirac=False)
@@ -155,3 +168,92 @@ def test_initialise_takes_a_network_without_convolutions() -> None:
     before = linear.weight.clone()
     initialise(nn.Sequential(nn.Flatten(), linear), correlated_images(), whiten=0.5, dirac=True)
     assert torch.equal(linear.weight, before)
+
+
+@pytest.mark.parametrize(("size", "dilation"), [(16, 1), (16, 2), (12, 3), (7, 2), (9, 3)])
+def test_depthwise_trains_as_pytorchs_own_convolution(size: int, dilation: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = Depthwise(6, dilation).double().train()
+    maps = torch.randn(2, 6, size, size, generator=generator, dtype=torch.double)
+    results = []
+    for forward in (layer, super(Depthwise, layer).forward):
+        x = maps.clone().requires_grad_()
+        y = forward(x)
+        (dx, dw) = torch.autograd.grad((y * y).sum(), (x, layer.weight))
+        results.append((y, dx, dw))
+    for ours, theirs in zip(*results, strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours, theirs)
+
+
+def test_depthwise_sees_as_far_as_its_dilation() -> None:
+    maps = torch.zeros(1, 1, 9, 9)
+    maps[0, 0, 4, 4] = 1
+    layer = Depthwise(1, dilation=2).train()
+    nn.init.ones_(layer.weight)
+    seen = layer(maps)[0, 0].nonzero()
+    assert sorted(map(tuple, seen.tolist())) == [(r, c) for r in (2, 4, 6) for c in (2, 4, 6)]
+
+
+def test_depthwise_keeps_channels_last() -> None:
+    maps = torch.randn(2, 8, 16, 16).to(memory_format=torch.channels_last)
+    out = Depthwise(8, dilation=2).train()(maps)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_residual_adds_what_its_layers_make() -> None:
+    maps = torch.tensor([-3.0, 1.0, 2.0]).view(1, 3, 1, 1)
+    double = nn.Conv2d(3, 3, 1, groups=3, bias=False)
+    nn.init.constant_(double.weight, 2.0)
+    assert Residual([double])(maps).flatten().tolist() == [0.0, 3.0, 6.0]
+
+
+def test_squeeze_excitation_weighs_channels_by_their_means() -> None:
+    layer = SqueezeExcitation(4, 2)
+    maps = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    weights = layer(maps) / maps  # [3, 4, 5, 5]
+    assert torch.allclose(weights, weights[:, :, :1, :1].expand_as(weights), atol=1e-5)
+    assert ((weights > 0) & (weights < 1)).all()
+    # The means alone decide: mixed within each channel, the pixels get the same weights.
+    mixed = maps.flatten(2)[:, :, torch.randperm(25)].view_as(maps)
+    assert torch.allclose(layer(mixed) / mixed, weights, atol=1e-5)
+    constant = maps.mean((2, 3))
+    assert layer.squeeze.bias is not None
+    assert layer.excite.bias is not None
+    by_hand = (layer.squeeze.weight[:, :, 0, 0] @ constant[0] + layer.squeeze.bias).relu()
+    by_hand = (layer.excite.weight[:, :, 0, 0] @ by_hand + layer.excite.bias).sigmoid()
+    assert torch.allclose(weights[0, :, 0, 0], by_hand, atol=1e-5)
+
+
+def test_residual_dw_has_stages_of_halved_maps_and_dilated_separable_blocks() -> None:
+    network = ResidualDW(num_classes=7, widths=(8, 16, 24), depths=(1, 0, 2), squeeze=4)
+    shapes = []
+    for block in network.modules():
+        if isinstance(block, Residual):
+            block.register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape)))
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    assert shapes == [(2, 8, 32, 32), (2, 24, 8, 8), (2, 24, 8, 8)]
+    budget = count(network)
+    assert (budget.dilated, budget.separable) == (3, 6)
+    assert budget.parameters == sum(
+        [
+            8 * 3 * 9 + 16 * 8 * 4 + 24 * 16 * 4,  # stem and what halves the maps
+            2 * (8 + 16 + 24),  # their norms
+            2 * (8 * 9 + 8 * 8 + 2 * 8) + (8 * 2 + 2) + (2 * 8 + 8),  # the first stage's block
+            2 * (2 * (24 * 9 + 24 * 24 + 2 * 24) + (24 * 6 + 6) + (6 * 24 + 24)),
+            7 * 24 + 7,
+        ]
+    )
+
+
+def test_residual_dw_257k_has_no_more_parameters_than_the_seed_network() -> None:
+    assert count(ResidualDW()).parameters == 245_642 < 257_856
+
+
+def test_residual_dw_without_squeeze_is_convolutions_and_norms() -> None:
+    assert not any(isinstance(m, SqueezeExcitation) for m in ResidualDW(squeeze=None).modules())
+
+
+def test_residual_dw_wants_a_depth_for_each_width() -> None:
+    with pytest.raises(ValueError, match="3 widths need as many depths, not 2"):
+        ResidualDW(widths=(8, 16, 24), depths=(1, 2))

@@ -25,6 +25,7 @@ PATH_KEYS = (
     "resume",
     "run",
     "storage",
+    "teacher",
 )
 
 CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations

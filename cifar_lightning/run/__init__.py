@@ -3,7 +3,7 @@
 The only place that instantiates configurations: everything else takes plain arguments.
 """
 
-from cifar_lightning.run.from_checkpoint import rebuild, rebuild_data
+from cifar_lightning.run.from_checkpoint import build_teacher, rebuild, rebuild_data
 from cifar_lightning.run.parts import (
     build_classifier,
     build_data,
@@ -18,6 +18,7 @@ __all__ = [
     "build_classifier",
     "build_data",
     "build_network",
+    "build_teacher",
     "build_trainer",
     "instantiate_part",
     "open_loggers",

@@ -8,11 +8,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning import __version__
 from cifar_lightning.checkpoint import read_checkpoint
-from cifar_lightning.classifier import Classifier
+from cifar_lightning.classifier import Classifier, Teacher
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.places import PLACES
-from cifar_lightning.run.parts import build_data, build_network, make_classifier
+from cifar_lightning.run.parts import build_data, build_network, make_classifier, named
 from cifar_lightning.trusted import trusted_config
 
 
@@ -46,6 +46,26 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
             f"{versions}. {first}{others}"
         ) from error
     return classifier.eval(), config
+
+
+def build_teacher(config: DictConfig, classifier: Classifier) -> Teacher:
+    """The teacher that `teacher` names, for a classifier.
+
+    Raises:
+        UserError: if it is no checkpoint, or if its images or classes are others.
+    """
+    teacher, trained = rebuild(config.teacher)
+    facts = (list(classifier.classes), classifier.image_size)
+    known = (list(teacher.classes), teacher.image_size)
+    if facts != known:
+        raise UserError(
+            f"teacher={config.teacher} knows {_described(*known)}, but the data are "
+            f"{_described(*facts)}."
+        )
+    with named("teacher"):
+        return Teacher(
+            teacher, trained.choices.model, config.teacher_weight, config.teacher_temperature
+        )
 
 
 def rebuild_data(config: DictConfig, trained: DictConfig, classifier: Classifier) -> ImageData:

@@ -1,0 +1,61 @@
+"""A residual network of depthwise separable convolutions, every other one dilated."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from cifar_lightning.models.blocks import Residual, SqueezeExcitation, separable_norm
+
+
+class ResidualDW(nn.Module):
+    """Stages of residual blocks; each stage has half the width and height of the one before.
+
+    A block is two depthwise separable convolutions, the second dilated by 2, so that it sees 7 x 7
+    pixels for the price of 3 x 3, and squeeze-and-excitation.
+
+    Args:
+        num_classes: how many logits come out.
+        widths: channels of each stage.
+        depths: blocks of each stage; the first may have none.
+        squeeze: the channels of a stage are this many times those between the two layers of its
+            squeeze-and-excitation; None leaves that out.
+
+    Raises:
+        ValueError: if there are not as many depths as widths.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        widths: Sequence[int] = (32, 64, 128),
+        depths: Sequence[int] = (0, 4, 4),
+        squeeze: int | None = 8,
+    ) -> None:
+        super().__init__()
+        if len(widths) != len(depths):
+            raise ValueError(f"{len(widths)} widths need as many depths, not {len(depths)}")
+        layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1, bias=False)]
+        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            if stage:  # of 2x2 pixels, which are the same seen in a mirror
+                layers.append(nn.Conv2d(widths[stage - 1], width, 2, stride=2, bias=False))
+            layers += [nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [_block(width, squeeze) for _ in range(depth)]
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(widths[-1], num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of normalised images [N, 3, H, W]."""
+        maps = self.layers(images)  # at 32 x 32 pixels [N, 128, 8, 8]
+        logits: Tensor = self.head(maps.mean((2, 3)))
+        return logits
+
+
+def _block(channels: int, squeeze: int | None) -> Residual:
+    layers = [
+        *separable_norm(channels),
+        nn.ReLU(inplace=True),
+        *separable_norm(channels, dilation=2),
+    ]
+    if squeeze:
+        layers.append(SqueezeExcitation(channels, channels // squeeze))
+    return Residual(layers)
