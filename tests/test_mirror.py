@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.models import DilatedDW, initialise
+from cifar_lightning.models import DilatedDW, ResidualDW, initialise
 from cifar_lightning.models.mirror import (
     mirror_channels,
     mirror_index,
@@ -39,9 +39,10 @@ def symmetric(network: nn.Module) -> tuple[nn.Module, Tensor, Tensor]:
     return network.double(), partners, index
 
 
+@pytest.mark.parametrize("kind", [DilatedDW, ResidualDW])
 @pytest.mark.parametrize("size", [32, 24])
-def test_a_mirrored_image_has_the_same_logits(size: int) -> None:
-    network, partners, _ = symmetric(DilatedDW())
+def test_a_mirrored_image_has_the_same_logits(kind: type[nn.Module], size: int) -> None:
+    network, partners, _ = symmetric(kind())
     for _ in range(3):  # statistics that are not those of the start
         network(images(64).double())
     symmetrise_statistics(network, partners)
@@ -57,8 +58,11 @@ def test_weights_that_are_not_symmetric_tell_the_difference() -> None:
     assert not torch.allclose(network(images()), network(images().flip(-1)), atol=1e-4)
 
 
-def test_a_symmetric_gradient_is_that_of_the_images_and_the_mirrored_images() -> None:
-    network, _, index = symmetric(DilatedDW())
+@pytest.mark.parametrize("kind", [DilatedDW, ResidualDW])
+def test_a_symmetric_gradient_is_that_of_the_images_and_the_mirrored_images(
+    kind: type[nn.Module],
+) -> None:
+    network, _, index = symmetric(kind())
     labels = torch.arange(8)
     gradients = []
     for batch in (images().double(), images().double().flip(-1)):
