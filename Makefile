@@ -6,7 +6,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format \
-    bench bench-target bench-stop bench-cold bench-board bench-scaling wheel lock
+    bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling wheel lock
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -86,6 +86,9 @@ bench-stop: $(READY)  ## how the stop rule keeps its promise
 
 bench-cold: $(READY)  ## from a clone to the first epoch and to green tests
 	$(PYTHON) benchmarks/cold_start.py $(ARGS)
+
+bench-pareto: $(READY)  ## accuracy, parameters, multiply-adds, images/s of all networks (hours on a CPU)
+	$(PYTHON) benchmarks/pareto.py $(ARGS)
 
 bench-board: $(READY)  ## what the gradient norm and a board cost
 	$(PYTHON) benchmarks/board.py $(ARGS)

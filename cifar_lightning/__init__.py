@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cifar_lightning.errors import UserError
     from cifar_lightning.models import DilatedDW
     from cifar_lightning.optim import Muon
+    from cifar_lightning.pretrained import load
     from cifar_lightning.run import rebuild
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _HOMES = {
     "UserError": "errors",
     "DilatedDW": "models",
     "Muon": "optim",
+    "load": "pretrained",
     "rebuild": "run",
 }
 
@@ -51,6 +53,7 @@ __all__ = [
     "check",
     "compose",
     "count",
+    "load",
     "rebuild",
 ]
 

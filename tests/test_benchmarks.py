@@ -107,3 +107,31 @@ def test_a_board_is_measured_beside_none() -> None:
         low, high = summary[f"range_{name}"]
         assert 0 < low <= summary[f"ratio_{name}"] <= high
         assert summary[f"{name}_seconds_beside"] > 0
+
+
+@pytest.mark.slow
+def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
+    environment = {
+        "EXPERIMENTS": "best_seed,airbench94",
+        "SEEDS": "0,1",
+        "ROUNDS": "1",
+        "FOLDER": str(tmp_path / "results"),
+    }
+    options = ("trainer.max_epochs=1",)
+    first = last_line("pareto.py", *options, **environment)
+    assert [n["experiment"] for n in first["networks"]] == ["best_seed", "airbench94"]
+    for network in first["networks"]:
+        assert (network["seeds"], network["epochs"]) == (2, 1)
+        assert network["train_images_per_s"] > 0
+    assert [n["params"] for n in first["networks"]] == [257_856, 1_972_792]
+    with Image.open(tmp_path / "results" / "pareto.png") as picture:
+        assert picture.size == (960, 540)
+    assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
+    # A second start trains what is missing alone, and goes on with what was broken off.
+    folder = tmp_path / "results" / "best_seed_0"
+    (folder / "metrics.json").unlink()
+    untouched = (tmp_path / "results" / "airbench94_1" / "metrics.json").stat().st_mtime_ns
+    second = last_line("pareto.py", *options, **environment)
+    assert second["networks"][0]["test/acc"] == first["networks"][0]["test/acc"]
+    assert list((folder / ".hydra").glob("resumed_*"))
+    assert (tmp_path / "results" / "airbench94_1" / "metrics.json").stat().st_mtime_ns == untouched

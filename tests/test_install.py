@@ -17,6 +17,7 @@ from cifar_lightning.cli import CONF
 
 ROOT = CONF.parent
 TEMPLATES = ROOT / "cifar_lightning" / "reporting" / "templates"
+WEIGHTS = ROOT / "cifar_lightning" / "weights"
 
 
 def sources(folder: Path) -> Path:
@@ -53,15 +54,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_the_wheel_holds_the_whole_package_every_configuration_and_template(wheel: Path) -> None:
+def test_the_wheel_holds_the_whole_package_every_configuration_template_and_network(
+    wheel: Path,
+) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cifar_lightning").rglob("*.py")}
     configurations = {
         f"cifar_lightning/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")
     }
-    templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.iterdir()}
+    others = {
+        path.relative_to(ROOT).as_posix()
+        for place in (TEMPLATES, WEIGHTS)
+        for path in place.iterdir()
+    }
     plugin = {"hydra_plugins/cifar_lightning_sweeper/__init__.py"}
-    assert held == code | plugin | configurations | templates
+    assert held == code | plugin | configurations | others
 
 
 @pytest.mark.slow
@@ -81,6 +88,9 @@ def test_the_wheel_trains_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     program = "from cifar_lightning.cli import CONF; print(CONF)"
     where = call(tmp_path / "env" / "bin" / "python", "-c", program, folder=anywhere)
     assert Path(where.strip()) == packages / "cifar_lightning" / "conf"
+    program = "import cifar_lightning; print(cifar_lightning.load('best_seed').classes[0])"
+    first = call(tmp_path / "env" / "bin" / "python", "-c", program, folder=anywhere)
+    assert first.strip() == "airplane"
 
 
 def test_two_checkouts_have_each_their_own_code_and_configuration(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ class ResNet20(nn.Module):
 
     Three stages of three blocks of two 3x3 convolutions, with 16, 32 and 64 channels; where maps
     are halved, the shortcut is a 1x1 convolution. It has no dilated or depthwise convolution:
-    train it with `experiment=resnet20`.
+    train it with `budget.min_dilated=null budget.min_separable=null`.
 
     Args:
         num_classes: how many logits come out.

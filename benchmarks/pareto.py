@@ -1,0 +1,211 @@
+"""Networks and what they are worth: accuracy against parameters, multiply-adds and images/s.
+
+    python benchmarks/pareto.py data=folder data.path=DIR_OR_ARCHIVE
+
+Each network is trained by the experiment of its name and tested once with the checkpoint that
+validation chose; the accuracy with each image's logits averaged with those of its mirror image
+stands apart. Speeds are of float32 inference and of a training step in the training's precision, a
+batch of 128 each, the networks taking turns. Options are those of training; in the environment,
+EXPERIMENTS and SEEDS say which networks and seeds, ROUNDS how many turns, and FOLDER where the
+table, the picture and the runs go. A run that is there is not repeated, and one that was broken off
+goes on from its last epoch. The last line of the output is JSON.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, PercentFormatter
+
+from cifar_lightning import hardware, run
+from cifar_lightning.budget import count
+from cifar_lightning.classifier import Classifier
+from cifar_lightning.cli import prepare_arguments
+
+EXPERIMENTS = os.environ.get("EXPERIMENTS", "best_seed,airbench94").split(",")
+SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split(",")]
+ROUNDS = int(os.environ.get("ROUNDS", "10"))
+FOLDER = Path(os.environ.get("FOLDER", "runs/pareto"))
+BATCH = 128
+# Official CIFAR-10 files; parameters, test accuracy.
+PUBLISHED = {
+    "original, 100 epochs": (257_856, 0.820),
+    "Tiniest": (97_530, 0.944),
+    "ResNet-20": (272_474, 0.926),
+    "SimpNet-slim": (300_000, 0.933),
+    "airbench93, averaged over views": (570_000, 0.930),
+    "DenseNet-BC-100-12": (770_000, 0.955),
+    "ResNet-56": (855_770, 0.944),
+    "SE-ResNet-56": (860_000, 0.959),
+}
+
+
+def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
+    """A run's figures, with the accuracy averaged with mirror images; trained if it is not."""
+    folder = FOLDER / f"{name}_{seed}"
+    last = folder / "checkpoints" / "last.ckpt"
+    if not (folder / "metrics.json").exists():
+        fresh = [f"experiment={name}", f"seed={seed}", f"hydra.run.dir={folder}", *overrides]
+        _command("train", *([f"resume={last}"] if last.exists() else fresh))
+    evaluation = folder / "evaluation" / "evaluation.json"
+    if not evaluation.exists():
+        best = folder / "checkpoints" / "best.ckpt"
+        _command("evaluate", f"checkpoint={best}", "robustness=false")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    flipped = json.loads(evaluation.read_text())["test/acc_flip"]
+    return {**metrics, "experiment": name, "test/acc_flip": flipped}
+
+
+def _command(name: str, *options: str) -> None:
+    # What it prints is not of the table, whose last line is JSON.
+    subprocess.run(
+        [sys.executable, "-m", f"cifar_lightning.{name}", *options], check=True, stdout=2
+    )
+
+
+def summarise(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means and standard deviations over the seeds."""
+    summary = {key: runs[0][key] for key in ("experiment", "model", "params", "epochs", "device")}
+    summary["seeds"] = len(runs)
+    for key in ("test/acc", "test/acc_flip", "train_tflop"):
+        values = [r[key] for r in runs]
+        summary[key] = round(statistics.mean(values), 4)
+        summary[f"{key}_std"] = round(statistics.stdev(values), 4) if len(runs) > 1 else None
+    return summary
+
+
+def speeds(classifiers: dict[str, Classifier]) -> dict[str, dict[str, float]]:
+    """Images/s of inference and of a training step, medians over rounds, by name."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = hardware.choose_precision("gpu" if device.type == "cuda" else "cpu")
+    size = next(iter(classifiers.values())).image_size
+    images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, device=device)
+    labels = torch.randint(0, 10, (BATCH,), device=device)
+
+    def infer(classifier: Classifier) -> None:
+        with torch.inference_mode():
+            classifier.eval()(images)
+
+    def train(classifier: Classifier) -> None:
+        half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+        classifier.train().zero_grad()
+        with torch.autocast(device.type, half) if half else nullcontext():
+            loss = F.cross_entropy(classifier(images).float(), labels)
+        loss.backward()
+
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for turn in range(ROUNDS + 1):
+        for name, classifier in classifiers.items():
+            for what, work in (("images_per_s", infer), ("train_images_per_s", train)):
+                taken = _seconds(work, classifier.to(device))
+                if turn:  # the first is for warming up
+                    seconds.setdefault((name, what), []).append(taken)
+    return {
+        name: {
+            what: round(BATCH / statistics.median(seconds[name, what]))
+            for what in ("images_per_s", "train_images_per_s")
+        }
+        for name in classifiers
+    }
+
+
+def _seconds(work: Callable[[Classifier], None], classifier: Classifier) -> float:
+    start = time.perf_counter()
+    work(classifier)
+    if classifier.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def table(summaries: Sequence[dict[str, Any]]) -> str:
+    """Markdown, a row a network."""
+    lines = [
+        "| experiment | parameters | multiply-adds | images/s, inference | images/s, training "
+        "| epochs | TFLOP | seeds | test accuracy | averaged with mirror images |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for s in summaries:
+        plain, flipped = (
+            f"{s[key] * 100:.2f}"
+            + (f" ± {spread * 100:.2f}" if (spread := s[f"{key}_std"]) else "")
+            for key in ("test/acc", "test/acc_flip")
+        )
+        lines.append(
+            f"| `{s['experiment']}` | {s['params']:,} | {s['multiply_adds'] / 1e6:.1f} M "
+            f"| {s['images_per_s']:,} | {s['train_images_per_s']:,} | {s['epochs']} "
+            f"| {s['train_tflop']:,.0f} | {s['seeds']} | {plain} % | {flipped} % |"
+        )
+    return "\n".join(lines)
+
+
+def picture(summaries: Sequence[dict[str, Any]], data: str) -> Figure:
+    """Accuracy against parameters: measured here, and published."""
+    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    for name, (parameters, accuracy) in PUBLISHED.items():
+        axes.plot(parameters, accuracy, "o", color="#8c959f", markersize=5)
+        axes.annotate(
+            name, (parameters, accuracy), (5, -3), textcoords="offset points", color="#57606a",
+            fontsize=8,
+        )  # fmt: skip
+    axes.plot([], [], "o", color="#8c959f", label="published, official files")
+    for s in summaries:
+        axes.plot(s["params"], s["test/acc"], "D", color="#0969da", markersize=6)
+        axes.annotate(
+            s["experiment"], (s["params"], s["test/acc"]), (6, -11), textcoords="offset points",
+            color="#0969da", fontsize=9,
+        )  # fmt: skip
+    axes.plot([], [], "D", color="#0969da", label=f"measured here, {data}")
+    axes.set_xscale("log")
+    axes.set_xlim(8e4, 1.6e6)
+    axes.xaxis.set_major_locator(FixedLocator([1e5, 2e5, 3e5, 5e5, 1e6]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g} M"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("parameters")
+    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def main() -> None:
+    """Train and measure what is not measured yet, and write the table and the picture."""
+    overrides = ["logger=csv", *prepare_arguments(sys.argv[1:])]
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
+    classifiers, summaries = {}, []
+    for name in EXPERIMENTS:
+        best = FOLDER / f"{name}_{SEEDS[0]}" / "checkpoints" / "best.ckpt"
+        classifiers[name], _ = run.rebuild(best)
+    measured = speeds(classifiers)
+    for name in EXPERIMENTS:
+        budget = count(classifiers[name].network, classifiers[name].image_size)
+        summaries.append(
+            {
+                **summarise(name, [r for r in runs if r["experiment"] == name]),
+                "multiply_adds": budget.multiply_adds,
+                **measured[name],
+            }
+        )
+    summaries.sort(key=lambda s: (s["params"], s["test/acc"]))
+    print(table(summaries))
+    (FOLDER / "table.md").write_text(table(summaries) + "\n")
+    picture(summaries, f"data={runs[0]['data']}").savefig(FOLDER / "pareto.png")
+    print(f"In {FOLDER}: table.md, pareto.png, the runs")
+    print(json.dumps({"torch": torch.__version__, "batch": BATCH, "networks": summaries}))
+
+
+if __name__ == "__main__":
+    main()
