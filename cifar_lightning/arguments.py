@@ -28,6 +28,7 @@ class Settings(TypedDict):
     target_accuracy: float | None
     target_confidence: float
     label_smoothing: float
+    cutmix: float
     teacher: str | None
     teacher_weight: float
     teacher_temperature: float
@@ -65,6 +66,8 @@ def check_config(config: DictConfig) -> None:
         raise UserError(
             f"target_confidence={values['target_confidence']} is not from 0.5 to below 1, as 0.9."
         )
+    if not 0 <= values["cutmix"] <= 1:
+        raise UserError(f"cutmix={values['cutmix']} is not from 0 to 1, as 0.5.")
     if target is not None and values["data"].get("val_size") == 0:
         raise UserError(
             "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."

@@ -93,6 +93,43 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
     return torch.where(square, colour.to(images.dtype), images)
 
 
+def cutmix(
+    images: Tensor, probability: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Replace a rectangle of each image, with a probability, by the same one of another image.
+
+    Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
+    Features", 2019: around a random pixel, of the image's proportions, of an area between none and
+    all of it, clipped at the border.
+
+    Args:
+        images: [N, C, H, W].
+        probability: that an image is mixed, from 0 to 1.
+        generator: see above.
+
+    Returns:
+        The images; the position of each one's other image in the batch, int64 [N]; and the share
+        of its pixels that it kept, float32 [N].
+    """
+    n, _, height, width = images.shape
+    area, chosen, row, column = torch.rand(4, n, 1, generator=generator, device=images.device)
+    side = area.sqrt() * (chosen < probability)  # [N, 1], as a fraction
+    in_rows = _spans(row, side, height)  # [N, H]
+    in_columns = _spans(column, side, width)  # [N, W]
+    rectangle = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # [N, 1, H, W]
+    # The next one in the batch, whose images are in a random order.
+    others = torch.arange(n, device=images.device).roll(-1)
+    mixed = torch.where(rectangle, images[others], images)
+    kept = 1 - in_rows.sum(1) * in_columns.sum(1) / (height * width)
+    return mixed, others, kept
+
+
+def _spans(centre: Tensor, side: Tensor, size: int) -> Tensor:
+    """Which of `size` pixels in a row lie within side / 2 of the centre, both fractions [N, 1]."""
+    places = (torch.arange(size, device=centre.device) + 0.5) / size
+    return (places - centre).abs() < side / 2
+
+
 def scale(images: Tensor, size: int) -> Tensor:
     """Scale images (floating point) to `size` x `size` pixels, bilinear and antialiased.
 

@@ -131,10 +131,11 @@ def resumed(config: DictConfig) -> DictConfig:
             "nobody knows. Take last.ckpt, which is of the end of an epoch."
         )
     result = trusted_config(path, checkpoint.config, own=config)
-    with open_dict(result):  # what runs of earlier versions did not know
-        for key in ("sweep", "teacher", "teacher_weight", "teacher_temperature"):
-            if key not in result:
-                result[key] = None if key in ("sweep", "teacher") else config[key]
+    unknown = {"sweep": None, "teacher": None, "cutmix": 0.0}  # to runs of earlier versions
+    unknown |= {key: config[key] for key in ("teacher_weight", "teacher_temperature")}
+    with open_dict(result):
+        for key, value in unknown.items():
+            result.setdefault(key, value)
     if missing := [str(key) for key in config if key not in result]:
         raise UserError(
             f"resume={path} was written by an earlier version of cifar-lightning, with which it "

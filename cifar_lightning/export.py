@@ -18,7 +18,7 @@ from cifar_lightning.cli import entry
 NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "pt2": (),
-    "safetensors": ("safetensors",),
+    "safetensors": (),  # as load(NAME)
 }
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from cifar_lightning.augment import (
     Augment,
     alternating_flip,
+    cutmix,
     cutout,
     flip,
     random_flip,
@@ -22,6 +23,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "random_flip": random_flip,
     "alternating_flip": lambda images, _: alternating_flip(images, torch.arange(len(images)), 0),
     "cutout": lambda images, generator: cutout(images, 5, generator),
+    "cutmix": lambda images, generator: cutmix(images, 0.7, generator)[0],
 }
 
 
@@ -59,7 +61,9 @@ def test_another_seed_gives_other_images(name: str) -> None:
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize(
+    "name", [n for n in AUGMENTATIONS if n != "cutmix"]
+)  # of one image with itself
 def test_images_of_one_batch_differ(name: str) -> None:
     augmented = AUGMENTATIONS[name](same_image(), generator())
     assert len(augmented.flatten(1).unique(dim=0)) > 1
@@ -143,6 +147,33 @@ def test_cutout_fills_one_square_with_the_mean_colour() -> None:
 def test_cutout_refuses_a_negative_size() -> None:
     with pytest.raises(ValueError, match="not be negative, not -1"):
         cutout(same_image(), -1, generator())
+
+
+def test_cutmix_puts_a_rectangle_of_the_next_image_in_and_says_how_much_is_left() -> None:
+    images = torch.arange(200).view(200, 1, 1, 1).expand(200, 3, 8, 10)
+    mixed, others, kept = cutmix(images, 1.0, generator())
+    assert others.tolist() == [*range(1, 200), 0]
+    for number, image in enumerate(mixed):
+        foreign = image[0] != number
+        assert torch.equal(image[0], image[2])
+        assert set(image[0][foreign].tolist()) <= {int(others[number])}
+        assert kept[number].item() == pytest.approx(1 - foreign.float().mean().item())
+        rows, columns = foreign.any(1), foreign.any(0)
+        assert torch.equal(foreign, rows[:, None] & columns)  # a rectangle
+        for inside in (rows, columns):
+            assert inside.int().diff().abs().sum() <= 2  # without gaps
+    # Areas are between none and all; what is clipped at the border makes them smaller.
+    assert 0.6 < kept.mean() < 0.75
+    assert kept.min() < 0.2
+
+
+def test_cutmix_mixes_as_many_images_as_it_is_told() -> None:
+    images = torch.arange(2000).view(2000, 1, 1, 1).expand(2000, 1, 32, 32)
+    _, _, all_kept = cutmix(images, 0.0, generator())
+    assert (all_kept == 1).all()
+    mixed, _, kept = cutmix(images, 0.3, generator())
+    assert 0.25 < (kept < 1).float().mean() < 0.33
+    assert torch.equal(mixed[kept == 1], images[kept == 1])
 
 
 def test_augment_without_options_changes_nothing() -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cifar_lightning.augment import Augment
+from cifar_lightning.augment import Augment, cutmix
 from cifar_lightning.classifier import Classifier, Scores, Teacher
 from cifar_lightning.optim import linear_schedule
 
@@ -61,6 +61,28 @@ def test_the_loss_is_the_smoothed_cross_entropy() -> None:
     log_p = smooth(images()).log_softmax(1)
     expected = -(0.7 * log_p[torch.arange(16), labels] + 0.3 * log_p.mean(1)).mean()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_mixed_image_has_the_loss_of_both_its_labels_by_their_shares() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    model = classifier(network, label_smoothing=0.2, cutmix=0.5)
+    model.augment = lambda images, index, epoch, generator: images
+    labels = torch.arange(16) % 3
+    losses = model.training_step((images(), labels, torch.arange(16)), 4)["losses"]
+    mixed, others, kept = cutmix(images(), 0.5, model._generator(4))
+    assert torch.equal(kept < 1, (mixed != images()).flatten(1).any(1))
+    log_p = model(mixed).log_softmax(1)
+    targets = 0.8 * torch.eye(3) + 0.2 / 3  # a row a label
+    target = kept[:, None] * targets[labels] + (1 - kept)[:, None] * targets[labels[others]]
+    assert isinstance(losses, Tensor)
+    assert torch.allclose(losses, -(target * log_p).sum(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "cutmix"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_shares_are_from_0_to_1(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be from 0 to 1, not {value}"):
+        classifier(nn.Flatten(), **{name: value})
 
 
 def linear() -> nn.Module:

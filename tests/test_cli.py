@@ -177,6 +177,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["seed=null"], ["seed=null should be a valid integer."]),
     (["seed=true"], ["seed=true should be a valid integer."]),
     (["target_accuracy=80%"], ["target_accuracy=80% should be a valid number."]),
+    (["cutmix=1.5"], ["cutmix=1.5 is not from 0 to 1, as 0.5."]),
     (["teacher_weight=some"], ["teacher_weight=some should be a valid number."]),
     (["data=shapes", "teacher=nowhere.ckpt"], ["nowhere.ckpt: there is no such file."]),
     (["label_smoothing=some"], ["label_smoothing=some should be a valid number."]),

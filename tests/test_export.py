@@ -308,7 +308,7 @@ def test_a_checkpoint_is_never_written_over(best: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "missing"),
-    [("onnx", "onnx"), ("onnx", "onnxscript"), ("onnx", "onnxruntime"), ("safetensors",) * 2],
+    [("onnx", "onnx"), ("onnx", "onnxscript"), ("onnx", "onnxruntime")],
 )
 def test_without_the_extra_it_says_what_to_install(kind: str, missing: str) -> None:
     program = (

@@ -130,6 +130,7 @@ def make_classifier(config: DictConfig, network: nn.Module, facts: DataFacts) ->
             scheduler=scheduler,
             augment=augment,
             label_smoothing=config.label_smoothing,
+            cutmix=config.get("cutmix", 0.0),  # which earlier checkpoints do not say
             seed=config.seed,
         )
     # What a checkpoint needs to rebuild itself, as primitives, so that it loads without pickle.
