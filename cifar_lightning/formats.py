@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.classifier import Classifier
+from cifar_lightning.pretrained import read_weights, with_weights
 
 Run = Callable[[Tensor], Tensor]
 """Logits float32 [N, classes] of images uint8 [N, 3, H, W]."""
@@ -149,19 +150,11 @@ def run_safetensors(file: Path, network: nn.Module) -> Run:
         file: with the weights of all layers of the network.
         network: changed in place.
     """
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        network.load_state_dict({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-        metadata = opened.metadata()
-    mean, std = (
-        torch.tensor(json.loads(metadata[name])).view(1, 3, 1, 1) for name in ("mean", "std")
-    )
-    network.eval()
+    pretrained = with_weights(network, *read_weights(file))
 
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
-            logits: Tensor = network((images / 255 - mean) / std)
+            logits: Tensor = pretrained(images)
         return logits
 
     return run

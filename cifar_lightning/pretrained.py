@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -57,12 +58,33 @@ def load(name: str) -> Pretrained:
     if name not in names:
         raise UserError(f"There are no weights {name!r}. There are: {', '.join(names)}.")
     try:
-        with safe_open(file, framework="pt") as opened:
-            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            facts = {key: json.loads(opened.metadata()[key]) for key in ("classes", "mean", "std")}
-            arguments = json.loads(opened.metadata()["network"])
+        weights, facts = read_weights(file)
     except SafetensorError as error:
         raise UserError(f"{file} is damaged, so install the package anew: {error}") from error
+    arguments = facts["network"]
     network = getattr(models, arguments.pop("_target_").rpartition(".")[2])(**arguments)
+    return with_weights(network, weights, facts)
+
+
+def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights by name, and what the metadata say: `classes`, `mean`, `std` and `network`.
+
+    Args:
+        file: as export's format=safetensors writes it.
+
+    Raises:
+        SafetensorError: if it is damaged.
+    """
+    with safe_open(file, framework="pt") as opened:
+        weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    facts = {key: json.loads(metadata[key]) for key in ("classes", "mean", "std", "network")}
+    return weights, facts
+
+
+def with_weights(
+    network: nn.Module, weights: dict[str, Tensor], facts: dict[str, Any]
+) -> Pretrained:
+    """A network, changed in place, with weights and normalisation as `read_weights` gives them."""
     network.load_state_dict(weights)
-    return Pretrained(network, **facts).eval()
+    return Pretrained(network, facts["classes"], facts["mean"], facts["std"]).eval()

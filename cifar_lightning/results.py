@@ -88,7 +88,7 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
         return own
     seen = {classifier.image_size: throughput.images}
     # Without a backward pass, which costs twice the forward one.
-    return own + train_tflop(classifier.teacher.classifier.network, seen) / 3
+    return own + train_tflop(classifier.teacher.classifier, seen) / 3
 
 
 def _epoch_of(score: float, trainer: pl.Trainer, run_dir: str) -> float | int | None:

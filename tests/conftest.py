@@ -117,6 +117,12 @@ def weights_of(checkpoint: Path) -> dict[str, Any]:
     return dict(content["state_dict"])
 
 
+# No machine can be relied on to have the images or to get them.
+needs_cifar10 = pytest.mark.skipif(
+    "CIFAR10_FOLDER" not in os.environ, reason="CIFAR10_FOLDER names no copy of CIFAR-10"
+)
+
+
 def needs_unshare(what: str) -> pytest.MarkDecorator:
     """Where a process may have name spaces of its own, as on most Linux machines.
 

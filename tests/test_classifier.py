@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.augment import Augment, cutmix
-from cifar_lightning.classifier import Classifier, Scores, Teacher
+from cifar_lightning.classifier import Classifier, Scores
+from cifar_lightning.distillation import Teacher
 from cifar_lightning.optim import linear_schedule
 
 

@@ -1,12 +1,12 @@
 """The networks that come with the package."""
 
 import json
-import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import needs_cifar10
 from torch import Tensor
 
 import cifar_lightning
@@ -76,9 +76,7 @@ def test_the_experiment_of_its_name_trains_the_same_network(name: str) -> None:
 
 @each
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "CIFAR10_FOLDER" not in os.environ, reason="CIFAR10_FOLDER names no copy of CIFAR-10"
-)
+@needs_cifar10
 def test_the_card_says_what_the_weights_reach(name: str) -> None:
     data = run.build_data(compose(["data=folder"]))
     assert list(data.classes) == CLASSES

@@ -1,7 +1,6 @@
 """Whole runs, in this process and as a user starts them."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, weights_of
+from conftest import TINY, needs_cifar10, weights_of
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -381,9 +380,7 @@ def test_the_seed_network_learns_shapes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "CIFAR10_FOLDER" not in os.environ, reason="CIFAR10_FOLDER names no copy of CIFAR-10"
-)
+@needs_cifar10
 def test_one_epoch_on_real_images_passes_45_percent(tmp_path: Path) -> None:
     program = start("data=folder", "logger=csv", "trainer.max_epochs=1", "trainer.gpus=0")
     output = finish(program)

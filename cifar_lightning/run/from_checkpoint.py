@@ -8,8 +8,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning import __version__
 from cifar_lightning.checkpoint import read_checkpoint
-from cifar_lightning.classifier import Classifier, Teacher
+from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
+from cifar_lightning.distillation import Teacher
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.places import PLACES
 from cifar_lightning.run.parts import build_data, build_network, make_classifier, named

@@ -1,0 +1,58 @@
+"""A training step of dilated depthwise convolutions: PyTorch's kernel, ours, and one undilated.
+
+    python benchmarks/depthwise.py
+
+Forward and backward in milliseconds, medians of rounds in which the three take turns: a batch of
+128, in bf16 where the machine's training is. The last line of the output is JSON.
+"""
+
+import json
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from cifar_lightning.hardware import choose_precision
+from cifar_lightning.models.blocks import Depthwise
+
+ROUNDS = 20
+SHAPES = ((64, 16), (128, 8))  # channels, pixels
+
+
+def layers(channels: int) -> dict[str, nn.Module]:
+    """By name."""
+    pytorch = nn.Conv2d(channels, channels, 3, padding=2, dilation=2, groups=channels, bias=False)
+    return {
+        "pytorch": pytorch,
+        "ours": Depthwise(channels, dilation=2),
+        "undilated": Depthwise(channels),
+    }
+
+
+def main() -> None:
+    """Measure, and print the medians."""
+    bf16 = choose_precision("cpu").startswith("bf16")
+    results = []
+    for channels, size in SHAPES:
+        maps = torch.randn(128, channels, size, size).to(memory_format=torch.channels_last)
+        milliseconds: dict[str, list[float]] = {}
+        compared = layers(channels)
+        for turn in range(ROUNDS + 1):
+            for name, layer in compared.items():
+                x = maps.to(torch.bfloat16 if bf16 else torch.float32).requires_grad_()
+                start = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    out = layer(x)
+                out.backward(out.detach())
+                taken = time.perf_counter() - start
+                if turn:  # the first is for warming up
+                    milliseconds.setdefault(name, []).append(taken * 1000)
+        medians = {name: round(statistics.median(taken), 2) for name, taken in milliseconds.items()}
+        results.append({"channels": channels, "size": size, **medians})
+        print(results[-1])
+    print(json.dumps({"torch": torch.__version__, "bf16": bf16, "milliseconds": results}))
+
+
+if __name__ == "__main__":
+    main()
