@@ -135,3 +135,10 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
     assert second["networks"][0]["test/acc"] == first["networks"][0]["test/acc"]
     assert list((folder / ".hydra").glob("resumed_*"))
     assert (tmp_path / "results" / "airbench94_1" / "metrics.json").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.slow
+def test_dilated_depthwise_convolutions_are_measured_beside_pytorchs_own() -> None:
+    measured = last_line("depthwise.py")["milliseconds"]
+    assert [(m["channels"], m["size"]) for m in measured] == [(64, 16), (128, 8)]
+    assert all(m[name] > 0 for m in measured for name in ("pytorch", "ours", "undilated"))
