@@ -29,7 +29,7 @@ from cifar_lightning.train import train
 
 SOME = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8)
 COMMAND = "from cifar_lightning.export import main; main()"
-EXTRA = ("onnx", "onnxscript", "onnxruntime", "safetensors")
+EXTRA = ("onnx", "onnxscript", "onnxruntime")
 OURS, TORCH = (str(Path(module.__file__ or "").parent) for module in (formats, torch))
 
 
