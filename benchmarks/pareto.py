@@ -8,7 +8,8 @@ stands apart. Speeds are of float32 inference and of a training step in the trai
 batch of 128 each, the networks taking turns. Options are those of training; in the environment,
 EXPERIMENTS and SEEDS say which networks and seeds, ROUNDS how many turns, and FOLDER where the
 table, the picture and the runs go. A run that is there is not repeated, and one that was broken off
-goes on from its last epoch. The last line of the output is JSON.
+goes on from its last epoch. FOLDER=benchmarks/results/pareto has the runs of the published table,
+without their checkpoints. The last line of the output is JSON.
 """
 
 import json
@@ -28,9 +29,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, PercentFormatter
 
 from cifar_lightning import hardware, run
-from cifar_lightning.budget import count
 from cifar_lightning.classifier import Classifier
-from cifar_lightning.cli import prepare_arguments
+from cifar_lightning.cli import compose, prepare_arguments
 
 EXPERIMENTS = os.environ.get("EXPERIMENTS", "best_seed,airbench94").split(",")
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split(",")]
@@ -185,20 +185,19 @@ def main() -> None:
     overrides = ["logger=csv", *prepare_arguments(sys.argv[1:])]
     FOLDER.mkdir(parents=True, exist_ok=True)
     runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
-    classifiers, summaries = {}, []
-    for name in EXPERIMENTS:
-        best = FOLDER / f"{name}_{SEEDS[0]}" / "checkpoints" / "best.ckpt"
-        classifiers[name], _ = run.rebuild(best)
+    classifiers, budgets = {}, {}
+    for name in EXPERIMENTS:  # new ones: what a network costs is not a matter of its weights
+        config = compose([f"experiment={name}", *overrides])
+        classifiers[name], budgets[name] = run.build_classifier(config, run.build_data(config))
     measured = speeds(classifiers)
-    for name in EXPERIMENTS:
-        budget = count(classifiers[name].network, classifiers[name].image_size)
-        summaries.append(
-            {
-                **summarise(name, [r for r in runs if r["experiment"] == name]),
-                "multiply_adds": budget.multiply_adds,
-                **measured[name],
-            }
-        )
+    summaries = [
+        {
+            **summarise(name, [r for r in runs if r["experiment"] == name]),
+            "multiply_adds": budgets[name].multiply_adds,
+            **measured[name],
+        }
+        for name in EXPERIMENTS
+    ]
     summaries.sort(key=lambda s: (s["params"], s["test/acc"]))
     print(table(summaries))
     (FOLDER / "table.md").write_text(table(summaries) + "\n")
