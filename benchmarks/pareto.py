@@ -7,9 +7,9 @@ validation chose; the accuracy with each image's logits averaged with those of i
 stands apart. Speeds are of float32 inference and of a training step in the training's precision, a
 batch of 128 each, the networks taking turns. Options are those of training; in the environment,
 EXPERIMENTS and SEEDS say which networks and seeds, ROUNDS how many turns, and FOLDER where the
-table, the picture and the runs go. A run that is there is not repeated, and one that was broken off
-goes on from its last epoch. FOLDER=benchmarks/results/pareto has the runs of the published table,
-without their checkpoints. The last line of the output is JSON.
+table, the picture and the runs go. A run whose figures are there, in NAME_SEED.json, is not
+repeated, and one that was broken off goes on from its last epoch. FOLDER=benchmarks/results/pareto
+has the figures of the published table. The last line of the output is JSON.
 """
 
 import json
@@ -52,18 +52,21 @@ PUBLISHED = {
 
 def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     """A run's figures, with the accuracy averaged with mirror images; trained if it is not."""
+    figures = FOLDER / f"{name}_{seed}.json"
+    if figures.exists():
+        return dict(json.loads(figures.read_text()))
     folder = FOLDER / f"{name}_{seed}"
     last = folder / "checkpoints" / "last.ckpt"
     if not (folder / "metrics.json").exists():
         fresh = [f"experiment={name}", f"seed={seed}", f"hydra.run.dir={folder}", *overrides]
         _command("train", *([f"resume={last}"] if last.exists() else fresh))
-    evaluation = folder / "evaluation" / "evaluation.json"
-    if not evaluation.exists():
-        best = folder / "checkpoints" / "best.ckpt"
-        _command("evaluate", f"checkpoint={best}", "robustness=false")
+    best = folder / "checkpoints" / "best.ckpt"
+    _command("evaluate", f"checkpoint={best}", "robustness=false")
     metrics = json.loads((folder / "metrics.json").read_text())
-    flipped = json.loads(evaluation.read_text())["test/acc_flip"]
-    return {**metrics, "experiment": name, "test/acc_flip": flipped}
+    evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    found = {"experiment": name, **metrics, "test/acc_flip": evaluation["test/acc_flip"]}
+    figures.write_text(json.dumps(found, indent=2) + "\n")
+    return found
 
 
 def _command(name: str, *options: str) -> None:
