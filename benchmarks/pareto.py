@@ -32,7 +32,7 @@ from cifar_lightning import hardware, run
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import compose, prepare_arguments
 
-EXPERIMENTS = os.environ.get("EXPERIMENTS", "best_seed,airbench94").split(",")
+EXPERIMENTS = os.environ.get("EXPERIMENTS", "best_seed,best_257k,best_1m,airbench94").split(",")
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split(",")]
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 FOLDER = Path(os.environ.get("FOLDER", "runs/pareto"))

@@ -17,7 +17,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.pretrained import WEIGHTS, load
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-NAMES = ["best_257k", "best_seed"]
+NAMES = ["best_1m", "best_257k", "best_seed"]
 LOGITS = Path(__file__).parent / "pretrained_logits.json"
 LARGEST = 4.2e6  # bytes
 
