@@ -9,7 +9,7 @@ batch of 128 each, the networks taking turns. Options are those of training; in 
 EXPERIMENTS and SEEDS say which networks and seeds, ROUNDS how many turns, and FOLDER where the
 table, the picture and the runs go. A run whose figures are there, in NAME_SEED.json, is not
 repeated, and one that was broken off goes on from its last epoch. FOLDER=benchmarks/results/pareto
-has the figures of the published table. The last line of the output is JSON.
+has those that were measured so far. The last line of the output is JSON.
 """
 
 import json
