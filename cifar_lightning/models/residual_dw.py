@@ -11,8 +11,8 @@ class ResidualDW(nn.Module):
     """Stages of residual blocks; each stage has half the width and height of the one before.
 
     A block is two depthwise separable convolutions, the second dilated by 2, so that it sees 7 x 7
-    pixels for the price of 3 x 3, and squeeze-and-excitation. Each stage after the first begins with a
-    dense 3x3 convolution and a max pool, where most of the multiply-adds are.
+    pixels for the price of 3 x 3, and squeeze-and-excitation. Each stage after the first begins
+    with a dense 3x3 convolution and a max pool, where most of the multiply-adds are.
 
     Args:
         num_classes: how many logits come out.
