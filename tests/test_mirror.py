@@ -58,8 +58,8 @@ def test_weights_that_are_not_symmetric_tell_the_difference() -> None:
     assert not torch.allclose(network(images()), network(images().flip(-1)), atol=1e-4)
 
 
-# ResidualDW not from identity, which there passes a ReLU's zeros on to a max pool: of equals it takes
-# the first, whichever way the image is.
+# ResidualDW not from identity, which there passes a ReLU's zeros on to a max pool: of equals it
+# takes the first, whichever way the image is.
 @pytest.mark.parametrize(("kind", "dirac"), [(DilatedDW, True), (ResidualDW, False)])
 def test_a_symmetric_gradient_is_that_of_the_images_and_the_mirrored_images(
     kind: type[nn.Module], dirac: bool
