@@ -1,8 +1,8 @@
-"""A training step of dilated depthwise convolutions: PyTorch's kernel, ours, and one undilated.
+"""A training step of depthwise convolutions: PyTorch's dilated one, ours, and wider undilated ones.
 
     python benchmarks/depthwise.py
 
-Forward and backward in milliseconds, medians of rounds in which the three take turns: a batch of
+Forward and backward in milliseconds, medians of rounds in which all take turns: a batch of
 128, in bf16 where the machine's training is. The last line of the output is JSON.
 """
 
@@ -22,12 +22,18 @@ SHAPES = ((64, 16), (128, 8))  # channels, pixels
 
 def layers(channels: int) -> dict[str, nn.Module]:
     """By name."""
-    pytorch = nn.Conv2d(channels, channels, 3, padding=2, dilation=2, groups=channels, bias=False)
     return {
-        "pytorch": pytorch,
+        "pytorch": _pytorch(channels, 3, dilation=2),
         "ours": Depthwise(channels, dilation=2),
         "undilated": Depthwise(channels),
+        "undilated 5x5": _pytorch(channels, 5),
+        "undilated 7x7": _pytorch(channels, 7),
     }
+
+
+def _pytorch(channels: int, size: int, dilation: int = 1) -> nn.Module:
+    padding = size // 2 * dilation
+    return nn.Conv2d(channels, channels, size, 1, padding, dilation, groups=channels, bias=False)
 
 
 def main() -> None:

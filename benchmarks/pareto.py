@@ -32,7 +32,9 @@ from cifar_lightning import hardware, run
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import compose, prepare_arguments
 
-EXPERIMENTS = os.environ.get("EXPERIMENTS", "best_seed,best_257k,best_1m,airbench94").split(",")
+EXPERIMENTS = os.environ.get(
+    "EXPERIMENTS", "best_seed,best_257k,best_1m,resnet20,airbench94"
+).split(",")
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split(",")]
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 FOLDER = Path(os.environ.get("FOLDER", "runs/pareto"))
@@ -155,23 +157,24 @@ def picture(summaries: Sequence[dict[str, Any]], data: str) -> Figure:
     """Accuracy against parameters: measured here, and published."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
-    for name, (parameters, accuracy) in PUBLISHED.items():
-        axes.plot(parameters, accuracy, "o", color="#8c959f", markersize=5)
-        axes.annotate(
-            name, (parameters, accuracy), (5, -3), textcoords="offset points", color="#57606a",
-            fontsize=8,
-        )  # fmt: skip
-    axes.plot([], [], "o", color="#8c959f", label="published, official files")
-    for s in summaries:
-        axes.plot(s["params"], s["test/acc"], "D", color="#0969da", markersize=6)
-        axes.annotate(
-            s["experiment"], (s["params"], s["test/acc"]), (6, -11), textcoords="offset points",
-            color="#0969da", fontsize=9,
-        )  # fmt: skip
-    axes.plot([], [], "D", color="#0969da", label=f"measured here, {data}")
+    measured = {s["experiment"]: (s["params"], s["test/acc"]) for s in summaries}
+    for points, marker, color, label in (
+        (PUBLISHED, "o", "#57606a", "published, official files"),
+        (measured, "D", "#0969da", f"measured here, {data}"),
+    ):
+        axes.plot(*zip(*points.values(), strict=True), marker, color=color, label=label)
+        for name, (parameters, accuracy) in points.items():
+            # A name stands on the right of its point, where no other point is close to it there.
+            crowded = any(
+                1 < x / parameters < 1.2 and abs(y - accuracy) < 0.005 for x, y in points.values()
+            )
+            axes.annotate(
+                name, (parameters, accuracy), (-6 if crowded else 6, -3), color=color, fontsize=8,
+                textcoords="offset points", ha="right" if crowded else "left",
+            )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlim(8e4, 1.6e6)
-    axes.xaxis.set_major_locator(FixedLocator([1e5, 2e5, 3e5, 5e5, 1e6]))
+    axes.set_xlim(8e4, 3.5e6)
+    axes.xaxis.set_major_locator(FixedLocator([1e5, 2e5, 3e5, 5e5, 1e6, 2e6]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g} M"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters")
