@@ -1,4 +1,4 @@
-"""A training step of depthwise convolutions: PyTorch's dilated one, ours, and wider undilated ones.
+"""A training step of depthwise convolutions: PyTorch's dilated one, ours, and undilated ones.
 
     python benchmarks/depthwise.py
 

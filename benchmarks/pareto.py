@@ -39,7 +39,9 @@ SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split(",")]
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 FOLDER = Path(os.environ.get("FOLDER", "runs/pareto"))
 BATCH = 128
-# Official CIFAR-10 files; parameters, test accuracy.
+# Official CIFAR-10 files; parameters, test accuracy. ResNets: chenyaofo/pytorch-cifar-models;
+# SimpNet: Hasanpour et al., 2018; airbench93: Jordan, 2024; DenseNet: Huang et al., 2017. "Tiniest"
+# and SE-ResNet-56 are taken at second hand.
 PUBLISHED = {
     "original, 100 epochs": (257_856, 0.820),
     "Tiniest": (97_530, 0.944),
@@ -153,6 +155,17 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def caption(runs: Sequence[dict[str, Any]]) -> str:
+    """What the table is of: data, hardware, precision, seeds."""
+    first = runs[0]
+    return (
+        f"data={first['data']}; seeds {', '.join(map(str, SEEDS))}; {first['device']}, torch "
+        f"{torch.__version__}; trained and tested in {first['precision']}. Speeds: batches of "
+        f"{BATCH}, inference in float32, a training step in the training's precision. By "
+        "benchmarks/pareto.py."
+    )
+
+
 def picture(summaries: Sequence[dict[str, Any]], data: str) -> Figure:
     """Accuracy against parameters: measured here, and published."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
@@ -191,6 +204,8 @@ def main() -> None:
     overrides = ["logger=csv", *prepare_arguments(sys.argv[1:])]
     FOLDER.mkdir(parents=True, exist_ok=True)
     runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
+    if len(data := {r["data"] for r in runs}) > 1:
+        sys.exit(f"{FOLDER} has runs of {' and '.join(sorted(data))}: one table is of one data set")
     classifiers, budgets = {}, {}
     for name in EXPERIMENTS:  # new ones: what a network costs is not a matter of its weights
         config = compose([f"experiment={name}", *overrides])
@@ -206,7 +221,7 @@ def main() -> None:
     ]
     summaries.sort(key=lambda s: (s["params"], s["test/acc"]))
     print(table(summaries))
-    (FOLDER / "table.md").write_text(table(summaries) + "\n")
+    (FOLDER / "table.md").write_text(f"{table(summaries)}\n\n{caption(runs)}\n")
     picture(summaries, f"data={runs[0]['data']}").savefig(FOLDER / "pareto.png")
     print(f"In {FOLDER}: table.md, pareto.png, the runs")
     print(json.dumps({"torch": torch.__version__, "batch": BATCH, "networks": summaries}))
