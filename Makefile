@@ -6,7 +6,7 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format \
-    bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling wheel lock
+    bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling wheel lock audit
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -105,3 +105,13 @@ wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 lock:  ## versions and hashes of all dependencies anew (needs uv)
 	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
+
+audit: $(READY)  ## known holes in the locked versions, asked on the network; ARGS="-s osv" asks OSV
+	@# Strict, as without it a package index that has no such service passes for one without holes.
+	@# Its exit code is the same for a hole and for no answer: only with an answer is there a count.
+	@said=$$($(PYTHON) -m pip_audit --strict --require-hashes --disable-pip \
+	    --progress-spinner off $(ARGS) -r requirements.lock 2>&1); ended=$$?; \
+	case "$$ended $$said" in \
+	"0 "*|*"Found "*" known vulnerabilit"*) printf '%s\n' "$$said"; exit $$ended ;; \
+	*) echo "Error: nothing was audited. pip-audit's last words:" \
+	    "$$(printf '%s\n' "$$said" | tail -n 1)" >&2; exit 1 ;; esac
