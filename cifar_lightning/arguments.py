@@ -17,6 +17,7 @@ from cifar_lightning.budget import check
 from cifar_lightning.errors import UserError
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
+OF_TRAINER = ("compile", "deterministic", "gpus", "max_epochs", "precision")  # which are read here
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
 ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 
@@ -42,7 +43,13 @@ def check_config(config: DictConfig) -> None:
         UserError: names the key, its value, and what would fit.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
-    for key in (*PARTS, "budget", "callbacks", "logger"):
+    groups = (*PARTS, "budget", "callbacks", "logger")
+    missing = [key for key in (*Settings.__annotations__, *groups) if key not in values]
+    if not missing and isinstance(values["trainer"], dict):
+        missing = [f"trainer.{key}" for key in OF_TRAINER if key not in values["trainer"]]
+    if missing:
+        raise UserError(f"{', '.join(missing)} cannot be taken out. Set it to another value.")
+    for key in groups:
         if not isinstance(values[key], dict):
             raise UserError(f"{key}={_typed(values[key])} is no option and no set of keys.")
     check_values("", get_type_hints(Settings), values)
@@ -74,7 +81,7 @@ def check_config(config: DictConfig) -> None:
         )
     if not isinstance(epochs, int) or epochs < 1:
         raise UserError(f"trainer.max_epochs={_typed(epochs)} is not a count from 1.")
-    if trainer.get("num_nodes", 1) < 1:
+    if not isinstance(trainer.get("num_nodes", 1), int) or trainer.get("num_nodes", 1) < 1:
         raise UserError(f"trainer.num_nodes={trainer['num_nodes']} is not a count from 1.")
     if isinstance(interval, int | float) and interval <= 0:
         raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
@@ -149,9 +156,17 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     given = {
         name: value
         for name, value in values.items()
-        if value is not None or name not in parameters or parameters[name].default is not None
+        if not _makes_object(value)
+        and (value is not None or name not in parameters or parameters[name].default is not None)
     }
     check_values(f"{key}.", hints, given)
+
+
+def _makes_object(value: Any) -> bool:
+    """Whether it is not the value that is passed on, but an object that Hydra makes of it."""
+    if isinstance(value, dict):
+        return "_target_" in value or any(map(_makes_object, value.values()))
+    return isinstance(value, list) and any(map(_makes_object, value))
 
 
 def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -160,14 +175,13 @@ def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any
     Args:
         prefix: stands before the names in the message.
         hints: types by name.
-        values: by name; nested configurations are not looked into.
+        values: by name.
 
     Raises:
         UserError: names the first that does not fit, and what would.
     """
     for name, value in values.items():
-        nested = value if isinstance(value, list) else [value]
-        if name not in hints or any(isinstance(item, dict) for item in nested):
+        if name not in hints:
             continue
         try:
             kind = TypeAdapter(hints[name], config=ANY_CLASS)

@@ -1,6 +1,7 @@
 """How checkpoints are written, what they tell, and how a run goes on from one."""
 
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,8 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.places import PLACES
 from cifar_lightning.trusted import trusted_config
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
 
 @dataclass(frozen=True)
 class DataFacts:
@@ -24,8 +27,8 @@ class DataFacts:
 
     classes: Annotated[list[str], Field(min_length=1)]
     image_size: Annotated[int, Field(ge=1)]
-    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
-    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+    mean: Annotated[list[Finite], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=3, max_length=3)]
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         UserError: if the file is missing or is no checkpoint of this package.
     """
     try:
+        _refuse_to_inflate(Path(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
@@ -106,6 +110,19 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} is not a checkpoint of cifar-lightning, or of a version that this one "
             f"({__version__}) does not know."
         ) from error
+
+
+def _refuse_to_inflate(path: Path) -> None:
+    """PyTorch reads, but never writes, files whose content takes more memory than they have bytes.
+
+    Raises:
+        ValueError: for one that does.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than it has")
 
 
 def resumed(config: DictConfig) -> DictConfig:

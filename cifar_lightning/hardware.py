@@ -38,7 +38,7 @@ def choose_devices(
         shares = [count for count in counts if batch_size % (count * num_nodes) == 0]
         return ("gpu", shares[-1]) if shares else ("cpu", 1)
     if isinstance(gpus, list):
-        missing = [index for index in gpus if not 0 <= index < available]
+        missing = [i for i in gpus if type(i) is not int or not 0 <= i < available]
         if missing or not gpus or len(set(gpus)) < len(gpus):
             raise UserError(
                 f"trainer.gpus={gpus} names a GPU twice or one that does not exist: this machine "

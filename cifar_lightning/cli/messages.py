@@ -12,6 +12,9 @@ from omegaconf import OmegaConf
 from cifar_lightning.cli.composing import CONF, compose
 from cifar_lightning.errors import UserError
 
+# What a value that does not fit ends in, and perhaps a fault in a network.
+FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError)
+
 
 def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> str:
     """One message for a mistake, with the nearest valid names where a name is wrong.
@@ -20,12 +23,23 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
         error: what ended the command.
         config_name: the file in conf/.
         arguments: what was typed; the options chosen in it decide which names are valid.
+
+    Returns:
+        Lines of printable characters: names of files, and values, may hold commands to the
+        terminal.
     """
+    message = _explain(error, config_name, arguments)
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message
+    )
+
+
+def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str:
     if isinstance(error, OSError) and not isinstance(error, CompactHydraException):
         return _explain_os(error, config_name)
     message = str(error).strip()
     if isinstance(error, UserError):
-        if isinstance(error.__cause__, TypeError | ValueError):  # perhaps a fault in a network
+        if isinstance(error.__cause__, FAULTS):
             message += "\nHYDRA_FULL_ERROR=1 shows where it was raised."
         return message
     if cause := error.__cause__:

@@ -50,7 +50,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
         if argument == "experiment=null":
             continue  # as it is without; Hydra does not take it
-        if "null" in value.split(",") and key and (CONF / key).is_dir():
+        if key and (CONF / key).is_dir() and not all(map(_names_option, value.split(","))):
             options = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
             raise UserError(f"{argument}: this group needs an option: {options}.")
         if equals and key.lstrip("+") in PATH_KEYS and value != "null":
@@ -64,6 +64,17 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
                 argument = f"{key}={_quoted(os.path.expanduser(value))}"  # noqa: PTH111
         prepared.append(argument)
     return prepared
+
+
+def _names_option(value: str) -> bool:
+    """Whether it may be a name, and not what Hydra takes for a value of another kind."""
+    if value.strip().lower() in ("null", "true", "false") or value.strip().startswith("{"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
 
 
 def resume_sweep(arguments: Sequence[str]) -> list[str]:

@@ -1,20 +1,21 @@
 """Class folders of images, in a directory or an archive, decoded once and cached."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import lzma
 import os
-import pickle
+import struct
 import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -22,16 +23,35 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from rich.progress import Progress
 
-from cifar_lightning.atomic import atomic_write
+from cifar_lightning.atomic import atomic_write, remove_leftovers
 from cifar_lightning.data.image import decode_image, map_images, natural
 from cifar_lightning.data.module import ImageData
-from cifar_lightning.data.parts import Part, Parts
+from cifar_lightning.data.parts import Part, Parts, check_memory
 from cifar_lightning.errors import DataUnavailable, UserError
 
 CACHE_FORMAT = 3  # another number and nobody reads an older version's cache
 LAYOUT = "train/<class>/* and test/<class>/*"
-# What the archive readers raise on a file that is truncated, altered or no archive at all.
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+# What the archive readers raise on a file that is truncated, altered, encrypted or no archive at
+# all: among them ValueError, as of names that are no UTF-8, and RuntimeError, of passwords.
+DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OSError, ValueError, RuntimeError, LookupError, OverflowError),
+)
+COMPRESSED: dict[bytes, Callable[..., Any]] = {  # how a file begins that one of these reads
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ": lzma.open,
+    b"\x5d\x00\x00": lzma.open,  # .tar.lzma
+}
+# Far more than an image has: without any compression, this is one of 33 million pixels.
+LARGEST_FILE = 100_000_000  # bytes
+# Archives of images hardly shrink. One that unpacks to more than this many times its size is made
+# to fill a memory or to take for ever; a small one may, for it does neither.
+LARGEST_EXPANSION = 100
+SMALL_ARCHIVE = 1_000_000_000  # bytes, unpacked
+# What is in memory at once of files yet to be decoded, beside a single one that is larger.
+CHUNK, CHUNK_BYTES = 1024, 100_000_000
+NAMED = 10  # of many names in a message
 
 
 class FolderData(ImageData):
@@ -39,6 +59,11 @@ class FolderData(ImageData):
 
     Within a part images are ordered by file name, so that a copy of CIFAR-10 whose files are named
     by official index has the official order, and the official splits.
+
+    A directory is the user's own: a link to a file is read, wherever it leads. A link to a folder
+    is not gone into, so none leads in a circle. An archive may be a stranger's: its links are not
+    followed and its pipes and devices not opened, a name that points out of it is refused, and so
+    are a file above 100 MB and an archive that unpacks to above 1 GB and 100 times its size.
 
     Args:
         path: a directory, or a .tar, .tar.*, .tgz or .zip archive. Archives are read, never
@@ -80,10 +105,13 @@ class FolderData(ImageData):
             )
         if not self.path.exists():
             raise DataUnavailable(f"data.path={self.path}: there is no such file or directory.")
+        if not self.path.is_file() and not self.path.is_dir():  # a pipe would be waited for
+            raise UserError(f"data.path={self.path} is neither a file nor a directory.")
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         cache, fingerprint = self._cache_file(), fingerprint_of(self.path)
         # One of several runs that start together decodes; the others find its cache.
         with FileLock(f"{cache}.lock"):
+            remove_leftovers(self.cache_dir, cache.name)
             if _read_cache(cache, fingerprint) is None:
                 content = decode(self.path, self.resize_to) | {"fingerprint": fingerprint}
                 with atomic_write(cache) as file:
@@ -118,10 +146,30 @@ def fingerprint_of(path: Path) -> str:
 def _read_cache(file: Path, fingerprint: str) -> dict[str, Any] | None:
     """The cache's content, or None if there is none, it is damaged, or the source has changed."""
     try:
-        content: dict[str, Any] = torch.load(file, weights_only=True, mmap=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        content = torch.load(file, weights_only=True, mmap=True)
+    except Exception:  # torch.load raises whatever the bytes lead it into
         return None
-    return content if content["fingerprint"] == fingerprint else None
+    fits = _is_content(content) and content.get("fingerprint") == fingerprint
+    return content if fits else None
+
+
+def _is_content(content: Any) -> bool:
+    """Whether it is what `decode` returns: the cache is a file, which anybody may have altered."""
+    classes = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return False
+    for part in ("train", "test"):
+        images, labels = content.get(f"{part}_images"), content.get(f"{part}_labels")
+        if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
+            return False
+        kinds = images.dtype is torch.uint8 and labels.dtype is torch.int64
+        if not kinds or images.ndim != 4 or images.shape[:2] != (len(labels), 3):
+            return False
+        if labels.shape != (len(images),) or not images.numel() or not images.is_contiguous():
+            return False
+        if labels.min() < 0 or labels.max() >= len(classes):
+            return False
+    return True
 
 
 def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
@@ -167,26 +215,86 @@ def _open(path: Path) -> Iterator[tuple[list[str], Read]]:
     if path.is_dir():
         found = [f for f in path.rglob("*") if f.is_file() or f.is_dir()]
         names = [f.relative_to(path).as_posix() + "/" * f.is_dir() for f in found]
-        yield names, lambda name: (path / name).read_bytes()
-        return
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                yield archive.namelist(), archive.read
-        else:
-            with tarfile.open(path) as tar:
+
+        def read_file(name: str) -> bytes:
+            _check_size(path, name, (path / name).stat().st_size)
+            return (path / name).read_bytes()
+
+        yield names, read_file
+    elif zipfile.is_zipfile(path):
+        with _named_damage(path):
+            archive = zipfile.ZipFile(path)
+        with archive:
+            _check_expansion(path, sum(info.file_size for info in archive.infolist()))
+
+            def read_zipped(name: str) -> bytes:
+                _check_size(path, name, archive.getinfo(name).file_size)
+                with _named_damage(path):
+                    return archive.read(name)
+
+            yield archive.namelist(), read_zipped
+    else:
+        with path.open("rb") as file:
+            start = file.read(6)
+        opened = next((o for magic, o in COMPRESSED.items() if start.startswith(magic)), open)
+        with opened(path, "rb") as unpacked:
+            with _named_damage(path):
+                tar = tarfile.TarFile(fileobj=_Bounded(path, unpacked))  # type: ignore[arg-type]
                 members = {m.name + "/" * m.isdir(): m for m in tar if m.isfile() or m.isdir()}
 
-                def read(name: str) -> bytes:
-                    file = tar.extractfile(members[name])
-                    assert file is not None  # regular files have content
-                    return file.read()
+            def read_member(name: str) -> bytes:
+                _check_size(path, name, members[name].size)
+                with _named_damage(path):
+                    member = tar.extractfile(members[name])
+                    assert member is not None  # regular files have content
+                    return bytes(member.read())
 
-                yield list(members), read
+            yield list(members), read_member
+
+
+@contextmanager
+def _named_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
     except DAMAGED as error:
         raise UserError(
             f"{path} is damaged or not an archive (.tar.*, .tgz, .zip): {error}"
         ) from error
+
+
+class _Bounded:
+    """An archive as `tarfile` reads it, which ends in a message where it unpacks without an end."""
+
+    def __init__(self, path: Path, unpacked: BinaryIO) -> None:
+        self.path = path
+        self.unpacked = unpacked
+        self.tell = unpacked.tell
+
+    def read(self, size: int) -> bytes:
+        _check_expansion(self.path, self.tell() + size)
+        return self.unpacked.read(size)
+
+    def seek(self, place: int) -> int:
+        _check_expansion(self.path, place)
+        return self.unpacked.seek(place)
+
+
+def _check_expansion(path: Path, unpacked: int) -> None:
+    largest = max(SMALL_ARCHIVE, LARGEST_EXPANSION * path.stat().st_size)
+    if unpacked > largest:
+        raise UserError(
+            f"{path} unpacks to more than {LARGEST_EXPANSION} times its size, as no archive of "
+            f"images does: {unpacked:,} bytes, where {largest:,} are the limit. It was not read. "
+            "If you trust it, unpack it and name the directory."
+        )
+
+
+def _check_size(path: Path, name: str, size: int) -> None:
+    if size > LARGEST_FILE:
+        raise UserError(
+            f"{path}: {name} has {size:,} bytes, and {LARGEST_FILE:,} are the limit for an image. "
+            "It was not read. Take it out, or save it smaller."
+        )
 
 
 def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]]:
@@ -211,15 +319,22 @@ def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]
         missing = " and ".join(part for part in classes if not classes[part])
         raise UserError(f"{path} holds no images for {missing}. Wanted: {LAYOUT}.")
     if len(roots) > 1:
-        raise UserError(f"{path} holds more than one data set: {', '.join(sorted(roots))}.")
+        raise UserError(f"{path} holds more than one data set: {_some(roots)}.")
     if empty := folders - {(part, class_name) for part, class_name, _ in places.values()}:
-        named = ", ".join("/".join(folder) for folder in sorted(empty))
-        raise UserError(f"{path}: no images in the class folders {named}. Wanted: {LAYOUT}.")
-    if different := classes["train"] ^ classes["test"]:
+        named = _some("/".join(folder) for folder in empty)
         raise UserError(
-            f"{path}: train and test differ in the classes {', '.join(sorted(different))}."
+            f"{path}: no images in the class folders {named}. Wanted: {LAYOUT}. Links to folders "
+            "are not followed."
         )
+    if different := classes["train"] ^ classes["test"]:
+        raise UserError(f"{path}: train and test differ in the classes {_some(different)}.")
     return places
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names of perhaps thousands."""
+    found = sorted(names)
+    return ", ".join(found[:NAMED]) + f" and {len(found) - NAMED:,} more" * (len(found) > NAMED)
 
 
 def _decode_all(
@@ -232,22 +347,31 @@ def _decode_all(
         except ValueError as error:
             raise UserError(f"{path}: {name} is not an image that can be read: {error}") from error
 
+    def check_room(height: int, width: int) -> None:
+        check_memory(
+            f"{path}: {len(names):,} images of {width:,} x {height:,} pixels",
+            3 * len(names) * 3 * height * width,  # as decoded, stacked, and in the cache's order
+            "data.image_size=32 makes them smaller.",
+        )
+
+    if resize_to is not None:
+        check_room(resize_to, resize_to)
     arrays: dict[str, NDArray[np.uint8]] = {}
     size: tuple[int, ...] = ()
-    remaining = iter(names)
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
         Progress(transient=True) as progress,
         warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
     ):
         task = progress.add_task(f"Decoding {len(names):,} images", total=len(names))
-        # One thread reads, in the archive's order; a chunk bounds the memory.
-        while chunk := list(islice(remaining, 1024)):
-            contents = [(name, read(name)) for name in chunk]
+        # One thread reads, in the archive's order.
+        for contents in _chunks(names, read):
             size_of_files = sum(len(content) for _, content in contents)
             decoded = map_images(decode_one, contents, size_of_files, threads)
-            for name, array in zip(chunk, decoded, strict=True):
-                size = size or array.shape
+            for (name, _), array in zip(contents, decoded, strict=True):
+                if not size:
+                    size = array.shape
+                    check_room(*size[:2])
                 if array.shape != size:
                     raise UserError(
                         f"{path} holds images of mixed sizes: {names[0]} has {_pixels(size)}, "
@@ -255,8 +379,23 @@ def _decode_all(
                         f"of them {size[0]} x {size[0]}."
                     )
                 arrays[name] = array
-            progress.advance(task, len(chunk))
+            progress.advance(task, len(contents))
     return arrays
+
+
+def _chunks(names: list[str], read: Read) -> Iterator[list[tuple[str, bytes]]]:
+    """The files by their names, some at a time, so that memory holds any number of them."""
+    chunk: list[tuple[str, bytes]] = []
+    size = 0
+    for name in names:
+        content = read(name)
+        chunk.append((name, content))
+        size += len(content)
+        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _pixels(shape: tuple[int, ...]) -> str:

@@ -7,7 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_lightning.data.module import ImageData
-from cifar_lightning.data.parts import Part, Parts
+from cifar_lightning.data.parts import Part, Parts, check_memory
+
+# Measured: what drawing takes at its height, above all for floats of all images at once.
+BYTES_PER_PIXEL = 80
 
 
 class ShapesData(ImageData):
@@ -26,6 +29,7 @@ class ShapesData(ImageData):
     Raises:
         ValueError: if a part would have fewer than an image a class, or an image fewer than 8
             pixels a side.
+        UserError: from `setup`, if memory does not hold the images while they are drawn.
     """
 
     def __init__(
@@ -51,6 +55,13 @@ class ShapesData(ImageData):
         self.data_seed = data_seed
 
     def load(self) -> Parts:
+        pixels = max(self.train_size, self.test_size) * self.draw_size**2
+        check_memory(
+            f"Drawing {self.train_size:,} and {self.test_size:,} images of {self.draw_size:,} x "
+            f"{self.draw_size:,} pixels",
+            BYTES_PER_PIXEL * pixels,
+            "Ask for less by data.train_size, data.test_size or data.image_size.",
+        )
         generator = torch.Generator().manual_seed(self.data_seed)
         train = draw(self.train_size, self.draw_size, generator)
         test = draw(self.test_size, self.draw_size, generator)

@@ -24,7 +24,7 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
 
     Raises:
         UserError: if the file is missing, is no checkpoint of this package, wants to call what
-            conf/ does not, or has weights that do not fit its network.
+            conf/ does not, or has weights that do not fit its network or are no finite numbers.
     """
     content = read_checkpoint(checkpoint)
     facts = content.data_facts
@@ -46,6 +46,12 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
             f"{checkpoint}: its weights do not fit {config.model._target_} as it is here "
             f"{versions}. {first}{others}"
         ) from error
+    for name, tensor in classifier.state_dict().items():
+        if not tensor.isfinite().all():  # every answer would be NaN, and look like one
+            raise UserError(
+                f"{checkpoint}: {name} of its weights is not all finite numbers: the training "
+                "diverged, or the file is damaged. Take an earlier checkpoint."
+            )
     return classifier.eval(), config
 
 

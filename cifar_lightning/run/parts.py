@@ -11,19 +11,22 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar_lightning import __version__
 from cifar_lightning.budget import Budget, check, count
 from cifar_lightning.checkpoint import DataFacts
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
-from cifar_lightning.data import ImageData
+from cifar_lightning.data import ImageData, check_memory
 from cifar_lightning.errors import UserError
 from cifar_lightning.trusted import as_data
 
 # The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
 # images are fewer, so that their patches fit into memory.
 PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
+# Weights and biases: a network of thousands of layers. One of a billion would never be built.
+MOST_TENSORS = 20_000
 
 
 @contextmanager
@@ -31,16 +34,21 @@ def named(key: str) -> Iterator[None]:
     """Turn what a constructor or function refuses into a message that names the key.
 
     Raises:
-        UserError: for a value or an argument that is refused.
+        UserError: for a value or an argument that is refused, which PyTorch says by any of these
+            exceptions; or for one that memory has no room for.
     """
     try:
         yield
     except InstantiationException as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
-        raise UserError(f"{key}: {error.__cause__ or error}") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{key}: {error}") from error
+        raise UserError(f"{key}: {_reason(error.__cause__ or error)}") from error
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        raise UserError(f"{key}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip() or type(error).__name__  # some, as MemoryError, say nothing
 
 
 def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
@@ -75,11 +83,41 @@ def build_network(config: DictConfig, num_classes: int, image_size: int) -> nn.M
     """
     facts = {"num_classes": num_classes, "image_size": image_size}
     fitting = {key: value for key, value in facts.items() if key in config.model}
-    network = instantiate_part(config.model, "model", **fitting)
+    with _bounded_networks():
+        network = instantiate_part(config.model, "model", **fitting)
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise UserError(f"model: {config.model._target_} makes a {kind}, not a torch.nn.Module.")
     return network
+
+
+@contextmanager
+def _bounded_networks() -> Iterator[None]:
+    """Refuse a network while it is being built, before its weights fill the memory.
+
+    Raises:
+        UserError: if memory does not hold it, or it would be built for ever.
+    """
+    tensors = size = 0
+
+    def look_at(module: nn.Module, name: str, weights: Any) -> None:
+        nonlocal tensors, size
+        if weights is None:
+            return
+        tensors, size = tensors + 1, size + weights.nbytes
+        if tensors > MOST_TENSORS:
+            raise UserError(
+                f"model: the network has more than {MOST_TENSORS:,} weight tensors. Make it less "
+                "deep."
+            )
+        check_memory("model: the network's weights", size, "Make it less wide or less deep.")
+
+    # Called when a layer has allocated its weights and not yet filled them.
+    hook = register_module_parameter_registration_hook(look_at)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, Budget]:
@@ -89,7 +127,8 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         UserError: if the network breaks the budget.
     """
     network = build_network(config, len(data.classes), data.image_size)
-    budget = count(network, data.image_size)
+    with named("model"):
+        budget = count(network, data.image_size)
     with named("budget"):
         check(budget, **config.budget)
     facts = DataFacts(list(data.classes), data.image_size, data.mean, data.std)
