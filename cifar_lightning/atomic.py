@@ -1,6 +1,7 @@
 """Writes files whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: if the file cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -31,3 +32,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove what programs that were killed were about to write, in a folder and those in it.
+
+    Only where no other program can be writing now.
+
+    Args:
+        folder: to look in.
+        name: of the files that were to be replaced, as a pattern.
+
+    Raises:
+        OSError: if the folder does not let them be removed.
+    """
+    for file in folder.rglob(f"{name}.*.tmp"):
+        if re.search(r"\.\d+\.tmp$", file.name):
+            file.unlink(missing_ok=True)

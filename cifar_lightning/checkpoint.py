@@ -14,9 +14,13 @@ from torch import Tensor
 
 from cifar_lightning import __version__
 from cifar_lightning.atomic import atomic_write
+from cifar_lightning.callbacks import Interruption
 from cifar_lightning.errors import UserError
 from cifar_lightning.places import PLACES
 from cifar_lightning.trusted import trusted_config
+
+# Under which Lightning keeps the state of a callback: its class.
+INTERRUPTED = Interruption.__qualname__
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -41,7 +45,8 @@ class Checkpoint:
         data_facts: of the data of its training.
         state_dict: of the classifier.
         global_step: optimizer steps so far.
-        at_epoch_end: whether it is of the end of an epoch.
+        can_go_on: whether it is of the end of an epoch, or of a step at which the training was
+            told to stop, and not of a validation within an epoch.
         has_training_state: whether it holds more than the network, as the optimizer's state.
     """
 
@@ -52,7 +57,7 @@ class Checkpoint:
     data_facts: DataFacts
     state_dict: dict[str, Tensor]
     global_step: int
-    at_epoch_end: bool
+    can_go_on: bool
     has_training_state: bool
 
 
@@ -93,7 +98,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
         hyper_parameters = content["hyper_parameters"]
-        progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        progress = content["loops"]["fit_loop"]
+        epochs = progress["epoch_progress"]["current"]
+        at_epoch_end = (
+            progress["epoch_loop.batch_progress"]["is_last_batch"]
+            or epochs["processed"] == epochs["started"]  # it was ended early, at the target
+        )
         return TypeAdapter(Checkpoint).validate_python(
             {
                 "version": hyper_parameters.get("version", "0.1.0"),  # which did not say
@@ -101,7 +111,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 "data_facts": hyper_parameters["data_facts"],
                 "state_dict": content["state_dict"],
                 "global_step": content["global_step"],
-                "at_epoch_end": progress["is_last_batch"],
+                "can_go_on": at_epoch_end or INTERRUPTED in content.get("callbacks", {}),
                 "has_training_state": "optimizer_states" in content,
             }
         )
@@ -142,10 +152,10 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume={path} holds the network alone, as the copies on W&B do. Take last.ckpt of "
             "the run's folder."
         )
-    if not checkpoint.at_epoch_end:
+    if not checkpoint.can_go_on:
         raise UserError(
             f"resume={path} was saved in the middle of an epoch, whose remaining images "
-            "nobody knows. Take last.ckpt, which is of the end of an epoch."
+            "nobody knows. Take last.ckpt."
         )
     result = trusted_config(path, checkpoint.config, own=config)
     unknown = {"sweep": None, "teacher": None, "cutmix": 0.0}  # to runs of earlier versions
@@ -161,8 +171,9 @@ def resumed(config: DictConfig) -> DictConfig:
         )
     keys = [override.lstrip("+").partition("=")[0] for override in config.overrides]
     for key in keys:
-        if _is_decided(key):
+        if _is_decided(key) and not _is_the_same(key, config, result):
             raise UserError(f"resume takes this from the checkpoint: leave {key}= out.")
+    keys = [key for key in keys if not _is_decided(key)]
     with open_dict(result):
         for key in [*keys, "run_dir"]:
             OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False)
@@ -196,6 +207,24 @@ def _is_decided(key: str) -> bool:
         return rest not in PLACES
     decided = ("experiment", "init", "model", "optimizer", "seed")
     return group in decided or key == "trainer" or key.startswith("~")
+
+
+def _is_the_same(key: str, typed: DictConfig, saved: DictConfig) -> bool:
+    """Whether a configuration has in a key what another one has, places on a machine aside."""
+    if key == "experiment":
+        return bool(typed.choices.get(key) == saved.choices.get(key))
+    one, other = (_plain(config, key.lstrip("~")) for config in (typed, saved))
+    return bool(one == other)
+
+
+def _plain(config: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    if not OmegaConf.is_config(value):
+        return value
+    content: Any = OmegaConf.to_container(value, resolve=True)
+    if key == "data":
+        return {name: part for name, part in content.items() if name not in PLACES}
+    return content
 
 
 def find_checkpoint(path: str | None) -> Path:

@@ -1,7 +1,7 @@
-"""The LightningModule: network, loss, metrics, optimizer."""
+"""The LightningModule: network, loss, optimizer."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -10,76 +10,13 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.utilities import dim_zero_cat
 
 from cifar_lightning.augment import cutmix, scale
 from cifar_lightning.distillation import Teacher
+from cifar_lightning.scores import Guesses, Scores, Tested
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]."""
-
-
-class Scores(nn.Module):
-    """Mean loss and accuracy over many batches and all devices.
-
-    Args:
-        num_classes: of the logits.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        # Neither hides a NaN nor looks for one, for which a GPU would have to wait at every step.
-        self.loss = MeanMetric(nan_strategy="disable")
-        # Over images, not over classes (torchmetrics' default); the inputs are ours, unchecked.
-        self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-
-    def update(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: losses [N] or their mean, logits [N, classes], labels [N]."""
-        self.loss.update(losses)
-        self.accuracy.update(logits, labels)
-
-    def reset(self) -> None:
-        """Begin anew."""
-        self.loss.reset()
-        self.accuracy.reset()
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What each image was taken for, in their order: [N] each, on the CPU.
-
-    Attributes:
-        index: of the image, int64.
-        guesses: the class, int64.
-        confidences: its probability, float32.
-    """
-
-    index: Tensor
-    guesses: Tensor
-    confidences: Tensor
-
-
-class Guesses(Metric):
-    """What each image was taken for, gathered from all devices."""
-
-    full_state_update = False
-    rows: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("rows", [], dist_reduce_fx="cat")
-
-    def update(self, index: Tensor, logits: Tensor) -> None:
-        """Note a batch: index [N], logits [N, classes]; N may be 0, as it is on some devices."""
-        guesses = logits.argmax(1, keepdim=True)  # [N, 1]
-        confidences = logits.float().softmax(1).gather(1, guesses)
-        self.rows.append(torch.cat([index[:, None], guesses, confidences], dim=1))  # [N, 3]
-
-    def compute(self) -> Tensor:
-        """Float32 [images, 3]: index, guess and confidence."""
-        return dim_zero_cat(self.rows)
 
 
 class Classifier(pl.LightningModule):
@@ -155,11 +92,30 @@ class Classifier(pl.LightningModule):
         self.test_guesses = Guesses()
         self.tested: Tested | None = None
         self.teacher: Teacher | None = None
+        self._random_state: dict[str, Tensor] | None = None
 
     def on_fit_start(self) -> None:
         """Have the teacher, which is no part of this module, on the same device."""
         if self.teacher is not None:
             self.teacher.classifier.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save what a training that goes on within an epoch needs beside Lightning's own."""
+        checkpoint["fit_scores"] = self.fit_scores.counted()
+        # For layers such as dropout; the steps' own randomness comes from their numbers.
+        checkpoint["random_state"] = _random_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back; earlier versions have saved nothing of it."""
+        if self.trainer.is_global_zero:  # of all devices together
+            self.fit_scores.go_on_from(checkpoint.get("fit_scores", {}))
+        self._random_state = checkpoint.get("random_state")
+
+    def on_train_start(self) -> None:
+        """Set the generators last: what comes before may have drawn from them."""
+        if self._random_state is not None:
+            _set_random_state(self._random_state, self.device)
+            self._random_state = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """From uint8 to zero mean and unit variance by channel; channels_last, in its dtype."""
@@ -265,3 +221,15 @@ class Classifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    """Of PyTorch's own generators: the CPU's, and that of a GPU."""
+    state = {"cpu": torch.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

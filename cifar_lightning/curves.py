@@ -22,19 +22,19 @@ class Curves(Logger):
 
     Args:
         run_dir: the run's folder.
-        up_to_step: of a run that goes on from this step, the rows so far are kept, but for the
-            test's, which will be tested anew; None keeps nothing.
+        steps_done: of a run that goes on after so many steps, the rows of these are kept, but for
+            the test's, which will be tested anew; None keeps nothing.
     """
 
     name = "curves"
     version = ""
 
-    def __init__(self, run_dir: str | Path, up_to_step: int | None = None) -> None:
+    def __init__(self, run_dir: str | Path, steps_done: int | None = None) -> None:
         super().__init__()
         self._file = Path(run_dir) / FILE
         self._rows: list[dict[str, float]] = []
-        if up_to_step is not None:
-            kept = (row for row in read_rows(run_dir) if row["step"] <= up_to_step)
+        if steps_done is not None:  # steps count from 0
+            kept = (row for row in read_rows(run_dir) if row["step"] < steps_done)
             self._rows = [row for row in kept if "test/acc" not in row]
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

@@ -25,6 +25,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cifar_lightning.atomic import remove_leftovers
+
 # What a training imports; loaded once, in the process that the others are forked from.
 HEAVY = ["cifar_lightning.run", "cifar_lightning.results", "cifar_lightning.training"]
 
@@ -156,7 +158,9 @@ def run_job(
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a job's folder, as long as they ask by this too.
+    """Keep other processes out of a run's folder, as long as they ask by this too.
+
+    What an earlier one was writing there when it was killed is removed.
 
     Raises:
         JobFailed: if another one is in it.
@@ -165,14 +169,24 @@ def alone_in(folder: Path) -> Iterator[None]:
         held = FileLock(folder / ".lock").acquire(timeout=0)
     except Timeout:
         raise JobFailed(
-            f"Another process works on this job, in {folder}. It was left to that one: wait for "
+            f"Another process works on this run, in {folder}. It was left to that one: wait for "
             "it, or end it, and start this again."
         ) from None
     except (OSError, NotImplementedError):  # no locks on this disk (the latter: filelock < 3.25)
         yield
         return
     with held:
+        remove_leftovers(folder)
         yield
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a process is in a run's folder by `alone_in`."""
+    try:
+        with alone_in(folder):
+            return False
+    except JobFailed:
+        return True
 
 
 @contextlib.contextmanager

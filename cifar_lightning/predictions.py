@@ -25,6 +25,7 @@ from torch import Tensor
 from cifar_lightning.arguments import check_folder
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.console import note
+from cifar_lightning.data import check_memory
 from cifar_lightning.data.image import decode_image, map_images
 from cifar_lightning.errors import UserError
 from cifar_lightning.inference import Inference
@@ -144,6 +145,12 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
     every = 1
     # Whole batches: they are then those of a test of the training, and so are the last digits.
     chunk_size = batch_size * max(1, CHUNK // batch_size)
+    at_once = min(chunk_size, len(paths))
+    check_memory(
+        f"{at_once:,} images of {size:,} x {size:,} pixels, as the checkpoint wants them,",
+        3 * at_once * size**2,
+        "A smaller batch_size helps where it is above 1,024.",
+    )
     started = time.perf_counter()
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,

@@ -38,7 +38,7 @@ def collect(
         classifier: the run's.
         callbacks: by name; `best`, `throughput`, `target` and `pruning` are read.
         budget: of the network.
-        finished: False after Ctrl-C.
+        finished: False if it was told to stop.
     """
     best, throughput = callbacks["best"], callbacks["throughput"]
     assert isinstance(best, ModelCheckpoint)
@@ -109,12 +109,15 @@ def _metric(trainer: pl.Trainer, name: str) -> float | None:
     return None if value is None else value.item()
 
 
-def save(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
-    """Write `metrics.json` and `figures/learning_curves.png`; returns the picture by its name."""
-    run_dir = Path(config.run_dir)
-    with atomic_write(run_dir / "metrics.json") as file:
+def save(config: DictConfig, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json`."""
+    with atomic_write(Path(config.run_dir, "metrics.json")) as file:
         file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
 
+
+def save_curves(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
+    """Write `figures/learning_curves.png`; returns the picture by its name."""
+    run_dir = Path(config.run_dir)
     rows = read_rows(run_dir)
     curves = {
         name: [(row["epoch"], row[name]) for row in rows if name in row]

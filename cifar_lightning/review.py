@@ -12,8 +12,9 @@ from cifar_lightning import measures
 from cifar_lightning.board import BoardLogger
 from cifar_lightning.budget import Budget
 from cifar_lightning.callbacks import TargetReached
-from cifar_lightning.classifier import Classifier, Tested
+from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
+from cifar_lightning.scores import Tested
 
 MISTAKES = 100  # in the table, the most confident ones
 ENLARGED = 4  # times: 32 pixels are a small cell of a table

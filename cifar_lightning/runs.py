@@ -25,8 +25,8 @@ class Run:
     Attributes:
         folder: where it is.
         name: of the folder, below that of its multirun if it is of one.
-        status: one of `STATUSES`: interrupted by Ctrl-C; failed with an error in its log; not
-            finished because it still runs, was killed, or failed without a word in its log.
+        status: one of `STATUSES`: interrupted by Ctrl-C or SIGTERM; failed with an error in its
+            log; not finished because it still runs, was killed, or failed without a word there.
         reason: why it is not finished, as far as is known.
         overrides: as Hydra recorded them.
         resumed: the overrides of each time that it went on.
@@ -83,7 +83,7 @@ def find_folder(path: str | None) -> Path:
     Raises:
         UserError: if there is none, or it has no run.
     """
-    newest = max((f for f in RUNS.glob("*") if is_run(f) or run_folders(f)), default=None, key=_age)
+    newest = max((f for f in RUNS.glob("*") if is_run(f) or run_folders(f)), default=None, key=age)
     example = newest or f"{RUNS}/<date>_<time>_<name>"
     if path is None:
         if newest is None:
@@ -118,7 +118,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _age(folder: Path) -> datetime:
+def age(folder: Path) -> datetime:
+    """When a run's folder began, as far as it can be told."""
     return started(folder) or datetime.fromtimestamp(folder.stat().st_mtime)
 
 
@@ -259,7 +260,7 @@ def _status(
     )
     if metrics and not more:
         if metrics.get("stopped_by") == "interrupted":
-            return "interrupted", "stopped by Ctrl-C"
+            return "interrupted", "stopped by Ctrl-C or SIGTERM"
         return "finished", ""
     since = resumed.removeprefix("resumed_")
     for log in folder.glob("*.log"):

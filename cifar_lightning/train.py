@@ -5,6 +5,7 @@ The default recipe reaches 81.7 % ± 0.2 test accuracy (10 seeds, CIFAR-10 JPEG 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -26,13 +27,14 @@ def train(
 
     Raises:
         UserError: for a mistake that the user can mend.
-        KeyboardInterrupt: after Ctrl-C, when the run's files are written.
+        KeyboardInterrupt: after Ctrl-C, when the training is saved and the run's files are written.
+        SystemExit: after SIGTERM likewise, with the code 143.
     """
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import pytorch_lightning as pl
 
     from cifar_lightning import arguments, checkpoint, console, jobs, results, review, run, training
-    from cifar_lightning.callbacks import Pruning
+    from cifar_lightning.callbacks import Interruption, Pruning
     from cifar_lightning.errors import DataUnavailable
 
     if config.resume is not None:
@@ -57,24 +59,26 @@ def train(
     callbacks = run.build_callbacks(config, data)
     if is_hopeless is not None:
         callbacks["pruning"] = Pruning(is_hopeless)
+    interruption = Interruption(Path(config.run_dir, "checkpoints", "last.ckpt"))
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
     with training.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers
         console.show_start(config, data, trainer, callbacks)
         review.introduce(config, budget, callbacks, loggers)
-        finished = training.fit(trainer, classifier, data, config) and training.evaluate_best(
-            trainer, classifier, data, callbacks["best"]
-        )
+        finished = training.fit(
+            trainer, classifier, data, config, interruption
+        ) and training.evaluate_best(trainer, classifier, data, callbacks["best"])
         metrics = results.collect(config, trainer, classifier, callbacks, budget, finished)
         if trainer.is_global_zero:
-            figures = results.save(config, metrics)
+            figures = results.save_curves(config, metrics)
             if finished:
                 figures |= results.save_explanations(config, classifier, data)
                 figures |= results.save_test(config, classifier, data, metrics)
+            results.save(config, metrics)  # last: a run that has them is over
             review.conclude(classifier, data, callbacks["best"], metrics, figures, loggers)
             console.show_result(config, metrics, loggers)
         if not finished:
-            raise KeyboardInterrupt
+            interruption.leave()
     if config.rehearse_without_data and config.choices.data == "shapes":
         console.banner(console.REHEARSAL, "This was a rehearsal")
     return metrics

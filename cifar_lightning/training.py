@@ -1,10 +1,12 @@
-"""Has the Trainer do its work: quietly, and with Ctrl-C as an answer."""
+"""Has the Trainer do its work: quietly, and with being told to stop as an answer."""
 
 import contextlib
+import math
 import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,11 +14,12 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
 from cifar_lightning import console
-from cifar_lightning.callbacks import LowResolutionFirst
+from cifar_lightning.callbacks import Interruption, LowResolutionFirst
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
@@ -129,28 +132,67 @@ class WarmUp(pl.Callback):
         return {self.data.image_size, *(c.size for c in first if c.until)}
 
 
-def fit(trainer: pl.Trainer, classifier: Classifier, data: ImageData, config: DictConfig) -> bool:
-    """Train; returns False after Ctrl-C.
+class NewBest(pl.Callback):
+    """Has a run that goes on choose its best checkpoint anew if it is of a step yet to be done.
+
+    Such as of the validation that came before the crash, and after the last checkpoint. On a GPU
+    the step will not give the same bits again, and the file would not be of the accuracy noted.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the best one if it is of such a step."""
+        for callback in trainer.checkpoint_callbacks:
+            if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
+                continue
+            file = Path(callback.best_model_path)
+            step = read_checkpoint(file).global_step if file.is_file() else math.inf
+            if trainer.strategy.broadcast(step) > trainer.global_step:
+                callback.best_k_models = {}
+                callback.best_model_path, callback.best_model_score = "", None
+
+
+def fit(
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    data: ImageData,
+    config: DictConfig,
+    interruption: Interruption | None = None,
+) -> bool:
+    """Train; returns False if the training was told to stop.
+
+    Args:
+        trainer: its callbacks are added to.
+        classifier: to train.
+        data: to train on.
+        config: `resume` and `trainer.compile` are read.
+        interruption: what is done about being told; None for what Lightning does.
 
     Raises:
-        UserError: if Lightning refuses the configuration.
+        UserError: if Lightning refuses the configuration, or the checkpoint's state does not fit.
     """
-    trainer.callbacks.append(WarmUp(data, config.trainer.compile))  # type: ignore[attr-defined]
+    added = [
+        interruption,
+        WarmUp(data, config.trainer.compile),
+        None if config.resume is None else NewBest(),
+    ]
+    trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     try:
-        return _unless_interrupted(
+        finished = _unless_interrupted(
             trainer,
             lambda: trainer.fit(classifier, data, ckpt_path=config.resume, weights_only=True),
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+    # A signal may have come after the last step.
+    return finished and (interruption is None or interruption.signal is None)
 
 
 def evaluate_best(
     trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Callback
 ) -> bool:
-    """Read the test images once, with the best checkpoint; returns False after Ctrl-C."""
+    """Read the test images once, with the best checkpoint; returns False if told to stop."""
     assert isinstance(checkpoint, ModelCheckpoint)
     # By hand: with ckpt_path Lightning would put the callbacks' state of that time back too, and
     # the run's clock with it.
@@ -162,9 +204,11 @@ def evaluate_best(
 
 
 def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
-    """Lightning turns Ctrl-C into an exit of the program; here it is an answer."""
+    """Lightning ends the program when it is told to stop; here that is an answer."""
     try:
         work()
+    except SIGTERMException:
+        return False
     except SystemExit as ending:
         if not isinstance(ending.__context__, KeyboardInterrupt):
             raise

@@ -17,6 +17,9 @@ from cifar_lightning.errors import UserError
 
 # To another value of the configuration: what else may stand in braces can call something.
 REFERENCE = re.compile(r"\$\{[\w.-]+\}")
+# A configuration of ours has some thousand characters. A list of lists of lists, each of which is
+# ten times the same one, or references to references, can make few of them fill any memory.
+MOST_CHARACTERS = 1_000_000
 # Without which nothing can be rebuilt.
 PARTS = ("augment", "choices", "data", "model", "optimizer", "scheduler", "trainer")
 
@@ -72,11 +75,13 @@ def trusted_config(
     Raises:
         UserError: if something else would be called, or if it is no configuration of a training.
     """
+    _check_length(path, content)
     try:
         # What is checked is what OmegaConf made of it: it takes more kinds of containers than ours.
         config: DictConfig = OmegaConf.create({k: content[k] for k in content if k not in left_out})
         as_it_is: Any = OmegaConf.to_container(config)
         _check_calls(path, as_it_is)
+        _check_references(path, as_it_is)
         resolved: Any = OmegaConf.to_container(config, resolve=True)
         # As it is and resolved: a reference can bring a target to where it has no place.
         _check_targets(path, as_it_is, own)
@@ -93,6 +98,57 @@ def trusted_config(
     if not all(isinstance(resolved["choices"].get(group), str) for group in ("model", "data")):
         raise UserError(f"{path}: its configuration does not say which model and data it chose.")
     return config
+
+
+def _check_length(path: str | Path, content: Any) -> None:
+    """Before anything goes through all of it: that could take for ever."""
+    characters, waiting = 0, [content]
+    while waiting and characters <= MOST_CHARACTERS:
+        value = waiting.pop()
+        characters += 1 + (len(value) if isinstance(value, str) else 0)
+        if isinstance(value, dict):
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+    if characters > MOST_CHARACTERS:
+        raise UserError(
+            f"{path}: its configuration has more than {MOST_CHARACTERS:,} characters, so it was "
+            "not read any further."
+        )
+
+
+def _check_references(path: str | Path, content: Any) -> None:
+    """Refuse references to references that would be as long when they are resolved."""
+    leaves = {tuple(map(str, keys)): str(value) for keys, value in _leaves(content)}
+    lengths: dict[tuple[str, ...], int] = {}
+
+    def length(place: tuple[str, ...]) -> int:
+        """Of all that is found at a place, or on the way to it, in characters."""
+        if place not in lengths:
+            lengths[place] = 0  # of what leads in a circle, which OmegaConf refuses
+            for keys, text in leaves.items():
+                if keys[: len(place)] == place[: len(keys)]:
+                    lengths[place] += len(text) + sum(map(length, _places(keys, text)))
+                if lengths[place] > MOST_CHARACTERS:
+                    break
+        return lengths[place]
+
+    if length(()) > MOST_CHARACTERS:
+        raise UserError(
+            f"{path}: the references in its configuration would make more than "
+            f"{MOST_CHARACTERS:,} characters of it, so it was not read any further."
+        )
+
+
+def _places(keys: tuple[str, ...], text: str) -> list[tuple[str, ...]]:
+    """Where the references in a text lead; one that begins with dots goes up from where it is."""
+    places = []
+    for reference in REFERENCE.findall(text):
+        name = reference[2:-1].lstrip(".")
+        up = len(reference) - 3 - len(name)
+        above = keys[: max(len(keys) - up, 0)] if up else ()
+        places.append((*above, *name.split(".")))
+    return places
 
 
 def _check_calls(path: str | Path, content: Any) -> None:

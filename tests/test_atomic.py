@@ -45,7 +45,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     """The system's own full device stands where the temporary file goes."""
     path = tmp_path / "x"
     path.write_text("old")
-    (tmp_path / f"x.{os.getpid()}").symlink_to("/dev/full")
+    (tmp_path / f"x.{os.getpid()}.tmp").symlink_to("/dev/full")
 
     def save() -> None:
         with atomic_write(path) as file:

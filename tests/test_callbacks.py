@@ -1,9 +1,10 @@
 import math
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from cifar_lightning.callbacks import (
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.classifier import Batch, Classifier
 from cifar_lightning.cli import compose
-from cifar_lightning.data.module import BatchOrder
+from cifar_lightning.data.batches import BatchOrder
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.runs import read_rows
@@ -191,6 +192,9 @@ def test_the_threshold_is_of_the_data_that_the_run_has(tiny: Compose) -> None:
     assert target.threshold == validation_threshold(0.8, 0.9, 50, 60)
 
 
+LR, NORM = r"(?P<lr>\S+)", r"(?P<norm>\S+)"
+
+
 class Diverging(Classifier):
     """Its loss is no number in one step, or that step ruins its weights."""
 
@@ -228,7 +232,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
     # Ruined weights show in the next step's loss, or at the epoch's end in themselves.
     named = bad_step + (1 if ruins_weights and bad_step % 6 else 0)
     epoch = (bad_step - 1) // 6 + 1
-    with pytest.raises(UserError, match=rf"step {named}, in epoch {epoch}\."):
+    with pytest.raises(UserError, match=rf"step {named}, in epoch {epoch} \(learn"):
         train(config)
     assert not (tmp_path / "run" / "metrics.json").exists()
     checkpoints = sorted((tmp_path / "run" / "checkpoints").glob("*"))
@@ -239,6 +243,37 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
     finished = [row for row in read_rows(tmp_path / "run") if row["epoch"] < epoch]
     assert [row["epoch"] for row in finished] == [1.0] * (epoch - 1)
     assert all(math.isfinite(value) for row in finished for value in row.values())
+
+
+@pytest.mark.parametrize("every", [1, 3, 50])
+def test_the_learning_rate_and_the_gradient_norms_of_a_step_without_a_number_are_named(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(Diverging, "bad_step", 10)
+    monkeypatch.setattr(run.parts, "Classifier", Diverging)
+    norms: list[float] = []
+    rates: list[float] = []
+
+    def note(callback: GradientNorm, trainer: pl.Trainer, *others: Any) -> None:
+        measure(callback, trainer, *others)
+        assert callback.last is not None
+        norms.append(callback.last.item())
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    measure = GradientNorm.on_before_optimizer_step
+    monkeypatch.setattr(GradientNorm, "on_before_optimizer_step", note)
+    options = ["target_accuracy=null", "trainer.max_epochs=2"]
+    said = rf"step 10, in epoch 2 \(learning rate {LR}, gradient norm nan, one step before {NORM}\)"
+    with pytest.raises(UserError, match=said) as error:
+        train(tiny(*options, f"callbacks.nan.every_n_steps={every}"))
+    found = re.search(said, str(error.value))
+    assert found is not None
+    assert found["lr"] == f"{rates[9]:.3g}" != f"{rates[8]:.3g}"
+    assert found["norm"] == f"{norms[8]:.3g}" != f"{norms[7]:.3g}"
+    with pytest.raises(UserError, match=rf"step 10, in epoch 2 \(learning rate {LR}\)\."):
+        train(
+            tiny(*options, f"callbacks.nan.every_n_steps={every}", "callbacks.gradient_norm=null")
+        )
 
 
 def test_each_validation_is_one_row_of_metrics(tiny: Compose, tmp_path: Path) -> None:

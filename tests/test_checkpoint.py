@@ -43,6 +43,12 @@ def compose_only(tiny: Compose, typed: list[str]) -> DictConfig:
     return config
 
 
+def test_what_a_checkpoint_decides_may_be_typed_as_it_was(tiny: Compose, trained: Path) -> None:
+    typed = [f"resume={trained}", *TINY, "seed=0", "model=dilated_dw"]
+    config = checkpoint.resumed(compose_only(tiny, typed))
+    assert (config.data.train_size, config.seed) == (200, 0)
+
+
 @pytest.mark.parametrize(
     "key",
     [
@@ -50,7 +56,6 @@ def compose_only(tiny: Compose, typed: list[str]) -> DictConfig:
         "optimizer=sgd",
         "optimizer.lr=1",
         "seed=1",
-        "data=shapes",
         "data.split_seed=1",
         "data.val_size=60",
         "trainer=ddp",

@@ -3,9 +3,10 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.augment import Augment, cutmix
-from cifar_lightning.classifier import Classifier, Scores
+from cifar_lightning.classifier import Classifier
 from cifar_lightning.distillation import Teacher
 from cifar_lightning.optim import linear_schedule
+from cifar_lightning.scores import Scores
 
 
 def classifier(network: nn.Module, **arguments: float) -> Classifier:

@@ -242,7 +242,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     # divergence
     (
         ["data=shapes", *SHAPES, "optimizer.lr=nan"],
-        ["The loss is not a finite number any more: step 2, in epoch 1.", "optimizer.lr"],
+        [
+            "The loss is not a finite number any more: step 2, in epoch 1 (learning rate nan, ",
+            "optimizer.lr",
+        ],
     ),
 ]
 

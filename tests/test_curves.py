@@ -23,7 +23,7 @@ def test_a_run_that_goes_on_keeps_its_rows_up_to_there_and_a_new_one_none(tmp_pa
     for step in (4, 9, 14):
         first.log_metrics({"val/acc": step / 100}, step)
     first.log_metrics({"test/acc": 0.3}, 9)
-    again = Curves(tmp_path, up_to_step=10)
+    again = Curves(tmp_path, steps_done=10)
     assert len(read_rows(tmp_path)) == 4  # nothing is lost before there is something new
     again.log_metrics({"val/acc": 0.99}, 14)
     assert [row["val/acc"] for row in read_rows(tmp_path)] == [0.04, 0.09, 0.99]
@@ -35,7 +35,7 @@ def test_a_full_disk_leaves_the_rows_that_were_there(tmp_path: Path) -> None:
     curves = Curves(tmp_path)
     curves.log_metrics({"val/acc": 0.5}, 4)
     before = (tmp_path / "metrics.csv").read_bytes()
-    (tmp_path / f"metrics.csv.{os.getpid()}").symlink_to("/dev/full")
+    (tmp_path / f"metrics.csv.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         curves.log_metrics({"val/acc": 0.6, "test/acc": 0.6}, 9)
     assert (tmp_path / "metrics.csv").read_bytes() == before

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from cifar_lightning.data import FolderData, ShapesData
-from cifar_lightning.data.module import BatchOrder, channel_statistics, split_balanced
+from cifar_lightning.data.batches import BatchOrder
+from cifar_lightning.data.module import channel_statistics, split_balanced
 from cifar_lightning.errors import DataUnavailable, UserError
 
 # ------------------------------------------------------------------ splits and batches

@@ -28,7 +28,7 @@ from cifar_lightning.callbacks import (
 )
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ShapesData
-from cifar_lightning.data.module import BatchOrder
+from cifar_lightning.data.batches import BatchOrder
 from cifar_lightning.data.parts import Part
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.optim import Muon, linear_schedule

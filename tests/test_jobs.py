@@ -404,7 +404,7 @@ def test_a_worker_of_joblib_can_have_jobs() -> None:
 
 
 def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
-    refused = pytest.raises(JobFailed, match=r"Another process works on this job, in .*wait for it")
+    refused = pytest.raises(JobFailed, match=r"Another process works on this run, in .*wait for it")
     with jobs.alone_in(tmp_path), refused:
         run(partial(enter, tmp_path, None))
     run(partial(enter, tmp_path, None))

@@ -186,7 +186,7 @@ def test_an_interrupted_run_is_listed_and_not_counted(many: Path) -> None:
     metrics = metrics_of(many / "0") | {"stopped_by": "interrupted", "test/acc": None}
     (many / "0" / "metrics.json").write_text(json.dumps(metrics | {"val/acc": 1.0}))
     html = write(many).read_text()
-    assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C" in html
+    assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
     assert "The best run is 0" not in html
     assert "Interrupted before its test" in write(many / "0").read_text()
 

@@ -9,7 +9,10 @@ import torch
 from cifar_lightning.places import without_places
 
 # Of a checkpoint, what a training needs to go on.
-TRAINING_STATE = ("callbacks", "optimizer_states", "lr_schedulers")
+TRAINING_STATE = (
+    *("callbacks", "optimizer_states", "lr_schedulers"),
+    *("fit_scores", "random_state"),
+)
 
 
 def searchable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What watches or steers a run from outside the step."""
 
 from cifar_lightning.callbacks.gradients import GradientNorm
+from cifar_lightning.callbacks.interruption import Interruption
 from cifar_lightning.callbacks.mirror import MirrorSymmetry
 from cifar_lightning.callbacks.nan import TerminateOnNaN
 from cifar_lightning.callbacks.pruning import Pruning
@@ -11,6 +12,7 @@ from cifar_lightning.callbacks.throughput import Throughput
 
 __all__ = [
     "GradientNorm",
+    "Interruption",
     "LowResolutionFirst",
     "MirrorSymmetry",
     "Pruning",

@@ -1,5 +1,7 @@
 """How large the gradients are."""
 
+from typing import Any
+
 import pytorch_lightning as pl
 from torch import Tensor
 from torch.nn.utils import get_total_norm
@@ -12,19 +14,23 @@ class GradientNorm(pl.Callback):
     With each validation, or each epoch where there is none; since the last time. The gradients are
     of all devices, unscaled, accumulated, and not clipped yet. Steps that 16-bit training skips,
     because a gradient is not finite, do not count.
+
+    Attributes:
+        last: that of the last step, on the device; None before it.
     """
 
     def __init__(self) -> None:
         # On the device: reading them would make a GPU wait.
         self._sum: Tensor | float = 0.0
         self._steps: Tensor | int = 0
+        self.last: Tensor | None = None
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Add a step's."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients).detach()
+        self.last = norm = get_total_norm(gradients).detach()
         finite = norm.isfinite()
         self._sum = self._sum + norm.where(finite, norm.new_zeros(()))
         self._steps = self._steps + finite.int()
@@ -38,6 +44,14 @@ class GradientNorm(pl.Callback):
         """Log where no validation has."""
         if not trainer.enable_validation:
             self._log(pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sum so far, for a training that goes on within an epoch."""
+        return {"sum": self._sum, "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on adding."""
+        self._sum, self._steps = state_dict["sum"], state_dict["steps"]
 
     def _log(self, pl_module: pl.LightningModule) -> None:
         if isinstance(self._steps, Tensor):

@@ -2,6 +2,7 @@
 
 import math
 from statistics import NormalDist
+from typing import Any
 
 import pytorch_lightning as pl
 
@@ -37,12 +38,26 @@ class TargetReached(pl.Callback):
         self.confidence = confidence
         threshold = validation_threshold(target or 0.0, confidence, val_images, test_images)
         self.threshold = None if target is None else threshold
+        self._best = -math.inf  # accuracy of all validations so far, over resumes too
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End a run that goes on when it had reached the target already, and was not tested."""
+        if self.reached_by(self._best):
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare the validation that has just ended."""
-        accuracy = trainer.callback_metrics["val/acc"].item()
-        if trainer.state.fn == "fit" and self.reached_by(accuracy):
-            trainer.should_stop = True
+        if trainer.state.fn == "fit":
+            self._best = max(self._best, trainer.callback_metrics["val/acc"].item())
+            trainer.should_stop |= self.reached_by(self._best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best accuracy so far, for a resume."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on comparing."""
+        self._best = state_dict["best"]
 
     def reached_by(self, accuracy: float) -> bool:
         """Whether a validation accuracy is at or above the threshold; False without a target."""

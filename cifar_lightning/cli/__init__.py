@@ -3,8 +3,9 @@
 from cifar_lightning.cli.composing import CONF, PACKAGE, compose, title
 from cifar_lightning.cli.messages import explain
 from cifar_lightning.cli.program import entry
+from cifar_lightning.cli.resuming import resume_auto, resume_sweep
 from cifar_lightning.cli.tasks import run_task
-from cifar_lightning.cli.typed import prepare_arguments, resume_sweep
+from cifar_lightning.cli.typed import prepare_arguments
 
 __all__ = [
     "CONF",
@@ -13,6 +14,7 @@ __all__ = [
     "entry",
     "explain",
     "prepare_arguments",
+    "resume_auto",
     "resume_sweep",
     "run_task",
     "title",

@@ -24,6 +24,8 @@ NOT_IN_TITLE = (
     *("data", "experiment", "seed", "trainer", "trainer.gpus", "trainer.num_nodes"),
     *("target_accuracy", "trainer.limit_test_batches"),
 )
+# What `complete` adds to a configuration.
+ADDED = ("choices", "overrides", "sweep", "run_dir", "run_id")
 LONGEST_TITLE = 100  # W&B has room for 128
 
 OmegaConf.register_new_resolver(

@@ -1,6 +1,7 @@
 """The command-line programs: Hydra's main, with messages that help."""
 
 import os
+import signal
 import sys
 import time
 import warnings
@@ -19,9 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_lightning import processes
 from cifar_lightning.cli.composing import CONF, complete
 from cifar_lightning.cli.messages import explain
+from cifar_lightning.cli.resuming import resume_auto, resume_sweep
 from cifar_lightning.cli.tasks import MISTAKES, run_apart
-from cifar_lightning.cli.typed import is_sweep, prepare_arguments, resume_sweep, write_nothing
+from cifar_lightning.cli.typed import is_sweep, prepare_arguments, write_nothing
 from cifar_lightning.errors import UserError
+from cifar_lightning.jobs import alone_in
 
 SECONDS_FOR_THE_FIRST = 5  # to come to the same mistake; torchrun then ends the others
 
@@ -58,7 +61,10 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         if is_of_sweep:
             return run_apart(config_name, config, hydra_config)
         try:
-            return task(config)
+            if config_name != "train" or not processes.is_first():
+                return task(config)
+            with alone_in(Path(config.run_dir)):  # whose run may be going on in another process
+                return task(config)
         except MISTAKES as error:
             if not full_error:
                 exit_with(error)
@@ -66,13 +72,15 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
 
     def main() -> None:
         _register_sweeper()
+        # An exception, so that nothing is left half written.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         # Hydra then hands exceptions on to us instead of printing them its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         if not full_error:
             os.environ[SET_BY_US] = "1"
         try:
             if config_name == "train":
-                sys.argv[1:] = resume_sweep(sys.argv[1:])
+                sys.argv[1:] = resume_auto(resume_sweep(sys.argv[1:]))
             sys.argv[1:] = prepare_arguments(sys.argv[1:])
             started = processes.launch()
             if started is not None and started.total > 1 and is_sweep(sys.argv[1:]):

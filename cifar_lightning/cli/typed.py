@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from cifar_lightning.cli.composing import CONF, key_of
+from cifar_lightning.cli.composing import CONF
 from cifar_lightning.errors import UserError
-from cifar_lightning.runs import read_config_dir, read_sweep
 
 # Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
 PATH_KEYS = (
@@ -27,8 +26,6 @@ PATH_KEYS = (
     "storage",
     "teacher",
 )
-
-CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
 
 
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:
@@ -61,7 +58,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
             of_a_sweep = is_sweep(arguments) and "," in value and not Path(value).exists()
             if value[0] not in ("'", '"') and not of_a_sweep:
                 # Not pathlib's, which would make one slash of two in an address.
-                argument = f"{key}={_quoted(os.path.expanduser(value))}"  # noqa: PTH111
+                argument = f"{key}={quoted(os.path.expanduser(value))}"  # noqa: PTH111
         prepared.append(argument)
     return prepared
 
@@ -77,53 +74,16 @@ def _names_option(value: str) -> bool:
     return False
 
 
-def resume_sweep(arguments: Sequence[str]) -> list[str]:
-    """In the place of resume_sweep=DIR, what makes Hydra go on with the sweep in that folder.
-
-    Alone, it is the whole sweep as it was typed; with overrides, the sweep that they make, of which
-    the folder has some jobs. Hydra's own options (`hydra/launcher=…`) stay unless typed anew.
-
-    Raises:
-        UserError: if the folder has no sweep.
-    """
-    others = [argument for argument in arguments if not argument.startswith("resume_sweep=")]
-    if len(others) == len(arguments):
-        return others
-    value = next(a for a in reversed(arguments) if a not in others).partition("=")[2].strip("'\"")
-    folder = Path(value).expanduser()
-    if not value or not (folder / "multirun.yaml").is_file():
-        raise UserError(
-            f"resume_sweep={value}: no sweep's folder, which has a multirun.yaml. As in: "
-            "resume_sweep=runs/train/<date>_<time>_sweep"
-        )
-    # Options first, and what belongs to them: Hydra takes overrides in one stretch alone.
-    options: list[str] = []
-    typed: list[str] = []
-    for before, argument in zip(["", *others], others, strict=False):
-        of_option = argument.startswith("-") or before in CONFIG_DIR
-        (options if of_option else typed).append(argument)
-    if not is_sweep(options):
-        options.insert(0, "-m")
-    names = {option.partition("=")[0] for option in options}
-    if not names & set(CONFIG_DIR) and (place := read_config_dir(folder)):
-        options += [CONFIG_DIR[0], place]
-    left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
-    left_out |= {key_of(argument) for argument in typed}
-    recorded = [o for o in read_sweep(folder, "hydra") if key_of(o) not in left_out]
-    if "hydra/launcher" in left_out:  # another launcher has other options
-        recorded = [o for o in recorded if not key_of(o).startswith("hydra.launcher.")]
-    jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
-    goes_on = [f"hydra.sweep.dir={_quoted(str(folder))}", "hydra.sweeper.resume=true"]
-    return [*options, *recorded, *jobs, *typed, *goes_on]
-
-
 def is_sweep(arguments: Sequence[str]) -> bool:
     """Whether Hydra would run several jobs."""
     return any(a == "-m" or a.startswith("--multi") for a in arguments)
 
 
-def _quoted(value: str) -> str:
-    """In single quotes; before a quote, a backslash would be an escape, so it is doubled there."""
+def quoted(value: str) -> str:
+    """A text as Hydra's grammar takes it, in single quotes.
+
+    Before a quote, a backslash would be an escape, so it is doubled there.
+    """
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
     return f"'{escaped}'"
 
@@ -138,7 +98,7 @@ def _in_the_folder_of(checkpoint: Path) -> list[str]:
     if folder.name != "checkpoints":
         return []  # moved away from its run: the resumed run gets a folder of its own
     return [
-        f"hydra.run.dir={_quoted(str(folder.parent))}",
+        f"hydra.run.dir={quoted(str(folder.parent))}",
         # .hydra/ keeps the configuration that the run began with.
         f"hydra.output_subdir=.hydra/resumed_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}",
     ]

@@ -2,13 +2,12 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
 
+from cifar_lightning.data.batches import Batches, BatchOrder
 from cifar_lightning.data.parts import Part, Parts
 from cifar_lightning.errors import UserError
 
@@ -122,7 +121,7 @@ class ImageData(pl.LightningDataModule):
             )
         return count
 
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    def train_dataloader(self) -> Batches:
         """Batches in a new order every epoch; incomplete ones are left out."""
         rank, world_size = self._rank_and_world_size()
         train = self._placed(self.train)
@@ -131,21 +130,21 @@ class ImageData(pl.LightningDataModule):
         order = BatchOrder(
             index, self.batch_size, self.seed, rank, world_size, self.revisit, self.losses
         )
-        return DataLoader(train, sampler=order, batch_size=None)  # type: ignore[arg-type]
+        return Batches(train, order)
 
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]] | list[Tensor]:
+    def val_dataloader(self) -> Batches | list[Tensor]:
         """All validation images in order; an empty list with `val_size=0`."""
         return [] if self.val is None else self._in_order(self.val)
 
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    def test_dataloader(self) -> Batches:
         """All official test images in order."""
         return self._in_order(self.test)
 
-    def _in_order(self, part: Part) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    def _in_order(self, part: Part) -> Batches:
         part = self._placed(part)
         index = torch.arange(len(part), device=part.labels.device)
         order = BatchOrder(index, self.batch_size, None, *self._rank_and_world_size())
-        return DataLoader(part, sampler=order, batch_size=None)  # type: ignore[arg-type]
+        return Batches(part, order)
 
     def _placed(self, part: Part) -> Part:
         """A part on the device that works on it, so that no step copies anything from the host."""
@@ -158,85 +157,6 @@ class ImageData(pl.LightningDataModule):
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-class BatchOrder(Sampler[Tensor]):
-    """Which images make up which batch: yields whole batches of indices (int64 [N]).
-
-    A DataLoader that gets batches from its sampler asks the data set once a batch, not once an
-    image. Several devices get each their share of every batch, so a batch is the same batch on any
-    number of them. Without a seed they get whole batches in turn instead: each is then worked on as
-    one device would, for the last digits of logits depend on how many images are a batch.
-
-    Args:
-        index: int64 [M], the images to go through; the batches are on its device.
-        batch_size: over all devices; without a seed, of each.
-        seed: of the order, new in each epoch, the incomplete last batch left out; with None the
-            images come as in `index`, all of them.
-        rank: this process, from 0 to `world_size` - 1.
-        world_size: number of processes.
-        revisit: fraction of the images that come again in an epoch, chosen when all have come once:
-            those with the largest losses. With a seed only.
-        losses: float, by position; those of an epoch are filled in while it goes on.
-    """
-
-    def __init__(
-        self,
-        index: Tensor,
-        batch_size: int,
-        seed: int | None,
-        rank: int = 0,
-        world_size: int = 1,
-        revisit: float = 0.0,
-        losses: Tensor | None = None,
-    ) -> None:
-        self.index = index
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.revisited = int(revisit * len(index)) // batch_size  # batches
-        self.losses = losses
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning's Trainer says which epoch comes next, after a resume too."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        if self.seed is None:
-            return math.ceil(len(self.index) / self.batch_size / self.world_size)
-        return len(self.index) // self.batch_size + self.revisited
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if self.seed is None:
-            yield from self._whole_batches()
-            return
-        # From seed and epoch alone: a resumed run sees what the unbroken one would have seen.
-        generator = torch.Generator().manual_seed(hash((self.seed % 2**32, self.epoch)))
-        again = self.revisited * self.batch_size
-        # Both at once: a GPU waits whenever something is copied to it.
-        first, second = (
-            torch.randperm(count, generator=generator).to(self.index.device)
-            for count in (len(self.index), again)
-        )
-        if self.losses is not None:
-            self.losses.fill_(math.inf)
-        yield from self._batches(self.index[first])
-        if again and self.losses is not None:
-            hardest_first = self.losses[self.index].argsort(descending=True, stable=True)
-            yield from self._batches(self.index[hardest_first[:again][second]])
-
-    def _batches(self, index: Tensor) -> Iterator[Tensor]:
-        for batch in index.split(self.batch_size)[: len(index) // self.batch_size]:
-            yield batch[self.rank :: self.world_size]
-
-    def _whole_batches(self) -> Iterator[Tensor]:
-        batches = self.index.split(self.batch_size)
-        for first in range(0, len(batches), self.world_size):
-            # Empty where none is left: devices wait for each other at every batch.
-            mine = batches[first : first + self.world_size][self.rank :]
-            yield mine[0] if mine else self.index[:0]
 
 
 def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
     earlier = [] if config.resume is None else read_rows(config.run_dir)
     loggers: list[Logger] = [
-        Curves(config.run_dir, up_to_step=resumed_at),
+        Curves(config.run_dir, steps_done=resumed_at),
         EpochLines(config.trainer.max_epochs),
     ]
     boards: list[BoardLogger] = []
