@@ -73,7 +73,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint to a path on this machine."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not what is above it: where a disk has vanished, nothing is to be put in its place.
+        path.parent.mkdir(exist_ok=True)
         with atomic_write(path) as file:
             torch.save(checkpoint, file)
 

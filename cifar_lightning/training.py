@@ -132,15 +132,30 @@ class WarmUp(pl.Callback):
         return {self.data.image_size, *(c.size for c in first if c.until)}
 
 
-class NewBest(pl.Callback):
-    """Has a run that goes on choose its best checkpoint anew if it is of a step yet to be done.
+class BestSoFar(pl.Callback):
+    """Has a run that goes on know its best checkpoint, as far as there is one."""
 
-    Such as of the validation that came before the crash, and after the last checkpoint. On a GPU
-    the step will not give the same bits again, and the file would not be of the accuracy noted.
-    """
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Look for it where the run is now; Lightning forgets those of a run that was moved."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if not isinstance(callback, ModelCheckpoint) or not state or not callback.dirpath:
+                continue
+            place = Path(callback.dirpath)
+            state["dirpath"] = str(place)
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                state[key] = state[key] and str(place / Path(state[key]).name)
+            best = state["best_k_models"].items()
+            state["best_k_models"] = {str(place / Path(path).name): acc for path, acc in best}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget the best one if it is of such a step."""
+        """Forget it if it is not there, or of a step that is yet to be done.
+
+        As of the validation between the last checkpoint and a crash. On a GPU that step will not
+        give the same bits again, and the file would not be of the accuracy that is noted.
+        """
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
                 continue
@@ -173,7 +188,7 @@ def fit(
     added = [
         interruption,
         WarmUp(data, config.trainer.compile),
-        None if config.resume is None else NewBest(),
+        None if config.resume is None else BestSoFar(),
     ]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]
     if trainer.strategy.root_device.type == "cpu":
