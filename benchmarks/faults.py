@@ -148,7 +148,8 @@ class Chain:
 def environment(folder: Path) -> Mapping[str, str]:
     """Of a program in a folder: one thread, so that the machine has room for two."""
     own = {"OMP_NUM_THREADS": "1", MOMENT_FILE: str(folder / "moment")}
-    return os.environ | own | {"PYTHONPATH": str(Path(__file__).parent), "WANDB_DIR": str(folder)}
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    return os.environ | own | {"PYTHONPATH": path.strip(os.pathsep), "WANDB_DIR": str(folder)}
 
 
 def moment(folder: Path) -> tuple[str, int]:
