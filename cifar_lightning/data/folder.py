@@ -162,10 +162,11 @@ def _is_content(content: Any) -> bool:
         images, labels = content.get(f"{part}_images"), content.get(f"{part}_labels")
         if not isinstance(images, torch.Tensor) or not isinstance(labels, torch.Tensor):
             return False
-        kinds = images.dtype is torch.uint8 and labels.dtype is torch.int64
-        if not kinds or images.ndim != 4 or images.shape[:2] != (len(labels), 3):
+        if images.dtype is not torch.uint8 or images.ndim != 4 or not images.is_contiguous():
             return False
-        if labels.shape != (len(images),) or not images.numel() or not images.is_contiguous():
+        if images.shape[1] != 3 or not images.numel():
+            return False
+        if labels.dtype is not torch.int64 or labels.shape != images.shape[:1]:
             return False
         if labels.min() < 0 or labels.max() >= len(classes):
             return False

@@ -26,7 +26,7 @@ from cifar_lightning.trusted import as_data
 # images are fewer, so that their patches fit into memory.
 PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
 # Weights and biases: a network of thousands of layers. One of a billion would never be built.
-MOST_TENSORS = 20_000
+MOST_TENSORS = 10_000
 
 
 @contextmanager
