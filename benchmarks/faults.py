@@ -142,6 +142,8 @@ class Chain:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # What a shell starts by & ignores Ctrl-C, and so would what this starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
 

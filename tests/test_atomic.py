@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar_lightning.atomic import atomic_write
+from cifar_lightning.atomic import atomic_write, remove_leftovers
 from cifar_lightning.checkpoint import AtomicCheckpointIO
 
 
@@ -39,6 +39,18 @@ def test_a_checkpoint_never_passes_through_the_systems_temporary_folder(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
     AtomicCheckpointIO().save_checkpoint({"x": torch.ones(3)}, tmp_path / "a" / "b.ckpt")
     assert torch.load(tmp_path / "a" / "b.ckpt", weights_only=True)["x"].sum() == 3
+
+
+def test_what_a_killed_program_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    inner = tmp_path / "checkpoints"
+    inner.mkdir()
+    kept = [tmp_path / "mine.tmp", tmp_path / "x.12.txt", inner / "last.ckpt"]
+    for file in (*kept, inner / "last.ckpt.123.tmp", tmp_path / "metrics.csv.7.tmp"):
+        file.touch()
+    remove_leftovers(tmp_path, "last.ckpt")
+    assert (tmp_path / "metrics.csv.7.tmp").exists()
+    remove_leftovers(tmp_path)
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == {*kept}
 
 
 def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Splits, batches, and the three sources."""
 
+import copy
 import io
 import os
 import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,38 @@ def test_order_is_new_in_each_epoch_and_the_same_for_a_seed() -> None:
     order.set_epoch(0)
     assert batches(order) == first
     assert batches(BatchOrder(torch.arange(100, 200), 30, seed=6)) != first
+
+
+@pytest.mark.parametrize("given", [1, 2, 3, 4])
+def test_an_order_goes_on_within_an_epoch(given: int) -> None:
+    """Of five batches, of which two are those with the largest losses once more."""
+
+    def order(losses: Tensor) -> BatchOrder:
+        made = BatchOrder(torch.arange(30), 10, 5, revisit=0.7, losses=losses)
+        made.set_epoch(4)
+        return made
+
+    def take(order: BatchOrder, losses: Tensor, count: int | None = None) -> list[list[int]]:
+        """As a training does, which notes the losses of each batch."""
+        taken = []
+        for batch in islice(order, count):
+            losses[batch] = (losses[batch].nan_to_num(posinf=0) + batch * 7 % 11).float()
+            taken.append(batch.tolist())
+        return taken
+
+    losses, stopped, others = torch.zeros(30), torch.zeros(30), torch.zeros(30)
+    whole = take(order(losses), losses)
+    assert len(whole) == 5
+    first = order(stopped)
+    before = take(first, stopped, given)
+    state = copy.deepcopy(first.state_dict())
+    again = order(others)
+    again.load_state_dict(state)
+    assert before + take(again, others) == whole
+    assert others.equal(losses)
+    # And the next epoch is a whole one.
+    again.set_epoch(5)
+    assert len(take(again, others)) == 5
 
 
 def test_order_without_a_seed_is_as_given_and_complete() -> None:

@@ -121,6 +121,39 @@ def test_a_disk_that_may_not_be_written_ends_in_one_message(tmp_path: Path) -> N
     assert "hydra.run.dir=FOLDER" in message
 
 
+@own_disk
+@pytest.mark.slow
+def test_a_disk_that_vanishes_in_training_ends_in_one_message_and_keeps_what_it_has(
+    tmp_path: Path,
+) -> None:
+    disk, kept, run = (shlex.quote(str(tmp_path / name)) for name in ("disk", "kept", "disk/run"))
+    options = [*TINY, "target_accuracy=null", "trainer.max_epochs=2000"]
+    typed = shlex.join([sys.executable, "-m", "cifar_lightning.train", *options])
+    script = (
+        f"mkdir {disk} {kept}; mount -t tmpfs disk {disk}; mount --bind {disk} {kept}; "
+        # When it has saved something, it goes.
+        f"(until [ -f {run}/checkpoints/last.ckpt ]; do sleep 0.1; done; umount -l {disk}) & "
+        f"{typed} hydra.run.dir={run}; code=$?; cp -r {kept}/run {disk}/../saved; "
+        f"ls {disk} > {disk}/../in_its_place; exit $code"
+    )
+    ended = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    message = one_message(ended)
+    assert message.startswith("No such file or directory (")
+    assert "Is its disk still there? resume=LAST_CHECKPOINT goes on" in message
+    assert (tmp_path / "in_its_place").read_text() == ""
+    last = tmp_path / "saved" / "checkpoints" / "last.ckpt"
+    epochs = read_checkpoint(last).global_step // 6
+    assert epochs >= 1
+    ended = command(f"resume={last}", f"trainer.max_epochs={epochs + 1}")
+    assert ended.returncode == 0, ended.stderr
+    assert read_checkpoint(last).global_step == 6 * (epochs + 1)
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cifar_lightning.train", *arguments],

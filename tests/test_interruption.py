@@ -2,17 +2,21 @@
 
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import TINY
 from omegaconf import DictConfig
-from test_train import as_typed
+from test_train import as_typed, finish, only, start
 
+from cifar_lightning.callbacks import Interruption
 from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.runs import read_rows
 from cifar_lightning.train import train
@@ -94,28 +98,32 @@ def assert_the_same_run(one: Path, other: Path) -> None:
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 HALVES = "trainer.val_check_interval=0.5"
+REVISIT = ("callbacks=revisit", "callbacks.revisit.fraction=0.5")
+MOMENTS = [
+    (Told(TERM, "batch", 1, 2), 9, []),
+    (Told(INT, "validation", 1, 2), 9, [HALVES]),
+    (Told(TERM, "batch", 1, 7), 17, REVISIT),
+]
+MORE_MOMENTS = [
+    (Told(INT, "batch", 1, 2), 9, []),
+    (Told(TERM, "batch", 0, 0), 1, ["optimizer=sgd"]),
+    (Told(TERM, "batch", 1, 5), 12, []),  # the last of an epoch
+    (Told(TERM, "validation", 1, 5), 12, []),
+    (Told(TERM, "batch", 1, 2), 9, [HALVES]),  # after which a validation is due
+    (Told(TERM, "batch", 1, 3), 10, [HALVES]),
+    (Told(TERM, "epoch end", 0), 7, []),
+    (Told(TERM, "epoch end", 2), 18, []),  # only the test is missing
+    (Told(TERM, "batch", 1, 1), 11, REVISIT),
+    (Told(TERM, "batch", 1, 2), 5, ["+trainer.accumulate_grad_batches=2"]),
+    (Told(TERM, "batch", 1, 2), 11, ["data.val_size=0"]),
+    (Told(TERM, "batch", 1, 2), 9, [f"model._target_={__name__}.Dropping"]),
+    (Told(TERM, "batch", 1, 2), 12, ["experiment=speedrun"]),
+]
 
 
 @pytest.mark.parametrize(
     ("told", "step", "overrides"),
-    [
-        (Told(TERM, "batch", 1, 2), 9, []),
-        (Told(INT, "batch", 1, 2), 9, []),
-        (Told(TERM, "batch", 0, 0), 1, ["optimizer=sgd"]),
-        (Told(TERM, "batch", 1, 5), 12, []),  # the last of an epoch
-        (Told(TERM, "validation", 1, 5), 12, []),
-        (Told(INT, "validation", 1, 2), 9, [HALVES]),
-        (Told(TERM, "batch", 1, 2), 9, [HALVES]),  # after which a validation is due
-        (Told(TERM, "batch", 1, 3), 10, [HALVES]),
-        (Told(TERM, "epoch end", 0), 7, []),
-        (Told(TERM, "epoch end", 2), 18, []),  # only the test is missing
-        (Told(TERM, "batch", 1, 7), 17, ["callbacks=revisit", "callbacks.revisit.fraction=0.5"]),
-        (Told(TERM, "batch", 1, 1), 11, ["callbacks=revisit", "callbacks.revisit.fraction=0.5"]),
-        (Told(TERM, "batch", 1, 2), 5, ["+trainer.accumulate_grad_batches=2"]),
-        (Told(TERM, "batch", 1, 2), 11, ["data.val_size=0"]),
-        (Told(TERM, "batch", 1, 2), 9, [f"model._target_={__name__}.Dropping"]),
-        (Told(TERM, "batch", 1, 2), 12, ["experiment=speedrun"]),
-    ],
+    [*MOMENTS, *(pytest.param(*moment, marks=pytest.mark.slow) for moment in MORE_MOMENTS)],
     ids=lambda value: getattr(value, "moment", None),
 )
 def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
@@ -124,7 +132,7 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
     monkeypatch: pytest.MonkeyPatch,
     told: Told,
     step: int,
-    overrides: list[str],
+    overrides: Sequence[str],
 ) -> None:
     overrides = ["target_accuracy=null", *overrides, "trainer.max_epochs=3"]
     whole = train(tiny(*overrides))
@@ -138,3 +146,112 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
     for key, value in whole.items():
         assert any(word in key for word in measured) or resumed[key] == value, key
     assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
+    whole = train(tiny(*options))
+    assert (whole["stopped_by"], whole["epochs"]) == ("target", 0.5)
+    (tmp_path / "run" / "metrics.json").unlink()
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    again = train(as_typed(tiny, [f"resume={last}"]))
+    assert {k: v for k, v in again.items() if "images_per_s" not in k} == {
+        k: v for k, v in whole.items() if "images_per_s" not in k
+    }
+    # The rest of its first epoch is not known any more.
+    with pytest.raises(UserError, match=r"ended within an epoch.* cannot go on to another one"):
+        train(as_typed(tiny, [f"resume={last}", "target_accuracy=1.0"]))
+    assert read_checkpoint(last).global_step == 3
+
+
+def with_best(checkpoints: Path, accuracy: float) -> list[str]:
+    """Have the last checkpoint say that the best one had this accuracy; returns how to resume."""
+    last = checkpoints / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    (best,) = (s for s in content["callbacks"].values() if s.get("monitor") == "val/acc")
+    best["best_model_score"] = torch.tensor(accuracy)
+    best["best_k_models"] = dict.fromkeys(best["best_k_models"], best["best_model_score"])
+    torch.save(content, last)
+    return [f"resume={last}", "trainer.max_epochs=2"]
+
+
+def test_a_best_checkpoint_of_what_is_yet_to_come_is_not_taken_for_the_best(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of the epoch in which a run was killed, on a GPU whose second try has other bits."""
+    checkpoints = tmp_path / "run" / "checkpoints"
+    train(tiny("target_accuracy=null"))
+    typed = with_best(checkpoints, 0.9)  # which nothing after it will reach
+    later = torch.load(checkpoints / "best.ckpt", weights_only=True) | {"global_step": 9}
+    torch.save(later, checkpoints / "best.ckpt")
+    resumed = train(as_typed(tiny, typed))
+    assert read_checkpoint(checkpoints / "best.ckpt").global_step == 12
+    assert (resumed["best_epoch"], resumed["val/acc"] < 0.9) == (2, True)
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("target_accuracy=null"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    checkpoints = tmp_path / "moved" / "checkpoints"
+    best = (checkpoints / "best.ckpt").read_bytes()
+    typed = with_best(checkpoints, 0.9)
+    config = tiny(*typed, run_dir="moved")
+    config.overrides = typed
+    assert train(config)["val/acc"] == 0.9
+    assert (checkpoints / "best.ckpt").read_bytes() == best
+    assert read_checkpoint(checkpoints / "last.ckpt").global_step == 12
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
+    """Told one process alone, at a step that is the first's."""
+    options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
+    options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
+    options += ["trainer.max_epochs=200"]
+    program = start(*options)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("runs/train/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    program.send_signal(TERM)
+    output = finish(program)
+    assert program.returncode == 143, output
+    assert "Traceback" not in output
+    last = only("runs/train/*/checkpoints/last.ckpt")
+    steps = read_checkpoint(last).global_step
+    program = start(f"resume={last}", f"trainer.max_epochs={steps // 6 + 2}")
+    output = finish(program)
+    assert program.returncode == 0, output
+    rows = [row for row in read_rows(last.parents[1]) if "lr" in row]
+    assert [row["epoch"] for row in rows] == list(range(1, steps // 6 + 3))
+    assert read_checkpoint(last).global_step == 6 * (steps // 6 + 2)
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what a shell has started by & does."""
+    before = signal.signal(INT, signal.SIG_IGN)
+    try:
+        from cifar_lightning import run
+
+        build, told = run.build_callbacks, Told(INT, "batch", 0, 2)
+        monkeypatch.setattr(run, "build_callbacks", lambda *args: build(*args) | {"told": told})
+        assert train(tiny("target_accuracy=null"))["stopped_by"] == "max_epochs"
+        assert told.sent
+        assert signal.getsignal(INT) is signal.SIG_IGN
+    finally:
+        signal.signal(INT, before)
+
+
+def test_a_second_signal_ends_a_training_at_once(tmp_path: Path) -> None:
+    interruption = Interruption(tmp_path / "last.ckpt")
+    interruption._note(TERM, None)
+    with pytest.raises(SystemExit) as ended:
+        interruption._note(TERM, None)
+    assert ended.value.code == 143
+    with pytest.raises(KeyboardInterrupt):
+        interruption._note(INT, None)

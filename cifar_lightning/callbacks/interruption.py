@@ -43,7 +43,9 @@ class Interruption(pl.Callback):
             UserError: if this goes on after an epoch that was ended early, and not to end there.
         """
         if threading.current_thread() is threading.main_thread():  # no other may
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            # A shell has what it starts by & ignore Ctrl-C, which is for what is in front.
+            heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         cut_short = trainer.global_step and not trainer.is_last_batch
         if cut_short and not trainer.fit_loop.restarting and not trainer.should_stop:
             raise UserError(

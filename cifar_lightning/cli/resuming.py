@@ -122,6 +122,7 @@ def _options_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[st
     options: list[str] = []
     overrides: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        of_option = argument.startswith("-") or before in CONFIG_DIR
+        is_override = "=" in argument or argument.startswith("~")
+        of_option = argument.startswith("-") or before in CONFIG_DIR or not is_override
         (options if of_option else overrides).append(argument)
     return options, overrides
