@@ -6,7 +6,8 @@ READY := .venv/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format \
-    bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling wheel lock audit
+    bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling faults wheel \
+    lock audit
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -92,6 +93,9 @@ bench-pareto: $(READY)  ## accuracy, parameters, multiply-adds, images/s of all 
 
 bench-board: $(READY)  ## what the gradient norm and a board cost
 	$(PYTHON) benchmarks/board.py $(ARGS)
+
+faults: $(READY)  ## kill trainings 72 times, fill disks, compare what comes out (15 minutes)
+	$(PYTHON) benchmarks/faults.py
 
 bench-scaling: $(READY)  ## two processes, two jobs, two search workers beside one
 	$(PYTHON) benchmarks/scaling.py $(ARGS)

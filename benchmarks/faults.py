@@ -312,6 +312,7 @@ def plan(draw: random.Random) -> list[list[Fault]]:
     # A step, a validation, or a checkpoint after so many steps; of the start, seconds.
     latest = {"start": 6, "training": 15, "validation": 3, "checkpoint": 60, "cache": 0, "test": 0}
     kinds = [(name, number) for name in MOMENTS for number in SIGNALS]
+    draw.shuffle(kinds)  # so that a few are of all kinds
     faults = []
     for index in range(KILLS):
         name, number = kinds[index % len(kinds)]

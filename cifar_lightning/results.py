@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
 
 from cifar_lightning import console, explain, measures, pictures
 from cifar_lightning.atomic import atomic_write
@@ -63,7 +64,7 @@ def collect(
         "stopped_by": ending if finished else "interrupted",
         "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
         "val/acc": None if score is None else score.item(),
-        "best_epoch": epochs if score is None else _epoch_of(score.item(), trainer, config.run_dir),
+        "best_epoch": epochs if best.monitor is None else _epoch_of(score, trainer, config.run_dir),
         "test/acc": _metric(trainer, "test/acc"),
         "test/loss": _metric(trainer, "test/loss"),
         "epochs_to_target": epochs if reached else None,
@@ -91,11 +92,13 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
     return own + train_tflop(classifier.teacher.classifier, seen) / 3
 
 
-def _epoch_of(score: float, trainer: pl.Trainer, run_dir: str) -> float | int | None:
-    """When validation first had a score; None if its row is in another folder."""
+def _epoch_of(score: Tensor | None, trainer: pl.Trainer, run_dir: str) -> float | int | None:
+    """When validation first had a score; None before it, or if its row is in another folder."""
+    if score is None:
+        return None
     # Of other processes the folder may be another one.
     for row in read_rows(run_dir) if trainer.is_global_zero else ():
-        if round(row.get("val/acc", -1.0), 6) == round(score, 6):
+        if round(row.get("val/acc", -1.0), 6) == round(score.item(), 6):
             return _whole(row["epoch"])
     return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
+from conftest import TINY, needs_unshare
 from PIL import Image
 
 from cifar_lightning.cli import CONF
@@ -108,6 +108,24 @@ def test_a_board_is_measured_beside_none() -> None:
         low, high = summary[f"range_{name}"]
         assert 0 < low <= summary[f"ratio_{name}"] <= high
         assert summary[f"{name}_seconds_beside"] > 0
+
+
+@needs_unshare("--mount")
+@pytest.mark.slow
+def test_a_short_campaign_of_faults_loses_nothing() -> None:
+    ended = subprocess.run(
+        [sys.executable, str(CONF.parent / "benchmarks" / "faults.py")],
+        env=os.environ | {"KILLS": "9", "DISKS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    *_, table, _, line = ended.stdout.splitlines()
+    summary = json.loads(line)
+    assert 6 <= summary["injected"] <= 10  # some come too late
+    assert summary["lost"] == 0
+    assert table == f"| all | {summary['injected']} | {summary['injected']} | 0 |"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning import models
-from cifar_lightning.cli import CONF, compose, prepare_arguments
+from cifar_lightning.cli import CONF, compose, prepare_arguments, resume_auto
 from cifar_lightning.train import train
 
 ROOT = CONF.parent
@@ -32,7 +32,10 @@ def test_the_network_to_add_trains_and_is_short(
     assert 0 < metrics["params"] < 100_000
 
 
-DOCS = "".join((ROOT / "docs" / name).read_text() for name in ("scaling.md", "wandb.md"))
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+DOCS = RELIABILITY + "".join(
+    (ROOT / "docs" / name).read_text() for name in ("scaling.md", "wandb.md")
+)
 COMMANDS = re.findall(
     r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (.*)$",
     README + DOCS.replace("\\\n", " "),
@@ -46,7 +49,7 @@ def test_every_command_composes(name: str, arguments: str) -> None:
     # Of a sweep its first job; how it is run, Hydra is asked elsewhere.
     overrides = [
         argument.replace("range(0,", "0,").partition(",")[0]
-        for argument in typed
+        for argument in resume_auto(typed)
         if not argument.startswith(("-m", "hydra", "resume_sweep="))
     ]
     config = compose(prepare_arguments(overrides), config_name=name)
@@ -60,6 +63,15 @@ def test_there_are_commands_to_check() -> None:
     names = [name for name, _ in COMMANDS]
     assert names.count("train") >= 5
     assert {"evaluate", "predict", "export", "report", "search", "dashboard"} <= set(names)
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    code = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    there = set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
+    named = re.findall(r"`(test_\w+)`", RELIABILITY)
+    assert set(named) <= there
+    for section in re.split(r"^## ", RELIABILITY, flags=re.MULTILINE)[1:]:
+        assert "`test_" in section, section
 
 
 def test_every_make_target_exists() -> None:

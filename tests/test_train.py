@@ -370,6 +370,18 @@ def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
 
 
 @pytest.mark.slow
+def test_a_seed_gives_the_same_weights_in_two_processes_and_another_one_does_not() -> None:
+    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
+        output = finish(program := start(*TINY, f"seed={seed}", f"hydra.run.dir={name}"))
+        assert program.returncode == 0, output
+    one, two, three = (
+        weights_of(Path(name, "checkpoints", "last.ckpt")) for name in ("one", "two", "three")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not all(torch.equal(one[key], three[key]) for key in one)
+
+
+@pytest.mark.slow
 def test_the_seed_network_learns_shapes() -> None:
     program = start("data=shapes", "logger=csv", "trainer.gpus=0")
     output = finish(program)
