@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -99,6 +99,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
         hyper_parameters = content["hyper_parameters"]
+        _check_counts(content["loops"])
         progress = content["loops"]["fit_loop"]
         epochs = progress["epoch_progress"]["current"]
         at_epoch_end = (
@@ -116,11 +117,28 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 "has_training_state": "optimizer_states" in content,
             }
         )
-    except (LookupError, TypeError, AttributeError, ValidationError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{path} is not a checkpoint of cifar-lightning, or of a version that this one "
             f"({__version__}) does not know."
         ) from error
+
+
+def _check_counts(progress: Any) -> None:
+    """Of epochs and steps: from far below zero, a training would go on for ever.
+
+    Raises:
+        ValueError: if one is negative, or no number.
+    """
+    if isinstance(progress, int | float) and not progress >= 0:
+        raise ValueError(f"{progress} is no count")
+    if isinstance(progress, list):
+        progress = dict(enumerate(progress))
+    if isinstance(progress, dict):
+        if "completed" in progress and not all(isinstance(n, int) for n in progress.values()):
+            raise ValueError(f"{progress} are no counts")
+        for part in progress.values():
+            _check_counts(part)
 
 
 def _refuse_to_inflate(path: Path) -> None:

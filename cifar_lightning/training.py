@@ -133,7 +133,13 @@ class WarmUp(pl.Callback):
 
 
 class BestSoFar(pl.Callback):
-    """Has a run that goes on know its best checkpoint, as far as there is one."""
+    """Has a run that goes on know its best checkpoint, as far as there is one.
+
+    Attributes:
+        goes_on: whether it has done a step, so that what Lightning restored has been of use.
+    """
+
+    goes_on = False
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -149,6 +155,10 @@ class BestSoFar(pl.Callback):
                 state[key] = state[key] and str(place / Path(state[key]).name)
             best = state["best_k_models"].items()
             state["best_k_models"] = {str(place / Path(path).name): acc for path, acc in best}
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """The network, the optimizer and the schedule have done their part."""
+        self.goes_on = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget it if it is not there, or of a step that is yet to be done.
@@ -185,11 +195,8 @@ def fit(
     Raises:
         UserError: if Lightning refuses the configuration, or the checkpoint's state does not fit.
     """
-    added = [
-        interruption,
-        WarmUp(data, config.trainer.compile),
-        None if config.resume is None else BestSoFar(),
-    ]
+    best = None if config.resume is None else BestSoFar()
+    added = [interruption, WarmUp(data, config.trainer.compile), best]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
@@ -200,6 +207,17 @@ def fit(
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # Lightning and PyTorch raise whatever a state leads them into
+        if best is None or best.goes_on:
+            raise
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise UserError(
+            f"resume={config.resume} cannot be gone on from: its training's state is damaged, or "
+            f"of another version. {reason}. Take another checkpoint of the run; evaluate, predict "
+            "and export may take this one."
+        ) from error
     # A signal may have come after the last step.
     return finished and (interruption is None or interruption.signal is None)
 

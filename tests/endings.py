@@ -1,6 +1,5 @@
 """How work on bad input may end: in success, or in one message and nothing half-written."""
 
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path

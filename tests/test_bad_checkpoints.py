@@ -276,6 +276,40 @@ def test_weights_that_are_no_numbers_are_named_by_every_command(
         assert set(tmp_path.rglob("*")) == before
 
 
+# ------------------------------------------------------------------------- going on with it
+
+
+def resume(file: Path) -> str | None:
+    """How it ends to go on from a checkpoint for an epoch."""
+
+    def work() -> None:
+        config = compose(
+            [*SMALLEST, "trainer.max_epochs=2", f"resume='{file}'"], file.parent / "run"
+        )
+        config.overrides = ["trainer.max_epochs=2"]
+        train(config)
+
+    message = ends_well(work)
+    assert not leftovers(file.parent)
+    assert (file.parent / "run" / "metrics.json").exists() == (message is None)
+    return message
+
+
+STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "epoch", "global_step")
+
+
+@cases(40)
+@given(data=st.data())
+def test_any_altered_training_state_is_gone_on_from_or_named(
+    data: st.DataObject, content: dict[str, Any], tmp_path: Path
+) -> None:
+    group = data.draw(st.sampled_from(STATE))
+    place = data.draw(st.sampled_from(list(places_in(content[group], (group,))) or [(group,)]))
+    value = data.draw(st.one_of(st.just(REMOVED), odd_values))
+    resume(saved(altered(content, place, value), tmp_path))
+    assert not Path("was_called").exists()
+
+
 # -------------------------------------------------------------------------- strangers' files
 
 

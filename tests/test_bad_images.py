@@ -1,10 +1,12 @@
 """Image folders and archives of any kind: they are read, or one message says why not."""
 
 import bz2
+import csv
 import gzip
 import io
 import lzma
 import os
+import pickle
 import resource
 import tarfile
 import tempfile
@@ -20,10 +22,15 @@ from endings import cases, ends_well, leftovers
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from test_bad_checkpoints import trained  # noqa: F401
 from test_checkpoint import Bomb
 from test_data import Files, folder_data, png, ready, write_folder, write_tar, write_zip
+from test_download import FILES, archive_of
 
-from cifar_lightning.data import FolderData
+from cifar_lightning.cli import compose
+from cifar_lightning.data import Cifar10Data, FolderData
+from cifar_lightning.errors import DataUnavailable
+from cifar_lightning.predict import predict
 
 PNG = png((200, 10, 10), (8, 8))
 PLACES = [f"{part}/{kind}" for part in ("train", "test") for kind in ("cat", "dog")]
@@ -412,3 +419,58 @@ def test_code_in_the_cache_is_not_run(tmp_path: Path) -> None:
     torch.save({"more": Bomb()}, cache)
     torch.load(cache, weights_only=False)  # it would have been
     assert Path("was_called").is_dir()
+
+
+# -------------------------------------------------------------------------- CIFAR-10's files
+
+
+@pytest.mark.parametrize("place", ["folder", "archive", "mirror"])
+def test_code_in_the_official_files_is_not_run(tmp_path: Path, place: str) -> None:
+    payload = pickle.dumps({"data": Bomb(), "labels": [0]})
+    files = {**FILES, "data_batch_1": payload}
+    root = tmp_path / "root"
+    if place == "folder":
+        write_folder(root / "cifar-10-batches-py", files)
+    else:
+        archive = tmp_path / "own.tar.gz" if place == "mirror" else root / "cifar-10-python.tar.gz"
+        archive.parent.mkdir(exist_ok=True)
+        archive.write_bytes(archive_of(files))
+    mirror = tmp_path / "own.tar.gz" if place == "mirror" else None
+    data = Cifar10Data(root, mirror=mirror, mirrors=[], batch_size=1, val_size=0)
+    with pytest.raises(DataUnavailable, match="Ways out"):
+        data.prepare_data()
+    assert not leftovers(tmp_path)
+    assert not Path("was_called").exists()
+    pickle.loads(payload)  # it would have been
+    assert Path("was_called").is_dir()
+
+
+# ---------------------------------------------------------------------------- predictions
+
+
+@cases(40)
+@given(files=st.dictionaries(names, altered(PNG), min_size=1, max_size=4), ending=st.booleans())
+def test_images_of_any_names_are_in_the_table_as_often_as_they_can_be_read(
+    files: dict[bytes, bytes],
+    ending: bool,
+    trained: Path,  # noqa: F811
+) -> None:
+    folder = a_folder()
+    (folder / "photos").mkdir()
+    for name, content in files.items():
+        (folder / "photos" / os.fsdecode(name + b".png" * ending)).write_bytes(content)
+    typed = [f"checkpoint='{trained}'", f"images='{folder}/photos'", f"output='{folder}/t.csv'"]
+    result: dict[str, Any] = {}
+    message = ends_well(
+        lambda: result.update(predict(compose(typed, config_name="predict"))), "predict"
+    )
+    assert not leftovers(folder)
+    assert {file.name for file in folder.iterdir()} - {"photos"} == (
+        set() if message else {"t.csv", "t.png"}
+    )
+    if message is None:
+        with (folder / "t.csv").open(newline="", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        not_read = len(result["broken"]) + result["left_out"]
+        assert len(rows) == result["images"] == len(files) - not_read
+        assert all(Path(row["image"]).is_file() for row in rows)

@@ -52,6 +52,7 @@ class GradientNorm(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on adding."""
         self._sum, self._steps = state_dict["sum"], state_dict["steps"]
+        float(self._sum), float(self._steps)  # what is no number is refused here
 
     def _log(self, pl_module: pl.LightningModule) -> None:
         if isinstance(self._steps, Tensor):

@@ -43,4 +43,4 @@ class Pruning(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
-        self._validations = state_dict["validations"]
+        self._validations = int(state_dict["validations"])

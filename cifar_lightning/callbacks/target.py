@@ -57,7 +57,7 @@ class TargetReached(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing."""
-        self._best = state_dict["best"]
+        self._best = float(state_dict["best"])  # or it is refused here, not at a validation
 
     def reached_by(self, accuracy: float) -> bool:
         """Whether a validation accuracy is at or above the threshold; False without a target."""

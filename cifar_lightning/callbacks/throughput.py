@@ -101,10 +101,12 @@ class Throughput(pl.Callback):
                 "resume: the checkpoint is of an earlier version of cifar-lightning, with which it "
                 "can be resumed; its weights can be read by rebuild(checkpoint)."
             )
-        self.seconds = self._logged_seconds = state_dict["seconds"]
-        self.images_by_size = dict(state_dict["images_by_size"])
+        # Converted: what is no number is refused here, and not in the middle of the training.
+        self.seconds = self._logged_seconds = float(state_dict["seconds"])
+        sizes = state_dict["images_by_size"].items()
+        self.images_by_size = {int(size): int(images) for size, images in sizes}
         self._logged_images = self.images
-        self.epochs = state_dict["epochs"]
+        self.epochs = float(state_dict["epochs"])
 
     def _stop(self, pl_module: pl.LightningModule) -> None:
         if self._started is not None:

@@ -13,7 +13,7 @@ from cifar_lightning.cli.composing import CONF, compose
 from cifar_lightning.errors import UserError
 
 # What a value that does not fit ends in, and perhaps a fault in a network.
-FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError)
+FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
 
 
 def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> str:

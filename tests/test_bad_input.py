@@ -1,0 +1,76 @@
+"""Bad input of each kind through the real command line; the many cases are in tests beside this.
+
+test_bad_config.py, test_bad_images.py and test_bad_checkpoints.py have those, in one process.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from test_bad_config import SMALL
+from test_bad_images import PNG, bomb, data_set
+from test_checkpoint import Bomb
+from test_data import write_folder, write_tar, write_zip
+from test_faults import one_message
+
+
+def run_command(name: str, *typed: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"cifar_lightning.{name}", *typed],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=120,
+    )
+
+
+FOLDER = ("data=folder", "data.batch_size=1", "data.val_size=0", "target_accuracy=null")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "typed", "expected"),
+    [
+        ("train", [*SMALL, "data.train_size=1000000000000"], "GB of memory"),
+        ("train", [*SMALL, "data.image_size=1000000"], "GB of memory"),
+        ("train", [*SMALL, "trainer.gpus=[x]"], "names a GPU twice or one that does not exist"),
+        ("train", [*SMALL, "model=true"], "this group needs an option"),
+        ("train", [*SMALL, "seed='\x1b[31m'"], "seed=\N{REPLACEMENT CHARACTER}[31m should be"),
+        ("train", [*SMALL, "~trainer.precision"], "trainer.precision cannot be taken out"),
+        ("train", [*FOLDER, "data.path=set/train/cat/0.png"], "is damaged or not an archive"),
+        ("train", [*FOLDER, "data.path=half.zip"], "is damaged or not an archive"),
+        ("train", [*FOLDER, "data.path=bomb.tgz"], "unpacks to more than 100 times its size"),
+        ("train", [*FOLDER, "data.path=out.tar"], "points out of it. It was not read."),
+        ("train", [*FOLDER, "data.path=set"], "a\N{REPLACEMENT CHARACTER}.png is not an image"),
+        ("train", ["data=cifar10", "data.root=r", "data.mirrors=[]", "data.mirror=x.gz"], "md5 is"),
+        ("train", [*SMALL, "teacher=bomb.ckpt"], "is not a checkpoint of cifar-lightning"),
+        ("train", ["resume=half.ckpt"], "is not a checkpoint of cifar-lightning"),
+        ("train", ["resume=bomb.ckpt"], "is not a checkpoint of cifar-lightning"),
+        ("evaluate", ["checkpoint=half.ckpt"], "is not a checkpoint of cifar-lightning"),
+        ("export", ["checkpoint=bomb.ckpt", "format=pt2"], "is not a checkpoint of"),
+        ("predict", ["checkpoint=bomb.ckpt", "images=set"], "is not a checkpoint of"),
+        ("report", ["run=set"], "is no run's folder"),
+    ],
+    ids=lambda x: "_".join(x)[:40] if isinstance(x, list) else None,
+)
+def test_bad_input_ends_the_command_with_one_message_and_nothing_written(
+    name: str, typed: list[str], expected: str, tmp_path: Path
+) -> None:
+    files = data_set()
+    write_folder(tmp_path / "set", {**files, "train/cat/a\x1b.png": b"x"})
+    whole = write_zip(tmp_path / "half.zip", files).read_bytes()
+    (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "bomb.tgz").write_bytes(bomb("name"))
+    write_tar(tmp_path / "out.tar", {**files, "../train/cat/5.png": PNG}, "w")
+    (tmp_path / "x.gz").write_bytes(b"x")
+    torch.save({"state_dict": Bomb()}, tmp_path / "bomb.ckpt")
+    (tmp_path / "half.ckpt").write_bytes((tmp_path / "bomb.ckpt").read_bytes()[:300])
+    before = {*tmp_path.rglob("*")}
+    ended = run_command(name, *typed)
+    assert expected in one_message(ended)
+    written = {file.name for file in {*tmp_path.rglob("*")} - before if file.is_file()}
+    # What was typed, and the locks of two folders.
+    known = {"config.yaml", "hydra.yaml", "overrides.yaml", "train.log"}
+    assert {file for file in written - known if not file.endswith(".lock")} == set()
