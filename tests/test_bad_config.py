@@ -127,6 +127,10 @@ def test_any_value_under_any_key_builds_or_ends_in_one_message(
     sign=st.sampled_from(["", "", "", "+", "++", "~"]),
 )
 @example(key="logger", typed="nothing/../csv", sign="")
+@example(key="augment", typed="False", sign="+")
+@example(key="augment", typed="5", sign="")
+@example(key="trainer.precision", typed="", sign="~")
+@example(key="augment", typed="", sign="~")
 def test_whatever_is_typed_builds_or_ends_in_one_message(key: str, typed: str, sign: str) -> None:
     # Of groups and keys: some exist, most do not.
     def work() -> None:

@@ -47,8 +47,10 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
         if argument == "experiment=null":
             continue  # as it is without; Hydra does not take it
-        if key and (CONF / key).is_dir() and not all(map(_names_option, value.split(","))):
-            options = ", ".join(sorted(path.stem for path in (CONF / key).glob("*.yaml")))
+        group = key.lstrip("+")
+        is_group = group != "" and (CONF / group).is_dir()
+        if is_group and not all(map(_names_option, value.split(","))):
+            options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
             raise UserError(f"{argument}: this group needs an option: {options}.")
         if equals and key.lstrip("+") in PATH_KEYS and value != "null":
             if not value:
