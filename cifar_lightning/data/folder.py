@@ -1,21 +1,13 @@
 """Class folders of images, in a directory or an archive, decoded once and cached."""
 
-import bz2
-import gzip
 import hashlib
 import io
-import lzma
 import os
-import struct
-import tarfile
 import warnings
-import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +16,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from cifar_lightning.atomic import atomic_write, remove_leftovers
+from cifar_lightning.data.archives import Read, open_source
 from cifar_lightning.data.image import decode_image, map_images, natural
 from cifar_lightning.data.module import ImageData
 from cifar_lightning.data.parts import Part, Parts, check_memory
@@ -31,24 +24,6 @@ from cifar_lightning.errors import DataUnavailable, UserError
 
 CACHE_FORMAT = 3  # another number and nobody reads an older version's cache
 LAYOUT = "train/<class>/* and test/<class>/*"
-# What the archive readers raise on a file that is truncated, altered, encrypted or no archive at
-# all: among them ValueError, as of names that are no UTF-8, and RuntimeError, of passwords.
-DAMAGED = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, OSError, ValueError, RuntimeError, LookupError, OverflowError),
-)
-COMPRESSED: dict[bytes, Callable[..., Any]] = {  # how a file begins that one of these reads
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ": lzma.open,
-    b"\x5d\x00\x00": lzma.open,  # .tar.lzma
-}
-# Far more than an image has: without any compression, this is one of 33 million pixels.
-LARGEST_FILE = 100_000_000  # bytes
-# Archives of images hardly shrink. One that unpacks to more than this many times its size is made
-# to fill a memory or to take for ever; a small one may, for it does neither.
-LARGEST_EXPANSION = 100
-SMALL_ARCHIVE = 1_000_000_000  # bytes, unpacked
 # What is in memory at once of files yet to be decoded, beside a single one that is larger.
 CHUNK, CHUNK_BYTES = 1024, 100_000_000
 NAMED = 10  # of many names in a message
@@ -187,7 +162,7 @@ def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
     Raises:
         UserError: names what is wrong with the source and where.
     """
-    with _open(path) as (names, read):
+    with open_source(path) as (names, read):
         places = _find_images(path, names)
         arrays = _decode_all(path, list(places), read, resize_to)
     classes = sorted({class_name for _, class_name, _ in places.values()})
@@ -205,97 +180,6 @@ def _order(place: tuple[str, str, str]) -> tuple[list[tuple[int, str]], str]:
     """By file name, its numbers by value (2.png before 10.png), then by class."""
     _, class_name, file = place
     return natural(file), class_name
-
-
-Read = Callable[[str], bytes]
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[list[str], Read]]:
-    """The names of all files and folders, these with a slash at the end, and what reads a file."""
-    if path.is_dir():
-        found = [f for f in path.rglob("*") if f.is_file() or f.is_dir()]
-        names = [f.relative_to(path).as_posix() + "/" * f.is_dir() for f in found]
-
-        def read_file(name: str) -> bytes:
-            _check_size(path, name, (path / name).stat().st_size)
-            return (path / name).read_bytes()
-
-        yield names, read_file
-    elif zipfile.is_zipfile(path):
-        with _named_damage(path):
-            archive = zipfile.ZipFile(path)
-        with archive:
-            _check_expansion(path, sum(info.file_size for info in archive.infolist()))
-
-            def read_zipped(name: str) -> bytes:
-                _check_size(path, name, archive.getinfo(name).file_size)
-                with _named_damage(path):
-                    return archive.read(name)
-
-            yield archive.namelist(), read_zipped
-    else:
-        with path.open("rb") as file:
-            start = file.read(6)
-        opened = next((o for magic, o in COMPRESSED.items() if start.startswith(magic)), open)
-        with opened(path, "rb") as unpacked:
-            with _named_damage(path):
-                tar = tarfile.TarFile(fileobj=_Bounded(path, unpacked))  # type: ignore[arg-type]
-                members = {m.name + "/" * m.isdir(): m for m in tar if m.isfile() or m.isdir()}
-
-            def read_member(name: str) -> bytes:
-                _check_size(path, name, members[name].size)
-                with _named_damage(path):
-                    member = tar.extractfile(members[name])
-                    assert member is not None  # regular files have content
-                    return bytes(member.read())
-
-            yield list(members), read_member
-
-
-@contextmanager
-def _named_damage(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except DAMAGED as error:
-        raise UserError(
-            f"{path} is damaged or not an archive (.tar.*, .tgz, .zip): {error}"
-        ) from error
-
-
-class _Bounded:
-    """An archive as `tarfile` reads it, which ends in a message where it unpacks without an end."""
-
-    def __init__(self, path: Path, unpacked: BinaryIO) -> None:
-        self.path = path
-        self.unpacked = unpacked
-        self.tell = unpacked.tell
-
-    def read(self, size: int) -> bytes:
-        _check_expansion(self.path, self.tell() + size)
-        return self.unpacked.read(size)
-
-    def seek(self, place: int) -> int:
-        _check_expansion(self.path, place)
-        return self.unpacked.seek(place)
-
-
-def _check_expansion(path: Path, unpacked: int) -> None:
-    largest = max(SMALL_ARCHIVE, LARGEST_EXPANSION * path.stat().st_size)
-    if unpacked > largest:
-        raise UserError(
-            f"{path} unpacks to more than {LARGEST_EXPANSION} times its size, as no archive of "
-            f"images does: {unpacked:,} bytes, where {largest:,} are the limit. It was not read. "
-            "If you trust it, unpack it and name the directory."
-        )
-
-
-def _check_size(path: Path, name: str, size: int) -> None:
-    if size > LARGEST_FILE:
-        raise UserError(
-            f"{path}: {name} has {size:,} bytes, and {LARGEST_FILE:,} are the limit for an image. "
-            "It was not read. Take it out, or save it smaller."
-        )
 
 
 def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]]:
