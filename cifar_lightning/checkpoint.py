@@ -68,13 +68,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     checkpoint where that folder is on another disk: a full disk would leave neither.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: set[Path] = set()
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write a checkpoint to a path on this machine."""
         path = Path(path)
-        # Not what is above it: where a disk has vanished, nothing is to be put in its place.
-        path.parent.mkdir(exist_ok=True)
+        if path.parent not in self._made:  # once: in the place of a vanished disk nothing is put
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._made.add(path.parent)
         with atomic_write(path) as file:
             torch.save(checkpoint, file)
 

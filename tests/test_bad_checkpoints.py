@@ -298,7 +298,7 @@ def resume(file: Path) -> str | None:
 STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "epoch", "global_step")
 
 
-@cases(40)
+@cases(20)
 @given(data=st.data())
 def test_any_altered_training_state_is_gone_on_from_or_named(
     data: st.DataObject, content: dict[str, Any], tmp_path: Path

@@ -67,11 +67,13 @@ def train_an_epoch(classifier: Classifier, part: Part, optimizer: torch.optim.Op
     """What the Trainer has done in the steps of an epoch, without Lightning's own part."""
     mirror, norm, revisit = MirrorSymmetry(), GradientNorm(), RevisitHardest(0.5)
     mirror._partners, mirror._index = _partners_and_index(classifier)
-    watching = [revisit, Throughput(), TerminateOnNaN(every_n_steps=2)]
+    nan = TerminateOnNaN(every_n_steps=2)
+    watching = [revisit, Throughput(), nan]
     scheduler = linear_schedule(optimizer, 100)
     index = torch.arange(len(part))
     losses = torch.zeros(len(part))
     TRAINER.datamodule = SimpleNamespace(losses=losses)  # type: ignore[attr-defined]
+    TRAINER.callbacks, TRAINER.optimizers = [norm], [optimizer]  # type: ignore[attr-defined]
     order = iter(BatchOrder(index, 16, seed=0, revisit=0.5, losses=losses))
     chosen: Tensor | None = next(order)  # the epoch's permutations are copied before its first step
     with Copies() as copies:
@@ -79,6 +81,7 @@ def train_an_epoch(classifier: Classifier, part: Part, optimizer: torch.optim.Op
         while chosen is not None:
             batch = part[chosen]
             LowResolutionFirst(24, 0.5).on_train_batch_start(TRAINER, classifier, batch, steps)
+            nan.on_train_batch_start(TRAINER, classifier, batch, steps)
             outputs = classifier.training_step(batch, steps)
             assert isinstance(outputs["loss"], Tensor)
             # Instead of `loss.backward()`, which is PyTorch's own and wants a real GPU.

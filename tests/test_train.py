@@ -393,10 +393,17 @@ def test_the_seed_network_learns_shapes() -> None:
 
 @pytest.mark.slow
 @needs_cifar10
-def test_one_epoch_on_real_images_passes_45_percent(tmp_path: Path) -> None:
+def test_one_epoch_on_real_images_ends_in_its_band(tmp_path: Path) -> None:
+    """Of the JPEG copy; a change of the recipe that nobody meant would leave it.
+
+    Seeds 0 to 5 gave 75.7 to 76.5 % on the test images and a loss of 0.764 to 0.773 (bf16, two
+    cores of an AMD EPYC), fp32 75.4 % and 0.775. Half the learning rate: 75.2 and 75.5 %, 0.782
+    and 0.780; no label smoothing: 75.5 and 75.6 %, 0.699 and 0.704.
+    """
     program = start("data=folder", "logger=csv", "trainer.max_epochs=1", "trainer.gpus=0")
     output = finish(program)
     assert program.returncode == 0, output
     metrics = read_json(only("runs/train/*/metrics.json"))
     assert metrics["data"] == "folder"
-    assert metrics["val/acc"] > 0.45
+    assert 0.750 < metrics["test/acc"] < 0.772
+    assert 0.757 < metrics["test/loss"] < 0.779
