@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from conftest import TINY
 from omegaconf import DictConfig
+from test_distributed import free_port, srun
 from test_train import as_typed, finish, only, start
 
 from cifar_lightning.callbacks import Interruption
@@ -228,6 +229,36 @@ def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
     rows = [row for row in read_rows(last.parents[1]) if "lr" in row]
     assert [row["epoch"] for row in rows] == list(range(1, steps // 6 + 3))
     assert read_checkpoint(last).global_step == 6 * (steps // 6 + 2)
+
+
+@pytest.mark.slow
+def test_under_slurm_the_same_command_goes_on_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in srun(0, 1, free_port()).items():
+        monkeypatch.setenv(name, value)
+    options = [*TINY, "target_accuracy=null", "trainer.max_epochs=2000", "resume=auto"]
+    steps = [0]
+    for _ in range(3):
+        program = start(*options)
+        deadline = time.monotonic() + 200
+        while not any(steps_of(file) > steps[-1] for file in tmp_path.glob(LAST)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        program.send_signal(TERM)
+        output = finish(program)
+        assert program.returncode == 143, output
+        steps.append(steps_of(only(LAST)))
+    assert steps == sorted(set(steps))
+    rows = [row["step"] for row in read_rows(only(LAST).parents[1])]
+    assert rows == [float(step) for step in range(5, steps[-1], 6)]
+
+
+LAST = "runs/train/*/checkpoints/last.ckpt"
+
+
+def steps_of(checkpoint: Path) -> int:
+    return read_checkpoint(checkpoint).global_step
 
 
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(
