@@ -1,8 +1,9 @@
 """Writes files whole or not at all."""
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +26,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _flush(path.parent)
     except RuntimeError as error:
         # torch.save ends in an error of its own where the file's was the reason.
         if isinstance(error.__context__, OSError):
@@ -34,18 +36,29 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what programs that were killed were about to write, in a folder and those in it.
+def _flush(folder: Path) -> None:
+    """Have the renaming reach the disk too, where folders can be flushed."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
-    Only where no other program can be writing now.
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove what programs that were killed had begun to write.
+
+    Only where no other program can be writing these files now.
 
     Args:
-        folder: to look in.
-        name: of the files that were to be replaced, as a pattern.
+        folder: to look in, and not below.
+        names: of the files that were to be replaced, as patterns.
 
     Raises:
         OSError: if the folder does not let them be removed.
     """
-    for file in folder.rglob(f"{name}.*.tmp"):
-        if re.search(r"\.\d+\.tmp$", file.name):
-            file.unlink(missing_ok=True)
+    for name in names:
+        for file in folder.glob(f"{name}.*.tmp"):
+            if re.search(r"\.\d+\.tmp$", file.name):
+                file.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,6 +130,24 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
 
 
+def check_finite(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no numbers: every answer would be NaN, and look like one.
+
+    Args:
+        path: of the checkpoint, for the message.
+        state_dict: its weights and statistics.
+
+    Raises:
+        UserError: names the first tensor that is not all finite.
+    """
+    for name, tensor in state_dict.items():
+        if not tensor.isfinite().all():
+            raise UserError(
+                f"{path}: {name} of its weights is not all finite numbers: the training "
+                "diverged, or the file is damaged. Take an earlier checkpoint."
+            )
+
+
 def _check_counts(progress: Any) -> None:
     """Of epochs and steps: from far below zero, a training would go on for ever.
 
@@ -166,8 +185,8 @@ def resumed(config: DictConfig) -> DictConfig:
         config: as composed from the command line; its `resume` names the checkpoint.
 
     Raises:
-        UserError: if the checkpoint is missing, is none, or is of the middle of an epoch, or if an
-            override is of what a checkpoint decides.
+        UserError: if the checkpoint is missing, is none, is of the middle of an epoch, or has
+            weights that are no numbers, or if an override changes what a checkpoint decides.
     """
     path = Path(config.resume).expanduser()
     checkpoint = read_checkpoint(path)
@@ -181,6 +200,7 @@ def resumed(config: DictConfig) -> DictConfig:
             f"resume={path} was saved in the middle of an epoch, whose remaining images "
             "nobody knows. Take last.ckpt."
         )
+    check_finite(path, checkpoint.state_dict)
     result = trusted_config(path, checkpoint.config, own=config)
     unknown = {"sweep": None, "teacher": None, "cutmix": 0.0}  # to runs of earlier versions
     unknown |= {key: config[key] for key in ("teacher_weight", "teacher_temperature")}

@@ -30,6 +30,9 @@ from cifar_lightning.atomic import remove_leftovers
 # What a training imports; loaded once, in the process that the others are forked from.
 HEAVY = ["cifar_lightning.run", "cifar_lightning.results", "cifar_lightning.training"]
 
+# What a training replaces in its folder.
+WRITTEN = {".": ("metrics.csv", "metrics.json"), "checkpoints": ("*.ckpt",), "figures": ("*.png",)}
+
 Ask = Callable[[Any], Any]
 """Sends a question to the caller of `run_job`, and waits for the answer."""
 
@@ -176,17 +179,20 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     with held:
-        remove_leftovers(folder)
+        for place, names in WRITTEN.items():
+            remove_leftovers(folder / place, names)
         yield
 
 
 def is_taken(folder: Path) -> bool:
     """Whether a process is in a run's folder by `alone_in`."""
     try:
-        with alone_in(folder):
+        with FileLock(folder / ".lock").acquire(timeout=0):
             return False
-    except JobFailed:
+    except Timeout:
         return True
+    except (OSError, NotImplementedError):  # as above
+        return False
 
 
 @contextlib.contextmanager

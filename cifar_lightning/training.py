@@ -170,7 +170,10 @@ class BestSoFar(pl.Callback):
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
                 continue
             file = Path(callback.best_model_path)
-            step = read_checkpoint(file).global_step if file.is_file() else math.inf
+            try:
+                step: float = read_checkpoint(file).global_step
+            except UserError:  # there is none, or it is damaged
+                step = math.inf
             if trainer.strategy.broadcast(step) > trainer.global_step:
                 callback.best_k_models = {}
                 callback.best_model_path, callback.best_model_score = "", None
@@ -214,12 +217,12 @@ def fit(
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
-            f"resume={config.resume} cannot be gone on from: its training's state is damaged, or "
-            f"of another version. {reason}. Take another checkpoint of the run; evaluate, predict "
-            "and export may take this one."
+            f"resume={config.resume} could not be gone on from: {reason}. Perhaps its training's "
+            "state is damaged, or of another version; then take another checkpoint of the run. "
+            "evaluate, predict and export may take this one."
         ) from error
     # A signal may have come after the last step.
-    return finished and (interruption is None or interruption.signal is None)
+    return finished and (interruption is None or not interruption.is_told(trainer))
 
 
 def evaluate_best(

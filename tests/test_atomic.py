@@ -47,9 +47,10 @@ def test_what_a_killed_program_was_writing_is_removed_and_nothing_else(tmp_path:
     kept = [tmp_path / "mine.tmp", tmp_path / "x.12.txt", inner / "last.ckpt"]
     for file in (*kept, inner / "last.ckpt.123.tmp", tmp_path / "metrics.csv.7.tmp"):
         file.touch()
-    remove_leftovers(tmp_path, "last.ckpt")
-    assert (tmp_path / "metrics.csv.7.tmp").exists()
-    remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path, ["*.ckpt", "metrics.csv"])
+    assert not (tmp_path / "metrics.csv.7.tmp").exists()
+    assert (inner / "last.ckpt.123.tmp").exists()  # not below
+    remove_leftovers(inner, ["*"])
     assert {file for file in tmp_path.rglob("*") if file.is_file()} == {*kept}
 
 

@@ -267,6 +267,7 @@ def test_weights_that_are_no_numbers_are_named_by_every_command(
         (export, "export", ["format=safetensors"]),
         (predict, "predict", [f"images={tmp_path}/a.png"]),
         (train, "train", [*SMALLEST, f"teacher={last}"]),
+        (train, "train", [f"resume={last}"]),
     ):
         typed = [] if command is train else [f"checkpoint={last}"]
         config = compose([*typed, *more], tmp_path / "run", name_of_config)

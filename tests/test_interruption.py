@@ -88,8 +88,10 @@ def assert_the_same_run(one: Path, other: Path) -> None:
         a, b = state(one, name), state(other, name)
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
             assert same(a[part], b[part]), (name, part)
-        assert same(a["fit_scores"], b["fit_scores"])
-        assert same(a["random_state"], b["random_state"])
+        for part in ("fit_scores", "random_state"):
+            assert same(a[part], b[part]), (name, part)
+        for callback in ("TargetReached", "GradientNorm"):
+            assert same(a["callbacks"][callback], b["callbacks"][callback]), (name, callback)
     rows = [
         [{k: v for k, v in row.items() if "throughput" not in k} for row in read_rows(folder)]
         for folder in (one, other)
@@ -135,7 +137,8 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
     step: int,
     overrides: Sequence[str],
 ) -> None:
-    overrides = ["target_accuracy=null", *overrides, "trainer.max_epochs=3"]
+    target = "null" if "data.val_size=0" in overrides else "1.0"  # which it does not reach
+    overrides = [f"target_accuracy={target}", *overrides, "trainer.max_epochs=3"]
     whole = train(tiny(*overrides))
     (tmp_path / "run").rename(tmp_path / "whole")
     code = run_told(tiny(*overrides), told, monkeypatch)
@@ -259,6 +262,59 @@ LAST = "runs/train/*/checkpoints/last.ckpt"
 
 def steps_of(checkpoint: Path) -> int:
     return read_checkpoint(checkpoint).global_step
+
+
+def test_weights_that_are_no_numbers_do_not_replace_the_last_checkpoint(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ruining(Told):
+        def on_train_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
+            if trainer.global_step == 8:
+                with torch.no_grad():
+                    next(others[0].network.parameters()).fill_(torch.nan)
+            super().on_train_batch_start(trainer, *others)
+
+    options = ["target_accuracy=null", "trainer.max_epochs=3"]
+    assert run_told(tiny(*options), Ruining(TERM, "batch", 1, 3), monkeypatch) == 143
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last).global_step == 6
+    assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 3
+
+
+def test_told_in_the_validation_that_reaches_the_target_a_run_has_only_its_test_to_do(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
+    train(tiny(*options))
+    (tmp_path / "run").rename(tmp_path / "whole")
+    told = Told(TERM, "validation", 0, 2)
+    assert run_told(tiny(*options), told, monkeypatch) == 143
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 0.5
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late.py").write_text(
+        "import os, signal\n"
+        "import pytorch_lightning as pl\n"
+        "class Late(pl.Callback):\n"
+        "    def on_train_epoch_end(self, trainer, module):\n"
+        "        if trainer.global_rank == 1 and trainer.current_epoch == 1:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
+    options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
+    program = start(*options, "trainer.max_epochs=2", "+callbacks.late._target_=late.Late")
+    output = finish(program)
+    assert program.returncode != 0
+    assert "Traceback" not in output
+    assert steps_of(only(LAST)) == 12
+    assert not list(tmp_path.glob("runs/train/*/figures/confusion_matrix.png"))  # of the test
 
 
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(

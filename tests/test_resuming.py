@@ -61,6 +61,8 @@ def test_the_newest_run_that_was_typed_so_goes_on(capsys: pytest.CaptureFixture[
     assert auto("--cfg", "job", *TYPED) == newer
     assert auto(*TYPED, "model=dilated_dw") == newer  # the default
     assert auto(*TYPED, "seed=4") is None
+    (RUNS / "latest").symlink_to("nowhere")
+    assert resume_auto([*TYPED, "resume='auto'"])[-1] == f"resume={newer}/checkpoints/last.ckpt"
     (newer / "checkpoints" / "last.ckpt").unlink()
     assert auto(*TYPED) == older
 
@@ -88,6 +90,19 @@ def test_a_run_that_was_resumed_with_other_values_is_another_one() -> None:
     assert auto(*TYPED) == run
     OmegaConf.save(["resume=x", "trainer.max_epochs=9"], again / "overrides.yaml")
     assert auto(*TYPED) is None
+
+
+@pytest.mark.usefixtures("_hydra")
+def test_a_resume_that_was_refused_leaves_the_run_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = begun(RUNS) / "checkpoints" / "last.ckpt"
+    typed = [f"resume={last.absolute()}", "optimizer.lr=0.5"]
+    monkeypatch.setattr(sys, "argv", ["cifar-train", *typed])
+    with pytest.raises(SystemExit, match="is not a checkpoint"):
+        main()
+    assert auto(*TYPED) == last.parents[1]
+    assert not list(last.parents[1].glob(".hydra/resumed_*"))
 
 
 def test_a_damaged_folder_is_passed_over() -> None:

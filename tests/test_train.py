@@ -262,6 +262,21 @@ def test_a_refused_resume_loses_nothing(tiny: Compose, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("rows", ["epoch,step\n1.0,x\n", "epoch,step\n1.0\n", "epoch\n1.0\n"])
+def test_curves_that_cannot_be_read_end_a_resume_in_a_message(
+    tiny: Compose, tmp_path: Path, rows: str
+) -> None:
+    train(tiny("target_accuracy=null"))
+    curves = tmp_path / "run" / "metrics.csv"
+    curves.write_text(rows)
+    typed = [f"resume={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be read: .* Move it away"):
+        train(as_typed(tiny, typed))
+    assert curves.read_text() == rows
+    curves.unlink()
+    assert train(as_typed(tiny, typed))["epochs"] == 2
+
+
 def test_accumulated_gradients_do_not_change_what_an_epoch_is(tiny: Compose) -> None:
     metrics = train(tiny("+trainer.accumulate_grad_batches=2", "target_accuracy=null"))
     assert metrics["epochs"] == 1

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from cifar_lightning.callbacks.nan import is_finite
 from cifar_lightning.errors import UserError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -20,7 +21,10 @@ class Interruption(pl.Callback):
 
     A resume goes on with the next step, as if nothing had been. A validation is ended too, and
     gradients that are accumulated; at the end of an epoch the checkpoint is that of the epoch.
-    A second signal ends the program at once.
+    Weights that are no finite numbers are not saved. A second signal does not wait for any of this.
+
+    Private parts of Lightning 2.6 are used: its flag for SIGTERM, which ends a training between two
+    steps, and two that put right how it counts and goes on within an epoch.
 
     Args:
         checkpoint: file to save to.
@@ -49,8 +53,8 @@ class Interruption(pl.Callback):
         cut_short = trainer.global_step and not trainer.is_last_batch
         if cut_short and not trainer.fit_loop.restarting and not trainer.should_stop:
             raise UserError(
-                "resume: the run was ended within an epoch, whose remaining images nobody knows, "
-                "as it had reached its target. It cannot go on to another one."
+                "resume: the run was ended within an epoch, as by its target, and nobody knows the "
+                "remaining images of that. It cannot go on to another target."
             )
         # Lightning has not, where the schedule has asked for the number of steps before.
         trainer.fit_loop._load_combined_loader_states()
@@ -82,7 +86,8 @@ class Interruption(pl.Callback):
     ) -> None:
         """Save, between two steps."""
         # At an epoch's end the regular checkpoint has just been written.
-        if isinstance(exception, SIGTERMException) and not trainer.is_last_batch:
+        told = isinstance(exception, SIGTERMException) and not trainer.is_last_batch
+        if told and not _on_any(trainer, not is_finite(pl_module)):
             if self._validated:  # Lightning counts the step again where it goes on from there
                 trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
             self._saving = True
@@ -99,6 +104,10 @@ class Interruption(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Marks checkpoints that were saved here, from which a run can go on within an epoch."""
         return {"between_steps": True} if self._saving else {}
+
+    def is_told(self, trainer: pl.Trainer) -> bool:
+        """Whether any of the processes was told to stop; all ask at once, and stop together."""
+        return _on_any(trainer, self.signal is not None)
 
     def leave(self) -> NoReturn:
         """End as programs do that were told to.
@@ -120,9 +129,15 @@ class Interruption(pl.Callback):
         steps = trainer.fit_loop.batch_idx + 1
         if steps % trainer.accumulate_grad_batches and not trainer.is_last_batch:
             return
-        told = self.signal is not None
-        if trainer.world_size > 1:  # all stop after the same step, whichever of them were told
-            mine = torch.tensor(float(told), device=trainer.strategy.root_device)
-            told = bool(trainer.strategy.reduce(mine, reduce_op="max").item())
-        if told:
+        ends_anyway = trainer.should_stop and trainer.fit_loop._can_stop_early
+        if not ends_anyway and self.is_told(trainer):
             trainer._signal_connector.received_sigterm = True
+
+
+def _on_any(trainer: pl.Trainer, here: bool) -> bool:
+    """Whether something is so in any of the processes, which all ask at once."""
+    if trainer.world_size == 1:
+        return here
+    # The device waits for this, as it does for a question of Lightning's own at each step.
+    mine = torch.tensor(float(here), device=trainer.strategy.root_device)
+    return bool(trainer.strategy.reduce(mine, reduce_op="max").item())

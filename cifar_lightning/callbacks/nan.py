@@ -76,7 +76,7 @@ class TerminateOnNaN(pl.Callback):
         step = math.inf
         if not finite.all():
             step = self._step - len(losses) + 1 + int(finite.int().argmin())
-        elif module and not _is_finite(module):
+        elif module and not is_finite(module):
             step = self._step  # its loss was a number, what it did to the weights is not
         # All devices stop together, or those that go on would wait for the others for ever.
         found = torch.tensor(float(step), device=trainer.strategy.root_device)
@@ -109,6 +109,7 @@ def _circumstances(place: int, rates: Sequence[float], norms: Sequence[Tensor | 
     return f" ({', '.join(facts)})"
 
 
-def _is_finite(module: pl.LightningModule) -> bool:
+def is_finite(module: pl.LightningModule) -> bool:
+    """Whether all weights and statistics of a module are finite numbers."""
     state = [value for value in module.state_dict().values() if value.is_floating_point()]
     return bool(get_total_norm(state).isfinite())

@@ -1,11 +1,13 @@
 """The command-line programs: Hydra's main, with messages that help."""
 
+import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -63,7 +65,10 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         try:
             if config_name != "train" or not processes.is_first():
                 return task(config)
-            with alone_in(Path(config.run_dir)):  # whose run may be going on in another process
+            with (
+                _without_a_trace_of_refusals(config, hydra_config.output_subdir),
+                alone_in(Path(config.run_dir)),  # whose run may be going on in another process
+            ):
                 return task(config)
         except MISTAKES as error:
             if not full_error:
@@ -106,6 +111,25 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
                 del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
 
     return main
+
+
+@contextlib.contextmanager
+def _without_a_trace_of_refusals(config: DictConfig, record: str | None) -> Iterator[None]:
+    """Have a resume that was refused leave no record: those in .hydra/ are of what was trained.
+
+    Args:
+        config: of the resume, if it is one.
+        record: of what was typed, in the run's folder.
+    """
+    last = None if config.resume is None else Path(config.resume)
+    before = None if last is None else last.stat().st_mtime_ns
+    try:
+        yield
+    except MISTAKES:
+        unchanged = last is not None and last.is_file() and last.stat().st_mtime_ns == before
+        if unchanged and record is not None and record.startswith(".hydra/resumed_"):
+            shutil.rmtree(Path(config.run_dir, record), ignore_errors=True)
+        raise
 
 
 def _register_sweeper() -> None:

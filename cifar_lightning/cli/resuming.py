@@ -62,7 +62,7 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: in a sweep.
     """
-    others = [argument for argument in arguments if argument != "resume=auto"]
+    others = [a for a in arguments if a.replace("'", "").replace('"', "") != "resume=auto"]
     if len(others) == len(arguments):
         return others
     if is_sweep(others):
@@ -97,7 +97,8 @@ def _candidates(overrides: Sequence[str]) -> list[Path]:
     typed = [o.partition("=")[2].strip("'\"") for o in overrides if key_of(o) == "hydra.run.dir"]
     if typed and "${" not in typed[-1]:
         return [Path(typed[-1]).expanduser()]
-    return list((Path(typed[-1]).expanduser().parent if typed else RUNS).glob("*"))
+    place = Path(typed[-1]).expanduser().parent if typed else RUNS
+    return [folder for folder in place.glob("*") if folder.is_dir()]
 
 
 def _was_typed_so(folder: Path, wanted: dict[str, Any], overrides: Sequence[str]) -> bool:

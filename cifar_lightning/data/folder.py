@@ -86,7 +86,7 @@ class FolderData(ImageData):
         cache, fingerprint = self._cache_file(), fingerprint_of(self.path)
         # One of several runs that start together decodes; the others find its cache.
         with FileLock(f"{cache}.lock"):
-            remove_leftovers(self.cache_dir, cache.name)
+            remove_leftovers(self.cache_dir, [cache.name])
             if _read_cache(cache, fingerprint) is None:
                 content = decode(self.path, self.resize_to) | {"fingerprint": fingerprint}
                 with atomic_write(cache) as file:

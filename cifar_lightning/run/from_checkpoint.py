@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning import __version__
-from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.checkpoint import check_finite, read_checkpoint
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.data import ImageData
 from cifar_lightning.distillation import Teacher
@@ -46,12 +46,7 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
             f"{checkpoint}: its weights do not fit {config.model._target_} as it is here "
             f"{versions}. {first}{others}"
         ) from error
-    for name, tensor in classifier.state_dict().items():
-        if not tensor.isfinite().all():  # every answer would be NaN, and look like one
-            raise UserError(
-                f"{checkpoint}: {name} of its weights is not all finite numbers: the training "
-                "diverged, or the file is damaged. Take an earlier checkpoint."
-            )
+    check_finite(checkpoint, content.state_dict)
     return classifier.eval(), config
 
 

@@ -53,7 +53,7 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
 def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
     """`metrics.csv`, the lines on the screen, and the configured boards, closed at the end."""
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
-    earlier = [] if config.resume is None else read_rows(config.run_dir)
+    earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
     loggers: list[Logger] = [
         Curves(config.run_dir, steps_done=resumed_at),
         EpochLines(config.trainer.max_epochs),
@@ -74,6 +74,24 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
         raise
     for board in boards:
         board.close()
+
+
+def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
+    """The curves of a run that goes on.
+
+    Raises:
+        UserError: if they cannot be read.
+    """
+    try:
+        rows = read_rows(run_dir)
+        if not all("step" in row for row in rows):
+            raise ValueError("a row has no step")
+    except ValueError as error:
+        raise UserError(
+            f"{run_dir}/metrics.csv cannot be read: {error}. Move it away, and the run goes on "
+            "without the curves so far."
+        ) from error
+    return rows
 
 
 def build_trainer(
