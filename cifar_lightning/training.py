@@ -228,12 +228,21 @@ def fit(
 def evaluate_best(
     trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Callback
 ) -> bool:
-    """Read the test images once, with the best checkpoint; returns False if told to stop."""
+    """Read the test images once, with the best checkpoint; returns False if told to stop.
+
+    Raises:
+        UserError: if a run that goes on has lost that checkpoint.
+    """
     assert isinstance(checkpoint, ModelCheckpoint)
     # By hand: with ckpt_path Lightning would put the callbacks' state of that time back too, and
     # the run's clock with it.
     # By the first process for all: on another machine there need be no such file.
     path = checkpoint.best_model_path
+    if not path:
+        raise UserError(
+            "There is no best checkpoint to test: that of the run is not in its folder any more, "
+            "and no validation has come after it. trainer.max_epochs=MORE trains on."
+        )
     weights = read_checkpoint(path).state_dict if trainer.is_global_zero else {}
     classifier.load_state_dict(trainer.strategy.broadcast(weights))
     return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))

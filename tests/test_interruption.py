@@ -317,6 +317,18 @@ def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
     assert not list(tmp_path.glob("runs/train/*/figures/confusion_matrix.png"))  # of the test
 
 
+def test_a_finished_run_without_its_best_checkpoint_is_not_tested(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    train(tiny("target_accuracy=null"))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "best.ckpt").unlink()
+    typed = [f"resume={checkpoints}/last.ckpt"]
+    with pytest.raises(UserError, match="There is no best checkpoint to test"):
+        train(as_typed(tiny, typed))
+    assert train(as_typed(tiny, [*typed, "trainer.max_epochs=2"]))["best_epoch"] == 2
+
+
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

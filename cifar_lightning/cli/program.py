@@ -121,7 +121,7 @@ def _without_a_trace_of_refusals(config: DictConfig, record: str | None) -> Iter
         config: of the resume, if it is one.
         record: of what was typed, in the run's folder.
     """
-    last = None if config.resume is None else Path(config.resume)
+    last = None if config.resume is None else Path(config.resume).expanduser()
     before = None if last is None else last.stat().st_mtime_ns
     try:
         yield
