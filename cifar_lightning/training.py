@@ -241,7 +241,7 @@ def evaluate_best(
     if not path:
         raise UserError(
             "There is no best checkpoint to test: that of the run is not in its folder any more, "
-            "and no validation has come after it. trainer.max_epochs=MORE trains on."
+            "and no validation has come after it."
         )
     weights = read_checkpoint(path).state_dict if trainer.is_global_zero else {}
     classifier.load_state_dict(trainer.strategy.broadcast(weights))

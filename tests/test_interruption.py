@@ -317,16 +317,21 @@ def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
     assert not list(tmp_path.glob("runs/train/*/figures/confusion_matrix.png"))  # of the test
 
 
-def test_a_finished_run_without_its_best_checkpoint_is_not_tested(
-    tiny: Compose, tmp_path: Path
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["target_accuracy=null"], r"best\.ckpt: there is no such file"),
+        (["target_accuracy=0.0", HALVES], "There is no best checkpoint to test"),
+    ],
+)
+def test_a_finished_run_without_its_best_checkpoint_says_so(
+    tiny: Compose, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    train(tiny("target_accuracy=null"))
+    train(tiny(*overrides))
     checkpoints = tmp_path / "run" / "checkpoints"
     (checkpoints / "best.ckpt").unlink()
-    typed = [f"resume={checkpoints}/last.ckpt"]
-    with pytest.raises(UserError, match="There is no best checkpoint to test"):
-        train(as_typed(tiny, typed))
-    assert train(as_typed(tiny, [*typed, "trainer.max_epochs=2"]))["best_epoch"] == 2
+    with pytest.raises(UserError, match=message):
+        train(as_typed(tiny, [f"resume={checkpoints}/last.ckpt"]))
 
 
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(
