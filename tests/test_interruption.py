@@ -321,7 +321,10 @@ def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
     ("overrides", "message"),
     [
         (["target_accuracy=null"], r"best\.ckpt: there is no such file"),
-        (["target_accuracy=0.0", HALVES], "There is no best checkpoint to test"),
+        (
+            ["target_accuracy=0.0", HALVES, "trainer.max_epochs=2"],
+            "There is no best checkpoint to test",
+        ),
     ],
 )
 def test_a_finished_run_without_its_best_checkpoint_says_so(
