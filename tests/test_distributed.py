@@ -406,6 +406,7 @@ def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
         "cwd",
         "watching.py",
         "run/.hydra",
+        "run/.lock",
         "run/.hydra/resumed",
         "run/train.log",
         "run/seen-0.json",

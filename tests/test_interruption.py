@@ -60,10 +60,15 @@ def run_told(config: DictConfig, told: Told, monkeypatch: pytest.MonkeyPatch) ->
     from cifar_lightning import run
 
     build = run.build_callbacks
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "build_callbacks", lambda *args: build(*args) | {"told": told})
-        with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
-            train(config)
+    # What a shell starts by & ignores Ctrl-C, and so might these tests.
+    before = signal.signal(INT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "build_callbacks", lambda *args: build(*args) | {"told": told})
+            with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
+                train(config)
+    finally:
+        signal.signal(INT, before)
     return getattr(ending.value, "code", 130)
 
 

@@ -78,7 +78,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
     def main() -> None:
         _register_sweeper()
         # An exception, so that nothing is left half written.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         # Hydra then hands exceptions on to us instead of printing them its own way.
         os.environ["HYDRA_FULL_ERROR"] = "1"
         if not full_error:
@@ -107,6 +107,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
                 raise
             exit_with(error)
         finally:
+            signal.signal(signal.SIGTERM, before)
             if not full_error:
                 del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
 
