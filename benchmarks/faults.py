@@ -71,7 +71,8 @@ SIGNALS = {signal.SIGKILL: "SIGKILL", signal.SIGTERM: "SIGTERM", signal.SIGINT: 
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 # Of metrics.json and metrics.csv: what a clock measured.
 MEASURED = ("seconds", "images_per_s")
-PLACES = ("dirpath", "best_k_models", "_path")  # of a checkpoint's callbacks
+# Of a checkpoint's callbacks; the last, of ModelCheckpoint, Lightning neither restores nor reads.
+PLACES = ("dirpath", "best_k_models", "_path", "current_score")
 # Of a checkpoint; the callbacks have the target, the best accuracy, the sums of gradient norms.
 COMPARED = (
     *("state_dict", "optimizer_states", "lr_schedulers", "global_step"),
