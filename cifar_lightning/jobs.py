@@ -169,13 +169,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         JobFailed: if another one is in it.
     """
     try:
-        held = FileLock(folder / ".lock").acquire(timeout=0)
+        held = _lock(folder)
     except Timeout:
         raise JobFailed(
             f"Another process works on this run, in {folder}. It was left to that one: wait for "
             "it, or end it, and start this again."
         ) from None
-    except (OSError, NotImplementedError):  # no locks on this disk (the latter: filelock < 3.25)
+    if held is None:
         yield
         return
     with held:
@@ -187,12 +187,24 @@ def alone_in(folder: Path) -> Iterator[None]:
 def is_taken(folder: Path) -> bool:
     """Whether a process is in a run's folder by `alone_in`."""
     try:
-        with FileLock(folder / ".lock").acquire(timeout=0):
+        with _lock(folder) or contextlib.nullcontext():
             return False
     except Timeout:
         return True
-    except (OSError, NotImplementedError):  # as above
-        return False
+
+
+def _lock(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
+    """The lock of a run's folder, held; None on a disk without locks.
+
+    Raises:
+        Timeout: if another process has it.
+    """
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:  # which is an OSError too
+        raise
+    except (OSError, NotImplementedError):  # the latter: filelock < 3.25
+        return None
 
 
 @contextlib.contextmanager
