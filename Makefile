@@ -94,7 +94,7 @@ bench-pareto: $(READY)  ## accuracy, parameters, multiply-adds, images/s of all 
 bench-board: $(READY)  ## what the gradient norm and a board cost
 	$(PYTHON) benchmarks/board.py $(ARGS)
 
-faults: $(READY)  ## kill trainings 72 times, fill disks, compare what comes out (15 minutes)
+faults: $(READY)  ## kill trainings 72 times, fill disks, compare what comes out (ten minutes)
 	$(PYTHON) benchmarks/faults.py
 
 bench-scaling: $(READY)  ## two processes, two jobs, two search workers beside one

@@ -71,8 +71,8 @@ SIGNALS = {signal.SIGKILL: "SIGKILL", signal.SIGTERM: "SIGTERM", signal.SIGINT: 
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 # Of metrics.json and metrics.csv: what a clock measured.
 MEASURED = ("seconds", "images_per_s")
-# Of a checkpoint's callbacks; the last, of ModelCheckpoint, Lightning neither restores nor reads.
-PLACES = ("dirpath", "best_k_models", "_path", "current_score")
+# Of a checkpoint's callbacks: places, and what Lightning neither restores nor reads.
+NOT_COMPARED = ("dirpath", "best_k_models", "_path", "current_score")
 # Of a checkpoint; the callbacks have the target, the best accuracy, the sums of gradient norms.
 COMPARED = (
     *("state_dict", "optimizer_states", "lr_schedulers", "global_step"),
@@ -288,9 +288,9 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def unmeasured(content: Any) -> Any:
-    """Figures without those of a clock, at any depth; and without places, which differ too."""
+    """Figures without those of a clock, at any depth; and without what is not compared."""
     if isinstance(content, dict):
-        left_out = (*MEASURED, *PLACES)
+        left_out = (*MEASURED, *NOT_COMPARED)
         kept = {k: v for k, v in content.items() if not any(word in str(k) for word in left_out)}
         return {key: unmeasured(value) for key, value in kept.items()}
     return content
