@@ -170,7 +170,7 @@ def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
         k: v for k, v in whole.items() if "images_per_s" not in k
     }
     # The rest of its first epoch is not known any more.
-    with pytest.raises(UserError, match=r"ended within an epoch.* cannot go on to another one"):
+    with pytest.raises(UserError, match=r"ended within an epoch.* cannot go on to another target"):
         train(as_typed(tiny, [f"resume={last}", "target_accuracy=1.0"]))
     assert read_checkpoint(last).global_step == 3
 

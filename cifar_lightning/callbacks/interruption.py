@@ -53,8 +53,8 @@ class Interruption(pl.Callback):
         cut_short = trainer.global_step and not trainer.is_last_batch
         if cut_short and not trainer.fit_loop.restarting and not trainer.should_stop:
             raise UserError(
-                "resume: the run was ended within an epoch, as by its target, and nobody knows the "
-                "remaining images of that. It cannot go on to another target."
+                "resume: the run ended within an epoch, as by its target, and which images that "
+                "epoch had left was not saved: it cannot go on to another target"
             )
         # Lightning has not, where the schedule has asked for the number of steps before.
         trainer.fit_loop._load_combined_loader_states()
