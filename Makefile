@@ -30,7 +30,8 @@ $(DEPENDENCIES): requirements.lock
 	@touch $@
 
 $(READY): $(DEPENDENCIES) pyproject.toml
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# Quiet twice, for errors alone: setuptools has a warning about every editable install.
+	$(PYTHON) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 train: $(READY)  ## train to 80 %; options by ARGS="optimizer=sgd seed=1"
