@@ -59,8 +59,9 @@ wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login
 	    find "$$folder" -maxdepth 1 -type d -name '*run-*' -print0 | \
 	    WANDB_DIR="$$folder/.." xargs -0 -r "$(CURDIR)/.venv/bin/wandb" sync --include-online
 
+# By file, so that what a file's tests share is made once; ARGS="-n 0" is for a debugger.
 test: $(READY)  ## the tests, within 10 minutes on two cores; pytest's options by ARGS=
-	$(PYTHON) -m pytest -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(READY)  ## the slow tests too, within 45 minutes
 	$(PYTHON) -m pytest -m "not gpu" $(ARGS)
