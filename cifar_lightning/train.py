@@ -33,12 +33,12 @@ def train(
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import pytorch_lightning as pl
 
-    from cifar_lightning import arguments, checkpoint, console, jobs, results, review, run, training
+    from cifar_lightning import arguments, console, jobs, results, resume, review, run, training
     from cifar_lightning.callbacks import Interruption, Pruning
     from cifar_lightning.errors import DataUnavailable
 
     if config.resume is not None:
-        config = checkpoint.resumed(config)
+        config = resume.resumed(config)
     arguments.check_config(config)
     try:
         data = run.build_data(config)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_checkpoint import Bomb, changed, in_config
 
-from cifar_lightning import checkpoint, run
+from cifar_lightning import checkpoint, resume, run
 from cifar_lightning.cli import compose
 from cifar_lightning.data.parts import free_memory
 from cifar_lightning.errors import UserError
@@ -70,7 +70,7 @@ def read_every_way(file: Path) -> None:
     assert message is None or again == message
     config = copy.deepcopy(TYPED)
     config.resume = str(file)
-    ends_well(lambda: checkpoint.resumed(config))
+    ends_well(lambda: resume.resumed(config))
     assert not leftovers(file.parent)
 
 
@@ -280,7 +280,7 @@ def test_weights_that_are_no_numbers_are_named_by_every_command(
 # ------------------------------------------------------------------------- going on with it
 
 
-def resume(file: Path) -> str | None:
+def go_on(file: Path) -> str | None:
     """How it ends to go on from a checkpoint for an epoch."""
 
     def work() -> None:
@@ -307,7 +307,7 @@ def test_any_altered_training_state_is_gone_on_from_or_named(
     group = data.draw(st.sampled_from(STATE))
     place = data.draw(st.sampled_from(list(places_in(content[group], (group,))) or [(group,)]))
     value = data.draw(st.one_of(st.just(REMOVED), odd_values))
-    resume(saved(altered(content, place, value), tmp_path))
+    go_on(saved(altered(content, place, value), tmp_path))
     assert not Path("was_called").exists()
 
 

@@ -9,7 +9,7 @@ import torch
 from conftest import TINY
 from omegaconf import DictConfig
 
-from cifar_lightning import checkpoint, run, trusted
+from cifar_lightning import checkpoint, resume, run, trusted
 from cifar_lightning.cli import CONF, compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.train import train
@@ -23,7 +23,7 @@ def test_a_resumed_configuration_is_the_checkpoints_with_overrides_on_top(
     train(tiny("optimizer.lr=0.07", "seed=5"))
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     typed = ["trainer.max_epochs=9", "scheduler=cosine", "target_accuracy=0.5", f"resume={last}"]
-    config = checkpoint.resumed(compose_only(tiny, typed))
+    config = resume.resumed(compose_only(tiny, typed))
     assert (config.optimizer.lr, config.seed, config.data.train_size) == (0.07, 5, 200)
     assert config.trainer.max_epochs == 9
     assert config.scheduler._target_ == "cifar_lightning.optim.cosine_schedule"
@@ -45,7 +45,7 @@ def compose_only(tiny: Compose, typed: list[str]) -> DictConfig:
 
 def test_what_a_checkpoint_decides_may_be_typed_as_it_was(tiny: Compose, trained: Path) -> None:
     typed = [f"resume={trained}", *TINY, "seed=0", "model=dilated_dw"]
-    config = checkpoint.resumed(compose_only(tiny, typed))
+    config = resume.resumed(compose_only(tiny, typed))
     assert (config.data.train_size, config.seed) == (200, 0)
 
 
@@ -67,14 +67,14 @@ def test_what_a_checkpoint_decides_cannot_be_overridden(
 ) -> None:
     typed = [f"resume={trained}", key]
     with pytest.raises(UserError, match=f"leave {key.partition('=')[0]}= out"):
-        checkpoint.resumed(compose_only(tiny, typed))
+        resume.resumed(compose_only(tiny, typed))
 
 
 def test_a_checkpoint_of_the_middle_of_an_epoch_is_refused(tiny: Compose, tmp_path: Path) -> None:
     train(tiny("trainer.val_check_interval=0.5", "target_accuracy=0.0"))
     typed = [f"resume={tmp_path}/run/checkpoints/best.ckpt"]
     with pytest.raises(UserError, match=r"saved in the middle of an epoch.*Take last\.ckpt"):
-        checkpoint.resumed(compose_only(tiny, typed))
+        resume.resumed(compose_only(tiny, typed))
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def refused(
     with pytest.raises(UserError, match=message):
         run.rebuild(best)
     with pytest.raises(UserError, match=message):
-        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+        resume.resumed(compose_only(tiny, [f"resume={best}"]))
     assert set(tmp_path.iterdir()) == before
 
 
@@ -162,25 +162,25 @@ def test_callbacks_of_ones_own_are_no_matter_of_an_evaluation_and_can_be_typed_a
     changed(best, in_config(lambda config: config["callbacks"].update(mine=mine)))
     assert "callbacks" not in run.rebuild(best)[1]
     with pytest.raises(UserError, match=r"wants to call 'my\.Callback' in callbacks"):
-        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+        resume.resumed(compose_only(tiny, [f"resume={best}"]))
     typed = [f"resume={best}", "+callbacks.mine.monitor=my.Callback"]
     with pytest.raises(UserError, match=r"wants to call 'my\.Callback' in callbacks"):
-        checkpoint.resumed(compose_only(tiny, typed))
+        resume.resumed(compose_only(tiny, typed))
     typed = [f"resume={best}", "+callbacks.mine._target_=my.Callback"]
-    assert checkpoint.resumed(compose_only(tiny, typed)).callbacks.mine == mine
+    assert resume.resumed(compose_only(tiny, typed)).callbacks.mine == mine
 
 
 def test_a_resumed_run_writes_to_its_own_folder(best: Path, tiny: Compose, tmp_path: Path) -> None:
     place = tmp_path / "home"
     changed(best, in_config(lambda config: config["callbacks"]["best"].update(dirpath=str(place))))
     with pytest.raises(UserError, match=r"wants callbacks\.best to write to .*home, outside of"):
-        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+        resume.resumed(compose_only(tiny, [f"resume={best}"]))
     changed(best, in_config(lambda config: config["callbacks"].update(odd={"dirpath": 5})))
     with pytest.raises(UserError, match=r"wants callbacks\.(best|odd) to write"):
-        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+        resume.resumed(compose_only(tiny, [f"resume={best}"]))
     changed(best, in_config(lambda config: config["callbacks"].update(odd="a text")))
     typed = [f"resume={best}", f"callbacks.best.dirpath={place}"]
-    assert checkpoint.resumed(compose_only(tiny, typed)).callbacks.best.dirpath == str(place)
+    assert resume.resumed(compose_only(tiny, typed)).callbacks.best.dirpath == str(place)
 
 
 @pytest.mark.parametrize("content", ["# @package _global_\n", "", "a: ["])
@@ -248,7 +248,7 @@ def test_a_checkpoint_holds_what_was_evaluated_at_its_training(
     monkeypatch.delenv("STEP")
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     assert run.rebuild(best)[1].optimizer.lr == 0.07
-    resumed = checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+    resumed = resume.resumed(compose_only(tiny, [f"resume={best}"]))
     resumed.seed = 3
     assert resumed.trainer.max_epochs == 3
 
@@ -364,7 +364,7 @@ def test_a_checkpoint_of_an_earlier_version_is_not_resumed_but_named(
 ) -> None:
     changed(best, in_config(lambda config: config.pop("rehearse_without_data")))
     with pytest.raises(UserError, match=r"an earlier version .* has no rehearse_without_data"):
-        checkpoint.resumed(compose_only(tiny, [f"resume={best}"]))
+        resume.resumed(compose_only(tiny, [f"resume={best}"]))
     assert run.rebuild(best)[0].image_size == 32
 
 
