@@ -200,10 +200,11 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
         Timeout: if another process has it.
     """
     try:
-        return FileLock(folder / ".lock").acquire(timeout=0)
+        # A lock of the file's mere presence would outlive a killed process, on another machine.
+        return FileLock(folder / ".lock", fallback_to_soft=False).acquire(timeout=0)
     except Timeout:  # which is an OSError too
         raise
-    except (OSError, NotImplementedError):  # the latter: filelock < 3.25
+    except OSError:
         return None
 
 

@@ -1,5 +1,7 @@
 """Work in processes of its own: real ones, each with the end that its test is about."""
 
+import errno
+import fcntl
 import json
 import logging
 import os
@@ -428,6 +430,17 @@ def test_a_folder_without_locks_is_no_reason_not_to_train(tmp_path: Path) -> Non
         pass
     with pytest.raises(LookupError), jobs.alone_in(tmp_path):
         raise LookupError
+
+
+def test_a_disk_without_locks_keeps_nothing_that_would_be_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def has_none(*_: Any) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", has_none)  # as such a file system answers
+    with jobs.alone_in(tmp_path):
+        assert not jobs.is_taken(tmp_path)
 
 
 # A GPU of its own: real processes, which only count GPUs that are not there.

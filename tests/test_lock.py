@@ -181,7 +181,7 @@ A_HASH = f"    --hash=sha256:{'0' * 64}"
 @pytest.mark.parametrize(
     ("damage", "fault"),
     [
-        (locked_at("filelock", "3.19.0"), "filelock>=3.20, but locked: 3.19.0"),
+        (locked_at("filelock", "3.19.0"), "filelock>=4, but locked: 3.19.0"),
         (locked_at("wandb", "0.32.0"), "wandb<0.32,>=0.31, but locked: 0.32.0"),
         (locked_at("pytorch-lightning", "2.6.5"), "but locked: 2.6.5"),
         # In the range of pyproject.toml, but too old for this torchvision.
