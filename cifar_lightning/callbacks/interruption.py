@@ -54,7 +54,7 @@ class Interruption(pl.Callback):
         if cut_short and not trainer.fit_loop.restarting and not trainer.should_stop:
             raise UserError(
                 "resume: the run ended within an epoch, as by its target, and which images that "
-                "epoch had left was not saved: it cannot go on to another target"
+                "epoch had left was not saved: it cannot go on to another target."
             )
         # Lightning has not, where the schedule has asked for the number of steps before.
         trainer.fit_loop._load_combined_loader_states()
