@@ -158,7 +158,7 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
 
 
 def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, tmp_path: Path
 ) -> None:
     options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
     whole = train(tiny(*options))
@@ -187,7 +187,7 @@ def with_best(checkpoints: Path, accuracy: float) -> list[str]:
 
 
 def test_a_best_checkpoint_of_what_is_yet_to_come_is_not_taken_for_the_best(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, tmp_path: Path
 ) -> None:
     """As of the epoch in which a run was killed, on a GPU whose second try has other bits."""
     checkpoints = tmp_path / "run" / "checkpoints"
