@@ -20,7 +20,7 @@ from wandb_files import WANDB, recorded, run_folders
 from cifar_lightning import run
 from cifar_lightning.board import BoardLogger, open_board
 from cifar_lightning.board.content import save_shareable, searchable
-from cifar_lightning.board.source import CodeState, code_state
+from cifar_lightning.board.source import PACKAGE, CodeState, code_state
 from cifar_lightning.cli import CONF, compose, title
 from cifar_lightning.errors import UserError
 from cifar_lightning.runs import read_rows
@@ -413,10 +413,10 @@ def test_values_that_make_no_sense_are_refused() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A small one, committed."""
+    """A committed one, of the package's own files: by which of them it is told may change."""
     folder = tmp_path / "checkout"
-    (folder / "cifar_lightning").mkdir(parents=True)
-    (folder / "cifar_lightning" / "cli.py").write_text("one = 1\n")
+    others = shutil.ignore_patterns("__pycache__", "weights")
+    shutil.copytree(PACKAGE, folder / "cifar_lightning", ignore=others)
     (folder / "notes.txt").write_text("mine\n")
     (folder / ".gitignore").write_text("secret.py\n")
     git(folder, "init", "-q")
@@ -444,7 +444,7 @@ def test_a_clean_checkout_has_a_commit_and_no_diff(checkout: Path) -> None:
 
 def test_the_diff_makes_the_commit_what_it_was(checkout: Path, tmp_path: Path) -> None:
     package = checkout / "cifar_lightning"
-    (package / "cli.py").write_text("one = 2\n")
+    (package / "train.py").write_text("one = 2\n")
     (package / "new network.py").write_text("def f(): ...\n")
     (package / "secret.py").write_text("key\n")
     state = code_state(package)
@@ -454,14 +454,14 @@ def test_the_diff_makes_the_commit_what_it_was(checkout: Path, tmp_path: Path) -
     git(tmp_path, "clone", "-q", str(checkout), str(clone))
     (tmp_path / "diff.patch").write_bytes(state.diff)
     git(clone, "apply", str(tmp_path / "diff.patch"))
-    assert (clone / "cifar_lightning" / "cli.py").read_text() == "one = 2\n"
+    assert (clone / "cifar_lightning" / "train.py").read_text() == "one = 2\n"
     assert (clone / "cifar_lightning" / "new network.py").read_text() == "def f(): ...\n"
 
 
 def test_of_a_larger_repository_only_the_code_is_in_the_diff(tmp_path: Path) -> None:
     template = tmp_path / "big" / "template"
     (template / "cifar_lightning").mkdir(parents=True)
-    (template / "cifar_lightning" / "cli.py").write_bytes(b"one = 1\r\ntwo = 2\r\n")
+    (template / "cifar_lightning" / "__init__.py").write_bytes(b"one = 1\r\ntwo = 2\r\n")
     (tmp_path / "big" / "pyproject.toml").write_text("mine\n")
     git(tmp_path / "big", "init", "-q")
     git(tmp_path / "big", "config", "diff.noprefix", "true")
@@ -469,7 +469,7 @@ def test_of_a_larger_repository_only_the_code_is_in_the_diff(tmp_path: Path) -> 
     (tmp_path / "big" / ".env").write_text("key\n")
     (tmp_path / "big" / "pyproject.toml").write_text("changed\n")
     assert code_state(template / "cifar_lightning").diff == b""
-    (template / "cifar_lightning" / "cli.py").write_bytes(b"one = 1\r\ntwo = 3\r\n")
+    (template / "cifar_lightning" / "__init__.py").write_bytes(b"one = 1\r\ntwo = 3\r\n")
     (template / "cifar_lightning" / "data.bin").write_bytes(b"\0\1")
     state = code_state(template / "cifar_lightning")
     assert state.dirty
@@ -480,7 +480,7 @@ def test_of_a_larger_repository_only_the_code_is_in_the_diff(tmp_path: Path) -> 
     (tmp_path / "diff.patch").write_bytes(state.diff)
     git(clone, "apply", "--directory=template", str(tmp_path / "diff.patch"))
     code = clone / "template" / "cifar_lightning"
-    assert (code / "cli.py").read_bytes() == b"one = 1\r\ntwo = 3\r\n"
+    assert (code / "__init__.py").read_bytes() == b"one = 1\r\ntwo = 3\r\n"
     assert (code / "data.bin").read_bytes() == b"\0\1"
 
 

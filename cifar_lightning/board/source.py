@@ -35,7 +35,7 @@ def code_state(place: Path = PACKAGE) -> CodeState:
     root = place.parent  # which need not be that of the repository
     code = [name for name in CODE if (root / name).exists()]
     try:
-        _git(place, "ls-files", "--error-unmatch", "cli.py")  # else it is in someone else's
+        _git(place, "ls-files", "--error-unmatch", "__init__.py")  # else it is in someone else's
         commit = _git(root, "rev-parse", "HEAD").decode().strip()
         diff = _git(root, "diff", *PLAIN, "--relative", "HEAD", "--", *code)
         new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *code)
