@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_lightning.classifier import Classifier
+from cifar_lightning.layers import kind_of
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _watched(network: nn.Module) -> Iterator[list[Layer]]:
     def watch(number: int, convolution: nn.Conv2d, maps: Tensor) -> Tensor:
         if maps.shape[2:] != (1, 1):
             spatial = convolution.kernel_size != (1, 1)
-            layers.append(Layer(f"{number} {_kind(convolution)}", maps, spatial))
+            layers.append(Layer(f"{number} {kind_of(convolution)}", maps, spatial))
         # The network goes on with a copy: the next layer may work in place.
         return maps.clone()
 
@@ -119,13 +120,3 @@ def _watched(network: nn.Module) -> Iterator[list[Layer]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _kind(convolution: nn.Conv2d) -> str:
-    height, width = convolution.kernel_size
-    if (height, width) == (1, 1):
-        return "pointwise 1x1"
-    depthwise = convolution.groups == convolution.in_channels > 1
-    kind = f"{'depthwise' if depthwise else 'conv'} {height}x{width}"
-    dilation = max(convolution.dilation)
-    return f"{kind} dilation {dilation}" if dilation > 1 else kind

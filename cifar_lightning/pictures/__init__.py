@@ -9,6 +9,7 @@ from cifar_lightning.pictures.evaluation import (
 )
 from cifar_lightning.pictures.grid import captioned_grid
 from cifar_lightning.pictures.layers import activation_maps, feature_maps, filters
+from cifar_lightning.pictures.network import costs, fields
 from cifar_lightning.pictures.save import save_png
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "captioned_grid",
     "class_accuracies",
     "confusion_matrix",
+    "costs",
     "feature_maps",
+    "fields",
     "filters",
     "learning_curves",
     "reliability",
