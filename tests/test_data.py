@@ -426,6 +426,25 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
         folder_data(write_folder(tmp_path / "set", files)).prepare_data()
 
 
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    files = {name: content for name, content in small_data_set().items() if "dog" not in name}
+    with pytest.raises(UserError, match=r"one class, cat: .* Wanted: .*, of two classes or more"):
+        folder_data(write_folder(tmp_path / "set", files)).prepare_data()
+
+
+def test_oblong_images_are_refused_until_they_are_cut(tmp_path: Path) -> None:
+    files = {
+        f"{part}/{kind}/{i}.png": png((9 * i, 9, 9), (40, 30))
+        for part in ("train", "test")
+        for kind in ("cat", "dog")
+        for i in range(4)
+    }
+    path = write_folder(tmp_path / "set", files)
+    with pytest.raises(UserError, match=r"40 x 30 pixels; .* data\.image_size=30 cuts each"):
+        ready(folder_data(path))
+    assert ready(folder_data(path, image_size=30)).image_size == 30
+
+
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataUnavailable, match=r"nowhere: there is no such file"):
         folder_data(tmp_path / "nowhere").prepare_data()

@@ -26,8 +26,21 @@ def test_class_count_and_image_size_travel_from_the_data_to_the_network(tiny: Co
 
 def test_images_too_small_for_the_network_are_named(tiny: Compose) -> None:
     config = tiny("data.image_size=20")
-    with pytest.raises(UserError, match="model: dilated_dw needs images of at least 24 x 24"):
+    with pytest.raises(UserError, match="model: dilated_dw needs images of at least 24 x 24") as e:
         run.build_classifier(config, run.build_data(config))
+    assert str(e.value).endswith("not 20 x 20: data.image_size=32 makes them larger")
+
+
+def test_a_network_that_refuses_the_images_size_is_told_how_they_get_another(tiny: Compose) -> None:
+    lifted = [f"budget.{key}=null" for key in ("max_params", "min_dilated", "min_separable")]
+    config = tiny("data.image_size=8", "model=airbench94", *lifted)
+    with pytest.raises(UserError) as refused:
+        run.build_classifier(config, run.build_data(config))
+    message = str(refused.value)
+    assert message.startswith("model: it does not take images of 8 x 8 pixels: Given input size")
+    assert message.endswith("data.image_size=32 scales them to 32 x 32.")
+    larger = tiny("data.image_size=32", "model=airbench94", *lifted)
+    assert run.build_classifier(larger, run.build_data(larger))
 
 
 def test_compiling_keeps_the_checkpoints_keys(tiny: Compose) -> None:

@@ -203,6 +203,11 @@ def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]
     if not classes["train"] or not classes["test"]:
         missing = " and ".join(part for part in classes if not classes[part])
         raise UserError(f"{path} holds no images for {missing}. Wanted: {LAYOUT}.")
+    if len(classes["train"] | classes["test"]) < 2:
+        raise UserError(
+            f"{path} holds one class, {_some(classes['train'])}: there is nothing to tell it from. "
+            f"Wanted: {LAYOUT}, of two classes or more."
+        )
     if len(roots) > 1:
         raise UserError(f"{path} holds more than one data set: {_some(roots)}.")
     if empty := folders - {(part, class_name) for part, class_name, _ in places.values()}:

@@ -89,7 +89,10 @@ class ImageData(pl.LightningDataModule):
         self.test: Part = parts.test
         height, width = parts.train.images.shape[2:]
         if height != width:
-            raise UserError(f"The images are {width} x {height} pixels; they must be square.")
+            raise UserError(
+                f"The images are {width} x {height} pixels; they must be square. "
+                f"data.image_size={min(height, width)} cuts each to the square in its middle."
+            )
         self.image_size = height
 
         val_count = self._val_count(len(parts.train))

@@ -24,7 +24,7 @@ class DilatedDW(nn.Module):
         if image_size < SMALLEST_IMAGE:
             raise ValueError(
                 f"dilated_dw needs images of at least {SMALLEST_IMAGE} x {SMALLEST_IMAGE} pixels, "
-                f"not {image_size} x {image_size}"
+                f"not {image_size} x {image_size}: data.image_size=32 makes them larger"
             )
         self.layers = nn.Sequential(  # [N, 3, 32, 32]
             *conv_relu_norm(3, 32, padding=1),  # [N, 32, 32, 32]

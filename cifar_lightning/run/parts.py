@@ -22,9 +22,10 @@ from cifar_lightning.data import ImageData, check_memory
 from cifar_lightning.errors import UserError
 from cifar_lightning.trusted import as_data
 
+CIFAR_SIZE = 32  # pixels
 # The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
 # images are fewer, so that their patches fit into memory.
-PIXELS_FOR_INITIALISATION = 5000 * 32 * 32
+PIXELS_FOR_INITIALISATION = 5000 * CIFAR_SIZE**2
 # Weights and biases: a network of thousands of layers. One of a billion would never be built.
 MOST_TENSORS = 10_000
 
@@ -127,7 +128,7 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         UserError: if the network breaks the budget.
     """
     network = build_network(config, len(data.classes), data.image_size)
-    with named("model"):
+    with named("model"), _taking_images(data.image_size):
         budget = count(network, data.image_size)
     with named("budget"):
         check(budget, **config.budget)
@@ -140,6 +141,20 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         initialise(network, classifier.normalise(sample))
     _try_out(classifier, data)
     return classifier, budget
+
+
+@contextmanager
+def _taking_images(size: int) -> Iterator[None]:
+    """Say with what a network refuses how its images get the size that it was written for."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if size == CIFAR_SIZE:
+            raise
+        raise RuntimeError(
+            f"it does not take images of {size} x {size} pixels: {_reason(error)}. "
+            f"data.image_size={CIFAR_SIZE} scales them to {CIFAR_SIZE} x {CIFAR_SIZE}."
+        ) from error
 
 
 def _try_out(classifier: Classifier, data: ImageData) -> None:
