@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,15 +22,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from cifar_lightning.atomic import remove_leftovers
+from cifar_lightning.errors import UserError
+from cifar_lightning.locks import alone_on_a_gpu
 
 # What a training imports; loaded once, in the process that the others are forked from.
 HEAVY = ["cifar_lightning.run", "cifar_lightning.results", "cifar_lightning.training"]
-
-# What a training replaces in its folder.
-WRITTEN = {".": ("metrics.csv", "metrics.json"), "checkpoints": ("*.ckpt",), "figures": ("*.png",)}
 
 Ask = Callable[[Any], Any]
 """Sends a question to the caller of `run_job`, and waits for the answer."""
@@ -160,55 +155,6 @@ def run_job(
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder, as long as they ask by this too.
-
-    What an earlier one was writing there when it was killed is removed.
-
-    Raises:
-        JobFailed: if another one is in it.
-    """
-    try:
-        held = _lock(folder)
-    except Timeout:
-        raise JobFailed(
-            f"Another process works on this run, in {folder}. It was left to that one: wait for "
-            "it, or end it, and start this again."
-        ) from None
-    if held is None:
-        yield
-        return
-    with held:
-        for place, names in WRITTEN.items():
-            remove_leftovers(folder / place, names)
-        yield
-
-
-def is_taken(folder: Path) -> bool:
-    """Whether a process is in a run's folder by `alone_in`."""
-    try:
-        with _lock(folder) or contextlib.nullcontext():
-            return False
-    except Timeout:
-        return True
-
-
-def _lock(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
-    """The lock of a run's folder, held; None on a disk without locks.
-
-    Raises:
-        Timeout: if another process has it.
-    """
-    try:
-        # A lock of the file's mere presence would outlive a killed process, on another machine.
-        return FileLock(folder / ".lock", fallback_to_soft=False).acquire(timeout=0)
-    except Timeout:  # which is an OSError too
-        raise
-    except OSError:
-        return None
-
-
-@contextlib.contextmanager
 def _slurm_signals_blocked() -> Iterator[None]:
     """Have a process that is started now ignore what SLURM sends before a preemption or time-out.
 
@@ -264,7 +210,7 @@ def _be_a_job(
     try:
         with contextlib.ExitStack() as held:
             if surroundings.own_gpu:
-                held.enter_context(_a_gpu_of_its_own())
+                held.enter_context(alone_on_a_gpu())
             if surroundings.threads is not None:
                 import torch
 
@@ -272,7 +218,7 @@ def _be_a_job(
             result = work(ask)
     except KeyboardInterrupt:
         connection.send(("interrupted", None))
-    except JobFailed as error:
+    except (JobFailed, UserError) as error:
         connection.send(("failed", str(error)))
     else:
         connection.send(("returned", result))
@@ -296,38 +242,3 @@ def _redirect(output: Path) -> None:
     with output.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-
-
-@contextlib.contextmanager
-def _a_gpu_of_its_own() -> Iterator[None]:
-    """Have CUDA show this process one GPU, which is free again when the process ends."""
-    import torch
-
-    count = torch.cuda.device_count()
-    slurm_job = os.environ.get("SLURM_JOB_ID")
-    if not count or (slurm_job and count == 1):  # SLURM has given it its own
-        yield
-        return
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = shown.split(",")[:count] if shown else [str(index) for index in range(count)]
-    place = Path(tempfile.gettempdir(), f"cifar_lightning_{os.getuid()}")
-    try:
-        place.mkdir(exist_ok=True)
-    except OSError as error:
-        raise JobFailed(f"The locks that keep jobs on GPUs apart: {error}") from error
-    waiting = False
-    while True:
-        for gpu in gpus:
-            try:
-                name = f"gpu_{slurm_job or ''}_{gpu.strip()}.lock"  # SLURM counts anew in each job
-                held = FileLock(place / name).acquire(timeout=0)
-            except Timeout:
-                continue
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-            with held:
-                yield
-            return
-        if not waiting:
-            print(f"All GPUs ({', '.join(gpus)}) have a job; this one waits for one to end.")
-        waiting = True
-        time.sleep(1.0)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, open_dict
 from cifar_lightning.cli import compose, resume_auto
 from cifar_lightning.cli.composing import ADDED
 from cifar_lightning.errors import UserError
-from cifar_lightning.jobs import alone_in
+from cifar_lightning.locks import alone_in
 from cifar_lightning.train import main
 
 TYPED = ("data=shapes", "optimizer.lr=0.05", "seed=3")

@@ -26,7 +26,7 @@ from cifar_lightning.cli.resuming import resume_auto, resume_sweep
 from cifar_lightning.cli.tasks import MISTAKES, run_apart
 from cifar_lightning.cli.typed import is_sweep, prepare_arguments, write_nothing
 from cifar_lightning.errors import UserError
-from cifar_lightning.jobs import alone_in
+from cifar_lightning.locks import alone_in
 
 SECONDS_FOR_THE_FIRST = 5  # to come to the same mistake; torchrun then ends the others
 

@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from cifar_lightning import processes
 from cifar_lightning.cli.messages import explain
 from cifar_lightning.errors import UserError
-from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, alone_in, run_job
+from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, run_job
+from cifar_lightning.locks import alone_in
 
 log = logging.getLogger(__name__)
 
