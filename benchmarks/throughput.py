@@ -44,7 +44,7 @@ from torch import Tensor
 from torch._inductor.utils import fresh_cache
 from torch.utils.data import DataLoader
 
-from cifar_lightning import hardware, run, training
+from cifar_lightning import hardware, run, training, warm_up
 from cifar_lightning.budget import count
 from cifar_lightning.callbacks import Throughput
 from cifar_lightning.classifier import Classifier
@@ -112,7 +112,7 @@ class Bench:
         with training.quiet():
             training.fit(self.trainer, classifier, self.data, self.config)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, training.WarmUp):
+            if isinstance(callback, warm_up.WarmUp):
                 self.compile_seconds = callback.compile_seconds
         throughput = callbacks["throughput"]
         assert isinstance(throughput, Throughput)
@@ -122,7 +122,7 @@ class Bench:
         """A classifier on the device, its network compiled where the setting says so."""
         classifier = run.build_classifier(self.config, self.data)[0].to(self.device).train()
         if self.config.trainer.compile:
-            training.compile_network(classifier.network, self.device)
+            warm_up.compile_network(classifier.network, self.device)
         return classifier
 
     def _forward(self) -> Any:
@@ -147,7 +147,7 @@ class Bench:
                 logits.float().sum().backward()
                 classifier.network.zero_grad()
 
-        steps(training.CALLS_TO_WARM_UP)
+        steps(warm_up.CALLS_TO_WARM_UP)
         start = self._clock()
         steps(self.steps)
         return self.steps * len(inputs) / (self._clock() - start)
@@ -174,7 +174,7 @@ class Bench:
             scheduler.step()
 
         batches = self.data.train_dataloader()
-        for _ in range(training.CALLS_TO_WARM_UP):
+        for _ in range(warm_up.CALLS_TO_WARM_UP):
             step(next(iter(batches)))
         seconds = 0.0
         for _ in range(self.epochs):

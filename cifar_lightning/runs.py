@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cifar_lightning.errors import UserError
+from cifar_lightning.status import status_of
 
 RUNS = Path("runs/train")
-STATUSES = ("finished", "interrupted", "failed", "not finished")
-LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,7 @@ class Run:
     Attributes:
         folder: where it is.
         name: of the folder, below that of its multirun if it is of one.
-        status: one of `STATUSES`: interrupted by Ctrl-C or SIGTERM; failed with an error in its
-            log; not finished because it still runs, was killed, or failed without a word there.
+        status: one of `status.STATUSES`.
         reason: why it is not finished, as far as is known.
         overrides: as Hydra recorded them.
         resumed: the overrides of each time that it went on.
@@ -146,7 +143,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
     hydra = folder / ".hydra"
     config = hydra / "config.yaml"
     again = sorted(hydra.glob("resumed_*"))
-    status, reason = _status(folder, metrics, rows, again[-1].name if again else "")
+    status, reason = status_of(folder, metrics, rows, again[-1].name if again else "")
     resumed = [_overrides(start, problems) for start in again]
     target = _read_yaml(config, problems, "target_accuracy")
     for override in (override for some in resumed for override in some):
@@ -245,53 +242,3 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, TypeError, ValueError) as error:
         problems.append(f"{file.name} cannot be read: {error}")
         return {}
-
-
-def _status(
-    folder: Path, metrics: dict[str, Any], rows: Sequence[dict[str, float]], resumed: str
-) -> tuple[str, str]:
-    """One of `STATUSES`, and why; `resumed` names the folder in .hydra/ of the last start."""
-    epochs = metrics.get("epochs")
-    more = isinstance(epochs, int | float) and any(
-        # A test's row has the epoch begun; float32 differs from the rounded figure.
-        row.get("epoch", 0) > epochs + 1e-4
-        for row in rows
-        if "test/acc" not in row
-    )
-    if metrics and not more:
-        if metrics.get("stopped_by") == "interrupted":
-            return "interrupted", "stopped by Ctrl-C or SIGTERM"
-        return "finished", ""
-    since = resumed.removeprefix("resumed_")
-    for log in folder.glob("*.log"):
-        if error := last_error(log.read_text(errors="replace").splitlines(), since):
-            return "failed", error
-    # Not any file: a report's own, or one that is being written, would mislead.
-    files = [folder / name for name in (".hydra", "metrics.csv", "train.log", "checkpoints")]
-    last = max((f.stat().st_mtime for f in files if f.exists()), default=folder.stat().st_mtime)
-    when = datetime.fromtimestamp(last)
-    return "not finished", f"it still runs, failed or was killed; its last file is of {when:%F %T}"
-
-
-def last_error(lines: Sequence[str], since: str = "") -> str:
-    """The last error in a run's log, without its traceback; empty if there is none.
-
-    Args:
-        lines: of the log.
-        since: the time, as folders are named by it, of the last start; errors of earlier ones do
-            not count.
-    """
-    message: list[str] = []
-    within = False
-    for line in lines:
-        if found := LOG_LINE.match(line):
-            # Other libraries' errors, such as W&B's, do not end a training.
-            time, level, name, text = found.groups()
-            within = level == "ERROR" and name.startswith("cifar_lightning")
-            within = within and re.sub(r"\D", "", time) >= re.sub(r"\D", "", since)[:17]  # ms
-            message = [text] if within else message
-        elif line.startswith("Traceback"):
-            within = False
-        elif within and not line.startswith("HYDRA_FULL_ERROR=1 "):  # a hint for the terminal
-            message.append(line)
-    return "\n".join(message).strip()

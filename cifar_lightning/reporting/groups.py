@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cifar_lightning.reporting.tables import mean_and_sd, numbers, percent
-from cifar_lightning.runs import STATUSES, Run
+from cifar_lightning.runs import Run
+from cifar_lightning.status import STATUSES
 
 NOT_FOR_CHOOSING = "Chosen by validation accuracy alone: the test images are not for choosing."
 

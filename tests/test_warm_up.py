@@ -8,6 +8,7 @@ from torch._inductor.cpp_builder import cpp_compiler_search
 
 from cifar_lightning import run, training
 from cifar_lightning.train import train
+from cifar_lightning.warm_up import WarmUp
 
 Compose = Callable[..., DictConfig]
 
@@ -21,7 +22,7 @@ def test_compiling_is_done_before_the_first_step_and_changes_nothing(
     classifier, _ = run.build_classifier(config, data)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}
     trainer = run.build_trainer(config, run.build_callbacks(config, data))
-    warm_up = training.WarmUp(data, compiling=True)
+    warm_up = WarmUp(data, compiling=True)
     sizes: list[object] = []
     step = classifier.training_step
 
