@@ -115,6 +115,8 @@ def show_start(
     val = 0 if data.val is None else len(data.val)
     target = callbacks.get("target")
     aim = "none: the training goes to its end"
+    limit = trainer.limit_train_batches
+    limited = f", {limit} of them an epoch" if isinstance(limit, int) else ""
     if isinstance(target, TargetReached) and target.threshold is not None:
         aim = (
             f"{target.threshold:.2%} on validation, for {target.target:.2%} on test in "
@@ -129,7 +131,7 @@ def show_start(
         ),
         (
             "training",
-            f"{config.choices.optimizer}, batches of {data.batch_size}, "
+            f"{config.choices.optimizer}, batches of {data.batch_size}{limited}, "
             f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}, "
             f"{trainer.precision} on "
             f"{trainer.world_size} x {trainer.strategy.root_device.type}",
@@ -153,6 +155,7 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
     console = get_console()
     console.print(table)
     places = [("run folder", config.run_dir)]
+    places += [("profile", str(file)) for file in Path(config.run_dir).glob("fit-*profile*.txt")]
     last = Path(config.run_dir, "checkpoints", "last.ckpt")
     if metrics["stopped_by"] == "interrupted" and last.exists():
         places.append(("go on", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}"))

@@ -82,13 +82,13 @@ def _is_decided(key: str) -> bool:
     group, _, rest = key.partition(".")
     if group == "data":
         return rest not in PLACES
-    decided = ("experiment", "init", "model", "optimizer", "seed")
+    decided = ("debug", "experiment", "init", "model", "optimizer", "seed")
     return group in decided or key == "trainer" or key.startswith("~")
 
 
 def _is_the_same(key: str, typed: DictConfig, saved: DictConfig) -> bool:
     """Whether a configuration has in a key what another one has, places on a machine aside."""
-    if key == "experiment":
+    if key in ("debug", "experiment"):
         return bool(typed.choices.get(key) == saved.choices.get(key))
     one, other = (_plain(config, key.lstrip("~")) for config in (typed, saved))
     return bool(one == other)

@@ -4,6 +4,7 @@ from cifar_lightning.callbacks.gradients import GradientNorm
 from cifar_lightning.callbacks.interruption import Interruption
 from cifar_lightning.callbacks.mirror import MirrorSymmetry
 from cifar_lightning.callbacks.nan import TerminateOnNaN
+from cifar_lightning.callbacks.overfit import SameBatches
 from cifar_lightning.callbacks.pruning import Pruning
 from cifar_lightning.callbacks.resolution import LowResolutionFirst
 from cifar_lightning.callbacks.revisit import RevisitHardest
@@ -17,6 +18,7 @@ __all__ = [
     "MirrorSymmetry",
     "Pruning",
     "RevisitHardest",
+    "SameBatches",
     "TargetReached",
     "TerminateOnNaN",
     "Throughput",

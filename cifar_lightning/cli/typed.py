@@ -45,7 +45,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
             )
         if equals and not key:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
-        if argument == "experiment=null":
+        if argument in ("experiment=null", "debug=null"):
             continue  # as it is without; Hydra does not take it
         group = key.lstrip("+")
         is_group = group != "" and (CONF / group).is_dir()

@@ -1,0 +1,122 @@
+"""conf/debug/: runs that are no results, and what each of them is for."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from cifar_lightning import compose, models
+from cifar_lightning.cli import CONF
+from cifar_lightning.errors import UserError
+from cifar_lightning.resume import resumed
+from cifar_lightning.runs import read_rows
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+# As TINY, but for what the options under test say themselves, the logger too.
+SMALL = [o for o in TINY if o not in ("logger=csv", "trainer.max_epochs=1")]
+
+
+def debug(option: str, run_dir: Path, *overrides: str) -> DictConfig:
+    return compose([*SMALL, f"debug={option}", *overrides], run_dir)
+
+
+def test_a_smoke_run_does_three_steps_and_all_that_a_run_leaves(tmp_path: Path) -> None:
+    config = debug("fast", tmp_path, "data.batch_size=20", "data.val_size=100")
+    metrics = train(config)
+    assert metrics["train_images"] == 3 * 20
+    assert metrics["val/acc"] is not None
+    assert metrics["test/acc"] is not None
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/filters.png"):
+        assert (tmp_path / name).is_file()
+
+
+def test_a_smoke_run_of_the_largest_experiment(tmp_path: Path) -> None:
+    config = debug("fast", tmp_path, "experiment=best_1m", "trainer.limit_train_batches=1")
+    assert config.trainer.max_epochs == 1  # the experiment's 40 are not the last word
+    assert train(config)["model"] == "residual_dw_1m"
+
+
+def test_the_seed_network_learns_a_few_batches_by_heart(tmp_path: Path) -> None:
+    metrics = train(debug("overfit", tmp_path))
+    assert metrics["test/acc"] is None
+    assert metrics["train_images"] == 30 * 4 * 25
+    last = read_rows(tmp_path)[-1]
+    assert last["train/acc"] >= 0.99
+    assert last["val/acc"] >= 0.99  # the same images
+
+
+class Forgets(nn.Module):
+    """A network with a bug: evaluated, it looks at noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = models.DilatedDW()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images if self.training else torch.randn_like(images))
+        return logits
+
+
+def test_overfitting_shows_a_bug_in_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "Forgets", Forgets, raising=False)
+    config = debug("overfit", tmp_path, "trainer.max_epochs=15")
+    config.model = OmegaConf.create({"_target_": "cifar_lightning.models.Forgets"})
+    train(config)
+    last = read_rows(tmp_path)[-1]
+    assert last["train/acc"] > 0.9
+    assert last["val/acc"] < 0.5
+
+
+@pytest.mark.parametrize("limit", ["7", "0.5", "0"])
+def test_batches_that_are_not_there_cannot_be_the_same_ones(limit: str, tmp_path: Path) -> None:
+    # Of 150 training images.
+    with pytest.raises(UserError, match=rf"limit_train_batches={limit} is not a count from 1 to 6"):
+        train(debug("overfit", tmp_path, f"trainer.limit_train_batches={limit}"))
+
+
+def test_a_profile_says_how_long_the_steps_took(tmp_path: Path) -> None:
+    train(debug("profile", tmp_path, "trainer.limit_train_batches=2"))
+    (line,) = [
+        line
+        for line in (tmp_path / "fit-profile.txt").read_text().splitlines()
+        if "run_training_batch" in line
+    ]
+    assert line.split("|")[3].split() == ["2"]
+
+
+@pytest.mark.parametrize("option", ["fast", "overfit", "profile"])
+def test_debugging_stays_away_from_results_and_says_what_it_is_for(option: str) -> None:
+    config = compose([f"debug={option}"])
+    assert config.choices.debug == option
+    assert config.choices.logger == "csv"
+    assert config.target_accuracy is None
+    _, command, *purpose = (CONF / "debug" / f"{option}.yaml").read_text().splitlines()
+    assert command == f"# python -m cifar_lightning.train debug={option}"
+    assert purpose[0].startswith("# ")
+
+
+def test_its_run_stands_apart_says_its_limits_and_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cifar_lightning.train"]
+    options = [*SMALL, "debug=fast", "experiment=sgd", "data.batch_size=20"]
+    first = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert "batches of 20, 3 of them an epoch" in first.stdout
+    (run_dir,) = Path("runs").glob("*/*")
+    assert run_dir.parent.name == "debug"
+    assert run_dir.name.endswith("_sgd")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    config = compose([*options, f"resume={last}", "trainer.max_epochs=2"], run_dir)
+    assert resumed(config).choices.debug == "fast"
+    assert train(config)["epochs"] == 2
+    with pytest.raises(UserError, match="leave debug= out"):
+        resumed(compose(["debug=profile", f"resume={last}"], run_dir))
