@@ -5,6 +5,7 @@ shape, dtype and device; the input is left as it was. Randomness comes from a `t
 the images' device, so equal generators give equal results.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -141,12 +142,14 @@ def scale(images: Tensor, size: int) -> Tensor:
 
 
 class Augment:
-    """Shift, flip and cutout in this order; 0 or `none` leaves one out.
+    """Shift, flip and cutout in this order, then what else there is; 0 or `none` leaves one out.
 
     Args:
         shift: largest shift in pixels, see `random_shift`.
         flip: `none`, `random` (see `random_flip`) or `alternating` (see `alternating_flip`).
         cutout: side of the square in pixels, see `cutout`.
+        also: functions of images and generator, called last in their order, for augmentations of
+            one's own: docs/extend.md.
 
     Raises:
         ValueError: if `flip` is none of the three.
@@ -157,12 +160,14 @@ class Augment:
         shift: int = 0,
         flip: Literal["none", "random", "alternating"] = "none",
         cutout: int = 0,
+        also: Sequence[Callable[..., Tensor]] = (),
     ) -> None:
         if flip not in ("none", "random", "alternating"):
             raise ValueError(f"flip must be none, random or alternating, not {flip!r}")
         self.shift = shift
         self.flip = flip
         self.cutout = cutout
+        self.also = also
 
     def __call__(
         self, images: Tensor, index: Tensor, epoch: int, generator: torch.Generator
@@ -176,4 +181,6 @@ class Augment:
             images = alternating_flip(images, index, epoch)
         if self.cutout:
             images = cutout(images, self.cutout, generator)
+        for function in self.also:
+            images = function(images, generator=generator)
         return images

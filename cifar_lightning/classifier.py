@@ -164,14 +164,15 @@ class Classifier(pl.LightningModule):
         step = (self.seed % 2**32, self.current_epoch, batch_idx, self.global_rank)
         return torch.Generator(self.device).manual_seed(hash(step))
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one validation batch."""
-        self._evaluate(batch, self.val_scores)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Count one validation batch; returns its logits [N, classes], for callbacks."""
+        return self._evaluate(batch, self.val_scores)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one test batch."""
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Count one test batch; returns its logits [N, classes], for callbacks."""
         logits = self._evaluate(batch, self.test_scores)
         self.test_guesses.update(batch[2], logits)
+        return logits
 
     def _evaluate(self, batch: Batch, scores: Scores) -> Tensor:
         """Count a batch; returns its logits [N, classes]."""

@@ -65,8 +65,7 @@ def collect(
         "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
         "val/acc": None if score is None else score.item(),
         "best_epoch": epochs if best.monitor is None else _epoch_of(score, trainer, config.run_dir),
-        "test/acc": _metric(trainer, "test/acc"),
-        "test/loss": _metric(trainer, "test/loss"),
+        **_tested(trainer),
         "epochs_to_target": epochs if reached else None,
         "seconds_to_target": throughput.seconds if reached else None,
         "train_seconds": throughput.seconds,
@@ -107,9 +106,10 @@ def _whole(epochs: float) -> float | int:
     return int(epochs) if epochs == int(epochs) else epochs
 
 
-def _metric(trainer: pl.Trainer, name: str) -> float | None:
-    value = trainer.callback_metrics.get(name)
-    return None if value is None else value.item()
+def _tested(trainer: pl.Trainer) -> dict[str, float | None]:
+    """What the test measured, metrics of one's own too."""
+    measured = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    return {"test/acc": None, "test/loss": None} | measured
 
 
 def save(config: DictConfig, metrics: dict[str, Any]) -> None:

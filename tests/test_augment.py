@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -191,6 +192,15 @@ def test_augment_composes_shift_flip_and_cutout(which: Literal["random", "altern
         expected = alternating_flip(expected, index, 3)
     expected = cutout(expected, 4, g)
     assert torch.equal(Augment(2, which, 4)(images, index, 3, generator()), expected)
+
+
+def test_augment_ends_with_functions_of_ones_own() -> None:
+    images, index = same_image(), torch.arange(64)
+    squares = (partial(cutout, size=4), partial(cutout, size=8))
+    expected = random_shift(images, 2, g := generator())
+    for size in (4, 8):
+        expected = cutout(expected, size, g)
+    assert torch.equal(Augment(2, also=squares)(images, index, 0, generator()), expected)
 
 
 def test_augment_refuses_an_unknown_flip() -> None:

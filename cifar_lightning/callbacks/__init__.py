@@ -2,6 +2,7 @@
 
 from cifar_lightning.callbacks.gradients import GradientNorm
 from cifar_lightning.callbacks.interruption import Interruption
+from cifar_lightning.callbacks.metric import FurtherMetric
 from cifar_lightning.callbacks.mirror import MirrorSymmetry
 from cifar_lightning.callbacks.nan import TerminateOnNaN
 from cifar_lightning.callbacks.overfit import SameBatches
@@ -12,6 +13,7 @@ from cifar_lightning.callbacks.target import TargetReached, validation_threshold
 from cifar_lightning.callbacks.throughput import Throughput
 
 __all__ = [
+    "FurtherMetric",
     "GradientNorm",
     "Interruption",
     "LowResolutionFirst",

@@ -1,0 +1,84 @@
+"""A metric beside loss and accuracy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torchmetrics import Metric
+
+from cifar_lightning.errors import UserError
+
+
+class FurtherMetric(pl.Callback):
+    """Logs one more metric of validation and test, as `val/NAME` and `test/NAME`.
+
+    It is then in metrics.csv, that of the test in metrics.json, and on the board.
+
+    Args:
+        name: any but `loss` and `acc`.
+        metric: a class of torchmetrics, or one of one's own on its `Metric`; takes `num_classes`,
+            counts logits [N, classes] and labels [N], and gives one number.
+
+    Raises:
+        ValueError: if `name` is `loss` or `acc`.
+        UserError: before the first step, if the metric does not go with the data's classes.
+    """
+
+    def __init__(self, name: str, metric: Callable[..., Metric]) -> None:
+        if name in ("loss", "acc"):
+            raise ValueError(f"name={name} is taken: {name} is logged already")
+        self.name = name
+        self._make = metric
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Try it out, on an image of each class."""
+        try:
+            self._begin(trainer, pl_module)
+            labels = torch.arange(len(trainer.datamodule.classes), device=pl_module.device)  # type: ignore[attr-defined]
+            self._metric.update((labels[:, None] == labels).float(), labels)
+            numbers = self._metric.compute().numel()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"The metric {self.name} does not work here: {error}") from error
+        if numbers != 1:
+            raise UserError(
+                f"The metric {self.name} gives {numbers} numbers, not one. An option may say how they "
+                "become one, as average=macro does."
+            )
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin anew."""
+        self._begin(trainer, pl_module)
+
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin anew."""
+        self._begin(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Any, module: Any, logits: Any, batch: Any, *_: Any
+    ) -> None:
+        """Count a batch."""
+        self._count(logits, batch)
+
+    def on_test_batch_end(
+        self, trainer: Any, module: Any, logits: Any, batch: Any, *_: Any
+    ) -> None:
+        """Count a batch."""
+        self._count(logits, batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log it with loss and accuracy."""
+        pl_module.log(f"val/{self.name}", self._metric.compute())
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log it with loss and accuracy."""
+        pl_module.log(f"test/{self.name}", self._metric.compute())
+
+    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        classes = len(trainer.datamodule.classes)  # type: ignore[attr-defined]
+        self._metric = self._make(num_classes=classes).to(pl_module.device)
+
+    def _count(self, logits: Any, batch: Any) -> None:
+        labels = batch[1]
+        if len(labels):  # other devices may have the last batches
+            self._metric.update(logits.float(), labels)
