@@ -42,8 +42,8 @@ class FurtherMetric(pl.Callback):
             raise UserError(f"The metric {self.name} does not work here: {error}") from error
         if numbers != 1:
             raise UserError(
-                f"The metric {self.name} gives {numbers} numbers, not one. An option may say how they "
-                "become one, as average=macro does."
+                f"The metric {self.name} gives {numbers} numbers, not one. An option may say how "
+                "they become one, as average=macro does."
             )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
