@@ -164,7 +164,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["trainer.max_epochs=null"], ["trainer.max_epochs=null is not a count from 1"]),
     (
         ["experiment=null,sgd", "-m"],
-        ["needs an option: airbench94, best_1m, best_257k, best_seed, resnet20, sgd, speedrun."],
+        [
+            "needs an option: airbench94, best_1m, best_257k, best_seed, resnet20, sgd, speedrun, "
+            "speedrun_gpu."
+        ],
     ),
     (["augment=null"], ["augment=null: this group needs an option: basic, default, none, strong."]),
     (["budget=null"], ["budget=null is no option and no set of keys."]),
