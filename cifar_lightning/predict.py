@@ -30,7 +30,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         UserError: for a mistake that the user can mend, as that no image could be read; nothing is
             written then.
     """
-    from cifar_lightning import arguments, checkpoint, predictions, run
+    from cifar_lightning import arguments, checkpoint, classifying, predictions, run
     from cifar_lightning.data.image import find_images
     from cifar_lightning.errors import UserError
     from cifar_lightning.inference import Inference
@@ -56,10 +56,10 @@ def predict(config: DictConfig) -> dict[str, Any]:
     inference = Inference(
         classifier, config.trainer.gpus, precision, trained.trainer.get("deterministic", False)
     )
-    predicted = predictions.classify(paths, inference, config.batch_size)
+    predicted = classifying.classify(paths, inference, config.batch_size)
     if not predicted.rows:
-        reasons = "\n".join(predictions.named(predicted.broken))
-        raise UserError(f"None of the {len(paths):,} images could be read.\n{reasons}")
+        why = "\n".join(predictions.reasons(predicted.broken))
+        raise UserError(f"None of the {len(paths):,} images could be read.\n{why}")
     if output is None:
         model = re.sub(r"[^\w.-]+", "-", str(trained.choices.model))  # whoever wrote the checkpoint
         folder = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{model}"

@@ -1,42 +1,30 @@
-"""What a classifier takes images for: from files, to a table and a contact sheet."""
+"""What a classifier took images for: a table, a contact sheet, and what the terminal shows."""
 
 import contextlib
 import csv
 import io
 import json
-import os
-import time
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich import box, get_console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
-from torch import Tensor
 
 from cifar_lightning.arguments import check_folder
 from cifar_lightning.atomic import atomic_write
 from cifar_lightning.console import note
-from cifar_lightning.data import check_memory
-from cifar_lightning.data.image import decode_image, map_images
 from cifar_lightning.errors import UserError
-from cifar_lightning.inference import Inference
 from cifar_lightning.pictures import captioned_grid, save_png
 
 COLUMNS = ("image", "class", "probability", "class2", "probability2", "class3", "probability3")
 TABLES = (".csv", ".jsonl")
-CHUNK = 1024  # decoded images in memory at once
 ON_SCREEN = 20  # rows
 NAMED = 10  # broken images
-ON_SHEET = 48  # images
 
 Row = dict[str, str | float | None]
 
@@ -120,83 +108,10 @@ def _is_table(file: Path) -> bool:
 
 def _identity(file: Path) -> tuple[int, int] | None:
     """Equal for all names of a file; None if there is none."""
-    status = _status(file)
-    return None if status is None else (status.st_dev, status.st_ino)
-
-
-def _status(file: Path) -> os.stat_result | None:
     with contextlib.suppress(OSError):
-        return file.stat()
+        status = file.stat()
+        return status.st_dev, status.st_ino
     return None
-
-
-def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Predictions:
-    """Decode and classify images, some at a time, so that memory holds any number of them."""
-    size, classes = inference.classifier.image_size, inference.classifier.classes
-
-    def decode(path: Path) -> NDArray[np.uint8] | str:
-        try:
-            return decode_image(path, size)
-        except ValueError as error:
-            return str(error)
-
-    found = Predictions()
-    kept: dict[int, NDArray[np.uint8]] = {}  # for the contact sheet: every so many
-    every = 1
-    # Whole batches: they are then those of a test of the training, and so are the last digits.
-    chunk_size = batch_size * max(1, CHUNK // batch_size)
-    at_once = min(chunk_size, len(paths))
-    check_memory(
-        f"{at_once:,} images of {size:,} x {size:,} pixels, as the checkpoint wants them,",
-        3 * at_once * size**2,
-        "A smaller batch_size helps where it is above 1,024.",
-    )
-    started = time.perf_counter()
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        Progress(transient=True) as progress,
-        warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
-    ):
-        task = progress.add_task(f"Classifying {len(paths):,} images", total=len(paths))
-        for start in range(0, len(paths), chunk_size):
-            chunk = paths[start : start + chunk_size]
-            bytes_of_files = sum(s.st_size for s in map(_status, chunk) if s is not None)
-            images: dict[Path, NDArray[np.uint8]] = {}
-            decoded = map_images(decode, chunk, bytes_of_files, threads)
-            for path, image in zip(chunk, decoded, strict=True):
-                if isinstance(image, str):
-                    found.broken[path] = image
-                else:
-                    position = len(found.rows) + len(images)
-                    images[path] = image
-                    if position % every == 0:
-                        kept[position] = image
-                    if len(kept) > 2 * ON_SHEET:
-                        every *= 2
-                        kept = {at: image for at, image in kept.items() if at % every == 0}
-                progress.advance(task)
-            if images:
-                stacked = torch.from_numpy(np.stack(list(images.values())))  # [N, H, W, 3]
-                logits = inference.logits(stacked.permute(0, 3, 1, 2), batch_size)
-                found.rows += _rows(list(images), logits.softmax(1), classes)
-    found.seconds = time.perf_counter() - started
-    positions = list(kept)
-    shown = (i * len(kept) // ON_SHEET for i in range(ON_SHEET)) if kept else ()
-    found.sheet = {positions[i]: kept[positions[i]] for i in shown}
-    return found
-
-
-def _rows(paths: Sequence[Path], probabilities: Tensor, classes: Sequence[str]) -> Iterator[Row]:
-    """A row for each of N images; probabilities [N, classes]."""
-    # Of equal ones the first class, as an accuracy counts it; in bf16 some images have such.
-    ranked = probabilities.sort(dim=1, descending=True, stable=True)
-    values, indices = ranked.values[:, :3].tolist(), ranked.indices[:, :3].tolist()
-    for path, row, picks in zip(paths, values, indices, strict=True):
-        cells: list[str | float | None] = [str(path)]
-        for probability, pick in zip(row, picks, strict=True):
-            cells += [classes[pick], round(probability, 6)]
-        cells += [None] * (len(COLUMNS) - len(cells))
-        yield dict(zip(COLUMNS, cells, strict=True))
 
 
 def save(predictions: Predictions, output: Path) -> Path:
@@ -243,7 +158,7 @@ def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: 
         console.print(f"… and {len(rows) - ON_SCREEN:,} more\n", highlight=False)
     rate = len(rows) / predictions.seconds
     note("images", f"{len(rows):,} of {len(rows) + len(broken):,}, {rate:,.0f} images/s")
-    for line in named(broken):
+    for line in reasons(broken):
         note("skipped", line)
     if left_out:
         note("left out", _counted(left_out))
@@ -251,7 +166,7 @@ def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: 
     note("sheet", str(sheet.absolute()))
 
 
-def named(broken: Mapping[Path, str]) -> list[str]:
+def reasons(broken: Mapping[Path, str]) -> list[str]:
     """A line for each of the first images that could not be read, and one for the others."""
     lines = [f"{_printable(str(path))}: {reason}" for path, reason in broken.items()]
     more = len(lines) - NAMED

@@ -16,7 +16,7 @@ from PIL import Image
 from rich import get_console
 from test_data import small_data_set, write_folder
 
-from cifar_lightning import predictions, run
+from cifar_lightning import classifying, predictions, run
 from cifar_lightning.cli import compose, prepare_arguments
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
@@ -136,7 +136,7 @@ def test_the_contact_sheet_shows_some_of_many(
     assert drawn["title"] == "10 of 10 images"
 
     # Of very many, every so many; which of them are broken does not matter.
-    monkeypatch.setattr(predictions, "ON_SHEET", 6)
+    monkeypatch.setattr(classifying, "ON_SHEET", 6)
     for number in range(2, 60, 2):
         (photos / f"{number}.png").write_text("broken")
     start("images=photos", "output=v.csv")
@@ -282,7 +282,7 @@ def test_a_mistake_is_named_before_an_image_is_read(
     Path("linked.png").symlink_to("photos/1.png")
     (photos / "2.png").rename("an_image.csv")
     before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
-    monkeypatch.setattr(predictions, "decode_image", None)
+    monkeypatch.setattr(classifying, "decode_image", None)
     with pytest.raises(UserError, match=MISTAKES[overrides]):
         start(*overrides)
     after = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
@@ -329,7 +329,7 @@ def test_many_images_come_in_whole_batches(
         return logits(inference, images, batch_size)
 
     monkeypatch.setattr(Inference, "logits", watched)
-    monkeypatch.setattr(predictions, "CHUNK", 25)
+    monkeypatch.setattr(classifying, "CHUNK", 25)
     start("images=photos", "output=b.csv", "batch_size=7")
     assert counts == [21, 21, 18]
     assert rows("a.csv") == rows("b.csv")
@@ -357,7 +357,7 @@ def test_of_equally_likely_classes_the_first_counts(trained: Path, photos: Path)
     with torch.no_grad():
         for parameter in classifier.parameters():
             parameter.zero_()
-    found = predictions.classify([photos / "1.png"], Inference(classifier, 0, "32-true"), 8)
+    found = classifying.classify([photos / "1.png"], Inference(classifier, 0, "32-true"), 8)
     assert [found.rows[0][key] for key in ("class", "class2", "class3")] == list(
         classifier.classes[:3]
     )
