@@ -53,6 +53,18 @@ def test_missing_curves_are_left_out() -> None:
     assert list(accuracy) == ["training (augmented)"]
 
 
+@pytest.mark.parametrize("count", [2, 10, 100])
+def test_names_of_classes_do_not_cover_each_other(count: int) -> None:
+    names = [f"class {number}" for number in range(count)]
+    matrix = confusion_matrix(np.eye(count, dtype=np.int64), names, "")
+    bars = pictures.class_accuracies(dict.fromkeys(names, 0.5), "")
+    for figure in (matrix, bars):
+        figure.draw_without_rendering()
+        labels = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+        middles = sorted((box.y0 + box.y1) / 2 for box in labels)
+        assert max(box.height for box in labels) <= np.diff(middles).min()
+
+
 def test_the_moment_the_target_was_reached_is_marked() -> None:
     (axes,) = learning_curve(CURVES, "acc", (0.75, "aim"), ((2.0, 0.8), "there")).axes
     assert [text.get_text() for text in axes.texts] == ["aim", "there"]

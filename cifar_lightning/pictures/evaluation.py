@@ -32,7 +32,7 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
     axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(count), classes)
     axes.set(xlabel="predicted", ylabel="label")
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=_fitting(count, side))
     axes.spines[:].set_visible(False)
     if count <= LARGEST_WITH_NUMBERS:
         for row, column in np.ndindex(matrix.shape):
@@ -58,7 +58,8 @@ def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figu
     """
     known = {name: acc for name, acc in accuracies.items() if acc is not None}
     names = sorted(known, key=lambda name: known[name])
-    figure = Figure(figsize=(6, min(1.2 + 0.28 * len(names), 12)), dpi=120, layout="constrained")
+    height = min(1.2 + 0.28 * len(names), 12)
+    figure = Figure(figsize=(6, height), dpi=120, layout="constrained")
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     axes = figure.subplots()
     bars = axes.barh(range(len(names)), [known[name] for name in names], color=BLUE, height=0.7)
@@ -68,9 +69,14 @@ def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figu
     axes.set(xlabel="accuracy", xlim=(0, 1.1), ylim=(-0.6, len(names) - 0.4))
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, labelsize=_fitting(len(names), height))
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
+
+
+def _fitting(count: int, inches: float) -> float:
+    """The size of letters, in points, in which so many names fit below each other."""
+    return min(10, 40 * inches / count)
 
 
 def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> Figure:
