@@ -7,7 +7,7 @@ READY := .venv/.ready
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format \
     bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling faults wheel \
-    lock audit
+    notebooks lock audit
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -101,6 +101,9 @@ faults: $(READY)  ## kill trainings 72 times, fill disks, compare what comes out
 
 bench-scaling: $(READY)  ## two processes, two jobs, two search workers beside one
 	$(PYTHON) benchmarks/scaling.py $(ARGS)
+
+notebooks: $(READY)  ## run the notebooks and store their outputs; other data by ARGS="data=folder"
+	$(PYTHON) notebooks/store.py $(ARGS)
 
 wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	@rm -rf build  # setuptools would pack what an earlier version left there

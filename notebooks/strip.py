@@ -1,0 +1,156 @@
+"""Takes out of notebooks what is of one machine or of one execution.
+
+    python notebooks/strip.py FILES
+
+It is a pre-commit hook: its exit code is 1 if it changed a file. Outputs stay, without the folders,
+dates, times and counters in them; so does the code, in which a machine's folders are replaced too.
+"""
+
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from cifar_lightning.atomic import atomic_write
+from cifar_lightning.cli import CONF
+
+KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+START, NAME = r"(?<![\w.~/])", r"[^/\s\"'<>:,)]+"  # of a path, and of a folder in it
+# Of any machine, for a notebook may come from another one.
+OF_ANY_MACHINE = (
+    (rf"{START}/(?:home|Users)/{NAME}", "~"),
+    (rf"{START}(?:/private)?/(?:var/)?tmp/{NAME}", "TEMPORARY"),
+    (rf"{START}(?:/private)?/var/folders/\w+/\w+/T/{NAME}", "TEMPORARY"),
+)
+COLOURS = (r"\x1b\[[0-9;?]*[A-Za-z]", "")  # a terminal's; they would hide where a path begins
+OF_AN_EXECUTION = (
+    (r"\b\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", "DATE_TIME"),  # as run folders are named
+    (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?", "DATE TIME"),
+    (r"\b0x[0-9a-f]{8,16}\b", "ADDRESS"),
+)
+WIDGETS = "application/vnd.jupyter.widget"
+
+Change = Callable[[str], str]
+
+
+def strip(notebook: NotebookNode, folder: Path = CONF.parent) -> None:
+    """Take out of a notebook, in place, what is of this machine, of any, or of an execution.
+
+    Args:
+        notebook: of format 4.
+        folder: it was run in; what is below it is named from there.
+    """
+    of_machine = _replacing([*_places(folder), *OF_ANY_MACHINE])
+    of_both = _replacing([COLOURS, *_places(folder), *OF_ANY_MACHINE, *_host(), *OF_AN_EXECUTION])
+    notebook.metadata = NotebookNode(
+        kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python")
+    )
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags")
+        cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
+        cell.source = of_machine(cell.source)
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            cell.outputs = [_stripped(output, of_both) for output in _joined(cell.outputs)]
+
+
+def _places(folder: Path) -> list[tuple[str, str]]:
+    """Patterns of this machine's folders, and what stands for them: the deepest first."""
+    names = {str(Path.home()): "~", str(CONF.parent): ".", str(folder): "."}
+    for variable in ("CIFAR10_FOLDER", "CIFAR10_ROOT"):
+        if Path(os.environ.get(variable, "")).is_absolute():
+            names[os.environ[variable]] = f"${variable}"
+    places = []
+    for name in sorted(names, key=len, reverse=True):
+        if Path(name) == Path(name).parent:
+            continue  # / would be in every path
+        if names[name] == ".":  # what is below goes on without
+            places.append((rf"{START}{re.escape(name)}/(?=\w|\.)", ""))
+        places.append((rf"{START}{re.escape(name)}(?![\w-])", names[name]))
+    return [*places, (rf"{START}{re.escape(tempfile.gettempdir())}/{NAME}", "TEMPORARY")]
+
+
+def _host() -> list[tuple[str, str]]:
+    """This machine's name, unless it is a word like others."""
+    name = socket.gethostname()
+    return [(rf"\b{re.escape(name)}\b", "HOST")] if re.search(r"\w[\d.-]+\w", name) else []
+
+
+def _replacing(patterns: list[tuple[str, str]]) -> Change:
+    def change(text: str) -> str:
+        for pattern, replacement in patterns:
+            text = re.sub(pattern, replacement.replace("\\", r"\\"), text)
+        return text
+
+    return change
+
+
+def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Outputs in which a stream is one piece, however it arrived."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        if last and output.output_type == "stream" and output.get("name") == last.get("name"):
+            last.text += output.text
+        elif not any(kind.startswith(WIDGETS) for kind in output.get("data", {})):
+            joined.append(output)
+    return joined
+
+
+def _stripped(output: NotebookNode, change: Change) -> NotebookNode:
+    output = _changed(output, change)
+    if "metadata" in output:
+        output.metadata = NotebookNode()
+    if "execution_count" in output:
+        output.execution_count = None
+    return output
+
+
+def _changed(value: Any, change: Change, key: str = "") -> Any:
+    """All texts in an output, but for pictures, which are letters without meaning."""
+    if isinstance(value, str):
+        is_picture = key.startswith("image/") and key != "image/svg+xml"
+        return value if is_picture else change(value)
+    if isinstance(value, list):
+        return [_changed(item, change, key) for item in value]
+    if isinstance(value, dict):
+        return NotebookNode({name: _changed(item, change, name) for name, item in value.items()})
+    return value
+
+
+def save(notebook: NotebookNode, file: Path) -> bool:
+    """Write a notebook if that changes its file; returns whether."""
+    text = nbformat.writes(notebook) + "\n"
+    if file.exists() and file.read_text() == text:
+        return False
+    with atomic_write(file) as opened:
+        opened.write(text.encode())
+    return True
+
+
+def main(files: list[str]) -> int:
+    """Strip notebooks; returns 1 if one was changed or is none."""
+    code = 0
+    for name in files:
+        try:
+            notebook = nbformat.read(name, as_version=4)
+        except (OSError, ValueError) as error:  # NotJSONError is a ValueError
+            print(f"Error: {name} is no notebook: {error}", file=sys.stderr)
+            code = 1
+            continue
+        strip(notebook)
+        if save(notebook, Path(name)):
+            print(f"stripped {name}")
+            code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
