@@ -1,64 +1,100 @@
 """A small, honest CIFAR-10 research template on PyTorch Lightning, Hydra and W&B.
 
-The public names load what they need when they are first used, so that importing the package, as
-the command line does, costs nothing. A whole run: `cifar_lightning.train.train(compose([...]))`.
+The public names, which docs/library.md lists, load what they need when they are first used, so that
+importing the package, as the command line does, costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from cifar_lightning.augment import Augment
-    from cifar_lightning.budget import Budget, check, count
-    from cifar_lightning.classifier import Classifier
-    from cifar_lightning.cli import compose
-    from cifar_lightning.data import Cifar10Data, FolderData, ImageData, ShapesData
-    from cifar_lightning.errors import UserError
-    from cifar_lightning.models import DilatedDW
-    from cifar_lightning.optim import Muon
-    from cifar_lightning.pretrained import load
-    from cifar_lightning.run import rebuild
-
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Augment": "augment",
-    "Budget": "budget",
-    "check": "budget",
-    "count": "budget",
-    "Classifier": "classifier",
-    "compose": "cli",
-    "Cifar10Data": "data",
-    "FolderData": "data",
-    "ImageData": "data",
-    "ShapesData": "data",
-    "UserError": "errors",
-    "DilatedDW": "models",
-    "Muon": "optim",
-    "load": "pretrained",
-    "rebuild": "run",
-}
-
 __all__ = [
+    "Airbench94",
     "Augment",
     "Budget",
     "Cifar10Data",
     "Classifier",
+    "DataUnavailable",
     "DilatedDW",
     "FolderData",
     "ImageData",
     "Muon",
+    "Part",
+    "Pretrained",
+    "ResNet20",
+    "ResidualDW",
     "ShapesData",
     "UserError",
+    "alternating_flip",
     "check",
     "compose",
+    "constant_schedule",
+    "cosine_schedule",
     "count",
+    "cutmix",
+    "cutout",
+    "decode_image",
+    "flip",
+    "initialise",
+    "linear_schedule",
     "load",
+    "random_flip",
+    "random_shift",
     "rebuild",
+    "scale",
+    "train_tflop",
 ]
 
+# Train, evaluate and the like are modules' names already: cifar_lightning.train.train(compose(…)).
+_HOMES = {
+    "augment": (
+        *("Augment", "alternating_flip", "cutmix", "cutout"),
+        *("flip", "random_flip", "random_shift", "scale"),
+    ),
+    "budget": ("Budget", "check", "count", "train_tflop"),
+    "classifier": ("Classifier",),
+    "cli": ("compose",),
+    "data": ("Cifar10Data", "FolderData", "ImageData", "Part", "ShapesData"),
+    "data.image": ("decode_image",),
+    "errors": ("DataUnavailable", "UserError"),
+    "models": ("Airbench94", "DilatedDW", "ResNet20", "ResidualDW", "initialise"),
+    "optim": ("Muon", "constant_schedule", "cosine_schedule", "linear_schedule"),
+    "pretrained": ("Pretrained", "load"),
+    "run": ("rebuild",),
+}
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+if TYPE_CHECKING:
+    from cifar_lightning.augment import (
+        Augment,
+        alternating_flip,
+        cutmix,
+        cutout,
+        flip,
+        random_flip,
+        random_shift,
+        scale,
+    )
+    from cifar_lightning.budget import Budget, check, count, train_tflop
+    from cifar_lightning.classifier import Classifier
+    from cifar_lightning.cli import compose
+    from cifar_lightning.data import Cifar10Data, FolderData, ImageData, Part, ShapesData
+    from cifar_lightning.data.image import decode_image
+    from cifar_lightning.errors import DataUnavailable, UserError
+    from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
+    from cifar_lightning.optim import Muon, constant_schedule, cosine_schedule, linear_schedule
+    from cifar_lightning.pretrained import Pretrained, load
+    from cifar_lightning.run import rebuild
+
+else:  # hidden, as type checkers would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(f"{__name__}.{home}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """For completion, in notebooks and editors."""
+    return [*globals(), *__all__]

@@ -18,6 +18,11 @@ def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> 
 
     The same as padding by reflection and cropping at random, without building the padded batch.
 
+    Args:
+        images: [N, C, H, W].
+        max_shift: in pixels.
+        generator: on the images' device.
+
     Raises:
         ValueError: if `max_shift` is negative or not below the image's height and width.
     """
@@ -42,12 +47,17 @@ def _reflect(index: Tensor, size: int) -> Tensor:
 
 
 def flip(images: Tensor, mask: Tensor) -> Tensor:
-    """Mirror left to right the images that `mask` (bool [N]) chooses."""
+    """Mirror left to right those of `images` [N, C, H, W] that `mask` (bool [N]) chooses."""
     return torch.where(mask[:, None, None, None], images.flip(-1), images)
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability 1/2."""
+    """Mirror each image left to right with probability 1/2.
+
+    Args:
+        images: [N, C, H, W].
+        generator: on the images' device.
+    """
     mask = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return flip(images, mask)
 
@@ -76,6 +86,11 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
     The square is clipped at the border, as in DeVries and Taylor, "Improved Regularization of
     Convolutional Neural Networks with Cutout", 2017.
+
+    Args:
+        images: [N, C, H, W].
+        size: in pixels; at the border less of the square is seen.
+        generator: on the images' device.
 
     Raises:
         ValueError: if `size` is negative.
@@ -106,7 +121,7 @@ def cutmix(
     Args:
         images: [N, C, H, W].
         probability: that an image is mixed, from 0 to 1.
-        generator: see above.
+        generator: on the images' device.
 
     Returns:
         The images; the position of each one's other image in the batch, int64 [N]; and the share
@@ -132,9 +147,13 @@ def _spans(centre: Tensor, side: Tensor, size: int) -> Tensor:
 
 
 def scale(images: Tensor, size: int) -> Tensor:
-    """Scale images (floating point) to `size` x `size` pixels, bilinear and antialiased.
+    """Scale images to `size` x `size` pixels, bilinear and antialiased.
 
     Without antialiasing a smaller image would be a sample of the pixels, not their mean.
+
+    Args:
+        images: floating point [N, C, H, W].
+        size: of the result, [N, C, size, size].
     """
     # In float32, because CPUs have no other kernel for it.
     scaled = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)

@@ -88,6 +88,12 @@ def check(
 ) -> None:
     """Refuse a network over the budget; None or 0 lifts a limit.
 
+    Args:
+        budget: what `count` found.
+        max_params: most parameters.
+        min_dilated: fewest dilated convolutions.
+        min_separable: fewest depthwise separable convolutions.
+
     Raises:
         UserError: names every limit that is broken and by how much.
     """

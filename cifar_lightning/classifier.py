@@ -189,7 +189,8 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log training and validation together, so that they share a row and a step."""
         self._log("val", self.val_scores)
-        if self.trainer.state.fn == "fit":  # not in a validation of its own
+        # Not in a validation of its own, nor in Lightning's before the first step.
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._log_training()
 
     def on_train_epoch_end(self) -> None:

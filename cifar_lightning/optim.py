@@ -163,19 +163,46 @@ def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
 
 
 def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
-    """From 0 up to the full rate over the fraction `warmup` of the steps, then straight to 0."""
+    """From 0 up to the full rate over a fraction of the steps, then straight to 0.
+
+    Args:
+        optimizer: whose learning rates are the full ones.
+        total_steps: of the training; the schedule is stepped once an optimizer step.
+        warmup: the fraction, from 0 to below 1.
+
+    Raises:
+        ValueError: if `warmup` is not in [0, 1).
+    """
     return _schedule(optimizer, total_steps, warmup, lambda done: 1 - done)
 
 
 def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
-    """Like `linear_schedule`, falling as half a cosine (Loshchilov and Hutter, "SGDR", 2017)."""
+    """Up in a warm-up, then down as half a cosine (Loshchilov and Hutter, "SGDR", 2017).
+
+    Args:
+        optimizer: whose learning rates are the full ones.
+        total_steps: of the training.
+        warmup: the fraction of them, from 0 to below 1.
+
+    Raises:
+        ValueError: if `warmup` is not in [0, 1).
+    """
     return _schedule(
         optimizer, total_steps, warmup, lambda done: (1 + math.cos(math.pi * done)) / 2
     )
 
 
 def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
-    """Like `linear_schedule`, staying at the full rate after the warm-up."""
+    """Up in a warm-up, then at the full rate to the end.
+
+    Args:
+        optimizer: whose learning rates are the full ones.
+        total_steps: of the training.
+        warmup: the fraction of them, from 0 to below 1.
+
+    Raises:
+        ValueError: if `warmup` is not in [0, 1).
+    """
     return _schedule(optimizer, total_steps, warmup, lambda done: 1.0)
 
 

@@ -23,7 +23,7 @@ WEIGHTS = ROOT / "cifar_lightning" / "weights"
 def sources(folder: Path) -> Path:
     """What a checkout has and a wheel is built from."""
     folder.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     for name in ("cifar_lightning", "conf", "hydra_plugins"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -68,7 +68,8 @@ def test_the_wheel_holds_the_whole_package_every_configuration_template_and_netw
         for path in place.iterdir()
     }
     plugin = {"hydra_plugins/cifar_lightning_sweeper/__init__.py"}
-    assert held == code | plugin | configurations | others
+    types = {"cifar_lightning/py.typed"}
+    assert held == code | plugin | configurations | others | types
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_the_tree_is_the_tree_on_disk() -> None:
     on_disk = {
         f"{path.name}/" if path.is_dir() else path.name
         for path in package.iterdir()
-        if path.name not in ("__init__.py", "__pycache__", "errors.py")
+        if path.name not in ("__init__.py", "__pycache__", "errors.py", "py.typed")
     }
     assert named == on_disk
 
