@@ -75,12 +75,7 @@ def export(config: DictConfig) -> dict[str, Any]:
             with exporting.one_message(f"The {kind} file of {trained.choices.model} does not run"):
                 run_file = formats.run_file(kind, Path(file.name), network)
                 difference = exporting.largest_difference(run_file, classifier, images)
-            if not difference <= config.tolerance:  # nor if it is NaN
-                raise UserError(
-                    f"The logits of the {kind} file differ from PyTorch's by up to "
-                    f"{difference:.1e}, and tolerance={config.tolerance:.1e} allows less. "
-                    f"The file was not kept: {output}"
-                )
+            exporting.check_difference(difference, config.tolerance, kind, output)
         result = {
             "checkpoint": str(checkpoint),
             "format": kind,

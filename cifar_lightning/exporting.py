@@ -132,6 +132,26 @@ def largest_difference(run: Run, classifier: Classifier, images: Tensor) -> floa
     return largest.item()
 
 
+def check_difference(difference: float, tolerance: float, kind: str, output: Path) -> None:
+    """Refuse a file whose logits are others.
+
+    Args:
+        difference: as `largest_difference` gives it.
+        tolerance: that it may have.
+        kind: of file.
+        output: the file.
+
+    Raises:
+        UserError: if it has more, or is NaN.
+    """
+    if not difference <= tolerance:
+        raise UserError(
+            f"The logits of the {kind} file differ from PyTorch's by up to "
+            f"{difference:.1e}, and tolerance={tolerance:.1e} allows less. "
+            f"The file was not kept: {output}"
+        )
+
+
 def _repeated(images: Tensor, count: int) -> Tensor:
     return images[torch.arange(count) % len(images)]
 

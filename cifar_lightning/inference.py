@@ -26,6 +26,7 @@ class Inference:
         deterministic: as the Trainer had it.
 
     Attributes:
+        classifier: as given.
         device: that it runs on.
         precision: Lightning's name.
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,9 @@ def threads_for(at_once: int) -> int | None:
     """A job's share of the cores when several run at once; None where OMP_NUM_THREADS decides."""
     if "OMP_NUM_THREADS" in os.environ:
         return None
-    return max(1, cores() // at_once)
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Not those of the machine, where this process may use fewer.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // at_once)
 
 
 def run_job(
@@ -103,17 +101,7 @@ def run_job(
         JobDied: if the process ended in any other way.
         KeyboardInterrupt: after Ctrl-C, when the process has ended.
     """
-    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        # Of joblib's own, in whose workers this is; a new process would not know it.
-        multiprocessing.set_start_method("forkserver", force=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    connection, theirs = context.Pipe()
-    arguments = (theirs, work, surroundings, dict(os.environ))
-    process = context.Process(target=_be_a_job, args=arguments)
-    with _slurm_signals_blocked():
-        process.start()
-    theirs.close()
+    process, connection = _start(work, surroundings)
     interrupted = False
     next_tick = time.monotonic() + tick_s
     try:
@@ -152,6 +140,24 @@ def run_job(
     if kind == "failed":
         raise JobFailed(content)
     return content
+
+
+def _start(
+    work: Callable[[Ask], Any], surroundings: Surroundings
+) -> tuple[BaseProcess, Connection]:
+    """A process that does the work, and the way to talk with it."""
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # Of joblib's own, in whose workers this is; a new process would not know it.
+        multiprocessing.set_start_method("forkserver", force=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    connection, theirs = context.Pipe()
+    arguments = (theirs, work, surroundings, dict(os.environ))
+    process = context.Process(target=_be_a_job, args=arguments)
+    with _slurm_signals_blocked():
+        process.start()
+    theirs.close()
+    return process, connection
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """By which configuration a run goes on from a checkpoint."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,33 @@ def resumed(config: DictConfig) -> DictConfig:
             if key in config.choices:
                 result.choices[key] = config.choices[key]
         result.resume = str(path)
-    callbacks = result.callbacks if OmegaConf.is_dict(result.callbacks) else {}
+    _check_places(path, result, keys)
+    return result
+
+
+def _check_places(path: Path, config: DictConfig, typed: Sequence[str]) -> None:
+    """Refuse a checkpoint that has files written, and deleted, outside of the run's folder.
+
+    Args:
+        path: of the checkpoint, for the message.
+        config: to go on by.
+        typed: keys of the overrides.
+
+    Raises:
+        UserError: names the callback that would, unless its place was typed.
+    """
+    callbacks = config.callbacks if OmegaConf.is_dict(config.callbacks) else {}
     for name, part in callbacks.items():
         if not OmegaConf.is_dict(part) or "dirpath" not in part:
             continue
         # Lightning deletes what an earlier best checkpoint was, by a path of the checkpoint's own.
-        place, run_dir = part.dirpath, Path(result.run_dir).resolve()
+        place, run_dir = part.dirpath, Path(config.run_dir).resolve()
         inside = isinstance(place, str) and Path(place).resolve().is_relative_to(run_dir)
-        if not inside and f"callbacks.{name}.dirpath" not in keys:
+        if not inside and f"callbacks.{name}.dirpath" not in typed:
             raise UserError(
                 f"resume={path} wants callbacks.{name} to write to {place}, outside of the run's "
                 f"folder. If you want that too, type callbacks.{name}.dirpath={place} again."
             )
-    return result
 
 
 def _is_decided(key: str) -> bool:

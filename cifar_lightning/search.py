@@ -50,17 +50,17 @@ def search(config: DictConfig) -> dict[str, Any]:
             f"{started.by} starts the processes of one training. Workers of a search know nothing "
             "of each other: start each by itself, on SLURM by sbatch --array."
         )
-    search, storage = study.open_search(config)
-    with named(search.address):
+    shared, storage = study.open_search(config)
+    with named(shared.address):
         claims = Claims(
-            search.study, storage, search.folder, search.lock, search.n_trials, config.silence_s
+            shared.study, storage, shared.folder, shared.lock, shared.n_trials, config.silence_s
         )
-        outcome.show_start(search)
+        outcome.show_start(shared)
         try:
-            worker.work(search, claims)
+            worker.work(shared, claims)
         finally:
             claims.close()
-            found = outcome.conclude(search)
+            found = outcome.conclude(shared)
     if "best" not in found and not {"running", "waiting"} & set(found):
         raise UserError("No trial came to its end: trials.csv has the reasons.")
     return found

@@ -35,20 +35,11 @@ def train(
 
     from cifar_lightning import arguments, console, jobs, results, resume, review, run, training
     from cifar_lightning.callbacks import Interruption, Pruning
-    from cifar_lightning.errors import DataUnavailable
 
     if config.resume is not None:
         config = resume.resumed(config)
     arguments.check_config(config)
-    try:
-        data = run.build_data(config)
-    except DataUnavailable as error:
-        if not config.rehearse_without_data:
-            raise
-        console.banner(f"{error}\n\n{console.REHEARSAL}", "CIFAR-10 could not be had")
-        config = run.with_option(config, "data", "shapes")
-        data = run.build_data(config)
-
+    config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     classifier, budget = run.build_classifier(config, data)
     console.show_network(

@@ -73,37 +73,17 @@ def open_board(
         return None
     import wandb
 
-    attempts: list[Literal["online", "offline"]] = ["offline"]
     wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
     wanted = {"dryrun": "offline", "run": "online"}.get(wanted, wanted)  # W&B's older names
     if wanted == "disabled":
         return None
     messages = Messages()
-    settings = wandb.Settings(
-        silent=True,
-        console="off",  # the run's folder has its own log
-        # Names and paths of the machine are nobody's business; which code it is, `log_code` says.
-        x_disable_meta=True,
-        host="",
-        program="cifar_lightning",
-        disable_git=True,
-        disable_code=True,
-        init_timeout=SECONDS_TO_BEGIN,
-        finish_timeout=finish_timeout,
-        finish_timeout_raises=True,
-        x_transaction_log_flush_interval=2.0,  # seconds; what a killed run has not on the disk
-    )
-    if wanted != "offline":
-        try:
-            if _is_logged_in(settings, messages):
-                # The server may be down: then offline, and `wandb sync` uploads the run later.
-                attempts = ["online", "offline"]
-            elif wanted == "online":
-                log.warning("W&B: not logged in (wandb login), so this run is offline.")
-        except Exception as error:  # a malformed key, no network: neither may stop a training
-            _say_that_not("online", error)
+    settings = _settings(finish_timeout)
+    online = wanted != "offline" and _can_be_online(settings, messages, wanted == "online")
     # W&B's reports on itself, whose failures are of no interest.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    # The server may be down: then offline, and `wandb sync` uploads the run later.
+    attempts: list[Literal["online", "offline"]] = ["online", "offline"] if online else ["offline"]
     for attempt in attempts:
         try:
             Path(save_dir).mkdir(parents=True, exist_ok=True)
@@ -130,6 +110,37 @@ def open_board(
         else:
             return BoardLogger(run, messages, log_code, log_images, log_checkpoint)
     return None
+
+
+def _settings(finish_timeout: float) -> "wandb.Settings":
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",  # the run's folder has its own log
+        # Names and paths of the machine are nobody's business; which code it is, `log_code` says.
+        x_disable_meta=True,
+        host="",
+        program="cifar_lightning",
+        disable_git=True,
+        disable_code=True,
+        init_timeout=SECONDS_TO_BEGIN,
+        finish_timeout=finish_timeout,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=2.0,  # seconds; what a killed run has not on the disk
+    )
+
+
+def _can_be_online(settings: "wandb.Settings", messages: Messages, was_typed: bool) -> bool:
+    """Whether somebody is logged in; says it if nobody is though online was typed."""
+    try:
+        if _is_logged_in(settings, messages):
+            return True
+        if was_typed:
+            log.warning("W&B: not logged in (wandb login), so this run is offline.")
+    except Exception as error:  # a malformed key, no network: neither may stop a training
+        _say_that_not("online", error)
+    return False
 
 
 def _say_that_not(mode: str, error: Exception) -> None:

@@ -1,6 +1,6 @@
 """The command line: Hydra with messages that help; imports no torch, so it answers at once."""
 
-from cifar_lightning.cli.composing import CONF, PACKAGE, compose, title
+from cifar_lightning.cli.composing import CONF, PACKAGE, compose, key_of, title
 from cifar_lightning.cli.messages import explain
 from cifar_lightning.cli.program import entry
 from cifar_lightning.cli.resuming import resume_auto, resume_sweep
@@ -13,6 +13,7 @@ __all__ = [
     "compose",
     "entry",
     "explain",
+    "key_of",
     "prepare_arguments",
     "resume_auto",
     "resume_sweep",

@@ -48,13 +48,6 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
     # The processes of other devices inherit the variable, which `main` sets for reasons of its own.
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1" and SET_BY_US not in os.environ
 
-    def exit_with(error: Exception) -> NoReturn:
-        # What the disk refuses one process it may not refuse another.
-        typed = isinstance(error, UserError | CompactHydraException | OmegaConfBaseException)
-        if typed and not processes.is_first():
-            _let_the_first_speak()
-        sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")  # exit code 1
-
     def job(config: DictConfig) -> Any:
         hydra_config = HydraConfig.get()
         is_of_sweep = hydra_config.mode == RunMode.MULTIRUN
@@ -72,7 +65,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
                 return task(config)
         except MISTAKES as error:
             if not full_error:
-                exit_with(error)
+                _exit_with(error, config_name)
             raise
 
     def main() -> None:
@@ -84,17 +77,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         if not full_error:
             os.environ[SET_BY_US] = "1"
         try:
-            if config_name == "train":
-                sys.argv[1:] = resume_auto(resume_sweep(sys.argv[1:]))
-            sys.argv[1:] = prepare_arguments(sys.argv[1:])
-            started = processes.launch()
-            if started is not None and started.total > 1 and is_sweep(sys.argv[1:]):
-                raise UserError(
-                    f"{started.by} starts the processes of one training: leave -m out. A sweep "
-                    "whose jobs have several devices is hydra/launcher=submitit_slurm's."
-                )
-            if not processes.is_first():
-                sys.argv[1:] += write_nothing(sys.argv[1:])
+            sys.argv[1:] = _prepared(sys.argv[1:], config_name)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
         except KeyboardInterrupt:
             sys.exit(130)  # as shells report it
@@ -105,13 +88,40 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         except MISTAKES as error:
             if full_error:
                 raise
-            exit_with(error)
+            _exit_with(error, config_name)
         finally:
             signal.signal(signal.SIGTERM, before)
             if not full_error:
                 del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
 
     return main
+
+
+def _prepared(arguments: list[str], config_name: str) -> list[str]:
+    """What was typed, as Hydra takes it, for this one of a training's processes.
+
+    Raises:
+        UserError: for what cannot be meant.
+    """
+    if config_name == "train":
+        arguments = resume_auto(resume_sweep(arguments))
+    arguments = prepare_arguments(arguments)
+    started = processes.launch()
+    if started is not None and started.total > 1 and is_sweep(arguments):
+        raise UserError(
+            f"{started.by} starts the processes of one training: leave -m out. A sweep "
+            "whose jobs have several devices is hydra/launcher=submitit_slurm's."
+        )
+    return arguments if processes.is_first() else [*arguments, *write_nothing(arguments)]
+
+
+def _exit_with(error: Exception, config_name: str) -> NoReturn:
+    """End with one message and exit code 1."""
+    # What the disk refuses one process it may not refuse another.
+    typed = isinstance(error, UserError | CompactHydraException | OmegaConfBaseException)
+    if typed and not processes.is_first():
+        _let_the_first_speak()
+    sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")
 
 
 @contextlib.contextmanager

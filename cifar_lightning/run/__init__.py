@@ -7,9 +7,9 @@ from cifar_lightning.run.from_checkpoint import build_teacher, rebuild, rebuild_
 from cifar_lightning.run.parts import (
     build_classifier,
     build_data,
+    build_data_or_rehearse,
     build_network,
     instantiate_part,
-    with_option,
 )
 from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
 
@@ -17,6 +17,7 @@ __all__ = [
     "build_callbacks",
     "build_classifier",
     "build_data",
+    "build_data_or_rehearse",
     "build_network",
     "build_teacher",
     "build_trainer",
@@ -24,5 +25,4 @@ __all__ = [
     "open_loggers",
     "rebuild",
     "rebuild_data",
-    "with_option",
 ]

@@ -18,8 +18,9 @@ from cifar_lightning.budget import Budget, check, count
 from cifar_lightning.checkpoint import DataFacts
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import CONF
+from cifar_lightning.console import REHEARSAL, banner
 from cifar_lightning.data import ImageData, check_memory
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.trusted import as_data
 
 CIFAR_SIZE = 32  # pixels
@@ -74,6 +75,26 @@ def build_data(config: DictConfig) -> ImageData:
     with named("data"):
         data.setup()
     return data
+
+
+def build_data_or_rehearse(config: DictConfig) -> tuple[DictConfig, ImageData]:
+    """The data, and the configuration with it: data=shapes where another one is not to be had.
+
+    Raises:
+        DataUnavailable: if it is not to be had, and `rehearse_without_data` is false.
+        UserError: as `build_data` does.
+    """
+    try:
+        return config, build_data(config)
+    except DataUnavailable as error:
+        if not config.rehearse_without_data:
+            raise
+        banner(f"{error}\n\n{REHEARSAL}", "CIFAR-10 could not be had")
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        config.data = OmegaConf.load(CONF / "data" / "shapes.yaml")
+        config.choices.data = "shapes"
+    return config, build_data(config)
 
 
 def build_network(config: DictConfig, num_classes: int, image_size: int) -> nn.Module:
@@ -195,12 +216,3 @@ def make_classifier(config: DictConfig, network: nn.Module, facts: DataFacts) ->
     }
     classifier.save_hyperparameters(content, logger=False)
     return classifier
-
-
-def with_option(config: DictConfig, group: str, option: str) -> DictConfig:
-    """The configuration with another option in one of its groups."""
-    result: DictConfig = copy.deepcopy(config)
-    with open_dict(result):
-        result[group] = OmegaConf.load(CONF / group / f"{option}.yaml")
-        result.choices[group] = option
-    return result

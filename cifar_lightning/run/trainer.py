@@ -110,12 +110,7 @@ def build_trainer(
     assert isinstance(arguments, dict)
     del arguments["compile"]
     plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
-    one_device = None
-    started = launch()
-    if jobs.inside() and (started is None or started.total == 1):
-        one_device = NO_DDP_IN_SWEEPS
-    elif any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
-        one_device = RevisitHardest.ONE_DEVICE
+    one_device = _why_one_device(callbacks)
     num_nodes = arguments.get("num_nodes", 1)  # which earlier checkpoints do not say
     if one_device and num_nodes != 1:
         raise UserError(one_device)
@@ -136,7 +131,7 @@ def build_trainer(
         arguments["precision"] = choose_precision(arguments["accelerator"])
     if not has_validation:
         arguments["limit_val_batches"] = 0
-    # Those of others may change the gradients first.
+    # The norm last: other callbacks may change the gradients.
     watching = sorted(callbacks.values(), key=lambda callback: isinstance(callback, GradientNorm))
     if get_console().is_terminal:
         watching.append(ProgressBar(refresh_rate=5))
@@ -149,12 +144,22 @@ def build_trainer(
         enable_progress_bar=get_console().is_terminal,
     )
     _check_processes(trainer.num_nodes, trainer.num_devices)
-    devices = trainer.num_nodes * trainer.num_devices
-    if config.data.batch_size % devices:
+    total = trainer.num_nodes * trainer.num_devices
+    if config.data.batch_size % total:
         raise UserError(
-            f"{devices} devices cannot share data.batch_size={config.data.batch_size} evenly."
+            f"{total} devices cannot share data.batch_size={config.data.batch_size} evenly."
         )
     return trainer
+
+
+def _why_one_device(callbacks: dict[str, Callback]) -> str | None:
+    """Why a run may not have more; None if it may."""
+    started = launch()
+    if jobs.inside() and (started is None or started.total == 1):
+        return NO_DDP_IN_SWEEPS
+    if any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
+        return RevisitHardest.ONE_DEVICE
+    return None
 
 
 def _check_processes(num_nodes: int, devices: int) -> None:

@@ -31,8 +31,6 @@ NAMES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-
-
 SHOWN = 5  # of the best trials
 
 

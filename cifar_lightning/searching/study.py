@@ -13,7 +13,7 @@ from optuna.samplers import BruteForceSampler, GridSampler
 from optuna.storages import BaseStorage
 
 from cifar_lightning import arguments, run
-from cifar_lightning.cli import CONF, compose
+from cifar_lightning.cli import CONF, compose, key_of
 from cifar_lightning.errors import UserError
 from cifar_lightning.searching.space import as_overrides, examples, parse_space
 from cifar_lightning.searching.storage import lock_of, named, open_storage, without_password
@@ -37,8 +37,8 @@ def open_search(config: DictConfig) -> tuple[Search, BaseStorage]:
     """
     _check(config)
     space = parse_space(config.search.params)
-    overrides = [o for o in config.overrides if _key(o).partition(".")[0] not in OWN]
-    twice = sorted({_key(override) for override in overrides} & set(space))
+    overrides = [o for o in config.overrides if key_of(o).partition(".")[0] not in OWN]
+    twice = sorted({key_of(override) for override in overrides} & set(space))
     if twice:
         raise UserError(f"{', '.join(twice)} is searched by search={config.choices.search}.")
     folder = Path(config.run_dir)
@@ -161,7 +161,3 @@ def _join(study: optuna.Study, address: str, config: DictConfig, overrides: Sequ
             f"The study {study.study_name} in {without_password(address)} was begun with {what}. "
             "study=NAME begins another one."
         )
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich import get_console
 
-from cifar_lightning.cli import CONF, compose, run_task
+from cifar_lightning.cli import CONF, compose, key_of, run_task
 from cifar_lightning.errors import UserError
 from cifar_lightning.jobs import Ask, JobFailed, Surroundings, run_job, threads_for
 from cifar_lightning.places import PLACES
@@ -191,7 +191,7 @@ def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConf
 
 def is_of_machine(override: str) -> bool:
     """Whether an override says where things are and not what is trained."""
-    key = override.lstrip("+~").partition("=")[0]
+    key = key_of(override)
     places = (*(f"data.{place}" for place in PLACES), "trainer.gpus", "data", "logger")
     return key in places or key.startswith("logger.")
 
