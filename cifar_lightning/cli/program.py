@@ -7,7 +7,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -94,7 +95,25 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
             if not full_error:
                 del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
 
-    return main
+    def program() -> None:
+        if not _is_question_of_a_shell(sys.argv[1:]):
+            main()
+            return
+        # What is being typed is often not right yet, and a message would stand in the middle of it.
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+            try:
+                main()
+            except SystemExit as ending:
+                sys.exit(1 if ending.code else 0)
+
+    return program
+
+
+def _is_question_of_a_shell(arguments: Sequence[str]) -> bool:
+    """Whether it is about how a line could go on, as docs/completion.md has them installed."""
+    options = ("-sc", "--shell-completion")
+    asked = [after for option, after in pairwise(arguments) if option in options]
+    return any(after.startswith("query=") for after in asked)
 
 
 def _prepared(arguments: list[str], config_name: str) -> list[str]:
