@@ -17,6 +17,11 @@ from cifar_lightning.train import main
 Message = Callable[..., str]
 
 
+def options(group: str) -> list[str]:
+    """Of a group, in order: a checkout may have some of its own."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
 def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cifar_lightning.train", *arguments],
@@ -164,12 +169,12 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["trainer.max_epochs=null"], ["trainer.max_epochs=null is not a count from 1"]),
     (
         ["experiment=null,sgd", "-m"],
-        [
-            "needs an option: airbench94, best_1m, best_257k, best_seed, resnet20, sgd, speedrun, "
-            "speedrun_gpu."
-        ],
+        [f"needs an option: {', '.join(options('experiment'))}."],
     ),
-    (["augment=null"], ["augment=null: this group needs an option: basic, default, none, strong."]),
+    (
+        ["augment=null"],
+        [f"augment=null: this group needs an option: {', '.join(options('augment'))}."],
+    ),
     (["budget=null"], ["budget=null is no option and no set of keys."]),
     (["callbacks.best=null"], ["callbacks.best cannot be taken out"]),
     (["callbacks.nan=false"], ["callbacks.nan has no _target_", "false"]),
