@@ -129,8 +129,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (
         ["model=dilated_wd"],
         [
-            "There is no model=dilated_wd. The options of model: "
-            "airbench94, dilated_dw, residual_dw_1m, residual_dw_257k, resnet20.",
+            f"There is no model=dilated_wd. The options of model: {', '.join(options('model'))}.",
             "Did you mean dilated_dw?",
         ],
     ),
