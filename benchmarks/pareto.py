@@ -25,12 +25,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from hydra.errors import HydraException
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from cifar_lightning import hardware, run
 from cifar_lightning.classifier import Classifier
-from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.cli import compose, explain, prepare_arguments
 
 EXPERIMENTS = os.environ.get(
     "EXPERIMENTS", "best_seed,best_257k,best_1m,resnet20,airbench94"
@@ -51,6 +52,10 @@ PUBLISHED = {
     "DenseNet-BC-100-12": (770_000, 0.955),
     "ResNet-56": (855_770, 0.944),
     "SE-ResNet-56": (860_000, 0.959),
+}
+CIFAR10 = {
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
 }
 
 
@@ -75,13 +80,13 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _command(name: str, *options: str) -> None:
     # What it prints is not of the table, whose last line is JSON.
-    subprocess.run(
-        [sys.executable, "-m", f"cifar_lightning.{name}", *options], check=True, stdout=2
-    )
+    code = subprocess.call([sys.executable, "-m", f"cifar_lightning.{name}", *options], stdout=2)
+    if code:  # of which it has said why
+        sys.exit(code)
 
 
-def summarise(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means and standard deviations over the seeds."""
+def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of one network's runs: means and standard deviations over the seeds."""
     summary = {key: runs[0][key] for key in ("experiment", "model", "params", "epochs", "device")}
     summary["seeds"] = len(runs)
     for key in ("test/acc", "test/acc_flip", "train_tflop"):
@@ -95,9 +100,10 @@ def speeds(classifiers: dict[str, Classifier]) -> dict[str, dict[str, float]]:
     """Images/s of inference and of a training step, medians over rounds, by name."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = hardware.choose_precision("gpu" if device.type == "cuda" else "cpu")
-    size = next(iter(classifiers.values())).image_size
-    images = torch.randint(0, 256, (BATCH, 3, size, size), dtype=torch.uint8, device=device)
-    labels = torch.randint(0, 10, (BATCH,), device=device)
+    first = next(iter(classifiers.values()))
+    shape = (BATCH, 3, first.image_size, first.image_size)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    labels = torch.randint(0, len(first.classes), (BATCH,), device=device)
 
     def infer(classifier: Classifier) -> None:
         with torch.inference_mode():
@@ -147,10 +153,11 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
             + (f" ± {spread * 100:.2f}" if (spread := s[f"{key}_std"]) else "")
             for key in ("test/acc", "test/acc_flip")
         )
+        tflop = f"{s['train_tflop']:,.{0 if s['train_tflop'] >= 10 else 2}f}"
         lines.append(
             f"| `{s['experiment']}` | {s['params']:,} | {s['multiply_adds'] / 1e6:.1f} M "
             f"| {s['images_per_s']:,} | {s['train_images_per_s']:,} | {s['epochs']} "
-            f"| {s['train_tflop']:,.0f} | {s['seeds']} | {plain} % | {flipped} % |"
+            f"| {tflop} | {s['seeds']} | {plain} % | {flipped} % |"
         )
     return "\n".join(lines)
 
@@ -166,15 +173,19 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def picture(summaries: Sequence[dict[str, Any]], data: str) -> Figure:
-    """Accuracy against parameters: measured here, and published."""
+def picture(
+    summaries: Sequence[dict[str, Any]], published: dict[str, tuple[int, float]], data: str
+) -> Figure:
+    """Accuracy against parameters: measured here, and published for the same classes."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     measured = {s["experiment"]: (s["params"], s["test/acc"]) for s in summaries}
     for points, marker, color, label in (
-        (PUBLISHED, "o", "#57606a", "published, official files"),
+        (published, "o", "#57606a", "published, official files"),
         (measured, "D", "#0969da", f"measured here, {data}"),
     ):
+        if not points:
+            continue
         axes.plot(*zip(*points.values(), strict=True), marker, color=color, label=label)
         for name, (parameters, accuracy) in points.items():
             # A name stands on the right of its point, where no other point is close to it there.
@@ -186,8 +197,10 @@ def picture(summaries: Sequence[dict[str, Any]], data: str) -> Figure:
                 textcoords="offset points", ha="right" if crowded else "left",
             )  # fmt: skip
     axes.set_xscale("log")
-    axes.set_xlim(8e4, 3.5e6)
-    axes.xaxis.set_major_locator(FixedLocator([1e5, 2e5, 3e5, 5e5, 1e6, 2e6]))
+    parameters = [x for x, _ in (*published.values(), *measured.values())]
+    # Room for a name on the right of the last point.
+    axes.set_xlim(0.8 * min(parameters), 2 * max(parameters))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g} M"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters")
@@ -202,18 +215,27 @@ def picture(summaries: Sequence[dict[str, Any]], data: str) -> Figure:
 def main() -> None:
     """Train and measure what is not measured yet, and write the table and the picture."""
     overrides = ["logger=csv", *prepare_arguments(sys.argv[1:])]
+    try:
+        configs = {name: compose([f"experiment={name}", *overrides]) for name in EXPERIMENTS}
+    except HydraException as error:
+        sys.exit(explain(error, "train", overrides))
+    data = next(iter(configs.values())).choices.data
+    others = {json.loads(file.read_text())["data"] for file in FOLDER.glob("*.json")} - {data}
+    if others:
+        sys.exit(
+            f"FOLDER={FOLDER} has runs of data={others.pop()}, and one table is of one data set: "
+            f"take another FOLDER for data={data}."
+        )
     FOLDER.mkdir(parents=True, exist_ok=True)
     runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
-    if len(data := {r["data"] for r in runs}) > 1:
-        sys.exit(f"{FOLDER} has runs of {' and '.join(sorted(data))}: one table is of one data set")
     classifiers, budgets = {}, {}
-    for name in EXPERIMENTS:  # new ones: what a network costs is not a matter of its weights
-        config = compose([f"experiment={name}", *overrides])
+    for name, config in configs.items():  # new: what a network costs does not lie in its weights
         classifiers[name], budgets[name] = run.build_classifier(config, run.build_data(config))
+    classes = next(iter(classifiers.values())).classes
     measured = speeds(classifiers)
     summaries = [
         {
-            **summarise(name, [r for r in runs if r["experiment"] == name]),
+            **summarise([r for r in runs if r["experiment"] == name]),
             "multiply_adds": budgets[name].multiply_adds,
             **measured[name],
         }
@@ -222,7 +244,8 @@ def main() -> None:
     summaries.sort(key=lambda s: (s["params"], s["test/acc"]))
     print(table(summaries))
     (FOLDER / "table.md").write_text(f"{table(summaries)}\n\n{caption(runs)}\n")
-    picture(summaries, f"data={runs[0]['data']}").savefig(FOLDER / "pareto.png")
+    published = PUBLISHED if set(classes) == CIFAR10 else {}
+    picture(summaries, published, f"data={data}").savefig(FOLDER / "pareto.png")
     print(f"In {FOLDER}: table.md, pareto.png, the runs")
     print(json.dumps({"torch": torch.__version__, "batch": BATCH, "networks": summaries}))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,41 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
         assert [n[key] for n in second["networks"]] == [n[key] for n in first["networks"]]
     assert list((results / "best_seed_0" / ".hydra").glob("resumed_*"))
     assert not (results / "airbench94_1").exists()
+
+
+@pytest.mark.parametrize("params", [20_000, 40_000_000])
+def test_a_network_of_any_size_is_in_the_picture(params: int) -> None:
+    pareto = runpy.run_path(str(CONF.parent / "benchmarks" / "pareto.py"))
+    own = {"experiment": "own", "params": params, "test/acc": 0.5}
+    (axes,) = pareto["picture"]([own], pareto["PUBLISHED"], "data=cifar10").axes
+    for x, y in ((params, 0.5), *pareto["PUBLISHED"].values()):
+        assert axes.get_xlim()[0] < x < axes.get_xlim()[1]
+        assert axes.get_ylim()[0] < y < axes.get_ylim()[1]
+    assert "own" in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "message"),
+    [
+        ("sgd", "has runs of data=cifar10, and one table is of one data set"),
+        ("tinny", "There is no experiment=tinny."),
+    ],
+)
+def test_what_has_no_place_in_the_table_is_refused_before_anything_is_trained(
+    experiment: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "other_0.json").write_text('{"data": "cifar10"}')
+    ended = subprocess.run(
+        [sys.executable, str(CONF.parent / "benchmarks" / "pareto.py"), "data=shapes"],
+        env=os.environ | {"EXPERIMENTS": experiment, "FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["other_0.json"]
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.budget import count
+from cifar_lightning.cli import compose
+from cifar_lightning.errors import UserError
 from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
 from cifar_lightning.models.blocks import Depthwise, Residual, SqueezeExcitation
+from cifar_lightning.run import build_network
 
 # Kind, output shape, parameters, bias; the table of the network, row by row.
 TABLE: list[tuple[type[nn.Module], tuple[int, ...], int, bool]] = [
@@ -88,6 +91,26 @@ def test_dilated_dw_pools_as_the_original_at_32_pixels() -> None:
 def test_dilated_dw_takes_other_sizes_and_class_counts(size: int) -> None:
     network = DilatedDW(num_classes=3, image_size=size)
     assert network(torch.zeros(2, 3, size, size)).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "smallest"),
+    [
+        ("airbench94", 9),
+        ("dilated_dw", 24),
+        ("residual_dw_1m", 8),
+        ("residual_dw_257k", 4),
+        ("resnet20", 1),
+    ],
+)
+def test_networks_take_images_from_a_smallest_size(option: str, smallest: int) -> None:
+    config = compose([f"model={option}"])
+    for size in (smallest, smallest + 1, 2 * smallest + 31):
+        network = build_network(config, num_classes=3, image_size=size).eval()
+        assert network(torch.zeros(2, 3, size, size)).shape == (2, 3)
+    if smallest > 1:
+        with pytest.raises((UserError, RuntimeError)):
+            count(build_network(config, 3, smallest - 1), smallest - 1)
 
 
 def test_dilated_dw_refuses_images_that_are_too_small() -> None:
