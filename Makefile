@@ -5,7 +5,7 @@ DEPENDENCIES := .venv/.dependencies-of-lock
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format \
+.PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format hooks \
     bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling faults wheel \
     notebooks lock audit
 
@@ -77,6 +77,9 @@ lint: $(READY)  ## format, rules and types
 format: $(READY)  ## mend what `make lint` can mend itself
 	$(PYTHON) -m ruff format .
 	$(PYTHON) -m ruff check --fix .
+
+hooks: $(READY)  ## have git check each commit as make lint does
+	$(PYTHON) -m pre_commit install
 
 bench: $(READY)  ## images/s beside the network alone, a bare loop, a conventional pipeline
 	$(PYTHON) benchmarks/throughput.py $(ARGS)

@@ -12,6 +12,7 @@ from cifar_lightning.train import train
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 
 
 def block(language: str) -> str:
@@ -34,11 +35,12 @@ def test_the_network_to_add_trains_and_is_short(
 
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 DOCS = RELIABILITY + "".join(
-    (ROOT / "docs" / name).read_text() for name in ("scaling.md", "wandb.md")
+    (ROOT / "docs" / name).read_text()
+    for name in ("completion.md", "library.md", "scaling.md", "wandb.md")
 )
 COMMANDS = re.findall(
     r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (.*)$",
-    README + DOCS.replace("\\\n", " "),
+    README + CONTRIBUTING + DOCS.replace("\\\n", " "),
     re.MULTILINE,
 )
 
@@ -76,7 +78,16 @@ def test_every_promise_names_tests_that_exist() -> None:
 
 def test_every_make_target_exists() -> None:
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)\b", README + DOCS)) <= rules | {"and"}
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", README + CONTRIBUTING + DOCS)) <= rules | {"and"}
+
+
+def test_what_contributing_names_is_there() -> None:
+    named = re.findall(r"`([\w./]+/[\w.]*|\w+\.(?:md|toml|py|cff))`", CONTRIBUTING)
+    made = {"dist/", "runs/debug/"}
+    places = (ROOT, ROOT / "tests", ROOT / "cifar_lightning")
+    assert len(named) > 12
+    for name in {*named} - made:
+        assert any((place / name).exists() for place in places), name
 
 
 def test_the_tree_is_the_tree_on_disk() -> None:
