@@ -4,8 +4,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import TINY
 from omegaconf import DictConfig, OmegaConf
@@ -44,8 +46,27 @@ def test_a_smoke_run_of_the_largest_experiment(tmp_path: Path) -> None:
     assert train(config)["model"] == "residual_dw_1m"
 
 
+class Noting(pl.Callback):
+    """Notes which images come in training, and how many in validation."""
+
+    trained: ClassVar[set[int]] = set()
+    validated: ClassVar[list[int]] = []
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, _: Any
+    ) -> None:
+        self.trained.update(batch[2].tolist())
+
+    def on_validation_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.validated.append(len(batch[1]))
+
+
 def test_the_seed_network_learns_a_few_batches_by_heart(tmp_path: Path) -> None:
-    metrics = train(debug("overfit", tmp_path))
+    metrics = train(debug("overfit", tmp_path, "+callbacks.noting._target_=test_debug.Noting"))
+    assert len(Noting.trained) == 4 * 25  # of 150
+    assert sum(Noting.validated) == 30 * 4 * 25
     assert metrics["test/acc"] is None
     assert metrics["train_images"] == 30 * 4 * 25
     last = read_rows(tmp_path)[-1]
