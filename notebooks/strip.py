@@ -70,7 +70,7 @@ def _places(folder: Path) -> list[tuple[str, str]]:
     places = []
     for name in sorted(names, key=len, reverse=True):
         if Path(name) == Path(name).parent:
-            continue  # / would be in every path
+            continue  # a fraction is no path
         if names[name] == ".":  # what is below goes on without
             places.append((rf"{START}{re.escape(name)}/(?=\w|\.)", ""))
         places.append((rf"{START}{re.escape(name)}(?![\w-])", names[name]))
