@@ -102,10 +102,6 @@ def test_read_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(sweep.glob("*/metrics.json"))) == 4
 
 
-def test_there_are_four() -> None:
-    assert list(BY_NUMBER) == ["01", "02", "03", "04"]
-
-
 @each
 def test_a_notebook_is_stored_with_outputs_that_are_of_no_machine(file: Path) -> None:
     text = file.read_text()
