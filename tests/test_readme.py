@@ -1,38 +1,16 @@
 import re
 import shlex
-from collections.abc import Callable
-from pathlib import Path
+import subprocess
 
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from cifar_lightning import models
+import cifar_lightning
 from cifar_lightning.cli import CONF, compose, prepare_arguments, resume_auto
-from cifar_lightning.train import train
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
-
-
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-    return str(found)
-
-
-def test_the_network_to_add_trains_and_is_short(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., DictConfig]
-) -> None:
-    code, option = block("python"), block("yaml")
-    assert len(code.splitlines()) < 20
-    (tmp_path / "tiny.py").write_text(code)
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
-    config = tiny("+trainer.limit_train_batches=2")
-    config.model = OmegaConf.create(option)
-    metrics = train(config)
-    assert 0 < metrics["params"] < 100_000
-
-
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
 DOCS = RELIABILITY + "".join(
     (ROOT / "docs" / name).read_text()
@@ -101,6 +79,16 @@ def test_the_tree_is_the_tree_on_disk() -> None:
         if path.name not in ("__init__.py", "__pycache__", "errors.py", "py.typed")
     }
     assert named == on_disk
+    listed = ("git", "ls-files", "-z")
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {name.partition("/")[0] for name in files.split("\0") if "/" in name}
+    at_the_top = set(re.findall(r"^    (\w+)/ ", tree, re.MULTILINE))
+    assert {f for f in folders if not f.startswith(".")} == at_the_top | {"cifar_lightning"}
+
+
+def test_it_lists_the_public_names() -> None:
+    table = README.partition("| public names |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(cifar_lightning.__all__)
 
 
 def test_what_it_shows_and_links_to_exists() -> None:
