@@ -112,7 +112,7 @@ def kept_promises(
     Args:
         watches: of several seeds.
         weights: which, a key of `Watch.right`.
-        every: looks at every so manieth check of an epoch only.
+        every: looks at one check of so many only.
         margin: in standard errors of the difference between two such halves.
         target: accuracy to promise.
     """

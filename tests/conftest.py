@@ -4,12 +4,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import sqlalchemy
@@ -111,19 +109,6 @@ class Sure(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = images.flatten(1) @ self.weights
         return logits
-
-
-def weights_of(checkpoint: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    return dict(content["state_dict"])
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Return when something is so; fail if it does not come in that time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # No machine can be relied on to have the images or to get them.

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 import yaml  # type: ignore[import-untyped]
+from checkpoints import Bomb, changed, in_config
 from conftest import TINY
 from endings import cases, ends_well, leftovers
 from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_checkpoint import Bomb, changed, in_config
 
 from cifar_lightning import checkpoint, resume, run
 from cifar_lightning.cli import compose

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import Bomb
+from data_sets import Files, folder_data, png, ready, write_folder, write_tar, write_zip
 from endings import cases, ends_well, leftovers
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from test_bad_checkpoints import trained  # noqa: F401
-from test_checkpoint import Bomb
-from test_data import Files, folder_data, png, ready, write_folder, write_tar, write_zip
 from test_download import FILES, archive_of
 
 from cifar_lightning.cli import compose

@@ -3,28 +3,15 @@
 test_bad_config.py, test_bad_images.py and test_bad_checkpoints.py have those, in one process.
 """
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import Bomb
+from data_sets import write_folder, write_tar, write_zip
+from programs import one_message, run_command
 from test_bad_config import SMALL
 from test_bad_images import PNG, bomb, data_set
-from test_checkpoint import Bomb
-from test_data import write_folder, write_tar, write_zip
-from test_faults import one_message
-
-
-def run_command(name: str, *typed: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"cifar_lightning.{name}", *typed],
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        timeout=120,
-    )
-
 
 FOLDER = ("data=folder", "data.batch_size=1", "data.val_size=0", "target_accuracy=null")
 

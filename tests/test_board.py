@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BoardRun, weights_of
+from checkpoints import weights_of
+from conftest import BoardRun
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 from wandb_files import WANDB, recorded, run_folders

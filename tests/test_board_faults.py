@@ -8,15 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from conftest import TINY, needs_unshare
+from programs import only, wait_for
 from wandb_files import recorded, run_folders, without_service
-from wandb_server import KEY, Behaviour, WandbServer, wait_for, wandb_server
+from wandb_server import KEY, Behaviour, WandbServer, wandb_server
 
 from cifar_lightning.cli import CONF
 from cifar_lightning.runs import read_rows
@@ -59,11 +59,6 @@ def finish(program: subprocess.Popen[str], seconds: float = IN_TIME) -> str:
     assert program.returncode == 0, output
     assert "Traceback" not in output
     return output
-
-
-def only(pattern: str) -> Path:
-    (found,) = Path.cwd().glob(pattern)
-    return found
 
 
 def check_that_nothing_is_lost(output: str, epochs: int, said: str) -> None:
@@ -120,7 +115,7 @@ def test_a_server_that_goes_away_ends_no_training(
     server: WandbServer, behaviour: Behaviour
 ) -> None:
     program = start(server.url, f"trainer.max_epochs={EPOCHS}")
-    wait_for(server.saw_a_row, 100)
+    wait_for(server.saw_a_row.is_set, seconds=100)
     server.behaviour = behaviour
     output = finish(program)
     check_that_nothing_is_lost(output, EPOCHS, "The training goes on; what its board lacks is kept")
@@ -151,7 +146,7 @@ def test_a_server_that_is_away_from_the_start_makes_the_run_offline(
 @pytest.mark.slow
 def test_without_its_own_process_wandb_ends_no_training(server: WandbServer) -> None:
     program = start(server.url, f"trainer.max_epochs={EPOCHS}")
-    wait_for(server.saw_a_row, 100)
+    wait_for(server.saw_a_row.is_set, seconds=100)
     os.kill(core_of(program.pid), signal.SIGKILL)
     output = finish(program)
     check_that_nothing_is_lost(output, EPOCHS, "W&B: ")
@@ -172,18 +167,11 @@ def core_of(pid: int) -> int:
 @pytest.mark.slow
 def test_a_training_that_is_killed_leaves_the_rows_so_far() -> None:
     program = start(NOWHERE, "trainer.max_epochs=10_000", online=False)
-    deadline = time.monotonic() + 100
-    rows: list[Any] = []
-    while not rows:
-        assert time.monotonic() < deadline
-        time.sleep(1)
-        rows = [row for folder in run_folders() for row in recorded(folder).rows]
+    wait_for(lambda: any(recorded(folder).rows for folder in run_folders()))
     core = core_of(program.pid)
     program.kill()
     program.communicate()
-    while Path(f"/proc/{core}").exists():  # it writes what it has
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: not Path(f"/proc/{core}").exists())  # it writes what it has
     (folder,) = run_folders()
     board = recorded(folder)
     assert board.rows[0]["epoch"] == 1

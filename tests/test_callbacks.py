@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import weights_of
+from checkpoints import weights_of
 from omegaconf import DictConfig
 from torch import Tensor
 

@@ -1,4 +1,3 @@
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import Bomb, changed, in_config
 from conftest import TINY
 from omegaconf import DictConfig
 
@@ -88,17 +88,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def best(trained: Path, tmp_path: Path) -> Path:
     """A checkpoint, whose content `changed` changes."""
     return Path(shutil.copy(trained, tmp_path))
-
-
-def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    content = torch.load(path, weights_only=True)
-    change(content)
-    torch.save(content, path)
-    return path
-
-
-def in_config(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
-    return lambda content: change(content["hyper_parameters"]["config"])
 
 
 def nested(depth: int) -> Any:
@@ -251,11 +240,6 @@ def test_a_checkpoint_holds_what_was_evaluated_at_its_training(
     resumed = resume.resumed(compose_only(tiny, [f"resume={best}"]))
     resumed.seed = 3
     assert resumed.trainer.max_epochs == 3
-
-
-class Bomb:
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
-        return (os.mkdir, ("was_called",))
 
 
 def test_code_in_a_checkpoint_is_not_run(best: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from conftest import TINY
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
+from programs import run_command
 
 from cifar_lightning.cli import CONF, compose, prepare_arguments
 from cifar_lightning.errors import UserError
@@ -20,16 +21,6 @@ Message = Callable[..., str]
 def options(group: str) -> list[str]:
     """Of a group, in order: a checkout may have some of its own."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def command(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.train", *arguments],
-        capture_output=True,
-        text=True,
-        env=os.environ | (env or {}),
-        timeout=120,
-    )
 
 
 def composed_path(typed: str) -> str:
@@ -261,7 +252,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
 def message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Message:
     """What the command ends with: the program itself, in this process to spare its start."""
 
-    def run_command(*typed: str) -> str:
+    def run_here(*typed: str) -> str:
         monkeypatch.setattr(sys, "argv", ["cifar-train", *typed])
         singletons = Singleton.get_state()
         try:
@@ -274,7 +265,7 @@ def message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         assert isinstance(ended.value.code, str)  # which is exit code 1
         return ended.value.code
 
-    return run_command
+    return run_here
 
 
 @pytest.mark.parametrize(("typed", "expected"), MESSAGES, ids=lambda x: "_".join(x)[:60])
@@ -298,14 +289,14 @@ def test_a_mistake_ends_in_one_message(
     ],
 )
 def test_a_mistake_has_exit_code_1_and_no_traceback(typed: Sequence[str], expected: str) -> None:
-    ended = command(*typed)
+    ended = run_command("train", *typed)
     assert ended.returncode == 1
     assert expected in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 def test_the_traceback_is_there_for_who_asks() -> None:
-    ended = command("modle=dilated_dw", env={"HYDRA_FULL_ERROR": "1"})
+    ended = run_command("train", "modle=dilated_dw", env=os.environ | {"HYDRA_FULL_ERROR": "1"})
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
 

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import BoardRun
+from programs import run_command
 from wandb_files import without_service
 from wandb_server import KEY, wandb_server
 
@@ -16,13 +16,7 @@ from cifar_lightning import panels
 
 def dashboard(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     nobody = {"HOME": str(Path.cwd()), "NETRC": "no-netrc"}
-    return subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.dashboard", *arguments],
-        env=without_service() | nobody | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    return run_command("dashboard", *arguments, env=without_service() | nobody | variables)
 
 
 @pytest.fixture(scope="module")

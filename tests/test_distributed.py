@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import TINY
 from omegaconf import DictConfig
-from test_train import finish, read_json, start
+from programs import finish, read_json, run_command, start
 
 from cifar_lightning import run
 from cifar_lightning.cli import PACKAGE
@@ -343,6 +343,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
     losses = {}
     for devices, option in ((1, "trainer.gpus=0"), (2, "trainer=ddp_sim")):
         program = start(
+            "train",
             *(typed for typed in TINY if "gpus" not in typed),
             option,
             "model._target_=without_norm.Network",
@@ -500,12 +501,7 @@ def test_revisiting_is_refused_on_several_machines(tiny: Compose, shapes: Shapes
 
 
 def test_a_sweep_under_torchrun_is_refused() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.train", "-m", "seed=0,1"],
-        env=os.environ
-        | {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-        capture_output=True,
-        text=True,
-    )
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ended = run_command("train", "-m", "seed=0,1", env=os.environ | torchrun)
     assert ended.returncode == 1
     assert "leave -m out" in ended.stderr

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TINY, Sure
+from data_sets import small_data_set, write_tar
 from omegaconf import DictConfig
 from PIL import Image
-from test_data import small_data_set, write_tar
+from programs import run_command
 
 from cifar_lightning import evaluation, measures, run
 from cifar_lightning.cli import compose, prepare_arguments
@@ -187,11 +187,7 @@ def test_the_command_shows_tables_and_leaves_no_folder_of_its_own(
     metrics = train(tiny())
     before = {path.name for path in tmp_path.iterdir()}
     arguments = ("trainer.gpus=0", f"checkpoint={tmp_path}/run/checkpoints/best.ckpt")
-    ended = subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.evaluate", *arguments],
-        capture_output=True,
-        text=True,
-    )
+    ended = run_command("evaluate", *arguments)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
     assert f"{metrics['test/acc']:.2%}" in ended.stdout

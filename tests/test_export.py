@@ -13,6 +13,7 @@ import onnx
 import onnxruntime  # type: ignore[import-untyped]
 import pytest
 import torch
+from checkpoints import changed
 from conftest import TINY
 from omegaconf import DictConfig
 from safetensors import safe_open
@@ -77,13 +78,6 @@ def call(program: str, code: int = 0) -> str:
 
 def files_beside(checkpoint: Path) -> set[str]:
     return {file.name for file in checkpoint.parent.iterdir()}
-
-
-def changed(checkpoint: Path, change: Callable[[dict[str, Any]], None]) -> Path:
-    content = torch.load(checkpoint, weights_only=True)
-    change(content)
-    torch.save(content, checkpoint)
-    return checkpoint
 
 
 def test_an_onnx_file_gives_the_logits_of_the_checkpoint(

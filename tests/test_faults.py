@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, needs_unshare, weights_of
-from test_data import small_data_set, write_tar
+from checkpoints import weights_of
+from conftest import TINY, needs_unshare
+from data_sets import small_data_set, write_tar
+from programs import one_message, run_command
 
 from cifar_lightning.checkpoint import read_checkpoint
 from cifar_lightning.runs import read_rows
@@ -41,13 +43,6 @@ def train_on(
         env=os.environ | {"WANDB_DIR": str(disk)},
         timeout=300,
     )
-
-
-def one_message(ended: subprocess.CompletedProcess[str]) -> str:
-    assert ended.returncode == 1, ended.stderr
-    assert "Traceback" not in ended.stderr
-    assert ended.stderr.count("Error: ") == 1
-    return ended.stderr.partition("Error: ")[2]
 
 
 own_disk = needs_unshare("--mount")
@@ -85,7 +80,9 @@ def test_the_best_checkpoint_survives_a_disk_that_is_full_when_it_is_replaced(
     assert {read_checkpoint(file).global_step for file in files} == {6}
     # And the run can go on from there, as the message says.
     shutil.copytree(run_dir, tmp_path / "run")
-    ended = command(f"resume={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2")
+    ended = run_command(
+        "train", f"resume={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2"
+    )
     assert ended.returncode == 0, ended.stderr
     assert [row["step"] for row in read_rows(tmp_path / "run") if "lr" in row] == [5.0, 11.0]
 
@@ -149,18 +146,9 @@ def test_a_disk_that_vanishes_in_training_ends_in_one_message_and_keeps_what_it_
     last = tmp_path / "saved" / "checkpoints" / "last.ckpt"
     epochs = read_checkpoint(last).global_step // 6
     assert epochs >= 1
-    ended = command(f"resume={last}", f"trainer.max_epochs={epochs + 1}")
+    ended = run_command("train", f"resume={last}", f"trainer.max_epochs={epochs + 1}")
     assert ended.returncode == 0, ended.stderr
     assert read_checkpoint(last).global_step == 6 * (epochs + 1)
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.train", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @own_disk
@@ -196,7 +184,8 @@ def test_a_nan_on_one_of_two_devices_ends_both(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = [option for option in TINY if "gpus" not in option]
-    ended = command(
+    ended = run_command(
+        "train",
         *options,
         "trainer=ddp_sim",
         "trainer.max_epochs=1",
@@ -217,7 +206,8 @@ def test_paths_with_equals_signs_commas_and_spaces_work_from_data_to_resume(
     archive = write_tar(odd / "my=set, 1.tar.xz", small_data_set())
     monkeypatch.chdir(odd)
     options = [option for option in TINY if not option.startswith("data")]
-    ended = command(
+    ended = run_command(
+        "train",
         *options,
         "data=folder",
         f"data.path={archive}",
@@ -230,7 +220,7 @@ def test_paths_with_equals_signs_commas_and_spaces_work_from_data_to_resume(
     assert list((odd / "the cache").glob("*.pt"))
     (last,) = odd.glob("runs/train/*/checkpoints/last.ckpt")
     # As typed, and without the folder's own name, which the shell would have to quote.
-    ended = command(f"resume={last}", "trainer.max_epochs=2")
+    ended = run_command("train", f"resume={last}", "trainer.max_epochs=2")
     assert ended.returncode == 0, ended.stderr
     assert read_checkpoint(last).global_step == 8
     assert len(list(odd.glob("runs/train/*"))) == 1
@@ -238,6 +228,6 @@ def test_paths_with_equals_signs_commas_and_spaces_work_from_data_to_resume(
 
 @pytest.mark.slow
 def test_the_run_folder_may_have_any_name(tmp_path: Path) -> None:
-    ended = command(*TINY, f"hydra.run.dir={tmp_path}/lr=0.1, my run/${{now:%Y}}")
+    ended = run_command("train", *TINY, f"hydra.run.dir={tmp_path}/lr=0.1, my run/${{now:%Y}}")
     assert ended.returncode == 0, ended.stderr
     assert len(list(tmp_path.glob("lr=0.1, my run/20*/metrics.json"))) == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from test_data import small_data_set, write_tar
+from data_sets import small_data_set, write_tar
 
 from cifar_lightning.cli import CONF
 

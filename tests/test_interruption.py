@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import pytorch_lightning as pl
 import torch
 from conftest import TINY
 from omegaconf import DictConfig
+from programs import finish, only, start, wait_for
 from test_distributed import free_port, srun
-from test_train import as_typed, finish, only, start
+from test_train import as_typed
 
 from cifar_lightning.callbacks import Interruption
 from cifar_lightning.checkpoint import read_checkpoint
@@ -220,18 +220,15 @@ def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
     options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
     options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
     options += ["trainer.max_epochs=200"]
-    program = start(*options)
-    deadline = time.monotonic() + 200
-    while not list(tmp_path.glob("runs/train/*/checkpoints/last.ckpt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    program = start("train", *options)
+    wait_for(lambda: list(tmp_path.glob("runs/train/*/checkpoints/last.ckpt")), program)
     program.send_signal(TERM)
     output = finish(program)
     assert program.returncode == 143, output
     assert "Traceback" not in output
     last = only("runs/train/*/checkpoints/last.ckpt")
     steps = read_checkpoint(last).global_step
-    program = start(f"resume={last}", f"trainer.max_epochs={steps // 6 + 2}")
+    program = start("train", f"resume={last}", f"trainer.max_epochs={steps // 6 + 2}")
     output = finish(program)
     assert program.returncode == 0, output
     rows = [row for row in read_rows(last.parents[1]) if "lr" in row]
@@ -248,11 +245,8 @@ def test_under_slurm_the_same_command_goes_on_again_and_again(
     options = [*TINY, "target_accuracy=null", "trainer.max_epochs=2000", "resume=auto"]
     steps = [0]
     for _ in range(3):
-        program = start(*options)
-        deadline = time.monotonic() + 200
-        while not any(steps_of(file) > steps[-1] for file in tmp_path.glob(LAST)):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        program = start("train", *options)
+        wait_for(lambda: any(steps_of(f) > steps[-1] for f in tmp_path.glob(LAST)), program)
         program.send_signal(TERM)
         output = finish(program)
         assert program.returncode == 143, output
@@ -314,7 +308,7 @@ def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
     options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
-    program = start(*options, "trainer.max_epochs=2", "+callbacks.late._target_=late.Late")
+    program = start("train", *options, "trainer.max_epochs=2", "+callbacks.late._target_=late.Late")
     output = finish(program)
     assert program.returncode != 0
     assert "Traceback" not in output

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from conftest import wait_for
+from programs import wait_for
 
 from cifar_lightning import jobs
 from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, run_job

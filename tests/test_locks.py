@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import wait_for
+from programs import wait_for
 
 from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, run_job
 from cifar_lightning.locks import alone_in, alone_on_a_gpu, is_taken

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from data_sets import small_data_set, write_folder
 from PIL import Image
 from rich import get_console
-from test_data import small_data_set, write_folder
 
 from cifar_lightning import classifying, predictions, run
 from cifar_lightning.cli import compose, prepare_arguments

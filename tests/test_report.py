@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import TINY
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from programs import read_json, run_command
 
 from cifar_lightning.cli import compose, prepare_arguments
 from cifar_lightning.errors import UserError
@@ -39,13 +40,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("many")
     options = ("seed=3,4", "optimizer.lr=0.02,0.002,-1")
     target = ("target_accuracy=0.001", "target_confidence=0.5")
-    ended = subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.train", "-m", *TINY, *options, *target],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = run_command("train", "-m", *TINY, *options, *target, cwd=folder, env=env)
     assert ended.returncode == 1, ended.stdout  # of those that failed
     (sweep,) = folder.glob("runs/train/*_sweep")
     return sweep
@@ -72,7 +68,7 @@ def many(swept: Path, tmp_path: Path) -> Path:
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "metrics.json").read_text()))
+    return read_json(folder / "metrics.json")
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -183,7 +179,10 @@ def test_a_multirun_without_a_finished_run_has_a_page(many: Path) -> None:
 
 
 def test_an_interrupted_run_is_listed_and_not_counted(many: Path) -> None:
-    metrics = metrics_of(many / "0") | {"stopped_by": "interrupted", "test/acc": None}
+    metrics = metrics_of(many / "0") | {
+        "stopped_by": "interrupted",
+        "test/acc": None,
+    }
     (many / "0" / "metrics.json").write_text(json.dumps(metrics | {"val/acc": 1.0}))
     html = write(many).read_text()
     assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html

@@ -6,9 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState
+from programs import finish, run_command, start, wait_for
 
 from cifar_lightning.cli import compose, prepare_arguments
 from cifar_lightning.errors import UserError
@@ -109,26 +107,13 @@ class Crash(pl.Callback):
 """
 
 
-def start(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
+def start_search(*typed: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
     cwd.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [sys.executable, "-m", "cifar_lightning.search", *arguments],
-        cwd=cwd,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(program: "subprocess.Popen[str]") -> str:
-    output, _ = program.communicate(timeout=300)
-    return output
+    return start("search", *typed, cwd=cwd, env=os.environ | environment)
 
 
 def run_search(*arguments: str, cwd: Path, **environment: str) -> str:
-    program = start(*arguments, cwd=cwd, **environment)
+    program = start_search(*arguments, cwd=cwd, **environment)
     output = finish(program)
     assert program.returncode == 0, output
     return output
@@ -142,14 +127,6 @@ def table(folder: Path) -> list[dict[str, str]]:
 def results(folder: Path) -> list[dict[str, str]]:
     """The table without what no two trainings have alike."""
     return [{k: v for k, v in row.items() if k != "train_seconds"} for row in table(folder)]
-
-
-def wait_for(condition: Callable[[], object], program: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert program.poll() is None, program.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +172,7 @@ def test_the_best_configuration_is_an_experiment(
     assert "experiment=lr_augment_best" in command
     monkeypatch.chdir(whole.parents[2])
     typed = ["--cfg", "job", *command.split()[4:]]
-    ended = subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.train", *typed], capture_output=True, text=True
-    )
+    ended = run_command("train", *typed)
     assert ended.returncode == 0, ended.stderr
     config = OmegaConf.create(ended.stdout)
     assert isinstance(config, DictConfig)
@@ -215,7 +190,7 @@ def test_killed_half_way_and_started_again_it_ends_as_if_nothing_had_been(
     whole: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "killed/runs/search/lr_augment"
-    program = start(*SMALL, "n_trials=5", cwd=tmp_path / "killed")
+    program = start_search(*SMALL, "n_trials=5", cwd=tmp_path / "killed")
     wait_for((folder / "trials/2/checkpoints/last.ckpt").exists, program)
     program.kill()
     finish(program)
@@ -242,7 +217,7 @@ def test_killed_half_way_and_started_again_it_ends_as_if_nothing_had_been(
 def test_ctrl_c_leaves_the_trial_to_the_next_start(tmp_path: Path) -> None:
     cwd = tmp_path / "stopped"
     folder = cwd / "runs/search/lr_augment"
-    program = start(*SMALL, "n_trials=2", cwd=cwd)
+    program = start_search(*SMALL, "n_trials=2", cwd=cwd)
     wait_for((folder / "trials/0/checkpoints/last.ckpt").exists, program)
     program.send_signal(signal.SIGINT)
     output = finish(program)
@@ -261,7 +236,7 @@ def _again(cwd: Path) -> list[dict[str, str]]:
 @pytest.mark.slow
 def test_two_workers_share_one_sqlite_study(tmp_path: Path) -> None:
     cwd = tmp_path / "shared"
-    programs = [start(*SMALL, "n_trials=8", cwd=cwd) for _ in range(2)]
+    programs = [start_search(*SMALL, "n_trials=8", cwd=cwd) for _ in range(2)]
     outputs = [finish(program) for program in programs]
     assert [program.returncode for program in programs] == [0, 0], outputs
     done = [[int(number) for number in DONE.findall(output)] for output in outputs]
@@ -278,7 +253,7 @@ def test_two_machines_share_one_postgresql_study_and_one_dies(
     tmp_path: Path, database: str
 ) -> None:
     options = (*SMALL, "n_trials=6", f"storage={database}", "silence_s=4")
-    first, second = (start(*options, cwd=tmp_path / name) for name in ("first", "second"))
+    first, second = (start_search(*options, cwd=tmp_path / name) for name in ("first", "second"))
     running = tmp_path / "first/runs/search/lr_augment/trials"
     wait_for(lambda: list(running.glob("*/checkpoints/last.ckpt")), first)
     first.kill()
@@ -454,9 +429,7 @@ def test_an_experiment_that_was_chosen_is_the_base_of_the_best(tmp_path: Path) -
     file, _ = outcome.write_experiment(tmp_path, "found", ["trainer.max_epochs=3"], trial, 1)
     (tmp_path / "typed").mkdir()
     typed = ["--config-dir", str(tmp_path / "conf"), "experiment=found", "--cfg", "job"]
-    ended = subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.train", *typed], capture_output=True, text=True
-    )
+    ended = run_command("train", *typed)
     assert ended.returncode == 0, ended.stderr
     config = OmegaConf.create(ended.stdout)
     assert isinstance(config, DictConfig)

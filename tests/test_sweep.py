@@ -6,17 +6,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import programs
 import pytest
 import wandb_files
 from conftest import TINY
 from filelock import FileLock
 from omegaconf import OmegaConf
+from programs import finish, only, read_json, wait_for
 
 from cifar_lightning import sweep
 from cifar_lightning.cli import resume_sweep
@@ -264,42 +265,18 @@ TWO_EPOCHS = (
 )
 
 
-def start(place: Path, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
+def start(place: Path, *typed: str, **environment: str) -> "subprocess.Popen[str]":
     """`python -m cifar_lightning.train`, in a folder that has the callback."""
     (place / "crash.py").write_text(CRASH)
     more = {"PYTHONPATH": str(place), "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "cifar_lightning.train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=place,
-        env=wandb_files.without_service() | more | environment,
-        # What a shell starts by & ignores Ctrl-C, and so would what the tests start then.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(program: "subprocess.Popen[str]") -> str:
-    try:
-        return program.communicate(timeout=300)[0]
-    finally:
-        program.kill()
+    env = wandb_files.without_service() | more | environment
+    return programs.start("train", *typed, cwd=place, env=env)
 
 
 def command(place: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     program = start(place, *arguments, **environment)
     output = finish(program)
     return program.returncode, output
-
-
-def only(place: Path, pattern: str) -> Path:
-    (found,) = place.glob(pattern)
-    return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))
 
 
 def by_setting(folder: Path, key: str) -> dict[str, Path]:
@@ -347,7 +324,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
     place = tmp_path_factory.mktemp("broken")
     how = f"+callbacks.crash.how=none,{','.join(ENDS)}"
     code, said = command(place, "-m", *TWO_EPOCHS, how, "logger=default")
-    return Broken(place, only(place, "runs/train/*_sweep"), code, said)
+    return Broken(place, only("runs/train/*_sweep", place), code, said)
 
 
 @pytest.mark.slow
@@ -403,7 +380,7 @@ def test_a_sweep_goes_on_where_it_broke_off(broken: Broken) -> None:
         assert [row["epoch"] for row in rows if "lr" in row] == [1.0, 2.0]
         assert len(first[how]) == 1
         assert rows[0] == first[how][0]  # its seconds too: the first epoch was not trained again
-        assert only(runs[how] / ".hydra", "resumed_*/overrides.yaml")
+        assert only("resumed_*/overrides.yaml", runs[how] / ".hydra")
     after = board_runs(broken.place)
     assert len(after) == 6 + 5
     assert {run_id for run_id, group in after if group == broken.folder.name} == ids
@@ -456,7 +433,7 @@ def test_two_jobs_do_not_share_a_folder(tmp_path: Path) -> None:
     assert code == 1
     assert f"{tmp_path}/runs/train" in said
     assert "same has a run already, which was left as it is: of another job with the" in said
-    assert read_json(only(tmp_path, "runs/train/*/same/metrics.json"))["seed"] == 1
+    assert read_json(only("runs/train/*/same/metrics.json", tmp_path))["seed"] == 1
 
 
 @pytest.mark.slow
@@ -464,14 +441,12 @@ def test_ctrl_c_ends_a_sweep_in_order(tmp_path: Path) -> None:
     options = [option for option in TINY if "max_epochs" not in option]
     long = ["trainer.max_epochs=500", "target_accuracy=null"]
     program = start(tmp_path, "-m", *options, *long, "seed=0,1")
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("runs/train/*_sweep/0/checkpoints/last.ckpt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    first = "runs/train/*_sweep/0/checkpoints/last.ckpt"
+    wait_for(lambda: list(tmp_path.glob(first)), program)
     program.send_signal(signal.SIGINT)
     said = finish(program)
     assert program.returncode == 130, said
-    folder = only(tmp_path, "runs/train/*_sweep")
+    folder = only("runs/train/*_sweep", tmp_path)
     assert read_json(folder / "0" / "metrics.json")["stopped_by"] == "interrupted"
     assert "interrupted: 0 (seed=0): stopped by Ctrl-C or SIGTERM" in said
     assert "not started: 1 job\n" in said
@@ -487,7 +462,7 @@ def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(tmp_path: P
     how = "+callbacks.crash.how=none,_exit"
     code, said = command(tmp_path, "-m", *TWO_EPOCHS, *launcher, how)
     assert code == 1
-    folder = only(tmp_path, "runs/train/*_sweep")
+    folder = only("runs/train/*_sweep", tmp_path)
     runs = by_setting(folder, "callbacks.crash.how")
     share = max(1, len(os.sched_getaffinity(0)) // 2)
     assert read_json(runs["none"] / "metrics.json")["device"].endswith(f", {share} threads")
@@ -518,7 +493,7 @@ def test_submitit_goes_on_with_a_job_that_was_preempted(tmp_path: Path) -> None:
     how = "+callbacks.crash.how=none,kill,preempt"
     code, said = command(tmp_path, "-m", *TWO_EPOCHS, *launcher, how)
     assert code == 1
-    runs = by_setting(only(tmp_path, "runs/train/*_sweep"), "callbacks.crash.how")
+    runs = by_setting(only("runs/train/*_sweep", tmp_path), "callbacks.crash.how")
     assert f"failed: 1 (callbacks.crash.how=kill): {ENDS['kill']}" in said
     assert "3 runs: 2 finished, 1 failed." in said
     assert (tmp_path / "preempted").exists()
@@ -637,7 +612,7 @@ def test_slurm_gets_one_array_whose_jobs_are_requeued_and_go_on(tmp_path: Path) 
     assert not {o.partition("=")[0] for o in options} & {"account", "constraint", "error"}
     assert code == 0, said
     assert (tmp_path / "preempted").exists()
-    runs = by_setting(only(tmp_path, "runs/train/*_sweep"), "callbacks.crash.how")
+    runs = by_setting(only("runs/train/*_sweep", tmp_path), "callbacks.crash.how")
     assert figures(runs["preempt"]) == figures(runs["none"])
     assert [row["epoch"] for row in read_rows(runs["preempt"]) if "lr" in row] == [1.0, 2.0]
     assert "Warning" not in said

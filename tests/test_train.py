@@ -1,20 +1,18 @@
 """Whole runs, in this process and as a user starts them."""
 
-import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, needs_cifar10, weights_of
+from checkpoints import weights_of
+from conftest import TINY, needs_cifar10
 from omegaconf import DictConfig
 from PIL import Image
+from programs import finish, only, read_json, start, wait_for
 
 from cifar_lightning import checkpoint, run
 from cifar_lightning.classifier import Classifier
@@ -49,31 +47,6 @@ METRICS = [
     "torch",
     "world_size",
 ]
-
-
-def start(*arguments: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "cifar_lightning.train", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # What a shell starts by & ignores Ctrl-C, and so would what the tests start then.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def finish(program: "subprocess.Popen[str]") -> str:
-    output, _ = program.communicate(timeout=300)
-    return output
-
-
-def only(pattern: str) -> Path:
-    (found,) = Path.cwd().glob(pattern)
-    return found
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text()))
 
 
 def test_a_teacher_trains_a_pupil_whose_checkpoint_needs_it_no_more(
@@ -283,7 +256,7 @@ def test_accumulated_gradients_do_not_change_what_an_epoch_is(tiny: Compose) -> 
 
 
 def test_the_command_of_the_readme_runs() -> None:
-    program = start("model=dilated_dw", "trainer.gpus=1", *TINY[:-1])
+    program = start("train", "model=dilated_dw", "trainer.gpus=1", *TINY[:-1])
     output = finish(program)
     assert program.returncode == 0, output
     if not torch.cuda.is_available():
@@ -298,7 +271,7 @@ def test_the_command_of_the_readme_runs() -> None:
 
 
 def test_a_sweep_runs_all_its_jobs_though_one_fails() -> None:
-    program = start("-m", *TINY, "augment.flip=random,sideways,none")
+    program = start("train", "-m", *TINY, "augment.flip=random,sideways,none")
     output = finish(program)
     assert program.returncode == 1
     assert "augment.flip=sideways should be 'none', 'random' or 'alternating'." in output
@@ -308,7 +281,9 @@ def test_a_sweep_runs_all_its_jobs_though_one_fails() -> None:
 
 
 def test_no_data_and_no_network_end_in_one_message(tmp_path: Path) -> None:
-    program = start("data.mirrors=[http://127.0.0.1:9/x.tar.gz]", f"data.root={tmp_path}/none")
+    program = start(
+        "train", "data.mirrors=[http://127.0.0.1:9/x.tar.gz]", f"data.root={tmp_path}/none"
+    )
     began = time.monotonic()
     output = finish(program)
     assert program.returncode == 1
@@ -321,6 +296,7 @@ def test_no_data_and_no_network_end_in_one_message(tmp_path: Path) -> None:
 
 def test_a_rehearsal_says_so_at_both_ends(tmp_path: Path) -> None:
     program = start(
+        "train",
         "rehearse_without_data=true",
         "data.mirrors=[http://127.0.0.1:9/x.tar.gz]",
         f"data.root={tmp_path}/none",
@@ -339,16 +315,14 @@ def test_a_rehearsal_says_so_at_both_ends(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
     program = start(
+        "train",
         "data=shapes",
         "logger.wandb.mode=offline",
         "trainer.max_epochs=4",
         "target_accuracy=null",
         "trainer.gpus=0",
     )
-    deadline = time.monotonic() + 200
-    while not list(Path.cwd().glob("runs/train/*/checkpoints/last.ckpt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: list(Path.cwd().glob("runs/train/*/checkpoints/last.ckpt")), program)
     program.send_signal(signal.SIGINT)
     output = finish(program)
     assert program.returncode == 130, output
@@ -358,7 +332,7 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
     assert interrupted["test/acc"] is None
     assert 1 <= interrupted["epochs"] < 4
     (command,) = (line for line in output.splitlines() if "resume=" in line)
-    program = start(command.split()[-1])
+    program = start("train", command.split()[-1])
     output = finish(program)
     assert program.returncode == 0, output
     assert only("runs/train/*") == folder
@@ -372,7 +346,7 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
-    program = start(*TINY, "trainer.compile=true", "target_accuracy=null")
+    program = start("train", *TINY, "trainer.compile=true", "target_accuracy=null")
     output = finish(program)
     assert program.returncode == 0, output
     metrics = read_json(only("runs/train/*/metrics.json"))
@@ -387,7 +361,7 @@ def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
 @pytest.mark.slow
 def test_a_seed_gives_the_same_weights_in_two_processes_and_another_one_does_not() -> None:
     for name, seed in (("one", 7), ("two", 7), ("three", 8)):
-        output = finish(program := start(*TINY, f"seed={seed}", f"hydra.run.dir={name}"))
+        output = finish(program := start("train", *TINY, f"seed={seed}", f"hydra.run.dir={name}"))
         assert program.returncode == 0, output
     one, two, three = (
         weights_of(Path(name, "checkpoints", "last.ckpt")) for name in ("one", "two", "three")
@@ -398,7 +372,7 @@ def test_a_seed_gives_the_same_weights_in_two_processes_and_another_one_does_not
 
 @pytest.mark.slow
 def test_the_seed_network_learns_shapes() -> None:
-    program = start("data=shapes", "logger=csv", "trainer.gpus=0")
+    program = start("train", "data=shapes", "logger=csv", "trainer.gpus=0")
     output = finish(program)
     assert program.returncode == 0, output
     metrics = read_json(only("runs/train/*/metrics.json"))
@@ -415,7 +389,7 @@ def test_one_epoch_on_real_images_ends_in_its_band(tmp_path: Path) -> None:
     cores of an AMD EPYC), fp32 75.4 % and 0.775. Half the learning rate: 75.2 and 75.5 %, 0.782
     and 0.780; no label smoothing: 75.5 and 75.6 %, 0.699 and 0.704.
     """
-    program = start("data=folder", "logger=csv", "trainer.max_epochs=1", "trainer.gpus=0")
+    program = start("train", "data=folder", "logger=csv", "trainer.max_epochs=1", "trainer.gpus=0")
     output = finish(program)
     assert program.returncode == 0, output
     metrics = read_json(only("runs/train/*/metrics.json"))

@@ -7,7 +7,6 @@ forbid everything.
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -211,9 +210,3 @@ def wandb_server() -> Iterator[WandbServer]:
         over.set()
         server.shutdown()
         server.server_close()
-
-
-def wait_for(event: threading.Event, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not event.wait(0.1):
-        assert time.monotonic() < deadline, "nothing came"
