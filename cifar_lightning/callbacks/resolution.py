@@ -45,7 +45,8 @@ class LowResolutionFirst(pl.Callback):
         if self.size >= full:
             raise UserError(
                 f"Low resolution first gives the network images of {self.size} x {self.size} "
-                f"pixels, but the data's have {full} x {full}: take fewer."
+                f"pixels, but the data's have {full} x {full}: take fewer, as "
+                f"callbacks.low_resolution.size={full * 3 // 4}."
             )
         image = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8, device=pl_module.device)
         try:
