@@ -319,7 +319,7 @@ def test_a_network_that_cannot_take_small_images_is_told_before_the_first_step(
 ) -> None:
     with pytest.raises(UserError, match="cannot take images of 8 x 8 pixels"):
         train(tiny(*LOW, "callbacks.low_resolution.size=8"))
-    with pytest.raises(UserError, match="the data's have 32 x 32: take fewer, as .*size=24"):
+    with pytest.raises(UserError, match=r"the data's have 32 x 32: take fewer, as .*size=24"):
         train(tiny(*LOW, "callbacks.low_resolution.size=32"))
     with pytest.raises(ValueError, match="size must be at least 1"):
         LowResolutionFirst(0, 0.5)
