@@ -7,7 +7,6 @@ once.
 
 import contextlib
 import io
-import logging
 import logging.config
 import multiprocessing
 import os
