@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from wandb_files import Recorded, recorded, run_folders, without_service
 
+from cifar_lightning.board.source import CodeState, code_state
 from cifar_lightning.cli import compose
 from cifar_lightning.data import ShapesData
 
@@ -62,11 +63,13 @@ class BoardRun:
         run_dir: its folder.
         board: what W&B recorded.
         output: that it printed.
+        code: the state of the checkout when it began.
     """
 
     run_dir: Path
     board: Recorded
     output: str
+    code: CodeState
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +78,7 @@ def board_run(tmp_path_factory: pytest.TempPathFactory) -> BoardRun:
     place = tmp_path_factory.mktemp("board")
     options = [*TINY, "logger=default", "logger.wandb.mode=offline", "optimizer.lr=0.05"]
     options += ["target_accuracy=0.05", "trainer.max_epochs=3", "+trainer.min_epochs=2"]
+    code = code_state()
     ended = subprocess.run(
         [sys.executable, "-m", "cifar_lightning.train", *options],
         cwd=place,
@@ -87,7 +91,7 @@ def board_run(tmp_path_factory: pytest.TempPathFactory) -> BoardRun:
     assert ended.returncode == 0, ended.stdout
     (run_dir,) = place.glob("runs/train/*")
     (folder,) = run_folders(place)
-    return BoardRun(run_dir, recorded(folder), ended.stdout)
+    return BoardRun(run_dir, recorded(folder), ended.stdout, code)
 
 
 @pytest.fixture(scope="session")

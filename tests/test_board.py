@@ -81,10 +81,10 @@ def test_the_budgets_counts_and_the_code_are_in_the_configuration(board_run: Boa
     assert config["network/parameters"] == 257_856
     assert config["network/multiply_adds"] == 44_167_744
     assert (config["network/dilated"], config["network/separable"]) == (1, 2)
-    here = code_state()
-    assert (config["code/commit"], config["code/dirty"]) == (here.commit, here.dirty)
+    code = board_run.code
+    assert (config["code/commit"], config["code/dirty"]) == (code.commit, code.dirty)
     patch = board_run.board.folder / "files" / "diff.patch"
-    assert patch.exists() == bool(here.diff)
+    assert patch.exists() == bool(code.diff)
 
 
 def test_the_summary_is_metrics_json(board_run: BoardRun) -> None:
