@@ -64,7 +64,7 @@ test: $(READY)  ## the tests, within 10 minutes on two cores; pytest's options b
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(READY)  ## the slow tests too, within 45 minutes
-	$(PYTHON) -m pytest -m "not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-gpu: $(READY)  ## what needs a GPU
 	$(PYTHON) -m pytest -m gpu $(ARGS)
