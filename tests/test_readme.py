@@ -12,15 +12,19 @@ ROOT = CONF.parent
 README = (ROOT / "README.md").read_text()
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
 RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+SEARCH = (ROOT / "docs" / "search" / "README.md").read_text()
 DOCS = RELIABILITY + "".join(
     (ROOT / "docs" / name).read_text()
     for name in ("completion.md", "library.md", "scaling.md", "wandb.md")
 )
+PAGES = README + CONTRIBUTING + DOCS + SEARCH
 COMMANDS = re.findall(
-    r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (.*)$",
-    README + CONTRIBUTING + DOCS.replace("\\\n", " "),
+    # But for those with a folder of configurations that a search has left.
+    r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (?!.*--config-dir)(.*)$",
+    PAGES.replace("\\\n", " "),
     re.MULTILINE,
 )
+COMMANDS += re.findall(r'\bmake (train|report) ARGS="(.*?)"', PAGES)
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
@@ -34,7 +38,7 @@ def test_every_command_composes(name: str, arguments: str) -> None:
     ]
     config = compose(prepare_arguments(overrides), config_name=name)
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, _, value = override.removeprefix("+").partition("=")
         found = config.choices.get(key) or OmegaConf.select(config, key)
         assert str(found).lower() == value.lower() or value == "null", override
 
@@ -56,7 +60,7 @@ def test_every_promise_names_tests_that_exist() -> None:
 
 def test_every_make_target_exists() -> None:
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)\b", README + CONTRIBUTING + DOCS)) <= rules | {"and"}
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", PAGES)) <= rules | {"and"}
 
 
 def test_what_contributing_names_is_there() -> None:
@@ -92,7 +96,8 @@ def test_it_lists_the_public_names() -> None:
 
 
 def test_what_it_shows_and_links_to_exists() -> None:
-    for text, folder in ((README, ROOT), (DOCS, ROOT / "docs")):
+    pages = ((README, ROOT), (DOCS, ROOT / "docs"), (SEARCH, ROOT / "docs" / "search"))
+    for text, folder in pages:
         links = re.findall(r"\]\(([^)#:]+)\)", text)
         assert len(links) > 3
         for link in links:

@@ -456,8 +456,11 @@ def test_ctrl_c_ends_a_sweep_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(tmp_path: Path) -> None:
+def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would decide
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     how = "+callbacks.crash.how=none,_exit"
     code, said = command(tmp_path, "-m", *TWO_EPOCHS, *launcher, how)
