@@ -23,7 +23,7 @@ from torchvision.datasets import CIFAR10
 
 from cifar_lightning.cli import compose
 from cifar_lightning.data import Cifar10Data, download
-from cifar_lightning.data.download import NoMirror, fetch_file
+from cifar_lightning.data.mirrors import NoMirror, fetch_file
 from cifar_lightning.errors import DataUnavailable
 from cifar_lightning.train import train
 
