@@ -3,7 +3,9 @@
     python notebooks/strip.py FILES
 
 It is a pre-commit hook: its exit code is 1 if it changed a file. Outputs stay, without the folders,
-dates, times and counters in them; so does the code, in which a machine's folders are replaced too.
+dates, times and counters in them; so does the text, without a machine's folders. Code stays as it
+is, for with another folder it might do something else: where it names one is said, and the exit
+code is 1 until it does not.
 """
 
 import os
@@ -22,7 +24,8 @@ from cifar_lightning.atomic import atomic_write
 from cifar_lightning.cli import CONF
 
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-START, NAME = r"(?<![\w.~/])", r"[^/\s\"'<>:,)]+"  # of a path, and of a folder in it
+# Of a path, also in an address as file:///home/x or sqlite:////home/x, and of a folder in it.
+START, NAME = r"(?:(?<![\w.~/])|(?<=file://)|(?<=:///))", r"[^/\s\"'<>:,)]+"
 # Of any machine, for a notebook may come from another one.
 OF_ANY_MACHINE = (
     (rf"{START}/(?:home|Users)/{NAME}", "~"),
@@ -49,16 +52,44 @@ def strip(notebook: NotebookNode, folder: Path = CONF.parent) -> None:
     """
     of_machine = _replacing([*_places(folder), *OF_ANY_MACHINE])
     of_both = _replacing([COLOURS, *_places(folder), *OF_ANY_MACHINE, *_host(), *OF_AN_EXECUTION])
-    notebook.metadata = NotebookNode(
-        kernelspec=NotebookNode(KERNEL), language_info=NotebookNode(name="python")
-    )
+    notebook.metadata = _metadata(notebook.metadata)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags")
         cell.metadata = NotebookNode(tags=tags) if tags else NotebookNode()
-        cell.source = of_machine(cell.source)
-        if cell.cell_type == "code":
+        if cell.cell_type != "code":
+            cell.source = of_machine(cell.source)
+        else:
             cell.execution_count = None
             cell.outputs = [_stripped(output, of_both) for output in _joined(cell.outputs)]
+
+
+def _metadata(given: NotebookNode) -> NotebookNode:
+    """The kernel alone: that of Python by the name it has everywhere, another one as it is."""
+    kernel = given.get("kernelspec", {})
+    language = given.get("language_info", {}).get("name") or kernel.get("language") or "python"
+    if language.lower() == "python":
+        kernel, language = NotebookNode(KERNEL), "python"
+    return NotebookNode(kernelspec=kernel, language_info=NotebookNode(name=language))
+
+
+def places_in_code(notebook: NotebookNode, folder: Path = CONF.parent) -> list[str]:
+    """Lines of code that name a folder of this machine or of any, which `strip` leaves.
+
+    Args:
+        notebook: of format 4.
+        folder: as `strip` takes it.
+
+    Returns:
+        `cell 2, line 1: CODE`, both counted from 1.
+    """
+    of_machine = _replacing([*_places(folder), *OF_ANY_MACHINE])
+    return [
+        f"cell {cell}, line {number}: {line.strip()}"
+        for cell, code in enumerate(notebook.cells, 1)
+        if code.cell_type == "code"
+        for number, line in enumerate(code.source.splitlines(), 1)
+        if of_machine(line) != line
+    ]
 
 
 def _places(folder: Path) -> list[tuple[str, str]]:
@@ -136,18 +167,24 @@ def save(notebook: NotebookNode, file: Path) -> bool:
 
 
 def main(files: list[str]) -> int:
-    """Strip notebooks; returns 1 if one was changed or is none."""
+    """Strip notebooks; returns 1 if one was changed, is none, or has a machine's folder in code."""
     code = 0
     for name in files:
         try:
             notebook = nbformat.read(name, as_version=4)
-        except (OSError, ValueError) as error:  # NotJSONError is a ValueError
-            print(f"Error: {name} is no notebook: {error}", file=sys.stderr)
+            nbformat.validate(notebook)
+        # NotJSONError is a ValueError; of JSON that is no object, nbformat asks what it has not.
+        except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
+            reason = str(error).partition("\n")[0]
+            print(f"Error: {name} is no notebook: {reason}", file=sys.stderr)
             code = 1
             continue
         strip(notebook)
         if save(notebook, Path(name)):
             print(f"stripped {name}")
+            code = 1
+        for place in places_in_code(notebook):
+            print(f"Error: {name}: a folder of one machine in {place}", file=sys.stderr)
             code = 1
     return code
 

@@ -8,7 +8,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-BLUE, ORANGE = "#0072b2", "#e69f00"
+from cifar_lightning.pictures.evaluation import COLOURS
+
+BLUE, _, _, _, ORANGE, LIGHT_BLUE = COLOURS
 
 
 def costs(layers: Sequence[tuple[str, int, int]], title: str) -> Figure:
@@ -64,7 +66,7 @@ def fields(
             axes.imshow(values, cmap="inferno", vmin=0, vmax=1)
             corner, side = (first - 0.5, first - 0.5), after - first
             axes.add_patch(
-                Rectangle(corner, side, side, fill=False, edgecolor="#56b4e9", clip_on=False)
+                Rectangle(corner, side, side, fill=False, edgecolor=LIGHT_BLUE, clip_on=False)
             )
             axes.set(xticks=[], yticks=[])
     for axes, heading in zip(grid[0], columns, strict=True):
