@@ -47,7 +47,6 @@ def export(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning import arguments, exporting, formats, run
     from cifar_lightning.atomic import atomic_write
     from cifar_lightning.checkpoint import find_checkpoint
-    from cifar_lightning.errors import UserError
     from cifar_lightning.hardware import keep_freed_memory
 
     arguments.check_values("", {"tolerance": float}, config)
@@ -55,10 +54,7 @@ def export(config: DictConfig) -> dict[str, Any]:
         arguments.check_part("data", OmegaConf.to_container(config.data, resolve=True))
     kind = config.format
     checkpoint = find_checkpoint(config.checkpoint)
-    output = Path(config.output or checkpoint.with_suffix(f".{kind}")).expanduser()
-    if output.absolute() == checkpoint.absolute():
-        raise UserError(f"output={output} is the checkpoint itself.")
-    arguments.check_folder(f"output={output}", output.parent)
+    output = _output(config, checkpoint)
     classifier, trained = run.rebuild(checkpoint)
     images = exporting.real_images(run.rebuild_data(config, trained, classifier))
     network = run.build_network(trained, len(classifier.classes), classifier.image_size)
@@ -117,6 +113,22 @@ def _check(config: DictConfig) -> None:
                 f"format={kind} needs {name}, which cannot be imported here: {error}. "
                 "pip install 'cifar-lightning[export]' brings it; in a checkout, make setup does."
             ) from error
+
+
+def _output(config: DictConfig, checkpoint: Path) -> Path:
+    """The file to write: beside the checkpoint, if nothing else was typed.
+
+    Raises:
+        UserError: if it is the checkpoint itself, or cannot be written there.
+    """
+    from cifar_lightning.arguments import check_folder
+    from cifar_lightning.errors import UserError
+
+    output = Path(config.output or checkpoint.with_suffix(f".{config.format}")).expanduser()
+    if output.absolute() == checkpoint.absolute():
+        raise UserError(f"output={output} is the checkpoint itself.")
+    check_folder(f"output={output}", output.parent)
+    return output
 
 
 main = entry("export", export)

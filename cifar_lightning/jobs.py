@@ -96,7 +96,7 @@ def run_job(
         What `work` returned.
 
     Raises:
-        JobFailed: if `work` raised it.
+        JobFailed: if `work` raised it, or a `UserError`, whose message it then has.
         JobDied: if the process ended in any other way.
         KeyboardInterrupt: after Ctrl-C, when the process has ended.
     """

@@ -23,6 +23,11 @@ def sections() -> list[tuple[str, list[Any]]]:
 
     Every name in them is one that a training logs with conf/'s own options.
     """
+    return [*_comparing_runs(), *_looking_into_runs()]
+
+
+def _comparing_runs() -> list[tuple[str, list[Any]]]:
+    """What runs reach, at what cost, and what makes the difference."""
     return [
         (
             "Which runs reach the target, and when?",
@@ -71,6 +76,12 @@ def sections() -> list[tuple[str, list[Any]]]:
                 wr.ParameterImportancePlot(with_respect_to="val/acc"),
             ],
         ),
+    ]
+
+
+def _looking_into_runs() -> list[tuple[str, list[Any]]]:
+    """What goes on in a training, and in the network that comes of it."""
+    return [
         (
             "What does a network get wrong?",
             [

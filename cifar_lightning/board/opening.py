@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -65,16 +65,9 @@ def open_board(
     Raises:
         ValueError: if `mode` is none of the four, or `finish_timeout` not above 0.
     """
-    if mode not in ("auto", "online", "offline", "disabled"):
-        raise ValueError(f"mode must be auto, online, offline or disabled, not {mode!r}")
+    wanted = _wanted(mode)
     if finish_timeout <= 0:
         raise ValueError(f"finish_timeout must be above 0 seconds, not {finish_timeout}")
-    if mode == "disabled":
-        return None
-    import wandb
-
-    wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
-    wanted = {"dryrun": "offline", "run": "online"}.get(wanted, wanted)  # W&B's older names
     if wanted == "disabled":
         return None
     messages = Messages()
@@ -86,11 +79,11 @@ def open_board(
     attempts: list[Literal["online", "offline"]] = ["online", "offline"] if online else ["offline"]
     for attempt in attempts:
         try:
-            Path(save_dir).mkdir(parents=True, exist_ok=True)
-            wandb.setup()
-            wandb.termsetup(settings, messages)
-            run = wandb.init(
-                mode=attempt,
+            run = _begin(
+                attempt,
+                save_dir,
+                settings,
+                messages,
                 project=project,
                 entity=entity,
                 group=group,
@@ -99,17 +92,55 @@ def open_board(
                 notes=notes,
                 tags=list(dict.fromkeys(tag[:LONGEST_TAG] for tag in tags if tag)),
                 id=run_id,
-                resume="allow",
-                reinit="create_new",  # whatever other run this process has open
-                # Absolute: W&B's own process keeps the working directory that it began with.
-                dir=str(Path(save_dir).absolute()),
-                settings=settings,
             )
         except Exception as error:  # whatever W&B meets, the training is worth more
             _say_that_not(attempt, error)
         else:
             return BoardLogger(run, messages, log_code, log_images, log_checkpoint)
     return None
+
+
+def _wanted(mode: Mode) -> str:
+    """What was typed, or with `auto` what the environment says."""
+    if mode not in ("auto", "online", "offline", "disabled"):
+        raise ValueError(f"mode must be auto, online, offline or disabled, not {mode!r}")
+    wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+    return {"dryrun": "offline", "run": "online"}.get(wanted, wanted)  # W&B's older names
+
+
+def _begin(
+    mode: Literal["online", "offline"],
+    save_dir: str,
+    settings: "wandb.Settings",
+    messages: Messages,
+    **description: Any,
+) -> "wandb.Run":
+    """Begin or continue a run.
+
+    Args:
+        mode: of it.
+        save_dir: gets W&B's folder.
+        settings: of W&B in this process.
+        messages: take what W&B would print.
+        description: of the run, as `wandb.init` takes it.
+
+    Raises:
+        Exception: of any kind, whatever W&B meets.
+    """
+    import wandb
+
+    Path(save_dir).mkdir(parents=True, exist_ok=True)
+    wandb.setup()
+    wandb.termsetup(settings, messages)
+    return wandb.init(
+        mode=mode,
+        resume="allow",
+        reinit="create_new",  # whatever other run this process has open
+        # Absolute: W&B's own process keeps the working directory that it began with.
+        dir=str(Path(save_dir).absolute()),
+        settings=settings,
+        **description,
+    )
 
 
 def _settings(finish_timeout: float) -> "wandb.Settings":
