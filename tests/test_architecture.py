@@ -145,11 +145,14 @@ def part(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
+def source(module: str) -> str:
+    path = PACKAGE.parent / Path(*module.split("."))
+    return (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+
+
 def imports(module: str, at_the_top: bool = False) -> set[str]:
     """What a module imports, anywhere or at its top level only."""
-    path = PACKAGE.parent / Path(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    tree = ast.parse(file.read_text())
+    tree = ast.parse(source(module))
     found: set[str] = set()
     for node in tree.body if at_the_top else ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -199,6 +202,19 @@ def test_entry_points_import_the_command_line_alone_at_the_top(name: str) -> Non
 
 def test_train_stays_short() -> None:
     assert len((PACKAGE / "train.py").read_text().splitlines()) < 100
+
+
+def lines_of(node: ast.stmt) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_and_functions_are_as_short_as_contributing_says(module: str) -> None:
+    assert len(source(module).splitlines()) <= 250
+    for node in ast.walk(ast.parse(source(module))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = lines_of(node.body[0]) if ast.get_docstring(node) else 0
+            assert lines_of(node) - docstring <= 50, f"{module}.{node.name}"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -56,7 +56,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         complete(config, hydra_config, hydra_config.runtime.output_dir, sweep)
         if is_of_sweep:
             return run_apart(config_name, config, hydra_config)
-        try:
+        with _explained(config_name, full_error):
             if config_name != "train" or not processes.is_first():
                 return task(config)
             with (
@@ -64,49 +64,72 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
                 alone_in(Path(config.run_dir)),  # whose run may be going on in another process
             ):
                 return task(config)
-        except MISTAKES as error:
-            if not full_error:
-                _exit_with(error, config_name)
-            raise
 
     def main() -> None:
         _register_sweeper()
-        # An exception, so that nothing is left half written.
-        before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-        # Hydra then hands exceptions on to us instead of printing them its own way.
-        os.environ["HYDRA_FULL_ERROR"] = "1"
-        if not full_error:
-            os.environ[SET_BY_US] = "1"
-        try:
+        with _own_endings(full_error), _explained(config_name, full_error):
             sys.argv[1:] = _prepared(sys.argv[1:], config_name)
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-        except KeyboardInterrupt:
-            sys.exit(130)  # as shells report it
-        except SystemExit as ending:
-            if ending.code == 2:  # argparse has said which option it does not know
-                sys.exit(1)
-            raise
-        except MISTAKES as error:
-            if full_error:
-                raise
-            _exit_with(error, config_name)
-        finally:
-            signal.signal(signal.SIGTERM, before)
-            if not full_error:
-                del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
 
     def program() -> None:
-        if not _is_question_of_a_shell(sys.argv[1:]):
-            main()
-            return
-        # What is being typed is often not right yet, and a message would stand in the middle of it.
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
-            try:
+        if _is_question_of_a_shell(sys.argv[1:]):
+            with _without_a_message():
                 main()
-            except SystemExit as ending:
-                sys.exit(1 if ending.code else 0)
+        else:
+            main()
 
     return program
+
+
+@contextlib.contextmanager
+def _own_endings(full_error: bool) -> Iterator[None]:
+    """Have a program end as shells and schedulers expect, and not in Hydra's own way.
+
+    Args:
+        full_error: whether the user has asked for tracebacks.
+    """
+    # An exception, so that nothing is left half written.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # Hydra then hands exceptions on to us instead of printing them its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if not full_error:
+        os.environ[SET_BY_US] = "1"
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)  # as shells report it
+    except SystemExit as ending:
+        if ending.code == 2:  # argparse has said which option it does not know
+            sys.exit(1)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if not full_error:
+            del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
+
+
+@contextlib.contextmanager
+def _explained(config_name: str, full_error: bool) -> Iterator[None]:
+    """Have a mistake end in one message and exit code 1, or in the traceback that was asked for."""
+    try:
+        yield
+    except MISTAKES as error:
+        if full_error:
+            raise
+        _exit_with(error, config_name)
+
+
+@contextlib.contextmanager
+def _without_a_message() -> Iterator[None]:
+    """Say a mistake by the exit code alone.
+
+    What is being typed is often not right yet, and a message would stand in the middle of it.
+    """
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123
+        try:
+            yield
+        except SystemExit as ending:
+            sys.exit(1 if ending.code else 0)
 
 
 def _is_question_of_a_shell(arguments: Sequence[str]) -> bool:
