@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torchmetrics import Metric
 
 from cifar_lightning.errors import UserError
@@ -22,7 +23,8 @@ class FurtherMetric(pl.Callback):
 
     Raises:
         ValueError: if `name` is `loss` or `acc`.
-        UserError: before the first step, if the metric does not go with the data's classes.
+        UserError: before the first step, if the metric does not go with the data's classes or
+            with the number of processes, or if two have one name.
     """
 
     def __init__(self, name: str, metric: Callable[..., Metric]) -> None:
@@ -33,17 +35,28 @@ class FurtherMetric(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Try it out, on an image of each class."""
+        names = [other.name for other in trainer.callbacks if isinstance(other, FurtherMetric)]  # type: ignore[attr-defined]
+        if names.count(self.name) > 1:
+            raise UserError(
+                f"Two metrics have the name {self.name}, and one would take the other's place: "
+                "give one of them another name, as callbacks.KEY.name=NAME does."
+            )
         try:
             self._begin(trainer, pl_module)
             labels = torch.arange(len(trainer.datamodule.classes), device=pl_module.device)  # type: ignore[attr-defined]
             self._metric.update((labels[:, None] == labels).float(), labels)
-            numbers = self._metric.compute().numel()
+            value = self._metric.compute()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"The metric {self.name} does not work here: {error}") from error
-        if numbers != 1:
+        if not isinstance(value, Tensor):
             raise UserError(
-                f"The metric {self.name} gives {numbers} numbers, not one. An option may say how "
-                "they become one, as average=macro does."
+                f"The metric {self.name} gives a value of type {type(value).__name__}, not a "
+                "tensor of one number."
+            )
+        if value.numel() != 1:
+            raise UserError(
+                f"The metric {self.name} gives {value.numel()} numbers, not one. An option may say "
+                "how they become one, as average=macro does."
             )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -76,9 +89,27 @@ class FurtherMetric(pl.Callback):
 
     def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         classes = len(trainer.datamodule.classes)  # type: ignore[attr-defined]
-        self._metric = self._make(num_classes=classes).to(pl_module.device)
+        metric = self._make(num_classes=classes)
+        if not isinstance(metric, Metric):
+            raise UserError(
+                f"The metric {self.name} is of type {type(metric).__name__}, not a "
+                "torchmetrics.Metric."
+            )
+        if trainer.world_size > 1 and _keeps_lists(metric):
+            raise UserError(
+                f"The metric {self.name} keeps what it saw of every image, which several "
+                "processes cannot put together where one of them has no images. An option may "
+                "make it count instead, as metric.thresholds=100 does; or train in one process."
+            )
+        self._metric = metric.to(pl_module.device)
 
     def _count(self, logits: Any, batch: Any) -> None:
         labels = batch[1]
         if len(labels):  # other devices may have the last batches
             self._metric.update(logits.float(), labels)
+
+
+def _keeps_lists(metric: Metric) -> bool:
+    """Whether it, or one that it wraps, has a state that grows with the images."""
+    parts = [part for part in metric.modules() if isinstance(part, Metric)]
+    return any(isinstance(state, list) for p in parts for state in p.metric_state.values())
