@@ -8,8 +8,9 @@ stands apart. Speeds are of float32 inference and of a training step in the trai
 batch of 128 each, the networks taking turns. Options are those of training; in the environment,
 EXPERIMENTS and SEEDS say which networks and seeds, ROUNDS how many turns, and FOLDER where the
 table, the picture and the runs go. A run whose figures are there, in NAME_SEED.json, is not
-repeated, and one that was broken off goes on from its last epoch. FOLDER=benchmarks/results/pareto
-has those that were measured so far. The last line of the output is JSON.
+repeated, and one that was broken off goes on from its last epoch; all are of one data option, with
+the same class names and size of images. FOLDER=benchmarks/results/pareto has those that were
+measured so far. The last line of the output is JSON.
 """
 
 import json
@@ -26,12 +27,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from hydra.errors import HydraException
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from pareto_picture import picture
 
 from cifar_lightning import hardware, run
 from cifar_lightning.classifier import Classifier
 from cifar_lightning.cli import compose, explain, prepare_arguments
+from cifar_lightning.errors import UserError
 
 EXPERIMENTS = os.environ.get(
     "EXPERIMENTS", "best_seed,best_257k,best_1m,resnet20,airbench94"
@@ -40,23 +41,6 @@ SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split(",")]
 ROUNDS = int(os.environ.get("ROUNDS", "10"))
 FOLDER = Path(os.environ.get("FOLDER", "runs/pareto"))
 BATCH = 128
-# Official CIFAR-10 files; parameters, test accuracy. ResNets: chenyaofo/pytorch-cifar-models;
-# SimpNet: Hasanpour et al., 2018; airbench93: Jordan, 2024; DenseNet: Huang et al., 2017. "Tiniest"
-# and SE-ResNet-56 are taken at second hand.
-PUBLISHED = {
-    "original, 100 epochs": (257_856, 0.820),
-    "Tiniest": (97_530, 0.944),
-    "ResNet-20": (272_474, 0.926),
-    "SimpNet-slim": (300_000, 0.933),
-    "airbench93, averaged over views": (570_000, 0.930),
-    "DenseNet-BC-100-12": (770_000, 0.955),
-    "ResNet-56": (855_770, 0.944),
-    "SE-ResNet-56": (860_000, 0.959),
-}
-CIFAR10 = {
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-}
 
 
 def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -73,7 +57,10 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     _command("evaluate", f"checkpoint={best}", "robustness=false")
     metrics = json.loads((folder / "metrics.json").read_text())
     evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    # What it was trained on: one that was broken off goes on with its own.
+    facts = torch.load(best, weights_only=True)["hyper_parameters"]["data_facts"]
     found = {"experiment": name, **metrics, "test/acc_flip": evaluation["test/acc_flip"]}
+    found |= {key: facts[key] for key in ("classes", "image_size")}
     figures.write_text(json.dumps(found, indent=2) + "\n")
     return found
 
@@ -173,65 +160,40 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def picture(
-    summaries: Sequence[dict[str, Any]], published: dict[str, tuple[int, float]], data: str
-) -> Figure:
-    """Accuracy against parameters: measured here, and published for the same classes."""
-    figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    measured = {s["experiment"]: (s["params"], s["test/acc"]) for s in summaries}
-    for points, marker, color, label in (
-        (published, "o", "#57606a", "published, official files"),
-        (measured, "D", "#0969da", f"measured here, {data}"),
-    ):
-        if not points:
-            continue
-        axes.plot(*zip(*points.values(), strict=True), marker, color=color, label=label)
-        for name, (parameters, accuracy) in points.items():
-            # A name stands on the right of its point, where no other point is close to it there.
-            crowded = any(
-                1 < x / parameters < 1.2 and abs(y - accuracy) < 0.005 for x, y in points.values()
-            )
-            axes.annotate(
-                name, (parameters, accuracy), (-6 if crowded else 6, -3), color=color, fontsize=8,
-                textcoords="offset points", ha="right" if crowded else "left",
-            )  # fmt: skip
-    axes.set_xscale("log")
-    parameters = [x for x, _ in (*published.values(), *measured.values())]
-    # Room for a name on the right of the last point.
-    axes.set_xlim(0.8 * min(parameters), 2 * max(parameters))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / 1e6:g} M"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("parameters")
-    axes.set_ylabel("test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
-    return figure
+def refuse_others(source: dict[str, Any], others: dict[str, dict[str, Any]]) -> None:
+    """End if one of others, by the place it is in, is not of the same data."""
+    for place, other in others.items():
+        for key, value in source.items():
+            if other.get(key) != value:
+                sys.exit(
+                    f"{place} is of {key}={other.get(key)}, not {value}, and one table is of one "
+                    "data set: take another FOLDER."
+                )
 
 
 def main() -> None:
     """Train and measure what is not measured yet, and write the table and the picture."""
     overrides = ["logger=csv", *prepare_arguments(sys.argv[1:])]
+    classifiers, budgets, sources = {}, {}, {}
     try:
-        configs = {name: compose([f"experiment={name}", *overrides]) for name in EXPERIMENTS}
-    except HydraException as error:
+        for name in EXPERIMENTS:
+            config = compose([f"experiment={name}", *overrides])
+            data = run.build_data(config)
+            # New: what a network costs does not lie in its weights.
+            classifiers[name], budgets[name] = run.build_classifier(config, data)
+            sources[f"experiment={name}"] = {
+                "data": config.choices.data,
+                "classes": list(data.classes),
+                "image_size": data.image_size,
+            }
+    except (HydraException, UserError) as error:
         sys.exit(explain(error, "train", overrides))
-    data = next(iter(configs.values())).choices.data
-    others = {json.loads(file.read_text())["data"] for file in FOLDER.glob("*.json")} - {data}
-    if others:
-        sys.exit(
-            f"FOLDER={FOLDER} has runs of data={others.pop()}, and one table is of one data set: "
-            f"take another FOLDER for data={data}."
-        )
+    source = next(iter(sources.values()))
+    refuse_others(source, sources)
+    refuse_others(source, {str(f): json.loads(f.read_text()) for f in FOLDER.glob("*.json")})
     FOLDER.mkdir(parents=True, exist_ok=True)
     runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
-    classifiers, budgets = {}, {}
-    for name, config in configs.items():  # new: what a network costs does not lie in its weights
-        classifiers[name], budgets[name] = run.build_classifier(config, run.build_data(config))
-    classes = next(iter(classifiers.values())).classes
+    refuse_others(source, {f"{r['experiment']}_{r['seed']}": r for r in runs})
     measured = speeds(classifiers)
     summaries = [
         {
@@ -244,8 +206,8 @@ def main() -> None:
     summaries.sort(key=lambda s: (s["params"], s["test/acc"]))
     print(table(summaries))
     (FOLDER / "table.md").write_text(f"{table(summaries)}\n\n{caption(runs)}\n")
-    published = PUBLISHED if set(classes) == CIFAR10 else {}
-    picture(summaries, published, f"data={data}").savefig(FOLDER / "pareto.png")
+    figure = picture(summaries, f"data={source['data']}", source["classes"])
+    figure.savefig(FOLDER / "pareto.png")
     print(f"In {FOLDER}: table.md, pareto.png, the runs")
     print(json.dumps({"torch": torch.__version__, "batch": BATCH, "networks": summaries}))
 

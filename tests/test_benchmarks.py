@@ -14,6 +14,7 @@ from conftest import TINY, needs_unshare
 from PIL import Image
 
 from cifar_lightning.cli import CONF
+from cifar_lightning.data.shapes import SHAPES
 
 SMALL = [option for option in TINY if not option.startswith(("logger", "trainer.max_epochs"))]
 
@@ -147,6 +148,8 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
     with Image.open(tmp_path / "results" / "pareto.png") as picture:
         assert picture.size == (960, 540)
     assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
+    figures = json.loads((tmp_path / "results" / "best_seed_0.json").read_text())
+    assert (figures["classes"], figures["image_size"]) == ([*SHAPES], 32)
     # A second start trains what is missing alone, and goes on with what was broken off; of the
     # finished runs it needs the figures.
     results = tmp_path / "results"
@@ -163,9 +166,9 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
 
 @pytest.mark.parametrize("params", [20_000, 40_000_000])
 def test_a_network_of_any_size_is_in_the_picture(params: int) -> None:
-    pareto = runpy.run_path(str(CONF.parent / "benchmarks" / "pareto.py"))
+    pareto = runpy.run_path(str(CONF.parent / "benchmarks" / "pareto_picture.py"))
     own = {"experiment": "own", "params": params, "test/acc": 0.5}
-    (axes,) = pareto["picture"]([own], pareto["PUBLISHED"], "data=cifar10").axes
+    (axes,) = pareto["picture"]([own], "data=cifar10", sorted(pareto["CIFAR10"])).axes
     for x, y in ((params, 0.5), *pareto["PUBLISHED"].values()):
         assert axes.get_xlim()[0] < x < axes.get_xlim()[1]
         assert axes.get_ylim()[0] < y < axes.get_ylim()[1]
@@ -173,16 +176,18 @@ def test_a_network_of_any_size_is_in_the_picture(params: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("experiment", "message"),
+    ("experiment", "other", "message"),
     [
-        ("sgd", "has runs of data=cifar10, and one table is of one data set"),
-        ("tinny", "There is no experiment=tinny."),
+        ("sgd", {"data": "cifar10"}, "other_0.json is of data=cifar10, not shapes, and one table"),
+        ("sgd", {"classes": ["flat", "steep"]}, "is of classes=['flat', 'steep'], not ['bar',"),
+        ("tinny", {}, "There is no experiment=tinny."),
     ],
 )
 def test_what_has_no_place_in_the_table_is_refused_before_anything_is_trained(
-    experiment: str, message: str, tmp_path: Path
+    experiment: str, other: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    (tmp_path / "other_0.json").write_text('{"data": "cifar10"}')
+    fits = {"data": "shapes", "classes": [*SHAPES], "image_size": 32}
+    (tmp_path / "other_0.json").write_text(json.dumps(fits | other))
     ended = subprocess.run(
         [sys.executable, str(CONF.parent / "benchmarks" / "pareto.py"), "data=shapes"],
         env=os.environ | {"EXPERIMENTS": experiment, "FOLDER": str(tmp_path)},
