@@ -71,19 +71,21 @@ def _check_places(path: Path, config: DictConfig, typed: Sequence[str]) -> None:
         typed: keys of the overrides.
 
     Raises:
-        UserError: names the callback that would, unless its place was typed.
+        UserError: names the callback or profiler that would, unless its place was typed.
     """
+    parts = {"trainer.profiler": config.trainer.get("profiler")}
     callbacks = config.callbacks if OmegaConf.is_dict(config.callbacks) else {}
-    for name, part in callbacks.items():
+    parts |= {f"callbacks.{name}": part for name, part in callbacks.items()}
+    for name, part in parts.items():
         if not OmegaConf.is_dict(part) or "dirpath" not in part:
             continue
         # Lightning deletes what an earlier best checkpoint was, by a path of the checkpoint's own.
         place, run_dir = part.dirpath, Path(config.run_dir).resolve()
         inside = isinstance(place, str) and Path(place).resolve().is_relative_to(run_dir)
-        if not inside and f"callbacks.{name}.dirpath" not in typed:
+        if not inside and f"{name}.dirpath" not in typed:
             raise UserError(
-                f"resume={path} wants callbacks.{name} to write to {place}, outside of the run's "
-                f"folder. If you want that too, type callbacks.{name}.dirpath={place} again."
+                f"resume={path} wants {name} to write to {place}, outside of the run's "
+                f"folder. If you want that too, type {name}.dirpath={place} again."
             )
 
 

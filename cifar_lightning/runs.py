@@ -14,6 +14,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.status import status_of
 
 RUNS = Path("runs/train")
+DEBUGGING = RUNS.with_name("debug")  # of conf/debugging.yaml
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ def trusted_config(
     Args:
         path: of the checkpoint, for the message.
         content: as `as_data` gave it, if it was not changed since.
-        left_out: parts that the result has not, and that may hold anything.
+        left_out: parts that the result has not, and that may hold anything; `trainer.profiler` is
+            one of the trainer.
         own: the configuration of the command line; what it calls in a part may be called there.
 
     Raises:
@@ -78,7 +79,7 @@ def trusted_config(
     _check_length(path, content)
     try:
         # What is checked is what OmegaConf made of it: it takes more kinds of containers than ours.
-        config: DictConfig = OmegaConf.create({k: content[k] for k in content if k not in left_out})
+        config: DictConfig = OmegaConf.create(_without(content, left_out))
         as_it_is: Any = OmegaConf.to_container(config)
         _check_calls(path, as_it_is)
         _check_references(path, as_it_is)
@@ -98,6 +99,17 @@ def trusted_config(
     if not all(isinstance(resolved["choices"].get(group), str) for group in ("model", "data")):
         raise UserError(f"{path}: its configuration does not say which model and data it chose.")
     return config
+
+
+def _without(content: Any, left_out: Sequence[str], above: str = "") -> Any:
+    """A configuration but for some of its keys, each written with those above it."""
+    if not isinstance(content, dict):
+        return content
+    return {
+        key: _without(value, left_out, f"{above}{key}.")
+        for key, value in content.items()
+        if f"{above}{key}" not in left_out
+    }
 
 
 def _check_length(path: str | Path, content: Any) -> None:

@@ -159,6 +159,23 @@ def test_callbacks_of_ones_own_are_no_matter_of_an_evaluation_and_can_be_typed_a
     assert resume.resumed(compose_only(tiny, typed)).callbacks.mine == mine
 
 
+def test_a_profiler_of_ones_own_is_no_matter_of_an_evaluation_and_can_be_typed_again(
+    best: Path, tiny: Compose
+) -> None:
+    mine = {"_target_": "my.Profiler"}
+    changed(best, in_config(lambda config: config["trainer"].update(profiler=mine)))
+    trainer = run.rebuild(best)[1].trainer
+    assert "profiler" not in trainer
+    assert trainer.precision == "auto"
+    with pytest.raises(UserError, match=r"wants to call 'my\.Profiler' in trainer"):
+        resume.resumed(compose_only(tiny, [f"resume={best}"]))
+    typed = [f"resume={best}", "+trainer.profiler._target_=my.Profiler"]
+    assert resume.resumed(compose_only(tiny, typed)).trainer.profiler == mine
+    changed(best, in_config(lambda config: config["trainer"].update(plugins=[mine])))
+    with pytest.raises(UserError, match=r"wants to call 'my\.Profiler' in trainer"):
+        run.rebuild(best)
+
+
 def test_a_resumed_run_writes_to_its_own_folder(best: Path, tiny: Compose, tmp_path: Path) -> None:
     place = tmp_path / "home"
     changed(best, in_config(lambda config: config["callbacks"]["best"].update(dirpath=str(place))))
@@ -170,6 +187,28 @@ def test_a_resumed_run_writes_to_its_own_folder(best: Path, tiny: Compose, tmp_p
     changed(best, in_config(lambda config: config["callbacks"].update(odd="a text")))
     typed = [f"resume={best}", f"callbacks.best.dirpath={place}"]
     assert resume.resumed(compose_only(tiny, typed)).callbacks.best.dirpath == str(place)
+
+
+def test_a_resumed_profile_is_written_to_the_runs_folder(
+    best: Path, tiny: Compose, tmp_path: Path
+) -> None:
+    place = tmp_path / "home"
+    profiler = {
+        "_target_": "pytorch_lightning.profilers.SimpleProfiler",  # conf/debug/profile.yaml's
+        "dirpath": "${run_dir}",
+        "filename": "profile",
+    }
+    changed(best, in_config(lambda config: config["trainer"].update(profiler=profiler)))
+    resumed = resume.resumed(compose_only(tiny, [f"resume={best}"]))
+    assert resumed.trainer.profiler.dirpath == str(tmp_path / "other")
+    profiler["dirpath"] = str(place)
+    changed(best, in_config(lambda config: config["trainer"].update(profiler=profiler)))
+    with pytest.raises(UserError, match=r"wants trainer\.profiler to write to .*home, outside of"):
+        resume.resumed(compose_only(tiny, [f"resume={best}"]))
+    typed = [f"resume={best}", f"+trainer.profiler.dirpath={place}"]
+    assert resume.resumed(compose_only(tiny, typed)).trainer.profiler.dirpath == str(place)
+    changed(best, in_config(lambda config: config["trainer"].update(profiler="simple")))
+    assert resume.resumed(compose_only(tiny, [f"resume={best}"])).trainer.profiler == "simple"
 
 
 @pytest.mark.parametrize("content", ["# @package _global_\n", "", "a: ["])

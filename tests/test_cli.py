@@ -106,6 +106,13 @@ def test_compose_tells_the_options_the_folder_and_the_name(tmp_path: Path) -> No
     assert re.fullmatch("2026-sweep-3-[0-9a-f]{6}", job.run_id)
 
 
+def test_a_composed_run_has_its_folder_where_a_typed_one_has(tmp_path: Path) -> None:
+    assert Path(compose().run_dir).parent == tmp_path / "runs" / "train"
+    assert Path(compose(["debug=fast"]).run_dir).parent == tmp_path / "runs" / "debug"
+    evaluated = compose(["checkpoint=best.ckpt"], config_name="evaluate")
+    assert Path(evaluated.run_dir).parent == tmp_path / "runs" / "evaluate"
+
+
 def test_no_experiment_may_be_typed() -> None:
     assert prepare_arguments(["experiment=null", "seed=1"]) == ["seed=1"]
 

@@ -125,6 +125,17 @@ def test_it_is_looked_for_where_the_run_would_be(tmp_path: Path) -> None:
     assert auto("--config-dir", str(mine.parent), "optimizer=mine") is None
 
 
+def test_debugging_is_looked_for_where_its_runs_stand() -> None:
+    typed = [*TYPED, "debug=fast"]
+    begun(RUNS, typed, name=THIRD)
+    run = begun(Path("runs/debug"), typed)
+    begun(Path("runs/debug"), name=SECOND)
+    assert auto(*typed) == run
+    assert auto(*TYPED, "debug=profile") is None
+    assert auto(*TYPED, "debug=null") is None
+    assert auto(*typed, "hydra.run.dir='runs/train/${now:%H}'") == RUNS / THIRD
+
+
 def test_a_sweep_goes_on_otherwise() -> None:
     with pytest.raises(UserError, match="resume_sweep=FOLDER"):
         resume_auto(["-m", "seed=1,2", "resume=auto"])

@@ -75,7 +75,9 @@ def compose(
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     hydra_config = config.hydra
     if run_dir is None:
-        run_dir = f"runs/{config_name}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
+        # As conf/debugging.yaml has it.
+        place = "debug" if hydra_config.runtime.choices.get("debug") else config_name
+        run_dir = f"runs/{place}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
     with open_dict(config):
         del config["hydra"]
     complete(config, hydra_config, run_dir, sweep)

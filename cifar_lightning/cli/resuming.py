@@ -12,7 +12,7 @@ from cifar_lightning.cli.composing import ADDED, compose, key_of
 from cifar_lightning.cli.typed import is_sweep, prepare_arguments, quoted
 from cifar_lightning.errors import UserError
 from cifar_lightning.locks import is_taken
-from cifar_lightning.runs import RUNS, age, read_config_dir, read_run, read_sweep
+from cifar_lightning.runs import DEBUGGING, RUNS, age, read_config_dir, read_run, read_sweep
 
 CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
 
@@ -80,10 +80,11 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     place += [after for o, after in pairwise(options) if o in CONFIG_DIR]
     further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in place if folder]
     prepared = prepare_arguments(overrides)
-    wanted = _plain(compose([*prepared, *further]))
+    config = compose([*prepared, *further])
+    wanted, usual = _plain(config), DEBUGGING if config.choices.debug else RUNS
     started = processes.launch()
     alone = started is None or started.total == 1  # several must choose the same
-    for folder in sorted(_candidates(overrides), key=age, reverse=True):
+    for folder in sorted(_candidates(overrides, usual), key=age, reverse=True):
         last = folder / "checkpoints" / "last.ckpt"
         if not last.is_file() or not _was_typed_so(folder, wanted, prepared):
             continue
@@ -92,12 +93,12 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def _candidates(overrides: Sequence[str]) -> list[Path]:
-    """The folders that the run could have begun in."""
+def _candidates(overrides: Sequence[str], usual: Path) -> list[Path]:
+    """The folders that the run could have begun in: below the usual one, if none was typed."""
     typed = [o.partition("=")[2].strip("'\"") for o in overrides if key_of(o) == "hydra.run.dir"]
     if typed and "${" not in typed[-1]:
         return [Path(typed[-1]).expanduser()]
-    place = Path(typed[-1]).expanduser().parent if typed else RUNS
+    place = Path(typed[-1]).expanduser().parent if typed else usual
     return [folder for folder in place.glob("*") if folder.is_dir()]
 
 

@@ -29,7 +29,8 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, DictConfig]:
     content = read_checkpoint(checkpoint)
     facts = content.data_facts
     # Nothing is made of these, so whatever they call does not matter.
-    config = trusted_config(checkpoint, content.config, left_out=("callbacks", "logger"))
+    unused = ("callbacks", "logger", "trainer.profiler")
+    config = trusted_config(checkpoint, content.config, left_out=unused)
     OmegaConf.resolve(config)  # nothing is left to be evaluated, here or in another configuration
     versions = f"(written by cifar-lightning {content.version}; this is {__version__})"
     try:
