@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import TINY
+from data_sets import png, write_folder
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -47,15 +49,19 @@ def test_a_smoke_run_of_the_largest_experiment(tmp_path: Path) -> None:
 
 
 class Noting(pl.Callback):
-    """Notes which images come in training, and how many in validation."""
+    """Notes which images come in training with their labels, and how many in validation."""
 
-    trained: ClassVar[set[int]] = set()
+    trained: ClassVar[dict[int, int]] = {}
     validated: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        self.trained.clear()
+        self.validated.clear()
 
     def on_train_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, _: Any
     ) -> None:
-        self.trained.update(batch[2].tolist())
+        self.trained.update(zip(batch[2].tolist(), batch[1].tolist(), strict=True))
 
     def on_validation_batch_end(
         self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any
@@ -72,6 +78,59 @@ def test_the_seed_network_learns_a_few_batches_by_heart(tmp_path: Path) -> None:
     last = read_rows(tmp_path)[-1]
     assert last["train/acc"] >= 0.99
     assert last["val/acc"] >= 0.99  # the same images
+
+
+def test_the_few_images_are_of_all_classes(tmp_path: Path) -> None:
+    files = {
+        # In the order of the names, class after class.
+        f"{part}/{kind}/{kind}_{i:02d}.png": png((10 * i, 0, 60 * label))
+        for part, count in (("train", 20), ("test", 1))
+        for label, kind in enumerate(("bird", "cat", "dog"))
+        for i in range(count)
+    }
+    folder = write_folder(tmp_path / "set", files)
+    data = ("data=folder", f"data.path={folder}", "data.val_size=6", "data.batch_size=3")
+    small = [o for o in SMALL if not o.startswith("data")]
+    note = "+callbacks.noting._target_=test_debug.Noting"
+    train(compose([*small, *data, "debug=overfit", "trainer.max_epochs=1", note], tmp_path / "run"))
+    assert Counter(Noting.trained.values()) == {0: 4, 1: 4, 2: 4}
+
+
+class PlainAdam(torch.optim.Adam):
+    """An optimizer without weight decay."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, lr)
+
+
+class Blackens(nn.Module):
+    """An augmentation of one's own that leaves nothing to learn."""
+
+    def forward(self, images: Tensor, index: Tensor, epoch: int, generator: Any) -> Tensor:
+        return torch.zeros_like(images)
+
+
+MINE = {
+    "optimizer": "_target_: test_debug.PlainAdam\n_partial_: true\nlr: 0.005\n",
+    "augment": "_target_: test_debug.Blackens\n",
+    "experiment": """# @package _global_
+defaults:
+  - override /optimizer: mine
+  - override /augment: mine
+teacher: none.ckpt
+""",
+}
+
+
+def test_parts_of_ones_own_are_taken_as_they_are(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"conf/{group}/mine.yaml": MINE[group].encode() for group in MINE})
+    searched = f"hydra.searchpath=[{tmp_path}/conf]"
+    config = debug("overfit", tmp_path / "run", "experiment=mine", searched)
+    assert (config.choices.optimizer, config.choices.augment) == ("mine", "mine")
+    train(config)
+    last = read_rows(tmp_path / "run")[-1]
+    assert last["train/acc"] >= 0.99
+    assert last["val/acc"] >= 0.99
 
 
 class Forgets(nn.Module):

@@ -1,18 +1,20 @@
 """The same few batches over and over."""
 
-from typing import cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 from torch import Tensor
 
-from cifar_lightning.data import ImageData, Part
+from cifar_lightning.augment import Augment
+from cifar_lightning.data import ImageData, Part, split_balanced
 from cifar_lightning.errors import UserError
 
 
 class SameBatches(pl.Callback):
-    """Makes every epoch of the same few images, and has them validate too.
+    """Makes every epoch of the same few images, as they are, and has them validate too.
 
-    How many is the Trainer's `limit_train_batches`, times the batch size; without this callback
+    They are balanced over the classes, and nothing augments them, whatever the module's `augment`
+    is. How many is the Trainer's `limit_train_batches`, times the batch size; without this callback
     each epoch would have other ones. Lightning's own `overfit_batches` does the same for data whose
     order is not theirs to decide, and validates on other images.
 
@@ -22,7 +24,7 @@ class SameBatches(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._before: tuple[Tensor, Part | None] | None = None
+        self._before: tuple[Tensor, Part | None, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Change the data before its batches are counted."""
@@ -35,16 +37,21 @@ class SameBatches(pl.Callback):
                 f"trainer.limit_train_batches={batches} is not a count from 1 to {most}, the "
                 "batches that there are."
             )
-        self._before = data.train_index, data.val
-        index = data.train_index[: batches * data.batch_size]
+        self._before = data.train_index, data.val, pl_module.augment
+        # Not the first ones: where file names begin with the class, these are of one class alone.
+        labels = data.train.labels[data.train_index]
+        drawn, _ = split_balanced(labels, batches * data.batch_size, data.split_seed)
+        index = data.train_index[drawn]
         data.train_index = index
         data.val = Part(data.train.images[index], data.train.labels[index])
+        # Past nn.Module, which puts nothing but a module in the place of one.
+        vars(pl_module)["augment"] = Augment()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the data as they were."""
         if self._before is not None:
             data = _data(trainer)
-            data.train_index, data.val = self._before
+            data.train_index, data.val, vars(pl_module)["augment"] = self._before
             self._before = None
 
 

@@ -2,8 +2,17 @@
 
 from cifar_lightning.data.cifar10 import Cifar10Data
 from cifar_lightning.data.folder import FolderData
-from cifar_lightning.data.module import ImageData
+from cifar_lightning.data.module import ImageData, split_balanced
 from cifar_lightning.data.parts import Part, Parts, check_memory
 from cifar_lightning.data.shapes import ShapesData
 
-__all__ = ["Cifar10Data", "FolderData", "ImageData", "Part", "Parts", "ShapesData", "check_memory"]
+__all__ = [
+    "Cifar10Data",
+    "FolderData",
+    "ImageData",
+    "Part",
+    "Parts",
+    "ShapesData",
+    "check_memory",
+    "split_balanced",
+]
