@@ -10,7 +10,7 @@ READY := .venv/.ready
     notebooks lock audit
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
 
 setup: $(READY)  ## .venv with the locked dependencies and the package (the others call this)
 

@@ -64,8 +64,9 @@ def run_hooks(folder: Path, skipped: str = "types") -> subprocess.CompletedProce
 def test_the_hooks_mend_what_they_can_without_a_network(repository: Path) -> None:
     code = repository / "example.py"
     code.write_text('"""An example."""\nimport os, sys\nprint( sys.path )\n')
-    text = "\n".join(["import pathlib", f"print('{Path.home()}/data')"])
-    cells = [NOTEBOOK["cells"][0] | {"source": text}]  # type: ignore[index]
+    said = {"output_type": "stream", "name": "stdout", "text": f"{Path.home()}/data\n"}
+    changed = {"source": "import pathlib\nprint( 'data' )", "outputs": [said]}
+    cells = [NOTEBOOK["cells"][0] | changed]  # type: ignore[index]
     notebook = repository / "a.ipynb"
     notebook.write_text(json.dumps(NOTEBOOK | {"cells": cells}))
     first = run_hooks(repository)
