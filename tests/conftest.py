@@ -1,3 +1,4 @@
+import logging
 import os
 import secrets
 import shutil
@@ -41,8 +42,14 @@ def _away_from_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")  # the tests' own servers are not behind one
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
+    logs = logging.getLogger().handlers[:]
     yield
     torch.set_num_threads(threads)
+    for log in logging.getLogger().handlers[:]:
+        # The command line's, called in this process: it ends with the process elsewhere.
+        if isinstance(log, logging.FileHandler) and log not in logs:
+            logging.getLogger().removeHandler(log)
+            log.close()
 
 
 @pytest.fixture
