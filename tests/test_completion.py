@@ -93,8 +93,14 @@ def test_a_question_of_a_shell_loads_no_torch_and_says_nothing_of_mistakes() -> 
         assert ended.stdout.endswith("False\n")
 
 
-@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed here")
+def needs(shell: str) -> None:
+    if shutil.which(shell) is None:
+        message = f"{shell} is asked here: apt-get install {shell}"
+        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
+
+
 def test_fish_offers_the_same() -> None:
+    needs("fish")
     ended = subprocess.run(
         ["fish", "-c", "cifar-train -sc install=fish | source; complete -C 'cifar-train debug='"],
         capture_output=True,
@@ -104,8 +110,8 @@ def test_fish_offers_the_same() -> None:
     assert ended.stdout.split() == ["debug=fast", "debug=overfit", "debug=profile"], ended.stderr
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed here")
 def test_zsh_has_it_from_bash() -> None:
+    needs("zsh")
     ended = subprocess.run(
         [
             *("zsh", "-f", "-c"),
