@@ -23,9 +23,10 @@ from pathlib import Path
 import torch
 from torch.nn.utils import get_total_norm
 
-from cifar_lightning import hardware
-from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.models import DilatedDW
+from cifar_lightning.run import devices
 from cifar_lightning.train import train
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
@@ -85,9 +86,7 @@ def main() -> None:
     summary = {
         "rounds": ROUNDS,
         "norm_ms_a_step": round(norm_milliseconds(), 3),
-        "device": hardware.device_name(
-            torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        ),
+        "device": devices.device_name(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "torch": torch.__version__,
         **{f"{name}_images_per_s": round(statistics.median(rates[name]), 1) for name in VARIANTS},
         **{f"ratio_{name}": round(statistics.median(found), 3) for name, found in ratios.items()},

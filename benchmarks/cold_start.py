@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cifar_lightning.cli import prepare_arguments
+from cifar_lightning.config.overrides import prepare_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 Command = tuple[str | Path, ...]
@@ -70,7 +70,7 @@ def main() -> None:
         python = checkout / ".venv" / "bin" / "python"
         train: Command = (python, "-m", "cifar_lightning.train", *options, "logger=csv")
         first_step: Command = (python, "-c", UNTIL_THE_FIRST_STEP, *options, "logger=csv")
-        imports = "import cifar_lightning.run, cifar_lightning.results"
+        imports = "import cifar_lightning.run, cifar_lightning.tracking.results"
         cold: dict[str, Command] = {
             "clone": ("git", "clone", "--quiet", ROOT, checkout),
             "dependencies": ("make", "-C", checkout, ".venv/.dependencies-of-lock"),

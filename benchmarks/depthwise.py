@@ -13,8 +13,8 @@ import time
 import torch
 from torch import nn
 
-from cifar_lightning.hardware import choose_precision
 from cifar_lightning.models.blocks import Depthwise
+from cifar_lightning.run.devices import choose_precision
 
 ROUNDS = 20
 SHAPES = ((64, 16), (128, 8))  # channels, pixels

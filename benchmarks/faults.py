@@ -36,11 +36,11 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from cifar_lightning import hardware
-from cifar_lightning.checkpoint import read_checkpoint
+from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.data import Parts, ShapesData
 from cifar_lightning.errors import UserError
-from cifar_lightning.runs import read_rows
+from cifar_lightning.run import devices
+from cifar_lightning.tracking.run_folder import read_rows
 
 KILLS = int(os.environ.get("KILLS", "72"))
 DISKS = int(os.environ.get("DISKS", "8"))
@@ -441,7 +441,7 @@ def main() -> None:
         "lost": sum(bool(problems) for _, problems in outcomes),
         "seed": SEED,
         "seconds": round(time.monotonic() - begun),
-        "device": hardware.device_name(torch.device("cpu")),
+        "device": devices.device_name(torch.device("cpu")),
         "torch": torch.__version__,
     }
     print(f"\n{json.dumps(summary)}")

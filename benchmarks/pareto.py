@@ -29,10 +29,13 @@ import torch.nn.functional as F
 from hydra.errors import HydraException
 from pareto_picture import picture
 
-from cifar_lightning import hardware, run
-from cifar_lightning.classifier import Classifier
-from cifar_lightning.cli import compose, explain, prepare_arguments
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.messages import explain
+from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.errors import UserError
+from cifar_lightning.run import devices
+from cifar_lightning.training.module import Classifier
 
 EXPERIMENTS = os.environ.get(
     "EXPERIMENTS", "best_seed,best_257k,best_1m,resnet20,airbench94"
@@ -86,7 +89,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def speeds(classifiers: dict[str, Classifier]) -> dict[str, dict[str, float]]:
     """Images/s of inference and of a training step, medians over rounds, by name."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = hardware.choose_precision("gpu" if device.type == "cuda" else "cpu")
+    precision = devices.choose_precision("gpu" if device.type == "cuda" else "cpu")
     first = next(iter(classifiers.values()))
     shape = (BATCH, 3, first.image_size, first.image_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from cifar_lightning import hardware
+from cifar_lightning.run import devices
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 JOBS = int(os.environ.get("JOBS", "4"))
@@ -101,7 +101,7 @@ def main() -> None:
     options = sys.argv[1:]
     summary: dict[str, Any] = {
         "options": options,
-        "device": hardware.device_name(torch.device("cpu")),
+        "device": devices.device_name(torch.device("cpu")),
         "torch": torch.__version__,
         "rounds": ROUNDS,
         "jobs_per_sweep": JOBS,

@@ -25,9 +25,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from cifar_lightning import run, training
-from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.data import ImageData
+from cifar_lightning.run import fit
 
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "100,101,102").split(",")]
 CHECKS_PER_EPOCH = 8
@@ -99,8 +101,8 @@ def trained(overrides: Sequence[str], seed: int) -> Watch:
         classifier, _ = run.build_classifier(config, data)
         watch = Watch(data)
         trainer = run.build_trainer(config, {"watch": watch}, has_validation=False)
-        with training.quiet():
-            training.fit(trainer, classifier, data, config)
+        with fit.quiet():
+            fit.fit(trainer, classifier, data, config)
     return watch
 
 

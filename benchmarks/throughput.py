@@ -44,12 +44,15 @@ from torch import Tensor
 from torch._inductor.utils import fresh_cache
 from torch.utils.data import DataLoader
 
-from cifar_lightning import hardware, run, training, warm_up
-from cifar_lightning.budget import count
-from cifar_lightning.callbacks import Throughput
-from cifar_lightning.classifier import Classifier
-from cifar_lightning.cli import compose, prepare_arguments
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.data import ImageData
+from cifar_lightning.models.budget import count
+from cifar_lightning.run import compile as warm_up
+from cifar_lightning.run import devices, fit
+from cifar_lightning.training.callbacks import Throughput
+from cifar_lightning.training.module import Classifier
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
 # In each measurement of the first and of the second table, rounded to whole steps.
@@ -109,8 +112,8 @@ class Bench:
         callbacks = run.build_callbacks(self.config, self.data)
         callbacks = {name: callbacks[name] for name in ("throughput", "nan") if name in callbacks}
         self.trainer = run.build_trainer(self.config, callbacks, has_validation=False)
-        with training.quiet():
-            training.fit(self.trainer, classifier, self.data, self.config)
+        with fit.quiet():
+            fit.fit(self.trainer, classifier, self.data, self.config)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, warm_up.WarmUp):
                 self.compile_seconds = callback.compile_seconds
@@ -295,7 +298,7 @@ def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
         "ratio_vs_conventional": ratio(rates, "Trainer", "conventional"),
         "precision": bench.precision,
         "compile": bool(bench.config.trainer.compile),
-        "device": hardware.device_name(bench.device),
+        "device": devices.device_name(bench.device),
         "torch": torch.__version__,
         "rounds_images_per_s": rounded(rates),
     }

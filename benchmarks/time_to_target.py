@@ -35,10 +35,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from torch import Tensor
 
-from cifar_lightning import hardware, run
-from cifar_lightning.budget import train_tflop
-from cifar_lightning.cli import compose, prepare_arguments
-from cifar_lightning.runs import read_rows
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
+from cifar_lightning.models.budget import train_tflop
+from cifar_lightning.run import devices
+from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 
 EXPERIMENTS = os.environ.get("EXPERIMENTS", "speedrun,default,sgd,conventional,airbench94").split(
@@ -68,7 +70,7 @@ def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     """The recipe most people use; the same figures."""
     config = compose([*overrides, f"seed={seed}"], FOLDER / f"conventional_{seed}")
     data = run.build_data(config)
-    accelerator, _ = hardware.choose_devices(
+    accelerator, _ = devices.choose_devices(
         config.trainer.gpus, torch.cuda.device_count(), 128, one_device="measured on one"
     )
     device = torch.device("cuda" if accelerator == "gpu" else "cpu")
@@ -218,7 +220,7 @@ def main() -> None:
     overrides = ["logger=csv", *one_gpu, *prepare_arguments(sys.argv[1:])]
     conditions = {
         "overrides": overrides,
-        "device": hardware.device_name(torch.device("cuda" if ON_GPU else "cpu")),
+        "device": devices.device_name(torch.device("cuda" if ON_GPU else "cpu")),
         "torch": torch.__version__,
         "conventional_epochs": CONVENTIONAL_EPOCHS,
         "workers": WORKERS,

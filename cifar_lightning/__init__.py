@@ -7,7 +7,7 @@ importing the package, as the command line does, costs nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from cifar_lightning._version import __version__ as __version__
 
 __all__ = [
     "Airbench94",
@@ -48,24 +48,32 @@ __all__ = [
 
 # Train, evaluate and the like are modules' names already: cifar_lightning.train.train(compose(…)).
 _HOMES = {
-    "augment": (
+    "training.augment": (
         *("Augment", "alternating_flip", "cutmix", "cutout"),
         *("flip", "random_flip", "random_shift", "scale"),
     ),
-    "budget": ("Budget", "check", "count", "train_tflop"),
-    "classifier": ("Classifier",),
-    "cli": ("compose",),
+    "models.budget": ("Budget", "check", "count", "train_tflop"),
+    "training.module": ("Classifier",),
+    "config.compose": ("compose",),
     "data": ("Cifar10Data", "FolderData", "ImageData", "Part", "ShapesData"),
-    "data.image": ("decode_image",),
+    "data.decode": ("decode_image",),
     "errors": ("DataUnavailable", "UserError"),
     "models": ("Airbench94", "DilatedDW", "ResNet20", "ResidualDW", "initialise"),
-    "optim": ("Muon", "constant_schedule", "cosine_schedule", "linear_schedule"),
-    "pretrained": ("Pretrained", "load"),
+    "training.optim": ("Muon", "constant_schedule", "cosine_schedule", "linear_schedule"),
+    "checkpoints.pretrained": ("Pretrained", "load"),
     "run": ("rebuild",),
 }
 
 if TYPE_CHECKING:
-    from cifar_lightning.augment import (
+    from cifar_lightning.checkpoints.pretrained import Pretrained, load
+    from cifar_lightning.config.compose import compose
+    from cifar_lightning.data import Cifar10Data, FolderData, ImageData, Part, ShapesData
+    from cifar_lightning.data.decode import decode_image
+    from cifar_lightning.errors import DataUnavailable, UserError
+    from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
+    from cifar_lightning.models.budget import Budget, check, count, train_tflop
+    from cifar_lightning.run import rebuild
+    from cifar_lightning.training.augment import (
         Augment,
         alternating_flip,
         cutmix,
@@ -75,16 +83,13 @@ if TYPE_CHECKING:
         random_shift,
         scale,
     )
-    from cifar_lightning.budget import Budget, check, count, train_tflop
-    from cifar_lightning.classifier import Classifier
-    from cifar_lightning.cli import compose
-    from cifar_lightning.data import Cifar10Data, FolderData, ImageData, Part, ShapesData
-    from cifar_lightning.data.image import decode_image
-    from cifar_lightning.errors import DataUnavailable, UserError
-    from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
-    from cifar_lightning.optim import Muon, constant_schedule, cosine_schedule, linear_schedule
-    from cifar_lightning.pretrained import Pretrained, load
-    from cifar_lightning.run import rebuild
+    from cifar_lightning.training.module import Classifier
+    from cifar_lightning.training.optim import (
+        Muon,
+        constant_schedule,
+        cosine_schedule,
+        linear_schedule,
+    )
 
 else:  # hidden, as type checkers would take any name for one that is there
 

@@ -33,12 +33,17 @@ def train(
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import pytorch_lightning as pl
 
-    from cifar_lightning import arguments, console, jobs, results, resume, review, run, training
-    from cifar_lightning.callbacks import Interruption, Pruning
+    from cifar_lightning import run
+    from cifar_lightning.config import validate
+    from cifar_lightning.run import fit, resume
+    from cifar_lightning.system import jobs
+    from cifar_lightning.tracking import console, results
+    from cifar_lightning.tracking.wandb import summary
+    from cifar_lightning.training.callbacks import Interruption, Pruning
 
     if config.resume is not None:
         config = resume.resumed(config)
-    arguments.check_config(config)
+    validate.check_config(config)
     config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     classifier, budget = run.build_classifier(config, data)
@@ -52,13 +57,13 @@ def train(
         callbacks["pruning"] = Pruning(is_hopeless)
     interruption = Interruption(Path(config.run_dir, "checkpoints", "last.ckpt"))
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
-    with training.quiet(), run.open_loggers(config) as loggers:
+    with fit.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers
         console.show_start(config, data, trainer, callbacks)
-        review.introduce(config, budget, callbacks, loggers)
-        finished = training.fit(
-            trainer, classifier, data, config, interruption
-        ) and training.evaluate_best(trainer, classifier, data, callbacks["best"])
+        summary.introduce(config, budget, callbacks, loggers)
+        finished = fit.fit(trainer, classifier, data, config, interruption) and fit.evaluate_best(
+            trainer, classifier, data, callbacks["best"]
+        )
         metrics = results.collect(config, trainer, classifier, callbacks, budget, finished)
         if trainer.is_global_zero:
             figures = results.save_curves(config, metrics)
@@ -66,7 +71,7 @@ def train(
                 figures |= results.save_explanations(config, classifier, data)
                 figures |= results.save_test(config, classifier, data, metrics)
             results.save(config, metrics)  # last: a run that has them is over
-            review.conclude(classifier, data, callbacks["best"], metrics, figures, loggers)
+            summary.conclude(classifier, data, callbacks["best"], metrics, figures, loggers)
             console.show_result(config, metrics, loggers)
         if not finished:
             interruption.leave()

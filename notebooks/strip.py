@@ -20,8 +20,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from cifar_lightning.atomic import atomic_write
-from cifar_lightning.cli import CONF
+from cifar_lightning.config.compose import CONF
+from cifar_lightning.system.atomic import atomic_write
 
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 # Of a path, also in an address as file:///home/x or sqlite:////home/x, and of a folder in it.

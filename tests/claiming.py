@@ -7,8 +7,8 @@ from pathlib import Path
 
 import optuna
 
-from cifar_lightning.searching.claims import Claims
-from cifar_lightning.searching.storage import lock_of, open_storage
+from cifar_lightning.search.claims import Claims
+from cifar_lightning.search.storage import lock_of, open_storage
 
 
 def open_claims(

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from wandb_files import Recorded, recorded, run_folders, without_service
 
-from cifar_lightning.board.source import CodeState, code_state
-from cifar_lightning.cli import compose
+from cifar_lightning.config.compose import compose
 from cifar_lightning.data import ShapesData
+from cifar_lightning.tracking.wandb.source import CodeState, code_state
 
 # A whole run in about a second: 6 steps an epoch.
 TINY = (

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-from cifar_lightning.cli import explain
 from cifar_lightning.cli.tasks import MISTAKES
+from cifar_lightning.config.messages import explain
 
 LONGEST_MESSAGE = 3000  # characters: a screen, where the names in it are long
 

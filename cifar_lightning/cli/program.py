@@ -20,14 +20,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning import processes
-from cifar_lightning.cli.composing import CONF, complete
-from cifar_lightning.cli.messages import explain
 from cifar_lightning.cli.resuming import resume_auto, resume_sweep
 from cifar_lightning.cli.tasks import MISTAKES, run_apart
-from cifar_lightning.cli.typed import is_sweep, prepare_arguments, write_nothing
+from cifar_lightning.config.compose import CONF, complete
+from cifar_lightning.config.messages import explain
+from cifar_lightning.config.overrides import is_sweep, prepare_arguments, write_nothing
 from cifar_lightning.errors import UserError
-from cifar_lightning.locks import alone_in
+from cifar_lightning.system import processes
+from cifar_lightning.system.locks import alone_in
 
 SECONDS_FOR_THE_FIRST = 5  # to come to the same mistake; torchrun then ends the others
 

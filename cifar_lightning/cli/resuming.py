@@ -7,12 +7,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from cifar_lightning import processes
-from cifar_lightning.cli.composing import ADDED, compose, key_of
-from cifar_lightning.cli.typed import is_sweep, prepare_arguments, quoted
+from cifar_lightning.config.compose import ADDED, compose, key_of
+from cifar_lightning.config.overrides import is_sweep, prepare_arguments, quoted
 from cifar_lightning.errors import UserError
-from cifar_lightning.locks import is_taken
-from cifar_lightning.runs import DEBUGGING, RUNS, age, read_config_dir, read_run, read_sweep
+from cifar_lightning.system import processes
+from cifar_lightning.system.locks import is_taken
+from cifar_lightning.tracking.run_folder import (
+    DEBUGGING,
+    RUNS,
+    age,
+    read_config_dir,
+    read_run,
+    read_sweep,
+)
 
 CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
 

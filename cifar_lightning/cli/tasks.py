@@ -14,11 +14,11 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning import processes
-from cifar_lightning.cli.messages import explain
+from cifar_lightning.config.messages import explain
 from cifar_lightning.errors import UserError
-from cifar_lightning.jobs import Ask, JobDied, JobFailed, Surroundings, run_job
-from cifar_lightning.locks import alone_in
+from cifar_lightning.system import processes
+from cifar_lightning.system.jobs import Ask, JobDied, JobFailed, Surroundings, run_job
+from cifar_lightning.system.locks import alone_in
 
 log = logging.getLogger(__name__)
 

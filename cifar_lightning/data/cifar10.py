@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
+from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.download import say
 from cifar_lightning.data.mirrors import NoMirror, fetch_file
-from cifar_lightning.data.module import ImageData
-from cifar_lightning.data.parts import Part, Parts
+from cifar_lightning.data.splits import Part, Parts
 from cifar_lightning.errors import DataUnavailable
 
 ARCHIVE = "cifar-10-python.tar.gz"

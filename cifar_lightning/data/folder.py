@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from cifar_lightning.atomic import atomic_write, remove_leftovers
-from cifar_lightning.data.class_folders import decode
-from cifar_lightning.data.module import ImageData
-from cifar_lightning.data.parts import Part, Parts
+from cifar_lightning.data.datamodule import ImageData
+from cifar_lightning.data.image_folder import decode
+from cifar_lightning.data.splits import Part, Parts
 from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.system.atomic import atomic_write, remove_leftovers
 
 CACHE_FORMAT = 3  # another number and nobody reads an older version's cache
 

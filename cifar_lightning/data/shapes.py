@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_lightning.data.module import ImageData
-from cifar_lightning.data.parts import Part, Parts, check_memory
+from cifar_lightning.data.datamodule import ImageData
+from cifar_lightning.data.splits import Part, Parts, check_memory
 
 # Measured: what drawing takes at its height, above all for floats of all images at once.
 BYTES_PER_PIXEL = 80

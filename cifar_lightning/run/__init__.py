@@ -3,14 +3,14 @@
 The only place that instantiates configurations: everything else takes plain arguments.
 """
 
-from cifar_lightning.run.from_checkpoint import build_teacher, rebuild, rebuild_data
-from cifar_lightning.run.parts import (
+from cifar_lightning.run.build import (
     build_classifier,
     build_data,
     build_data_or_rehearse,
     build_network,
     instantiate_part,
 )
+from cifar_lightning.run.load import build_teacher, rebuild, rebuild_data
 from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
 
 __all__ = [

@@ -10,18 +10,18 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from rich import get_console
 
-from cifar_lightning import jobs
-from cifar_lightning.board import BoardLogger
-from cifar_lightning.callbacks import GradientNorm, RevisitHardest
-from cifar_lightning.checkpoint import AtomicCheckpointIO, read_checkpoint
-from cifar_lightning.console import EpochLines, ProgressBar
-from cifar_lightning.curves import Curves
+from cifar_lightning.checkpoints.io import AtomicCheckpointIO, read_checkpoint
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
-from cifar_lightning.hardware import choose_devices, choose_precision
-from cifar_lightning.processes import launch
-from cifar_lightning.run.parts import instantiate_part
-from cifar_lightning.runs import read_rows
+from cifar_lightning.run.build import instantiate_part
+from cifar_lightning.run.devices import choose_devices, choose_precision
+from cifar_lightning.system import jobs
+from cifar_lightning.system.processes import launch
+from cifar_lightning.tracking.console import EpochLines, ProgressBar
+from cifar_lightning.tracking.csv_logger import Curves
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.tracking.wandb import BoardLogger
+from cifar_lightning.training.callbacks import GradientNorm, RevisitHardest
 
 NO_DDP_IN_SWEEPS = (
     "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "

@@ -1,0 +1,1 @@
+"""Checkpoints: writing, reading, what may be trusted in one, and trained networks."""

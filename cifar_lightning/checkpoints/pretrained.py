@@ -1,0 +1,90 @@
+"""The trained networks that come with the package."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cifar_lightning import models
+from cifar_lightning.errors import UserError
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+class Pretrained(nn.Module):
+    """Normalisation and a trained network.
+
+    Args:
+        network: takes normalised images.
+        classes: their names, in the order of the logits.
+        mean, std: by channel, on the scale 0 to 1.
+
+    Attributes:
+        classes: as given.
+    """
+
+    def __init__(
+        self, network: nn.Module, classes: list[str], mean: list[float], std: list[float]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = tuple(classes)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of images uint8 RGB [N, 3, H, W]."""
+        logits: Tensor = self.network((images / 255 - self.mean) / self.std)
+        return logits
+
+
+def load(name: str) -> Pretrained:
+    """A trained network, in evaluation mode, on the CPU, in float32.
+
+    Args:
+        name: of a file in `checkpoints/weights/`, such as `best_seed`; the card beside it says
+            what it was trained on and what it reaches.
+
+    Raises:
+        UserError: if there is none of that name, or its file is damaged.
+    """
+    file = WEIGHTS / f"{name}.safetensors"
+    names = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+    if name not in names:
+        raise UserError(f"There are no weights {name!r}. There are: {', '.join(names)}.")
+    try:
+        weights, facts = read_weights(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} is damaged, so install the package anew: {error}") from error
+    arguments = facts["network"]
+    network = getattr(models, arguments.pop("_target_").rpartition(".")[2])(**arguments)
+    return with_weights(network, weights, facts)
+
+
+def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights by name, and what the metadata say: `classes`, `mean`, `std` and `network`.
+
+    Args:
+        file: as export's format=safetensors writes it.
+
+    Raises:
+        SafetensorError: if it is damaged.
+    """
+    with safe_open(file, framework="pt") as opened:
+        weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        metadata = opened.metadata()
+    facts = {key: json.loads(metadata[key]) for key in ("classes", "mean", "std", "network")}
+    return weights, facts
+
+
+def with_weights(
+    network: nn.Module, weights: dict[str, Tensor], facts: dict[str, Any]
+) -> Pretrained:
+    """A network, changed in place, with weights and normalisation as `read_weights` gives them."""
+    network.load_state_dict(weights)
+    return Pretrained(network, facts["classes"], facts["mean"], facts["std"]).eval()

@@ -1,0 +1,1 @@
+"""Composes, checks and explains configurations; imports neither torch nor Lightning."""

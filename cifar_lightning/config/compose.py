@@ -1,0 +1,104 @@
+"""From the names of options to a whole configuration."""
+
+import contextlib
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from cifar_lightning.config.paths import names_a_place
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# Inside the package where it was installed, beside it in a checkout.
+CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
+
+# Overrides that a run's title has in other words, that do not change what is trained, or that every
+# trial of a search has.
+NOT_IN_TITLE = (
+    *("data", "experiment", "seed", "trainer", "trainer.gpus", "trainer.num_nodes"),
+    *("target_accuracy", "trainer.limit_test_batches"),
+)
+# What `complete` adds to a configuration.
+ADDED = ("choices", "overrides", "sweep", "run_dir", "run_id")
+LONGEST_TITLE = 100  # W&B has room for 128
+
+OmegaConf.register_new_resolver(
+    "run_name",
+    lambda experiment, model: re.sub(r"[^\w.-]+", "-", str(experiment or model)),
+    replace=True,
+)
+
+
+def title(choices: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> str:
+    """A run's name on W&B: what it trains, what was typed that changes it, and its seed."""
+    experiment, model = choices.get("experiment"), str(choices.get("model"))
+    words = [experiment or model]
+    for override in overrides:
+        key = key_of(override)
+        said = key in NOT_IN_TITLE or (key == "model" and not experiment)
+        if not said and not key.startswith("hydra") and not names_a_place(override):
+            words.append(override.lstrip("+"))
+    name, ending = " ".join(words), f" seed {seed}"
+    room = LONGEST_TITLE - len(ending)
+    return (name if len(name) <= room else f"{name[: room - 1]}…") + ending
+
+
+OmegaConf.register_new_resolver("title", title, replace=True)
+
+
+def compose(
+    overrides: Sequence[str] = (),
+    run_dir: str | Path | None = None,
+    config_name: str = "train",
+    sweep: str | None = None,
+) -> DictConfig:
+    """The configuration that the command line would give, for notebooks and tests.
+
+    Args:
+        overrides: as typed after the command.
+        run_dir: the run's folder; by default a new one below runs/.
+        config_name: the file in conf/.
+        sweep: the name of the sweep or search that it is a run of.
+    """
+    running = GlobalHydra.instance().is_initialized()  # a command composes for others, as a search
+    with (
+        contextlib.nullcontext()
+        if running
+        else hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF))
+    ):
+        config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
+    hydra_config = config.hydra
+    if run_dir is None:
+        # As conf/debugging.yaml has it.
+        place = "debug" if hydra_config.runtime.choices.get("debug") else config_name
+        run_dir = f"runs/{place}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
+    with open_dict(config):
+        del config["hydra"]
+    complete(config, hydra_config, run_dir, sweep)
+    return config
+
+
+def complete(config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: str | None) -> None:
+    """Add what only Hydra knows: options chosen, overrides typed, the run's folder and names."""
+    choices = hydra_config.runtime.choices
+    with open_dict(config):
+        config.choices = {g: o for g, o in choices.items() if not str(g).startswith("hydra/")}
+        config.overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+        config.sweep = sweep
+        folder = Path(run_dir).absolute()
+        config.run_dir = str(folder)
+        # Names the run elsewhere too, as on W&B; in a sweep's folder the jobs are mere numbers.
+        name = f"{folder.parent.name}-{folder.name}" if folder.name.isdigit() else folder.name
+        # A folder may be used twice, a name on W&B may not.
+        config.run_id = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}-{secrets.token_hex(3)}"
+
+
+def key_of(override: str) -> str:
+    """What an override, as typed, sets."""
+    return override.lstrip("+~").partition("=")[0]

@@ -1,0 +1,125 @@
+"""One message for a mistake, with what would be right."""
+
+import difflib
+import errno
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.errors import CompactHydraException
+from omegaconf import OmegaConf
+
+from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.errors import UserError
+
+# What a value that does not fit ends in, and perhaps a fault in a network.
+FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+
+
+def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> str:
+    """One message for a mistake, with the nearest valid names where a name is wrong.
+
+    Args:
+        error: what ended the command.
+        config_name: the file in conf/.
+        arguments: what was typed; the options chosen in it decide which names are valid.
+
+    Returns:
+        Lines of printable characters: names of files, and values, may hold commands to the
+        terminal.
+    """
+    message = _explain(error, config_name, arguments)
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message
+    )
+
+
+def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str:
+    if isinstance(error, OSError) and not isinstance(error, CompactHydraException):
+        return _explain_os(error, config_name)
+    message = str(error).strip()
+    if isinstance(error, UserError):
+        if isinstance(error.__cause__, FAULTS):
+            message += "\nHYDRA_FULL_ERROR=1 shows where it was raised."
+        return message
+    if cause := error.__cause__:
+        message += f"\n{cause}"
+    lines = [line for line in message.splitlines() if "object_type=" not in line]
+    if found := re.search(r"Could not find '([^']*)/([^'/]+)'", message):
+        listed = message.partition("Available options")[2].partition("Config search path")[0]
+        options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
+        known = f" The options of {found[1]}: {', '.join(options)}." if options else ""
+        return f"There is no {found[1]}={found[2]}.{known}" + _nearest(found[2], options)
+    if found := re.search(r"Could not override '([^'@]+)'", message):
+        return f"There is no {found[1]!r} in the configuration.{_elsewhere(found[1])}" + _nearest(
+            found[1], _known_names(config_name, arguments)
+        )
+    return "\n".join(lines)
+
+
+def _explain_os(error: OSError, config_name: str) -> str:
+    """What the operating system refuses, and where the files of a run can go instead."""
+    place = error.filename2 or error.filename
+    where = f" ({place})" if place else ""
+    training = config_name == "train"
+    option = "hydra.run.dir=FOLDER puts the run" if training else "output=PATH puts what is written"
+    elsewhere = {"predict": f"{option} elsewhere.", "report": ""}.get(
+        config_name,
+        f"{option} elsewhere, data.root=FOLDER the official files and data.cache_dir=FOLDER the "
+        "decoded images.",
+    )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        resume = ", with resume=LAST_CHECKPOINT if there is one" * training
+        return (
+            f"The disk is full{where}. What was saved before is whole. Free some space and start "
+            f"again{resume}{f'; or {elsewhere}' if elsewhere else '.'}"
+        )
+    shown = "HYDRA_FULL_ERROR=1 shows where it was met."
+    if training and error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN):
+        return (
+            f"{error.strerror}{where}. Is its disk still there? resume=LAST_CHECKPOINT goes on "
+            f"from what was saved before; {elsewhere}\n{shown}"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        return f"{error.strerror}{where}. {elsewhere}\n{shown}"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"A file is where a folder is needed{where}. {elsewhere}\n{shown}"
+    return f"{error}\n{shown}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if not close:  # right in the last part, wrong in the way there
+        last = name.rpartition(".")[2]
+        close = [k for k in known if k.rpartition(".")[2] == last][:3]
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"{hint}\n--cfg job shows the whole configuration; +KEY=VALUE adds a new key."
+
+
+def _elsewhere(name: str) -> str:
+    """Where a key stands in another option of its group, as `data.path` does in data=folder."""
+    group, _, key = name.partition(".")
+    options = [
+        path.stem for path in sorted((CONF / group).glob("*.yaml")) if key in OmegaConf.load(path)
+    ]
+    return f" It belongs to {' and '.join(f'{group}={o}' for o in options)}." if options else ""
+
+
+def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """All groups and keys, with the options that were typed and exist."""
+    chosen = []
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        if (CONF / group / f"{option}.yaml").is_file():
+            chosen.append(argument)
+    config = compose(chosen, config_name=config_name)
+    names = {str(group): None for group in config.choices}  # a dict keeps the order
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                names[f"{prefix}{key}"] = None
+                walk(value, f"{prefix}{key}.")
+
+    walk(OmegaConf.to_container(config), "")
+    return list(names)

@@ -1,0 +1,117 @@
+"""What was typed, made ready for Hydra's grammar."""
+
+import os
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from cifar_lightning.config.compose import CONF
+from cifar_lightning.errors import UserError
+
+# Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
+PATH_KEYS = (
+    "checkpoint",
+    "data.cache_dir",
+    "data.mirror",
+    "data.path",
+    "data.root",
+    "hydra.run.dir",
+    "hydra.sweep.dir",
+    "images",
+    "logger.wandb.save_dir",
+    "output",
+    "resume",
+    "run",
+    "storage",
+    "teacher",
+)
+
+
+def prepare_arguments(arguments: Sequence[str]) -> list[str]:
+    """Quote paths for Hydra's grammar; let a resumed run go on in its own folder.
+
+    Raises:
+        UserError: if a path is empty, the checkpoint to resume does not exist, a group is given no
+            option, or there is a space before an equals sign.
+    """
+    prepared = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        key, equals, value = argument.partition("=")
+        if not equals and not before.startswith("-") and Path(argument).exists():
+            raise UserError(
+                f"{argument}: nothing says what this file is for. Arguments are KEY=VALUE; for "
+                "several images, images=FOLDER or a pattern in quotes, images='photos/*.png'."
+            )
+        if equals and not key:
+            raise UserError(f"{argument}: no space belongs before the equals sign.")
+        if argument in ("experiment=null", "debug=null"):
+            continue  # as it is without; Hydra does not take it
+        group = key.lstrip("+")
+        is_group = group != "" and (CONF / group).is_dir()
+        if is_group and not all(map(_names_option, value.split(","))):
+            options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+            raise UserError(f"{argument}: this group needs an option: {options}.")
+        if equals and key.lstrip("+") in PATH_KEYS and value != "null":
+            if not value:
+                raise UserError(f"{argument} names no file or folder.")
+            if key == "resume":
+                prepared += _in_the_folder_of(Path(value.strip("'\"")).expanduser())
+            of_a_sweep = is_sweep(arguments) and "," in value and not Path(value).exists()
+            if value[0] not in ("'", '"') and not of_a_sweep:
+                # Not pathlib's, which would make one slash of two in an address.
+                argument = f"{key}={quoted(os.path.expanduser(value))}"  # noqa: PTH111
+        prepared.append(argument)
+    return prepared
+
+
+def _names_option(value: str) -> bool:
+    """Whether it may be a name, and not what Hydra takes for a value of another kind."""
+    if value.strip().lower() in ("null", "true", "false") or value.strip().startswith("{"):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return True
+    return False
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether Hydra would run several jobs."""
+    return any(a == "-m" or a.startswith("--multi") for a in arguments)
+
+
+def quoted(value: str) -> str:
+    """A text as Hydra's grammar takes it, in single quotes.
+
+    Before a quote, a backslash would be an escape, so it is doubled there.
+    """
+    escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _in_the_folder_of(checkpoint: Path) -> list[str]:
+    if checkpoint.is_dir():
+        last = checkpoint / "checkpoints" / "last.ckpt"
+        raise UserError(f"resume={checkpoint} is a folder. Name a checkpoint, such as {last}.")
+    if not checkpoint.is_file():
+        raise UserError(f"resume={checkpoint}: there is no such file.")
+    folder = checkpoint.absolute().parent
+    if folder.name != "checkpoints":
+        return []  # moved away from its run: the resumed run gets a folder of its own
+    return [
+        f"hydra.run.dir={quoted(str(folder.parent))}",
+        # .hydra/ keeps the configuration that the run began with.
+        f"hydra.output_subdir=.hydra/resumed_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}",
+    ]
+
+
+def write_nothing(arguments: Sequence[str]) -> list[str]:
+    """Overrides for a process that is not the first: the run's folder and its log are of that one.
+
+    Each of torchrun's and srun's processes is a command of its own, with a time of its own in the
+    name that its run folder would have.
+    """
+    same_for_all = any(a.startswith("hydra.run.dir=") and "${" not in a for a in arguments)
+    folder = [] if same_for_all else ["hydra.run.dir=."]
+    return [*folder, "hydra.output_subdir=null", "hydra/job_logging=terminal"]

@@ -1,0 +1,54 @@
+"""The board of a project on W&B, from code: a workspace and a report.
+
+python -m cifar_lightning.dashboard entity=me project=cifar-lightning
+python -m cifar_lightning.dashboard dry_run=true
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from cifar_lightning.cli import entry
+
+
+def dashboard(config: DictConfig) -> dict[str, Any]:
+    """Save a workspace and a report with a panel for each question; or show what would be saved.
+
+    Args:
+        config: of conf/dashboard.yaml, as `cli.compose` gives it.
+
+    Returns:
+        The addresses `workspace` and `report`; of a dry run `panels.specification`.
+
+    Raises:
+        UserError: for a mistake that the user can mend, or what W&B refuses.
+    """
+    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    import json
+    import os
+    from importlib.util import find_spec
+
+    from cifar_lightning.config import validate
+    from cifar_lightning.errors import UserError
+
+    kinds = {"entity": str | None, "project": str, "url": str | None, "dry_run": bool}
+    validate.check_values("", kinds, config)
+    if find_spec("wandb_workspaces") is None:
+        raise UserError("A board needs wandb-workspaces: pip install 'cifar-lightning[board]'.")
+    os.environ.pop("WANDB_MODE", None)  # is of runs: a board is online, or none
+    if config.url is not None:
+        os.environ["WANDB_BASE_URL"] = config.url  # where all of W&B looks for it
+    from cifar_lightning.dashboard import panels
+
+    if config.dry_run:
+        specification = panels.specification(config.project)
+        print(json.dumps(specification, indent=2))
+        return specification
+    addresses = {}
+    for name, address in panels.save(config.entity, config.project):
+        print(f"{name:<11}{address}", flush=True)
+        addresses[name] = address
+    return addresses
+
+
+main = entry("dashboard", dashboard)

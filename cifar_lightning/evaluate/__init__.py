@@ -1,0 +1,64 @@
+"""What a checkpoint gets right, how sure it is, and what throws it off.
+
+python -m cifar_lightning.evaluate checkpoint=runs/train/…/checkpoints/best.ckpt
+
+takes a minute and a half on two cores, a quarter of a minute with robustness=false.
+"""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_lightning.cli import entry
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Measure a checkpoint on the test images.
+
+    Args:
+        config: of conf/evaluate.yaml, as `cli.compose` gives it.
+
+    Returns:
+        What `evaluation.json` holds, in `output` or `evaluation.default_folder`.
+
+    Raises:
+        UserError: for a mistake that the user can mend.
+    """
+    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    from pathlib import Path
+
+    from cifar_lightning import run
+    from cifar_lightning.checkpoints.io import find_checkpoint
+    from cifar_lightning.config import validate
+    from cifar_lightning.evaluate import evaluation
+    from cifar_lightning.run.inference import Inference
+    from cifar_lightning.tracking import console
+
+    validate.check_values("", {"robustness": bool}, config)
+    if "data" in config:
+        validate.check_part("data", OmegaConf.to_container(config.data, resolve=True))
+    checkpoint = find_checkpoint(config.checkpoint)
+    folder = Path(config.output or evaluation.default_folder(checkpoint)).expanduser()
+    validate.check_folder(f"output={folder}", folder)
+    if config.output is not None:
+        evaluation.check_output(folder)
+    classifier, trained = run.rebuild(checkpoint)
+    data = run.rebuild_data(config, trained, classifier)
+    precision = config.trainer.precision or trained.trainer.precision
+    inference = Inference(
+        classifier, config.trainer.gpus, precision, trained.trainer.get("deterministic", False)
+    )
+
+    figures, logits = evaluation.measure(inference, data, config.robustness)
+    results = {
+        "checkpoint": str(checkpoint.absolute()),
+        "model": trained.choices.model,
+        "data": config.choices.data or trained.choices.data,
+        **figures,
+    }
+    evaluation.save(folder, results, logits, data)
+    console.show_evaluation(results, folder)
+    return results
+
+
+main = entry("evaluate", evaluate)

@@ -1,0 +1,5 @@
+"""`python -m cifar_lightning.evaluate`."""
+
+from cifar_lightning.evaluate import main
+
+main()

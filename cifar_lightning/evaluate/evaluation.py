@@ -1,0 +1,187 @@
+"""Measures a classifier on the test images; `evaluation.json` and its pictures."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from rich import get_console
+from rich.progress import Progress
+from torch import Tensor
+
+from cifar_lightning.data import ImageData
+from cifar_lightning.errors import UserError
+from cifar_lightning.evaluate.corruptions import CORRUPTIONS
+from cifar_lightning.run.devices import device_name
+from cifar_lightning.run.inference import Inference
+from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking import plots
+from cifar_lightning.training import measures
+
+RESULTS = "evaluation.json"
+PICTURES = ("confusion_matrix", "reliability", "mistakes", "robustness")
+MISTAKES = 36  # in the picture
+CORRUPTED_AT_A_TIME = 1000  # images
+
+
+def default_folder(checkpoint: Path) -> Path:
+    """`evaluation/` of a run's folder for its best checkpoint; for another, a folder in that."""
+    folder = checkpoint.absolute().parent
+    folder = (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
+    return folder if checkpoint.stem == "best" else folder / checkpoint.stem
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder in which an evaluation would overwrite what is of none.
+
+    Raises:
+        UserError: names the file.
+    """
+    results = folder / RESULTS
+    with contextlib.suppress(OSError, ValueError):
+        if "test/acc" in json.loads(results.read_text()):
+            return
+    for file in (results, *(folder / f"{name}.png" for name in PICTURES)):
+        if file.exists():
+            raise UserError(
+                f"output={folder} would overwrite {file}, which is of no evaluation. Name another "
+                "folder."
+            )
+
+
+def measure(
+    inference: Inference, data: ImageData, robustness: bool
+) -> tuple[dict[str, Any], Tensor]:
+    """All figures of a classifier on the test images.
+
+    Args:
+        inference: runs the classifier.
+        data: its test part is read.
+        robustness: whether to corrupt the images too.
+
+    Returns:
+        What `evaluation.json` holds of it, and the logits [N, classes] without augmentation.
+    """
+    images, labels = data.test.images, data.test.labels
+    corrupted = sum(len(c.strengths) for c in CORRUPTIONS.values()) if robustness else 0
+    with Progress(console=get_console(), transient=True) as progress:
+        task = progress.add_task("Evaluating", total=(3 + corrupted) * len(images))
+
+        def advance(count: int) -> None:
+            progress.advance(task, count)
+
+        inference.logits(images[: data.batch_size], data.batch_size)  # the first one is slow
+        start = time.perf_counter()
+        logits = inference.logits(images, data.batch_size, advance=advance)
+        seconds = time.perf_counter() - start
+        flipped = inference.logits(
+            images, data.batch_size, flip=True, advance=lambda n: advance(2 * n)
+        )
+        curves = (
+            _robustness(inference, images, labels, data.batch_size, advance) if robustness else None
+        )
+    matrix = measures.confusion_matrix(logits.argmax(1), labels, len(data.classes))
+    by_class = zip(data.classes, measures.class_accuracies(matrix), strict=True)
+    results = {
+        "images": len(images),
+        **{f"test/{name}": value for name, value in measures.scores(logits, labels).items()},
+        **{f"test/{name}_flip": v for name, v in measures.scores(flipped, labels).items()},
+        "test/acc_by_class": dict(by_class),
+        "robustness": curves,
+        "confusion_matrix": matrix.tolist(),  # labels in rows, predictions in columns
+        "calibration": measures.calibration(logits, labels),
+        "images_per_s": round(len(images) / seconds, 1),
+        "batch_size": data.batch_size,
+        "precision": inference.precision,
+        "device": device_name(inference.device),
+        "torch": torch.__version__,
+    }
+    return results, logits
+
+
+def _robustness(
+    inference: Inference,
+    images: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """By corruption, its strengths and the accuracy under each; and `mean_acc` of them all."""
+    found: dict[str, Any] = {}
+    for name, corruption in CORRUPTIONS.items():
+        accuracies = []
+        for strength in corruption.strengths:
+            hits = 0
+            pairs = zip(
+                images.split(CORRUPTED_AT_A_TIME), labels.split(CORRUPTED_AT_A_TIME), strict=True
+            )
+            for some, their_labels in pairs:
+                logits = inference.logits(
+                    corruption.apply(some, strength), batch_size, advance=advance
+                )
+                hits += int((logits.argmax(1) == their_labels).sum())
+            accuracies.append(round(hits / len(images), 6))
+        found[name] = {
+            "unit": corruption.unit,
+            "strengths": list(corruption.strengths),
+            "acc": accuracies,
+        }
+    everything = [accuracy for curve in found.values() for accuracy in curve["acc"]]
+    return {"mean_acc": round(sum(everything) / len(everything), 6), **found}
+
+
+def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData) -> None:
+    """Write the pictures of an evaluation and then `evaluation.json`.
+
+    Args:
+        folder: made if it is not there.
+        results: whole.
+        logits: float [N, classes], of the test images.
+        data: their images and classes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    title = f"{results['model']} on {results['data']}"
+    accuracy = f"{title}: {results['test/acc']:.2%}"
+    figures: dict[str, Figure | None] = {
+        "confusion_matrix": plots.confusion_matrix(
+            torch.tensor(results["confusion_matrix"]).numpy(), data.classes, accuracy
+        ),
+        "reliability": plots.reliability(results["calibration"], results["test/ece"], title),
+        "mistakes": _mistakes(logits, data, title),
+    }
+    if results["robustness"] is not None:
+        curves = {n: c["acc"] for n, c in results["robustness"].items() if n != "mean_acc"}
+        figures["robustness"] = plots.robustness(curves, results["test/acc"], title)
+    for name in PICTURES:
+        picture = folder / f"{name}.png"
+        if (figure := figures.get(name)) is None:
+            picture.unlink(missing_ok=True)  # of an earlier evaluation
+            continue
+        plots.save_png(figure, picture)
+    with atomic_write(folder / RESULTS) as file:
+        file.write(f"{json.dumps(results, indent=2)}\n".encode())
+
+
+def _mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
+    """The images that the classifier was surest of and wrong; None where it is always right."""
+    confidences, guesses = logits.softmax(1).max(1)  # [N], [N]
+    wrong = measures.confident_mistakes(guesses, confidences, data.test.labels, MISTAKES)
+    if not len(wrong.index):
+        return None
+    captions = [
+        f"{data.classes[label]}\n{data.classes[guess]} {confidence:.0%}"
+        for label, guess, confidence in zip(
+            data.test.labels[wrong.index].tolist(),
+            wrong.guesses.tolist(),
+            wrong.confidences.tolist(),
+            strict=True,
+        )
+    ]
+    images = data.test.images[wrong.index].permute(0, 2, 3, 1).numpy()  # [M, H, W, 3]
+    return plots.captioned_grid(
+        images, captions, f"{title}: the most confident mistakes; label, then prediction"
+    )

@@ -1,0 +1,136 @@
+"""A checkpoint as a file that runs without this package, checked against PyTorch before it is kept.
+
+python -m cifar_lightning.export checkpoint=runs/train/…/checkpoints/best.ckpt format=onnx
+
+takes a quarter of a minute on two cores. The default network's ONNX file has 1.08 MB;
+benchmarks/results/ has its latency beside PyTorch's.
+"""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_lightning.cli import entry
+
+# What each format needs beyond PyTorch: the extra `export` brings it.
+NEEDS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "pt2": (),
+    "safetensors": (),  # as load(NAME)
+}
+
+
+def export(config: DictConfig) -> dict[str, Any]:
+    """Write a checkpoint's classifier in another format.
+
+    Args:
+        config: of conf/export.yaml, as `cli.compose` gives it.
+
+    Returns:
+        `checkpoint`, `format` and `output`; `bytes` and `checkpoint_bytes`; `largest_difference`
+        between logits of the file and of PyTorch, on `images` of validation (or training, where
+        there is none), and the `tolerance`; where the file holds a graph, so not of safetensors,
+        milliseconds for batches of 1 and 256, `eager_ms_1`, `eager_ms_256` of PyTorch and
+        `file_ms_1`, `file_ms_256`, on so many `threads` of the CPU.
+
+    Raises:
+        UserError: for a mistake that the user can mend, or if the file's logits differ from
+            PyTorch's by more than `tolerance`. Nothing is left of the file then.
+    """
+    _check(config)
+    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    import torch
+    from rich import get_console
+
+    from cifar_lightning import run
+    from cifar_lightning.checkpoints.io import find_checkpoint
+    from cifar_lightning.config import validate
+    from cifar_lightning.export import formats, verify
+    from cifar_lightning.run.devices import keep_freed_memory
+    from cifar_lightning.system.atomic import atomic_write
+
+    validate.check_values("", {"tolerance": float}, config)
+    if "data" in config:
+        validate.check_part("data", OmegaConf.to_container(config.data, resolve=True))
+    kind = config.format
+    checkpoint = find_checkpoint(config.checkpoint)
+    output = _output(config, checkpoint)
+    classifier, trained = run.rebuild(checkpoint)
+    images = verify.real_images(run.rebuild_data(config, trained, classifier))
+    network = run.build_network(trained, len(classifier.classes), classifier.image_size)
+
+    keep_freed_memory()
+    with get_console().status("Exporting, and checking the file against PyTorch"):
+        with verify.one_message(f"{trained.choices.model} cannot be exported to {kind}"):
+            metadata = verify.describe(classifier, trained)
+            content = formats.make_file(kind, classifier, metadata)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(output) as file:
+            file.write(content)
+            file.flush()
+            with verify.one_message(f"The {kind} file of {trained.choices.model} does not run"):
+                run_file = formats.run_file(kind, Path(file.name), network)
+                difference = verify.largest_difference(run_file, classifier, images)
+            verify.check_difference(difference, config.tolerance, kind, output)
+        result = {
+            "checkpoint": str(checkpoint),
+            "format": kind,
+            "output": str(output),
+            "bytes": len(content),
+            "checkpoint_bytes": checkpoint.stat().st_size,
+            "largest_difference": difference,
+            "tolerance": config.tolerance,
+            "images": len(images),
+        }
+        if kind != "safetensors":  # which PyTorch runs as it runs the checkpoint
+            runs: dict[str, formats.Run] = {"eager": classifier, "file": run_file}
+            result |= verify.latencies(runs, images)
+            result["threads"] = torch.get_num_threads()
+    verify.show(result, classifier)
+    return result
+
+
+def _check(config: DictConfig) -> None:
+    """Refuse a wrong name and a missing package, before torch is loaded.
+
+    Raises:
+        UserError: says what would do.
+    """
+    from cifar_lightning.errors import UserError
+
+    kind, output = config.format, config.output
+    if kind not in NEEDS:
+        raise UserError(f"format={kind} is none of {', '.join(NEEDS)}.")
+    if output is not None and not str(output).endswith(f".{kind}"):
+        raise UserError(
+            f"output={output}: a file of format={kind} has a name that ends in .{kind}."
+        )
+    for name in NEEDS[kind]:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"format={kind} needs {name}, which cannot be imported here: {error}. "
+                "pip install 'cifar-lightning[export]' brings it; in a checkout, make setup does."
+            ) from error
+
+
+def _output(config: DictConfig, checkpoint: Path) -> Path:
+    """The file to write: beside the checkpoint, if nothing else was typed.
+
+    Raises:
+        UserError: if it is the checkpoint itself, or cannot be written there.
+    """
+    from cifar_lightning.config.validate import check_folder
+    from cifar_lightning.errors import UserError
+
+    output = Path(config.output or checkpoint.with_suffix(f".{config.format}")).expanduser()
+    if output.absolute() == checkpoint.absolute():
+        raise UserError(f"output={output} is the checkpoint itself.")
+    check_folder(f"output={output}", output.parent)
+    return output
+
+
+main = entry("export", export)

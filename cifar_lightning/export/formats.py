@@ -1,0 +1,177 @@
+"""The files that a classifier is exported to: what they hold, and how each is run again.
+
+A file is made in memory, as bytes, so that what refuses the network has not written anything. Of
+the network's weights and code it tells nothing of the machine: no path of it is in any.
+"""
+
+import copy
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.checkpoints.pretrained import read_weights, with_weights
+from cifar_lightning.training.module import Classifier
+
+Run = Callable[[Tensor], Tensor]
+"""Logits float32 [N, classes] of images uint8 [N, 3, H, W]."""
+
+# The oldest that PyTorch's exporter writes: every newer runtime reads it.
+OPSET = 18
+
+
+class Deployed(nn.Module):
+    """Normalisation and network as they go into a file, apart from the classifier.
+
+    Args:
+        classifier: is not changed.
+        memory_format: of the images that the network gets.
+    """
+
+    def __init__(self, classifier: Classifier, memory_format: torch.memory_format) -> None:
+        super().__init__()
+        self.classifier = copy.deepcopy(classifier).eval().requires_grad_(False)
+        # The writers want weights laid out as they are numbered.
+        self.classifier.network.to(memory_format=torch.contiguous_format)
+        self.memory_format = memory_format
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of images uint8 [N, 3, H, W]."""
+        inputs = self.classifier.normalise(images).contiguous(memory_format=self.memory_format)
+        logits: Tensor = self.classifier.network(inputs)
+        return logits
+
+
+def _program(classifier: Classifier, memory_format: torch.memory_format) -> Any:
+    """The graph of a classifier, for any number of images."""
+    size = classifier.image_size
+    # Two: an example of one image would be taken for a rule.
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    with torch.no_grad():
+        deployed = Deployed(classifier, memory_format)
+        program = torch.export.export(deployed, (example,), dynamic_shapes=batch)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+def onnx_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
+    """An ONNX model: input `images` uint8 [batch, 3, H, W], output `logits` [batch, classes].
+
+    Args:
+        classifier: float32, on the CPU.
+        metadata: what is not text becomes JSON.
+    """
+    import onnx
+
+    # Not channels_last, which ONNX does not know: its strides would become a gather.
+    program = torch.onnx.export(
+        _program(classifier, torch.contiguous_format),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes={"images": {0: "batch"}},
+        opset_version=OPSET,
+        verbose=False,
+    )
+    assert program is not None  # as it is with dynamo
+    model = program.model_proto
+    onnx.helper.set_model_props(model, _as_text(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def run_onnx(file: Path) -> Run:
+    """Run an ONNX file by onnxruntime, on as many threads of the CPU as PyTorch has."""
+    import onnxruntime  # type: ignore[import-untyped]
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file.read_bytes(), options, ["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+def pt2_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
+    """A program of `torch.export`, with the metadata as JSON in its extra file `metadata.json`.
+
+    Args:
+        classifier: float32, on the CPU.
+        metadata: primitives.
+    """
+    content = io.BytesIO()
+    program = _program(classifier, torch.channels_last)
+    torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
+    return content.getvalue()
+
+
+def run_pt2(file: Path) -> Run:
+    """Run a program of `torch.export`."""
+    module = torch.export.load(io.BytesIO(file.read_bytes())).module()
+
+    def run(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = module(images)
+        return logits
+
+    return run
+
+
+def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
+    """The network's weights under their names; there is no graph.
+
+    Args:
+        classifier: float32, on the CPU.
+        metadata: what is not text becomes JSON.
+    """
+    from safetensors.torch import save
+
+    # Copies: the format has neither strides nor weights that two layers share.
+    weights = {
+        name: tensor.clone(memory_format=torch.contiguous_format)
+        for name, tensor in classifier.network.state_dict().items()
+    }
+    return save(weights, _as_text(metadata))
+
+
+def run_safetensors(file: Path, network: nn.Module) -> Run:
+    """Load weights into a network and run that, with the normalisation that the metadata has.
+
+    Args:
+        file: with the weights of all layers of the network.
+        network: changed in place.
+    """
+    pretrained = with_weights(network, *read_weights(file))
+
+    def run(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = pretrained(images)
+        return logits
+
+    return run
+
+
+def make_file(kind: str, classifier: Classifier, metadata: dict[str, Any]) -> bytes:
+    """The content of a file of a format; see the functions of the three."""
+    make = {"onnx": onnx_file, "pt2": pt2_file, "safetensors": safetensors_file}[kind]
+    return make(classifier, metadata)
+
+
+def run_file(kind: str, file: Path, network: nn.Module) -> Run:
+    """What runs a file of a format; `network` is for weights without a graph."""
+    if kind == "safetensors":
+        return run_safetensors(file, network)
+    return {"onnx": run_onnx, "pt2": run_pt2}[kind](file)
+
+
+def _as_text(metadata: dict[str, Any]) -> dict[str, str]:
+    return {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}

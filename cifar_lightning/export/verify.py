@@ -1,0 +1,240 @@
+"""Checks an exported file against PyTorch, measures both, and says what came out."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich import box, get_console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from cifar_lightning._version import __version__
+from cifar_lightning.data import ImageData
+from cifar_lightning.errors import UserError
+from cifar_lightning.export.formats import Run
+from cifar_lightning.tracking.console import note
+from cifar_lightning.training.module import Classifier
+
+IMAGES = 512
+# Images at a time: in a check, and at most how many batches of them; where time is taken.
+CHECKED = {1: 8, 7: 8, 256: 2}
+TIMED = (1, 256)
+# Seconds after which nothing of what ran before is left on the cores.
+SETTLED = 0.1
+
+HOW_TO_USE = {
+    "onnx": """\
+import onnxruntime
+session = onnxruntime.InferenceSession({file!r})
+(logits,) = session.run(None, {{"images": images}})  # uint8 RGB [N, 3, {size}, {size}]""",
+    "pt2": """\
+import torch
+network = torch.export.load({file!r}).module()
+logits = network(images)  # uint8 RGB [N, 3, {size}, {size}]""",
+    "safetensors": """\
+from safetensors.torch import load_file
+network.load_state_dict(load_file({file!r}))  # the weights alone: {target}
+logits = network((images / 255 - mean) / std)  # mean and std are in the file's metadata""",
+}
+
+
+@contextmanager
+def one_message(what: str) -> Iterator[None]:
+    """Turn what an exporter or a runtime refuses into a message.
+
+    Args:
+        what: was tried, as the beginning of the message.
+
+    Raises:
+        UserError: with the first line of the reason.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # they raise whatever a network leads them into
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        message = f"{what}: {lines[0] if lines else type(error).__name__}"
+        if not isinstance(error, TypeError | ValueError):  # where the command line says so itself
+            message += "\nHYDRA_FULL_ERROR=1 shows where it was raised."
+        raise UserError(message) from error
+
+
+def describe(classifier: Classifier, trained: DictConfig) -> dict[str, Any]:
+    """What a file says of itself: primitives, and no path of this machine.
+
+    Args:
+        classifier: of the checkpoint.
+        trained: the configuration of its training; of it the network's part alone goes along,
+            because others hold paths.
+    """
+    return {
+        "classes": list(classifier.classes),
+        "image_size": classifier.image_size,
+        "mean": classifier.mean.flatten().tolist(),
+        "std": classifier.std.flatten().tolist(),
+        "data": trained.choices.data,
+        "model": trained.choices.model,
+        "network": OmegaConf.to_container(trained.model, resolve=True),
+        "cifar_lightning": __version__,
+    }
+
+
+def real_images(data: ImageData) -> Tensor:
+    """Images to check on: of validation, or of training where there is none; uint8 [N, 3, H, W].
+
+    Not of test, which are for final figures. N is `IMAGES` at most.
+    """
+    if data.val is not None:
+        return data.val.images[:IMAGES]
+    return data.train.images[data.train_index[:IMAGES]]
+
+
+@torch.inference_mode()
+def largest_difference(run: Run, classifier: Classifier, images: Tensor) -> float:
+    """Between the logits of a file and of PyTorch in float32, in batches of 1, 7 and 256.
+
+    Args:
+        run: the file.
+        classifier: on the CPU.
+        images: uint8 [N, 3, H, W]; fewer than 256 are repeated.
+
+    Returns:
+        NaN where one of the file's logits is no number.
+
+    Raises:
+        UserError: if PyTorch's logits are no numbers.
+    """
+    images = _repeated(images, max(IMAGES, len(images)))
+    largest = torch.zeros(())
+    for size, count in CHECKED.items():
+        for batch in images.split(size)[:count]:
+            expected = classifier(batch)  # [N, classes]
+            if not expected.isfinite().all():
+                raise UserError(
+                    "The checkpoint's logits are not numbers (NaN or infinite), so there is "
+                    "nothing to export. Take an earlier checkpoint."
+                )
+            logits = run(batch)
+            if logits.shape != expected.shape:
+                raise UserError(
+                    f"The file gives logits of shape {list(logits.shape)} for {len(batch)} images, "
+                    f"PyTorch {list(expected.shape)}."
+                )
+            # torch.maximum keeps a NaN, Python's max loses it.
+            largest = torch.maximum(largest, (logits - expected).abs().max())
+    return largest.item()
+
+
+def check_difference(difference: float, tolerance: float, kind: str, output: Path) -> None:
+    """Refuse a file whose logits are others.
+
+    Args:
+        difference: as `largest_difference` gives it.
+        tolerance: that it may have.
+        kind: of file.
+        output: the file.
+
+    Raises:
+        UserError: if it has more, or is NaN.
+    """
+    if not difference <= tolerance:
+        raise UserError(
+            f"The logits of the {kind} file differ from PyTorch's by up to "
+            f"{difference:.1e}, and tolerance={tolerance:.1e} allows less. "
+            f"The file was not kept: {output}"
+        )
+
+
+def _repeated(images: Tensor, count: int) -> Tensor:
+    return images[torch.arange(count) % len(images)]
+
+
+@torch.inference_mode()
+def latencies(runs: dict[str, Run], images: Tensor, rounds: int = 7) -> dict[str, float]:
+    """Milliseconds for a batch, as `NAME_ms_1` and `NAME_ms_256`: medians.
+
+    Args:
+        runs: by name; they take turns, so that what else the machine does is the same to all.
+        images: uint8 [N, 3, H, W]; fewer than 256 are repeated.
+        rounds: turns of each.
+    """
+    medians = {}
+    for size in TIMED:
+        batch = _repeated(images, size)
+        calls = 10 if size == 1 else 1
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(rounds + 1):
+            for name, run in runs.items():
+                # The threads of onnxruntime wait busily after a call, in the way of the next one.
+                time.sleep(SETTLED)
+                run(batch)
+                taken = [_seconds(run, batch) for _ in range(calls)]
+                if turn:  # the first is for warming up
+                    seconds[name] += taken
+        for name in runs:
+            medians[f"{name}_ms_{size}"] = round(statistics.median(seconds[name]) * 1000, 3)
+    return medians
+
+
+def _seconds(run: Callable[[Tensor], object], batch: Tensor) -> float:
+    start = time.perf_counter()
+    run(batch)
+    return time.perf_counter() - start
+
+
+def show(result: dict[str, Any], classifier: Classifier) -> None:
+    """The file beside the checkpoint, and how to use it.
+
+    Args:
+        result: what `export` returns.
+        classifier: the checkpoint's.
+    """
+    console = get_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("size", justify="right")
+    timed = f"file_ms_{TIMED[0]}" in result
+    if timed:
+        for size in TIMED:
+            table.add_column(f"batch of {size}", justify="right")
+        table.add_column("images/s", justify="right")
+    runtime = {"onnx": ", onnxruntime", "pt2": ", torch.export", "safetensors": ""}
+    for name, file, key, label in (
+        ("eager", result["checkpoint"], "checkpoint_bytes", ", PyTorch float32"),
+        ("file", result["output"], "bytes", runtime[result["format"]]),
+    ):
+        row = [escape(Path(file).name) + label * timed, _readable(result[key])]
+        if timed:
+            row += [f"{result[f'{name}_ms_{size}']:,.2f} ms" for size in TIMED]
+            row.append(f"{TIMED[-1] / result[f'{name}_ms_{TIMED[-1]}'] * 1000:,.0f}")
+        table.add_row(*row)
+    console.print(table)
+    difference = result["largest_difference"]
+    note(
+        "difference",
+        f"{difference:.1e} at most between its logits and PyTorch's"
+        if difference
+        else "none between its logits and PyTorch's",
+    )
+    note("checked on", f"{result['images']:,} images, in batches of 1, 7 and 256")
+    if timed:
+        note("threads", f"{result['threads']} of the CPU")
+    note("file", result["output"])
+    how_to_use = HOW_TO_USE[result["format"]].format(
+        file=result["output"],
+        size=classifier.image_size,
+        target=type(classifier.network).__name__,
+    )
+    console.print(f"\n{how_to_use}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _readable(size: int) -> str:
+    """Bytes as 1.08 MB or 540 kB."""
+    return f"{size / 1e6:,.2f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"

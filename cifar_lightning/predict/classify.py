@@ -1,0 +1,115 @@
+"""Decodes image files and classifies them, some at a time."""
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+
+from cifar_lightning.data import check_memory
+from cifar_lightning.data.decode import decode_image, map_images
+from cifar_lightning.predict.predictions import COLUMNS, Predictions, Row
+from cifar_lightning.run.inference import Inference
+
+CHUNK = 1024  # decoded images in memory at once
+ON_SHEET = 48  # images
+
+Image = NDArray[np.uint8]
+"""[H, W, 3]."""
+
+
+def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Predictions:
+    """Decode and classify images, some at a time, so that memory holds any number of them.
+
+    Args:
+        paths: of the images, at least one.
+        inference: runs the classifier.
+        batch_size: images at a time in the network; the last digits of probabilities depend on it.
+
+    Raises:
+        UserError: if memory has no room for the images that are decoded at once.
+    """
+    size, classes = inference.classifier.image_size, inference.classifier.classes
+    found = Predictions()
+    kept: dict[int, Image] = {}  # for the contact sheet: every so many
+    every = 1
+    # Whole batches: they are then those of a test of the training, and so are the last digits.
+    chunk_size = batch_size * max(1, CHUNK // batch_size)
+    at_once = min(chunk_size, len(paths))
+    check_memory(
+        f"{at_once:,} images of {size:,} x {size:,} pixels, as the checkpoint wants them,",
+        3 * at_once * size**2,
+        "A smaller batch_size helps where it is above 1,024.",
+    )
+    started = time.perf_counter()
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        Progress(transient=True) as progress,
+        warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
+    ):
+        task = progress.add_task(f"Classifying {len(paths):,} images", total=len(paths))
+        for start in range(0, len(paths), chunk_size):
+            images: dict[Path, Image] = {}
+            for path, image in _decoded(paths[start : start + chunk_size], size, threads):
+                if isinstance(image, str):
+                    found.broken[path] = image
+                else:
+                    position = len(found.rows) + len(images)
+                    images[path] = image
+                    if position % every == 0:
+                        kept[position] = image
+                    if len(kept) > 2 * ON_SHEET:
+                        every *= 2
+                        kept = {at: image for at, image in kept.items() if at % every == 0}
+                progress.advance(task)
+            if images:
+                stacked = torch.from_numpy(np.stack(list(images.values())))  # [N, H, W, 3]
+                logits = inference.logits(stacked.permute(0, 3, 1, 2), batch_size)
+                found.rows += _rows(list(images), logits.softmax(1), classes)
+    found.seconds = time.perf_counter() - started
+    positions = list(kept)
+    shown = (i * len(kept) // ON_SHEET for i in range(ON_SHEET)) if kept else ()
+    found.sheet = {positions[i]: kept[positions[i]] for i in shown}
+    return found
+
+
+def _decoded(
+    paths: Sequence[Path], size: int, threads: Executor
+) -> Iterator[tuple[Path, Image | str]]:
+    """Each image, of so many pixels in height and width; or why it cannot be read."""
+
+    def decode(path: Path) -> Image | str:
+        try:
+            return decode_image(path, size)
+        except ValueError as error:
+            return str(error)
+
+    decoded = map_images(decode, paths, sum(map(_bytes_of, paths)), threads)
+    return zip(paths, decoded, strict=True)
+
+
+def _bytes_of(file: Path) -> int:
+    with contextlib.suppress(OSError):
+        return file.stat().st_size
+    return 0
+
+
+def _rows(paths: Sequence[Path], probabilities: Tensor, classes: Sequence[str]) -> Iterator[Row]:
+    """A row for each of N images; probabilities [N, classes]."""
+    # Of equal ones the first class, as an accuracy counts it; in bf16 some images have such.
+    ranked = probabilities.sort(dim=1, descending=True, stable=True)
+    values, indices = ranked.values[:, :3].tolist(), ranked.indices[:, :3].tolist()
+    for path, row, picks in zip(paths, values, indices, strict=True):
+        cells: list[str | float | None] = [str(path)]
+        for probability, pick in zip(row, picks, strict=True):
+            cells += [classes[pick], round(probability, 6)]
+        cells += [None] * (len(COLUMNS) - len(cells))
+        yield dict(zip(COLUMNS, cells, strict=True))

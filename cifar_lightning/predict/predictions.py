@@ -1,0 +1,196 @@
+"""What a classifier took images for: a table, a contact sheet, and what the terminal shows."""
+
+import contextlib
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box, get_console
+from rich.markup import escape
+from rich.table import Table
+
+from cifar_lightning.config.validate import check_folder
+from cifar_lightning.errors import UserError
+from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking.console import note
+from cifar_lightning.tracking.plots import captioned_grid, save_png
+
+COLUMNS = ("image", "class", "probability", "class2", "probability2", "class3", "probability3")
+TABLES = (".csv", ".jsonl")
+ON_SCREEN = 20  # rows
+NAMED = 10  # broken images
+
+Row = dict[str, str | float | None]
+
+
+@dataclass
+class Predictions:
+    """What became of the images.
+
+    Attributes:
+        rows: of those that could be read, in order, by `COLUMNS`: the name as it was found, and the
+            three likeliest classes; None where there are not so many.
+        broken: the others, and why.
+        sheet: uint8 [H, W, 3], as the network sees it, by position in `rows`: of images spread over
+            all of them.
+        seconds: from the first file to the last row.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    broken: dict[Path, str] = field(default_factory=dict)
+    sheet: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def nothing_found(images: str, left_out: Counter[str]) -> str:
+    """The message for a folder or a pattern without images; see `data.image.find_images`."""
+    if left_out:
+        return f"images={images}: no image is in this folder, but {_counted(left_out)}."
+    if Path(images).is_dir():
+        return f"images={images}: this folder is empty."
+    return f"images={images}: there is no such file or folder, and no file of such a pattern."
+
+
+def check_output(typed: str, images: Sequence[Path]) -> Path:
+    """The table to write, refused where something would be lost.
+
+    Args:
+        typed: its name.
+        images: that will be read.
+
+    Raises:
+        UserError: if its ending is of no kind of table, nothing can be written there, or it or its
+            contact sheet would overwrite an image, or what `predict` did not write.
+    """
+    output = Path(typed)
+    if output.suffix.lower() not in TABLES:
+        raise UserError(f"output={typed} ends neither in .csv (a table) nor .jsonl (JSON lines).")
+    sheet = output.with_suffix(".png")
+    inputs = {_identity(image) for image in images}
+    for file in (output, sheet):
+        if file.is_dir():
+            raise UserError(f"output={typed}: {file} is a folder.")
+        if file.exists() and _identity(file) in inputs:
+            raise UserError(
+                f"output={typed} would overwrite {file}, which is one of the images. Name another "
+                "output; its contact sheet lies beside it, with the ending .png."
+            )
+    if output.exists() and output.stat().st_size and not _is_table(output):
+        raise UserError(
+            f"output={typed} would overwrite {output}, which is no earlier table of predictions. "
+            "Name another output, or move that file away."
+        )
+    tables = (output, *(output.with_suffix(table) for table in TABLES))
+    if sheet.exists() and not any(map(_is_table, tables)):
+        raise UserError(
+            f"output={typed} would overwrite {sheet} with a contact sheet. Name another output, "
+            "or move that picture away."
+        )
+    check_folder(f"output={typed}", output.parent)
+    return output
+
+
+def _is_table(file: Path) -> bool:
+    """Whether a file is there and begins as what `save` writes."""
+    if not file.is_file():
+        return False
+    with file.open(encoding="utf-8-sig", errors="replace") as opened:  # Excel adds a mark
+        first = opened.readline(10_000)
+    is_row = first.startswith('{"image": "') and '"class3": ' in first
+    return is_row or first.startswith(",".join(COLUMNS))
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Equal for all names of a file; None if there is none."""
+    with contextlib.suppress(OSError):
+        status = file.stat()
+        return status.st_dev, status.st_ino
+    return None
+
+
+def save(predictions: Predictions, output: Path) -> Path:
+    """Write the table, of the kind that its ending says, and the contact sheet beside it.
+
+    Returns:
+        The contact sheet.
+    """
+    text = io.StringIO(newline="")
+    if output.suffix.lower() == ".csv":
+        writer = csv.DictWriter(text, COLUMNS)
+        writer.writeheader()
+        writer.writerows(predictions.rows)
+    else:
+        text.writelines(f"{json.dumps(row)}\n" for row in predictions.rows)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(output) as file:
+        # The names of files are bytes, of which Python keeps what is no UTF-8 as surrogates.
+        file.write(text.getvalue().encode(errors="surrogateescape"))
+    sheet = output.with_suffix(".png")
+    count, total = len(predictions.sheet), len(predictions.rows)
+    title = f"{count:,} of {total:,} images" + ", spread over all of them" * (count < total)
+    rows = [predictions.rows[position] for position in predictions.sheet]
+    captions = [f"{_pick(row, '')}\n{_shortened(Path(str(row['image'])).name, 20)}" for row in rows]
+    grid = captioned_grid(np.stack(list(predictions.sheet.values())), captions, title, columns=8)
+    save_png(grid, sheet)
+    return sheet
+
+
+def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: Path) -> None:
+    """The first rows, what was left out, and where everything is."""
+    rows, broken, console = predictions.rows, predictions.broken, get_console()
+    picks = [[_pick(row, n) for n in ("", "2", "3")] for row in rows[:ON_SCREEN]]
+    widths = [max(map(len, column)) for column in zip(*picks, strict=True)]
+    room = max(console.width - sum(widths) - 2 * len(widths), 20)  # what is left for the names
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("image", no_wrap=True)
+    for name, width in zip(("class", "second", "third"), widths, strict=True):
+        table.add_column(name, min_width=width, style="bold" if name == "class" else None)
+    for row, cells in zip(rows, picks, strict=False):
+        table.add_row(escape(_shortened(str(row["image"]), room)), *map(escape, cells))
+    console.print(table, highlight=False)
+    if len(rows) > ON_SCREEN:
+        console.print(f"… and {len(rows) - ON_SCREEN:,} more\n", highlight=False)
+    rate = len(rows) / predictions.seconds
+    note("images", f"{len(rows):,} of {len(rows) + len(broken):,}, {rate:,.0f} images/s")
+    for line in reasons(broken):
+        note("skipped", line)
+    if left_out:
+        note("left out", _counted(left_out))
+    note("table", str(output.absolute()))
+    note("sheet", str(sheet.absolute()))
+
+
+def reasons(broken: Mapping[Path, str]) -> list[str]:
+    """A line for each of the first images that could not be read, and one for the others."""
+    lines = [f"{_printable(str(path))}: {reason}" for path, reason in broken.items()]
+    more = len(lines) - NAMED
+    return lines[:NAMED] + [f"{more:,} more"] * (more > 0)
+
+
+def _counted(left_out: Counter[str]) -> str:
+    kinds = [f"{count:,} {_printable(kind)}" for kind, count in left_out.most_common()]
+    kinds[5:] = ["…"] * (len(kinds) > 5)
+    total = left_out.total()
+    return f"{total:,} other file{'s' * (total > 1)}: {', '.join(kinds)}"
+
+
+def _pick(row: Row, number: str) -> str:
+    name = row[f"class{number}"]
+    return "" if name is None else f"{name} {row[f'probability{number}']:.1%}"
+
+
+def _shortened(name: str, width: int) -> str:
+    """The end of a name, which tells files apart."""
+    name = _printable(name)
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
+def _printable(name: str) -> str:
+    """Names of files may hold line ends, commands to the terminal, and what is no UTF-8."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

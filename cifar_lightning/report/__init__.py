@@ -1,0 +1,45 @@
+"""One page about a run, or about all runs of a multirun.
+
+python -m cifar_lightning.report run=runs/train/…
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from cifar_lightning.cli import entry
+
+
+def report(config: DictConfig) -> Path:
+    """Write report.html, which needs no network, and report.md and report.csv beside it.
+
+    Args:
+        config: of conf/report.yaml, as `cli.compose` gives it.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: for a mistake that the user can mend.
+    """
+    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    import webbrowser
+
+    from rich import get_console
+
+    from cifar_lightning.errors import UserError
+    from cifar_lightning.report.write import write_report
+    from cifar_lightning.tracking.run_folder import find_folder
+
+    if not isinstance(config.open, bool):
+        raise UserError(f"open={config.open}: true or false.")
+    page = write_report(find_folder(config.run)).absolute()
+    lines = [f"report     {page}"]
+    if config.open and not webbrowser.open(page.as_uri()):
+        lines.append("browser    there is none here to open the page with")
+    for line in lines:  # without markup: a folder may be called [red]
+        get_console().print(line, markup=False, highlight=False, soft_wrap=True)
+    return page
+
+
+main = entry("report", report)

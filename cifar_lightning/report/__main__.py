@@ -1,0 +1,5 @@
+"""`python -m cifar_lightning.report`."""
+
+from cifar_lightning.report import main
+
+main()

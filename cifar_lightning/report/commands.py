@@ -1,0 +1,38 @@
+"""Commands as a user types them."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_lightning.config.overrides import prepare_arguments
+from cifar_lightning.errors import UserError
+
+
+def train_command(overrides: Sequence[str], multirun: bool = False) -> str:
+    """The command for a shell that trains with these overrides."""
+    words = ["python", "-m", "cifar_lightning.train", *(["-m"] if multirun else [])]
+    return shlex.join([*words, *(as_typed(override, multirun) for override in overrides)])
+
+
+def evaluate_command(folder: Path) -> str:
+    """The command for a shell that measures a run's best checkpoint."""
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    return shlex.join(["python", "-m", "cifar_lightning.evaluate", f"checkpoint={checkpoint}"])
+
+
+def resume_sweep_command(folder: Path) -> str:
+    """The command for a shell that runs what is missing of a sweep."""
+    return shlex.join(["python", "-m", "cifar_lightning.train", f"resume_sweep={folder}"])
+
+
+def as_typed(override: str, multirun: bool = False) -> str:
+    """An override without the quotes that the command line put around a path by itself."""
+    key, _, value = override.partition("=")
+    if len(value) < 2 or value[0] != "'" or value[-1] != "'":
+        return override
+    typed = f"{key}={value[1:-1]}".replace("\\'", "'")
+    try:
+        prepared = prepare_arguments([*(["-m"] if multirun else []), typed])
+    except UserError:  # a checkpoint that is not there any more
+        return override
+    return typed if prepared[-1] == override else override

@@ -1,0 +1,212 @@
+"""What the page of one run shows."""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from cifar_lightning.report import evaluated
+from cifar_lightning.report.charts import inline_svg, png_width, target_line
+from cifar_lightning.report.commands import as_typed, evaluate_command, train_command
+from cifar_lightning.report.tables import (
+    Table,
+    count,
+    facts,
+    numbers,
+    optional,
+    percent,
+    plain,
+    seconds,
+)
+from cifar_lightning.tracking.plots.curves import learning_curve
+from cifar_lightning.tracking.run_folder import Run, read_choices, started
+
+CAPTIONS = {
+    "confusion_matrix": "Confusion matrix",
+    "reliability": "Accuracy against confidence",
+    "mistakes": "The most confident mistakes",
+    "robustness": "Accuracy under corruptions",
+    "filters": "Filters of the first layer",
+    "feature_maps": "One image through the network",
+    "activation_maps": "Where each layer saw the predicted class",
+    "learning_curves": "Learning curves",
+    "class_accuracies": "Accuracy by class",
+}
+OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # pictures of a training's own test
+WIDE = 1000  # pixels of a picture, above which half a page would be too little
+SIZES = (("bytes", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9))
+
+
+def content_of(run: Run) -> dict[str, Any]:
+    """What the templates `run.*` take."""
+    metrics = run.metrics
+    evaluation, figures = _pictures(run, "evaluation"), _pictures(run, "figures")
+    seen = [picture["name"] for picture in evaluation]
+    subject = (
+        f"{metrics['model']} on {metrics['data']}" if {"model", "data"} <= set(metrics) else ""
+    )
+    return {
+        "title": f"{subject}, seed {run.seed}" if subject else run.name,
+        "run": run,
+        "sentences": _sentences(run),
+        "generated": metrics.get("data") == "shapes",
+        "started": started(run.folder.absolute()),
+        "cards": _cards(run),
+        "charts": _charts(run),
+        "epochs": _epochs(run),
+        "scores": evaluated.scores(run.evaluation),
+        "circumstances": evaluated.circumstances(run.evaluation),
+        "doubt": evaluated.doubt(run.evaluation, metrics),
+        "by_class": evaluated.by_class(run.evaluation),
+        "robustness": evaluated.robustness(run.evaluation),
+        "evaluation_pictures": evaluation,
+        "test_pictures": [p for p in figures if p["name"] in OF_THE_TEST and p["name"] not in seen],
+        "figures": [picture for picture in figures if picture["name"] not in OF_THE_TEST],
+        "evaluate_command": evaluate_command(run.folder),
+        "overrides": [as_typed(f"{k}={v}" if v else k) for k, v in run.settings.items()],
+        "choices": read_choices(run.folder),
+        "timing": facts(metrics, TIMING),
+        "environment": facts(metrics, ENVIRONMENT),
+        "commands": [train_command(overrides) for overrides in (run.overrides, *run.resumed)]
+        if run.recorded
+        else [],
+        "files": _files(run.folder),
+    }
+
+
+def _sentences(run: Run) -> list[str]:
+    metrics = run.metrics
+    if run.status in ("failed", "not finished"):
+        validated = run.curve("val/acc") or run.curve("train/acc")
+        progress = f" {validated[-1][0]:g} epochs are in its curves." if validated else ""
+        first = "It failed." if run.status == "failed" else "It is not finished: there is no "
+        first += "" if run.status == "failed" else "metrics.json."
+        return [first + progress, f"{run.reason[0].upper()}{run.reason[1:]}"]
+    sentences = []
+    test, val = numbers([metrics.get("test/acc")]), numbers([metrics.get("val/acc")])
+    on_val = f"{percent(val[0])} on validation" if val else "no validation"
+    if test:
+        sentences.append(f"{percent(test[0])} test accuracy, {on_val}.")
+    else:
+        sentences.append(f"Interrupted before its test: {on_val}.")
+    epochs = numbers([metrics.get("epochs_to_target")])
+    took = numbers([metrics.get("seconds_to_target")])
+    if run.target is None:
+        sentences.append("It trained without a target, to its end.")
+    elif epochs:
+        after = f"{plain(epochs[0])} epoch{'s' * (epochs[0] != 1)}"
+        of_training = f" and {seconds(took[0])} of training" if took else ""
+        sentences.append(
+            f"It reached its target of {100 * run.target:g} % after {after}{of_training}."
+        )
+    else:
+        in_epochs = optional(metrics.get("epochs"), plain).text
+        sentences.append(
+            f"It did not reach its target of {100 * run.target:g} % in {in_epochs} epochs."
+        )
+    return sentences
+
+
+def _cards(run: Run) -> list[tuple[str, str]]:
+    """The key figures: what each is called, and its value."""
+    figures = (
+        ("test accuracy", "test/acc", percent),
+        ("validation accuracy", "val/acc", percent),
+        ("to the target", "seconds_to_target", seconds),
+        ("of training", "train_seconds", seconds),
+        ("epochs", "epochs", plain),
+        ("images/s", "images_per_s", count),
+        ("TFLOP", "train_tflop", plain),
+        ("parameters", "params", count),
+    )
+    cells = [(label, optional(run.metrics.get(key), write)) for label, key, write in figures]
+    return [(label, cell.text) for label, cell in cells if cell.text]
+
+
+def _charts(run: Run) -> list[Any]:
+    names = ("train/acc", "train/loss", "val/acc", "val/loss")
+    curves = {name: run.curve(name) for name in names}
+    charts = []
+    for quantity, label in (("acc", "Accuracy"), ("loss", "Loss")):
+        if not (curves[f"train/{quantity}"] or curves[f"val/{quantity}"]):
+            continue
+        accuracy = quantity == "acc"
+        figure = learning_curve(
+            curves,
+            quantity,
+            target_line(run) if accuracy else None,
+            _reached(run) if accuracy else None,
+        )
+        charts.append(inline_svg(figure, quantity, f"{label} against epochs"))
+    return charts
+
+
+def _reached(run: Run) -> tuple[tuple[float, float], str] | None:
+    """The point of the curve where the target was reached, and what to say of it."""
+    epoch = numbers([run.metrics.get("epochs_to_target")])
+    points = run.curve("val/acc")
+    if not epoch or not points:
+        return None
+    point = min(points, key=lambda p: abs(p[0] - epoch[0]))
+    took = numbers([run.metrics.get("seconds_to_target")])
+    return point, f"reached: epoch {plain(epoch[0])}" + (f", {took[0]:,.0f} s" if took else "")
+
+
+def _epochs(run: Run) -> Table:
+    columns = (
+        ("epoch", "epoch", plain),
+        ("learning rate", "lr", plain),
+        ("training loss", "train/loss", plain),
+        ("training accuracy", "train/acc", percent),
+        ("validation loss", "val/loss", plain),
+        ("validation accuracy", "val/acc", percent),
+        ("images/s", "throughput/images_per_s", count),
+        ("seconds so far", "throughput/train_seconds", seconds),
+    )
+    rows = [row for row in run.rows if "train/loss" in row or "val/loss" in row]
+    shown = [column for column in columns if any(column[1] in row for row in rows)]
+    cells = [[optional(row.get(key), write) for _, key, write in shown] for row in rows]
+    return Table([name for name, _, _ in shown], cells, numeric=set(range(len(shown))))
+
+
+TIMING: dict[str, tuple[str, Any]] = {
+    "train_seconds": ("training, without validation and set-up", seconds),
+    "seconds_to_target": ("of it, to the target", seconds),
+    "images_per_s": ("images a second", count),
+    "train_images": ("images trained on", count),
+    "train_tflop": ("compute, TFLOP", plain),
+}
+ENVIRONMENT: dict[str, tuple[str, Any]] = {
+    "device": ("device", str),
+    "world_size": ("processes", count),
+    "precision": ("precision", str),
+    "torch": ("PyTorch", str),
+}
+
+
+def _pictures(run: Run, below: str) -> list[dict[str, Any]]:
+    pictures = run.pictures(below)
+    known = list(CAPTIONS)
+    pictures.sort(key=lambda p: known.index(p.stem) if p.stem in known else len(known))
+    return [
+        {
+            "path": picture,
+            "wide": png_width(picture) > WIDE,
+            "link": quote(str(picture.relative_to(run.folder))),
+            "name": picture.stem,
+            "caption": CAPTIONS.get(picture.stem, picture.stem.replace("_", " ").capitalize()),
+        }
+        for picture in pictures
+    ]
+
+
+def _files(folder: Path) -> list[tuple[str, str]]:
+    """Links, relative to the folder, and sizes, of what a run wrote."""
+    names = ("metrics.json", "metrics.csv", "train.log", ".hydra/config.yaml")
+    found = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
+    return [(str(f.relative_to(folder)), size(f.stat().st_size)) for f in found if f.is_file()]
+
+
+def size(number: int) -> str:
+    """2092207 as `2.1 MB`."""
+    name, unit = [s for s in SIZES if number >= s[1] or s[1] == 1][-1]
+    return f"{number / unit:.{0 if unit == 1 else 1}f} {name}"

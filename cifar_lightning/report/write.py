@@ -1,0 +1,106 @@
+"""Writes the report of a folder beside what it is about."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from cifar_lightning._version import __version__
+from cifar_lightning.errors import UserError
+from cifar_lightning.report import many_runs, one_run
+from cifar_lightning.report.charts import data_uri
+from cifar_lightning.report.groups import best_run, differing, groups_of
+from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking.plots import save_png
+from cifar_lightning.tracking.run_folder import Run, is_run, read_run, run_folders
+
+TEMPLATES = Path(__file__).parent / "templates"
+CURVES = "report_curves.png"
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, report.md and report.csv; of several runs report_curves.png too.
+
+    Args:
+        folder: of a run, or with runs in it.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: if it would overwrite what is no earlier report.
+    """
+    _check_output(folder)
+    if is_run(folder):
+        run = read_run(folder)
+        _write(folder / "report.csv", _csv([run], list(run.settings)))
+        return _render(folder, "run", one_run.content_of(run))
+    runs = [read_run(f, name=str(f.relative_to(folder))) for f in run_folders(folder)]
+    _write(folder / "report.csv", _csv(runs, differing(runs)))
+    groups = groups_of(runs)
+    ordered = [run for group in groups for run in group.members]
+    save_png(many_runs.chart(groups, ordered, best_run(runs), legend=True), folder / CURVES)
+    return _render(folder, "runs", many_runs.content_of(folder, runs) | {"curves": CURVES})
+
+
+def _check_output(folder: Path) -> None:
+    for name, mark in (
+        ("report.html", "Written by cifar-lightning"),
+        ("report.md", "Written by cifar-lightning"),
+        ("report.csv", "run,status,"),
+    ):
+        file = folder / name
+        if file.exists() and not (file.is_file() and mark in file.read_text(errors="replace")):
+            raise UserError(f"{file} is no earlier report: move it away, or it would be lost.")
+    if (folder / CURVES).exists() and not (folder / "report.csv").exists():
+        raise UserError(f"{folder / CURVES} is of no earlier report: move it away.")
+
+
+def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    html = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    html.globals["asset"] = lambda file: Markup((TEMPLATES / file).read_text())
+    html.filters["data_uri"] = data_uri
+    markdown = html.overlay(autoescape=False)
+    markdown.filters["text"] = markdown_text
+    content = content | {"version": __version__}
+    for environment, ending in ((markdown, "md"), (html, "html")):
+        page = folder / f"report.{ending}"
+        _write(page, environment.get_template(f"{name}.{ending}.j2").render(content))
+    return page
+
+
+def markdown_text(value: object) -> str:
+    """A text in which Markdown and HTML find nothing to interpret, on one line."""
+    text = " ".join(str(value).split())
+    for special in "\\`*_[]<>|#~":
+        text = text.replace(special, f"\\{special}")
+    return text
+
+
+def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
+    """A row a run: how it ended, the settings of these keys, and its figures."""
+    metrics = dict.fromkeys(key for run in runs for key in run.metrics)
+    settings = [key for key in keys if key not in metrics]
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    writer.writerow(["run", "status", *settings, *metrics])
+    for run in runs:
+        values = [run.settings.get(key, "") for key in settings]
+        figures = ["" if (v := run.metrics.get(key)) is None else v for key in metrics]
+        writer.writerow([run.name, run.status, *values, *figures])
+    return stream.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,103 @@
+"""What is done before the first step, so that the clock does not show it: compiling, warming up."""
+
+import time
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+
+from cifar_lightning.data import ImageData
+from cifar_lightning.tracking import console
+from cifar_lightning.training.callbacks import LowResolutionFirst
+from cifar_lightning.training.module import Classifier
+
+# CUDA graphs warm up in the first call and are recorded in the second; the third plays them.
+CALLS_TO_WARM_UP = 3
+
+
+def compile_network(network: nn.Module, device: torch.device, graphs: bool = True) -> None:
+    """Have a network compiled when it is next called, for each size of input anew.
+
+    In place, so that its state dict keeps its keys.
+
+    Args:
+        network: to compile.
+        device: that it is on.
+        graphs: whether its kernels become CUDA graphs on a GPU, which are launched as one. They
+            need the gradients to be cleared after every backward pass.
+    """
+    mode = "reduce-overhead" if graphs and device.type == "cuda" else "default"
+    network.compile(mode=mode, dynamic=False)
+
+
+class WarmUp(pl.Callback):
+    """Does before the first step what its clock should not show.
+
+    Compiles the network for its training steps, where that is wanted; without a working compiler a
+    warning is shown and the training goes on without. On a GPU, has cuDNN choose its kernels.
+
+    Args:
+        data: its batches and images have the sizes to do it for.
+        compiling: whether to compile.
+
+    Attributes:
+        compile_seconds: that compiling took; None before it, without, and where it was impossible.
+    """
+
+    def __init__(self, data: ImageData, compiling: bool) -> None:
+        self.data = data
+        self.compiling = compiling
+        self.compile_seconds: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compile; run each size of images that training has."""
+        assert isinstance(pl_module, Classifier)
+        if self.compiling:
+            self._compile(trainer, pl_module)
+        elif pl_module.device.type == "cuda":
+            self._run(trainer, pl_module)
+
+    def _compile(self, trainer: pl.Trainer, classifier: Classifier) -> None:
+        start = time.perf_counter()
+        torch.compiler.reset()  # of earlier runs in this process: beyond a limit, none is compiled
+        graphs = trainer.accumulate_grad_batches == 1
+        compile_network(classifier.network, classifier.device, graphs)
+        try:
+            self._run(trainer, classifier)
+        except TorchDynamoException as error:
+            classifier.network._compiled_call_impl = None
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            # The first may only name the part that another error came from.
+            reason = next((line for line in lines if not line.startswith("backend=")), "")
+            hint = " On Debian and Ubuntu: apt-get install g++." if "compiler" in reason else ""
+            console.banner(
+                f"trainer.compile=true was not possible: {reason}\n\n"
+                f"Training goes on without.{hint}",
+                "Not compiled",
+            )
+            return
+        self.compile_seconds = time.perf_counter() - start
+        console.note("compiled", f"in {self.compile_seconds:.1f} s, left out of the seconds below")
+
+    def _run(self, trainer: pl.Trainer, classifier: Classifier) -> None:
+        """Run the network forward and backward on zeros, and leave it as it was."""
+        network = classifier.network
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        batch = self.data.batch_size // trainer.world_size
+        try:
+            for size in self._sizes(trainer):
+                images = torch.zeros(batch, 3, size, size, dtype=torch.uint8)
+                inputs = classifier.normalise(images.to(classifier.device))
+                for _ in range(CALLS_TO_WARM_UP):
+                    with trainer.precision_plugin.train_step_context():
+                        logits = network(inputs)
+                    logits.float().sum().backward()
+                    network.zero_grad()
+        finally:
+            network.zero_grad()
+            network.load_state_dict(before)
+
+    def _sizes(self, trainer: pl.Trainer) -> set[int]:
+        first = [c for c in trainer.callbacks if isinstance(c, LowResolutionFirst)]  # type: ignore[attr-defined]
+        return {self.data.image_size, *(c.size for c in first if c.until)}

@@ -1,0 +1,99 @@
+"""A classifier's logits of many images, on the device and in the precision of a training."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from cifar_lightning.errors import UserError
+from cifar_lightning.run.devices import choose_devices, choose_precision, keep_freed_memory
+from cifar_lightning.training.module import Classifier
+
+ONE_DEVICE = "One device is enough here: trainer.gpus=1, or name the one, as in trainer.gpus=[0]."
+
+
+class Inference:
+    """Runs a classifier as the Trainer runs it in a test, so that it gives the same digits.
+
+    Args:
+        classifier: moved to the device and put into the precision; stays in evaluation mode.
+        gpus: see `hardware.choose_devices`; one device.
+        precision: `auto` or a name of Lightning's.
+        deterministic: as the Trainer had it.
+
+    Attributes:
+        classifier: as given.
+        device: that it runs on.
+        precision: Lightning's name.
+
+    Raises:
+        UserError: if the device is not there, or has no such precision.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        gpus: str | int | list[int],
+        precision: str,
+        deterministic: bool | Literal["warn"] = False,
+    ) -> None:
+        accelerator, devices = choose_devices(gpus, torch.cuda.device_count(), 1, ONE_DEVICE)
+        try:
+            trainer = pl.Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                precision=choose_precision(accelerator) if precision == "auto" else precision,  # type: ignore[arg-type]
+                # Other kernels would give other digits: see `run.build_trainer`.
+                deterministic=deterministic,
+                benchmark=not deterministic,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+        except (ValueError, MisconfigurationException) as error:
+            raise UserError(f"trainer.precision={precision}: {error}") from error
+        self.device = trainer.strategy.root_device
+        self.precision = str(trainer.precision)
+        if accelerator == "cpu":
+            keep_freed_memory()
+        self._plugin = trainer.precision_plugin
+        self.classifier = classifier.eval().to(self.device)
+        self._plugin.convert_module(self.classifier)
+
+    @torch.inference_mode()
+    def logits(
+        self,
+        images: Tensor,
+        batch_size: int,
+        flip: bool = False,
+        advance: Callable[[int], object] | None = None,
+    ) -> Tensor:
+        """Logits float32 [N, classes], on the CPU, of uint8 images [N, 3, H, W], on any device.
+
+        Args:
+            images: N from 1.
+            batch_size: images at a time; the last digits of logits depend on it.
+            flip: test-time augmentation by the mirror image: the mean of both softmax outputs, as
+                log probabilities.
+            advance: is told after each batch how many images it had.
+        """
+        found = []
+        for batch in images.split(batch_size):
+            found.append(self._logits(batch.to(self.device), flip))
+            if advance is not None:
+                advance(len(batch))
+        return torch.cat(found).cpu()
+
+    def _logits(self, images: Tensor, flip: bool) -> Tensor:
+        with self._plugin.forward_context():
+            logits: Tensor = self.classifier(images).float()  # [N, classes]
+            if not flip:
+                return logits
+            mirrored = self.classifier(images.flip(-1)).float()
+        both = torch.stack([logits.log_softmax(1), mirrored.log_softmax(1)])  # [2, N, classes]
+        return both.logsumexp(0) - math.log(2)

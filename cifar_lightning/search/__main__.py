@@ -1,0 +1,5 @@
+"""`python -m cifar_lightning.search`."""
+
+from cifar_lightning.search import main
+
+main()

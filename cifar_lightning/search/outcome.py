@@ -1,0 +1,194 @@
+"""What a search leaves behind: a table, pictures, and the best configuration as an experiment."""
+
+import csv
+import io
+import shlex
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+from rich import box, get_console
+from rich.table import Table
+from rich.text import Text
+
+from cifar_lightning.config.compose import CONF
+from cifar_lightning.search.storage import without_password
+from cifar_lightning.search.worker import Search, is_of_machine
+from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking import console, plots
+
+NAMES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+SHOWN = 5  # of the best trials
+
+
+def show_start(search: Search) -> None:
+    """What is searched, where it is kept, and how far it is."""
+    trials = search.study.get_trials(deepcopy=False)
+    done = sum(trial.state.is_finished() for trial in trials)
+    so_far = f", {done} of them done" * bool(done)
+    for label, text in (
+        ("study", f"{search.study.study_name}: {search.n_trials} trials{so_far}"),
+        ("space", ", ".join(search.space)),
+        ("storage", without_password(search.address)),
+        ("folder", str(search.folder)),
+    ):
+        console.note(label, text)
+    get_console().print()
+
+
+def conclude(search: Search) -> dict[str, Any]:
+    """Write the table, the pictures and the best configuration; show the best trials.
+
+    Returns:
+        How many trials ended in which way, by name; and of the best, if there is one, its number,
+        as `best`, and its validation accuracy, as `val/acc`.
+    """
+    with FileLock(search.lock):  # the last of several workers has the last word
+        return _conclude(search)
+
+
+def _conclude(search: Search) -> dict[str, Any]:
+    study, folder = search.study, search.folder
+    trials = study.get_trials(deepcopy=False)
+    found: dict[str, Any] = dict(counts(trials))
+    notes = [("table", str(write_table(folder, trials, list(search.space))))]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)
+    if ranked:
+        notes += [("picture", str(picture)) for picture in write_pictures(folder, study)]
+        name = f"{study.study_name}_best"
+        file, command = write_experiment(folder, name, search.overrides, ranked[0], len(trials))
+        notes += [("best", str(file)), ("train it", command)]
+        found |= {"best": ranked[0].number, "val/acc": ranked[0].value}
+        _show_best(search, ranked[:SHOWN])
+    tally = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
+    for label, text in (("trials", tally), *notes):
+        console.note(label, text)
+    return found
+
+
+def _show_best(search: Search, trials: Sequence[FrozenTrial]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("trial", "val acc", *search.space):
+        table.add_column(heading, justify="left" if heading in search.space else "right")
+    for trial in trials:
+        chosen = dict(override.split("=", 1) for override in trial.user_attrs["overrides"])
+        cells = [str(trial.number), f"{trial.value:.2%}", *(chosen[key] for key in search.space)]
+        table.add_row(*(Text(cell) for cell in cells))
+    get_console().print(table)
+
+
+def write_table(folder: Path, trials: Sequence[FrozenTrial], params: Sequence[str]) -> Path:
+    """`trials.csv`: a row a trial, with the values as they were trained with."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    further = ("epochs", "train_seconds", "params", "device", "same_as", "reason")
+    writer.writerow(["trial", "state", "val/acc", *params, *further])
+    for trial in trials:
+        chosen = dict(override.split("=", 1) for override in trial.user_attrs.get("overrides", []))
+        value = "" if trial.value is None else round(trial.value, 6)
+        notes = [trial.user_attrs.get(key, "") for key in further]
+        values = [chosen.get(key, "") for key in params]
+        writer.writerow([trial.number, NAMES[trial.state], value, *values, *notes])
+    table = folder / "trials.csv"
+    with atomic_write(table) as file:
+        file.write(stream.getvalue().encode())
+    return table
+
+
+def write_pictures(folder: Path, study: optuna.Study) -> list[Path]:
+    """Optuna's `history.png` and `importance.png`, if there are trials enough for them."""
+    from optuna.visualization import matplotlib as draw
+
+    written = []
+    for name, function in (
+        ("history", draw.plot_optimization_history),
+        ("importance", draw.plot_param_importances),
+    ):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # that they are experimental
+                figure = function(study, target_name="validation accuracy").figure
+        except (ValueError, RuntimeError):  # one trial, or trials that are all alike
+            continue
+        assert isinstance(figure, Figure)
+        figure.set_layout_engine("constrained")
+        figure.set_size_inches(8, 4.5)
+        picture = folder / f"{name}.png"
+        plots.save_png(figure, picture)
+        written.append(picture)
+    return written
+
+
+def write_experiment(
+    folder: Path, name: str, overrides: Sequence[str], best: FrozenTrial, n_trials: int
+) -> tuple[Path, str]:
+    """The best trial's configuration as `conf/experiment/NAME.yaml` in the search's folder.
+
+    Args:
+        folder: of the search.
+        name: of the experiment.
+        overrides: those that were typed, of all trials.
+        best: the trial.
+        n_trials: of how many.
+
+    Returns:
+        The file, and the command that trains with it.
+    """
+    recipe = [o for o in overrides if not is_of_machine(o)]
+    here = [o for o in overrides if is_of_machine(o)]
+    chosen = [*recipe, *best.user_attrs["overrides"]]
+    base = [o.partition("=")[2] for o in chosen if o.startswith("experiment=")]
+    left_out = [o for o in recipe if o.startswith("~")]
+    kept = [o for o in chosen if not o.startswith(("experiment=", "~"))]
+    groups: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for override in OverridesParser.create().parse_overrides(["target_accuracy=null", *kept]):
+        key = override.key_or_group
+        if (CONF / key).is_dir():
+            groups[key] = str(override.value())
+        else:
+            _set(values, key.split("."), override.value())
+    config_dir = folder / "conf"
+    words = ["python", "-m", "cifar_lightning.train", "--config-dir", str(config_dir)]
+    command = shlex.join([*words, f"experiment={name}", *left_out, *here])
+    content: dict[str, Any] = {}
+    if base or groups:
+        overriding = ({f"override /{group}": option} for group, option in groups.items())
+        content["defaults"] = [*base, *overriding, "_self_"]
+    text = (
+        "# @package _global_\n"
+        f"# {command}\n"
+        f"# {best.value:.2%} validation accuracy: the best of {n_trials} trials (1 seed), so by "
+        "chance better than others;\n# seeds of its own will tell how good it is.\n"
+        f"{OmegaConf.to_yaml(OmegaConf.create(content | values))}"
+    )
+    file = config_dir / "experiment" / f"{name}.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as opened:
+        opened.write(text.encode())
+    return file, command
+
+
+def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        values = values.setdefault(key, {})
+    values[keys[-1]] = value
+
+
+def counts(trials: Sequence[FrozenTrial]) -> Mapping[str, int]:
+    """How many trials ended in which way."""
+    of_each = {name: sum(t.state == state for t in trials) for state, name in NAMES.items()}
+    return {name: count for name, count in of_each.items() if count}

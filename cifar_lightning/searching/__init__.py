@@ -1,1 +1,0 @@
-"""A search: what it may choose, who tries what, and what came out."""

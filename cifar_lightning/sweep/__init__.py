@@ -1,0 +1,1 @@
+"""Sweeps (`-m`): which jobs are run, and a summary of them."""

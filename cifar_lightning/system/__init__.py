@@ -1,0 +1,1 @@
+"""What must work before anything of a run does: whole files, locks, processes."""

@@ -1,0 +1,1 @@
+"""What a run records: its folder, metrics, console output, plots and W&B run."""

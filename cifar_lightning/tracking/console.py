@@ -1,0 +1,234 @@
+"""What a run shows on the terminal."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torchinfo
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+from rich import box, get_console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from torch import nn
+
+from cifar_lightning.data import ImageData
+from cifar_lightning.models.budget import Budget
+from cifar_lightning.tracking.wandb import BoardLogger
+from cifar_lightning.training.callbacks import TargetReached
+
+REHEARSAL = (
+    "The network is trained on generated images (data=shapes) instead. "
+    "The figure is NOT a CIFAR-10 figure: it only shows that everything works here."
+)
+
+
+class EpochLines(Logger):
+    """One line a validation; a logger, because those get all figures of it in one call.
+
+    Args:
+        max_epochs: the end of the training.
+    """
+
+    name = "console"
+    version = ""
+
+    def __init__(self, max_epochs: int) -> None:
+        super().__init__()
+        self.max_epochs = max_epochs
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is not for a line."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Print the training and validation figures; others are for the table at the end."""
+        if "train/loss" not in metrics:
+            return
+        figures = [
+            f"epoch {metrics['epoch']:.4g}/{self.max_epochs}",
+            f"train loss {metrics['train/loss']:.3f} acc {metrics['train/acc']:6.2%}",
+        ]
+        if "val/acc" in metrics:
+            figures.append(f"val loss {metrics['val/loss']:.3f} acc {metrics['val/acc']:6.2%}")
+        if "throughput/train_seconds" in metrics:
+            figures.append(f"{metrics['throughput/images_per_s']:,.0f} images/s")
+            figures.append(f"{metrics['throughput/train_seconds']:.1f} s")
+        get_console().print("  ".join(figures), highlight=False, soft_wrap=True)
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's, counting epochs from 1 as the lines do, without the logger's version."""
+
+    def get_metrics(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        description = f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return description.ljust(len(self.validation_description))
+
+
+@rank_zero_only
+def show_network(
+    network: nn.Module, name: str, image_size: int, budget: Budget, layers: bool = True
+) -> None:
+    """The network, layer by layer if wanted, and what the budget says of it."""
+    console = get_console()
+    if layers:
+        table = _layers(network, image_size)
+        console.print(table, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"[bold]{escape(name)}[/] keeps the budget: {budget.parameters:,} parameters, "
+        f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
+        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds an image\n",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _layers(network: nn.Module, image_size: int) -> str:
+    summary = torchinfo.summary(
+        network,
+        input_size=(1, 3, image_size, image_size),
+        col_names=("output_size", "num_params", "mult_adds"),
+        col_width=15,
+        depth=3,
+        verbose=0,
+        device="cpu",
+    )
+    return str(summary).replace("Units.MEGABYTES", "M")  # torchinfo prints its enum's name
+
+
+@rank_zero_only
+def show_start(
+    config: DictConfig, data: ImageData, trainer: pl.Trainer, callbacks: dict[str, Callback]
+) -> None:
+    """One line each: the data, the training, the target, the run's folder."""
+    val = 0 if data.val is None else len(data.val)
+    target = callbacks.get("target")
+    aim = "none: the training goes to its end"
+    limit = trainer.limit_train_batches
+    limited = f", {limit} of them an epoch" if isinstance(limit, int) else ""
+    if isinstance(target, TargetReached) and target.threshold is not None:
+        aim = (
+            f"{target.threshold:.2%} on validation, for {target.target:.2%} on test in "
+            f"{target.confidence:.0%} of runs"
+        )
+    console = get_console()
+    for label, text in (
+        (
+            "data",
+            f"{config.choices.data}: {len(data.train_index):,} training, {val:,} validation "
+            f"and {len(data.test):,} test images, {len(data.classes)} classes",
+        ),
+        (
+            "training",
+            f"{config.choices.optimizer}, batches of {data.batch_size}{limited}, "
+            f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}, "
+            f"{trainer.precision} on "
+            f"{trainer.world_size} x {trainer.strategy.root_device.type}",
+        ),
+        ("target", aim),
+        ("run folder", config.run_dir),
+    ):
+        note(label, text)
+    console.print()
+
+
+@rank_zero_only
+def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
+    """The table at the end of a run: its figures, then where things are."""
+    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in metrics.items():
+        if value is not None:
+            table.add_row(key, _readable(key, value))
+    console = get_console()
+    console.print(table)
+    places = [("run folder", config.run_dir)]
+    places += [("profile", str(file)) for file in Path(config.run_dir).glob("fit-*profile*.txt")]
+    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    if metrics["stopped_by"] == "interrupted" and last.exists():
+        places.append(("go on", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}"))
+    for logger in loggers:
+        if isinstance(logger, BoardLogger):
+            places.append(("board", logger.how_to_open()))
+    for label, place in places:
+        note(label, place)
+
+
+@rank_zero_only
+def show_evaluation(results: dict[str, Any], folder: Path) -> None:
+    """Tables of an evaluation: the figures, the classes, the corruptions; then where things are.
+
+    Args:
+        results: what `evaluation.json` holds.
+        folder: that it is in.
+    """
+    console = get_console()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in (f"{results['images']:,} test images", "accuracy", "top 2", "loss", "ECE"):
+        table.add_column(heading, justify="right" if table.columns else "left")
+    for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip")):
+        acc, top2, loss, ece = (
+            results[f"test/{key}{suffix}"] for key in ("acc", "top2", "loss", "ece")
+        )
+        table.add_row(name, f"[bold]{acc:.2%}[/]", f"{top2:.2%}", f"{loss:.4f}", f"{ece:.2%}")
+    console.print(table)
+
+    by_class = results["test/acc_by_class"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("class", "accuracy", "most often taken for"):
+        table.add_column(heading, justify="right" if heading == "accuracy" else "left")
+    names = list(by_class)
+    for row, (name, acc) in zip(results["confusion_matrix"], by_class.items(), strict=True):
+        mistakes = {other: n for other, n in zip(names, row, strict=True) if n and other != name}
+        other = max(mistakes, key=lambda n: mistakes[n], default=None)
+        taken_for = "" if other is None else f"{escape(other)} ({mistakes[other] / sum(row):.1%})"
+        table.add_row(escape(name), "" if acc is None else f"{acc:.2%}", taken_for)
+    console.print(table)
+
+    if results["robustness"] is not None:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("accuracy at strength")
+        for strength in range(1, 6):
+            table.add_column(str(strength), justify="right")
+        curves = {n: c for n, c in results["robustness"].items() if n != "mean_acc"}
+        for name, curve in curves.items():
+            table.add_row(name, *(f"{acc:.2%}" for acc in curve["acc"]))
+        table.add_section()
+        table.add_row("mean of all", f"{results['robustness']['mean_acc']:.2%}")
+        console.print(table)
+    note("speed", f"{results['images_per_s']:,.0f} images/s, {results['precision']}")
+    note("folder", str(folder))
+
+
+def _readable(key: str, value: Any) -> str:
+    if key.endswith("acc"):
+        return f"[bold]{value:.2%}[/]"
+    if "seconds" in key:
+        return f"{value:.1f} s"
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if isinstance(value, int) and key != "seed" else escape(str(value))
+
+
+@rank_zero_only
+def note(label: str, text: str) -> None:
+    """One line of a fact, its label dim."""
+    get_console().print(f"[dim]{label:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
+
+
+@rank_zero_only
+def banner(message: str, title: str, style: str = "bold yellow") -> None:
+    """A frame that cannot be missed."""
+    get_console().print(Panel(escape(message), title=title, border_style=style, padding=(1, 2)))

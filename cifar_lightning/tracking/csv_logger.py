@@ -1,0 +1,53 @@
+"""`metrics.csv`: the curves of a run."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking.run_folder import read_rows
+
+FILE = "metrics.csv"
+
+
+class Curves(Logger):
+    """Writes `metrics.csv`: a row a validation, and one for the test.
+
+    Lightning's CSVLogger deletes the file of a run that goes on, and appends to it, so that a full
+    disk leaves half a row. The file is small: this one writes it anew, whole, with every row.
+
+    Args:
+        run_dir: the run's folder.
+        steps_done: of a run that goes on after so many steps, the rows of these are kept, but for
+            the test's, which will be tested anew; None keeps nothing.
+    """
+
+    name = "curves"
+    version = ""
+
+    def __init__(self, run_dir: str | Path, steps_done: int | None = None) -> None:
+        super().__init__()
+        self._file = Path(run_dir) / FILE
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._rows: list[dict[str, float]] = []
+        if steps_done is not None:  # steps count from 0
+            kept = (row for row in read_rows(run_dir) if row["step"] < steps_done)
+            self._rows = [row for row in kept if "test/acc" not in row]
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration is in files of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add a row; what it has no value for stays blank."""
+        self._rows.append({**metrics, "step": float(step or 0)})
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, fieldnames=sorted({key for row in self._rows for key in row}))
+        writer.writeheader()
+        writer.writerows(self._rows)
+        with atomic_write(self._file) as file:
+            file.write(text.getvalue().encode())

@@ -1,0 +1,210 @@
+"""What a run leaves behind: `metrics.json` and its figures."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from cifar_lightning.data import ImageData
+from cifar_lightning.models.budget import Budget, train_tflop
+from cifar_lightning.run.devices import device_name
+from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking import console, plots, saliency
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.training import measures
+from cifar_lightning.training.callbacks import Pruning, TargetReached, Throughput
+from cifar_lightning.training.module import Classifier
+
+CLASSES_SHOWN = 8  # an image each
+
+
+def collect(
+    config: DictConfig,
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    callbacks: dict[str, Callback],
+    budget: Budget,
+    finished: bool,
+) -> dict[str, Any]:
+    """The run's figures, flat; what it has not got, such as a target not reached, is None.
+
+    Args:
+        config: the run's.
+        trainer: after fit, and after test where the run was not interrupted.
+        classifier: the run's.
+        callbacks: by name; `best`, `throughput`, `target` and `pruning` are read.
+        budget: of the network.
+        finished: False if it was told to stop.
+    """
+    best, throughput = callbacks["best"], callbacks["throughput"]
+    assert isinstance(best, ModelCheckpoint)
+    assert isinstance(throughput, Throughput)
+    score = best.best_model_score if best.monitor else None
+    target = callbacks.get("target")
+    reached = (
+        score is not None and isinstance(target, TargetReached) and target.reached_by(score.item())
+    )
+    ending = "target" if reached else "max_epochs"
+    pruning = callbacks.get("pruning")
+    if isinstance(pruning, Pruning) and pruning.pruned:
+        ending = "pruned"
+    epochs = _whole(throughput.epochs)
+    metrics = {
+        "data": config.choices.data,
+        "model": config.choices.model,
+        "params": budget.parameters,
+        "teacher": None if classifier.teacher is None else classifier.teacher.name,
+        "seed": config.seed,
+        "epochs": epochs,
+        "stopped_by": ending if finished else "interrupted",
+        "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
+        "val/acc": None if score is None else score.item(),
+        "best_epoch": epochs if best.monitor is None else _epoch_of(score, trainer, config.run_dir),
+        **_tested(trainer),
+        "epochs_to_target": epochs if reached else None,
+        "seconds_to_target": throughput.seconds if reached else None,
+        "train_seconds": throughput.seconds,
+        "images_per_s": throughput.images_per_s,
+        "train_images": throughput.images,
+        "train_tflop": _train_tflop(classifier, throughput),
+        "precision": str(trainer.precision),
+        "device": device_name(trainer.strategy.root_device),
+        "torch": torch.__version__,
+        "world_size": trainer.world_size,
+    }
+    # float32's 0.8187999725341797 is 0.8188.
+    return {k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}
+
+
+def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
+    """Of the network, and of its teacher's answers on images of full size."""
+    own = train_tflop(classifier.network, throughput.images_by_size)
+    if classifier.teacher is None:
+        return own
+    seen = {classifier.image_size: throughput.images}
+    # Without a backward pass, which costs twice the forward one.
+    return own + train_tflop(classifier.teacher.classifier, seen) / 3
+
+
+def _epoch_of(score: Tensor | None, trainer: pl.Trainer, run_dir: str) -> float | int | None:
+    """When validation first had a score; None before it, or if its row is in another folder."""
+    if score is None:
+        return None
+    # Of other processes the folder may be another one.
+    for row in read_rows(run_dir) if trainer.is_global_zero else ():
+        if round(row.get("val/acc", -1.0), 6) == round(score.item(), 6):
+            return _whole(row["epoch"])
+    return None
+
+
+def _whole(epochs: float) -> float | int:
+    return int(epochs) if epochs == int(epochs) else epochs
+
+
+def _tested(trainer: pl.Trainer) -> dict[str, float | None]:
+    """What the test measured, metrics of one's own too."""
+    measured = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    return {"test/acc": None, "test/loss": None} | measured
+
+
+def save(config: DictConfig, metrics: dict[str, Any]) -> None:
+    """Write `metrics.json`."""
+    with atomic_write(Path(config.run_dir, "metrics.json")) as file:
+        file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
+
+
+def save_curves(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
+    """Write `figures/learning_curves.png`; returns the picture by its name."""
+    run_dir = Path(config.run_dir)
+    rows = read_rows(run_dir)
+    curves = {
+        name: [(row["epoch"], row[name]) for row in rows if name in row]
+        for name in ("train/acc", "train/loss", "val/acc", "val/loss")
+    }
+    figure = plots.learning_curves(curves, metrics["target_val_acc"], _title(metrics))
+    return _save_figures({"learning_curves": figure}, run_dir)
+
+
+def save_test(
+    config: DictConfig, classifier: Classifier, data: ImageData, metrics: dict[str, Any]
+) -> dict[str, Path]:
+    """Write what the test found, class by class, to `figures/`; returns the pictures by name."""
+    tested = classifier.tested
+    if tested is None:  # as in a search
+        return {}
+    labels = data.test.labels[tested.index]
+    matrix = measures.confusion_matrix(tested.guesses, labels, len(data.classes))
+    by_class = dict(zip(data.classes, measures.class_accuracies(matrix), strict=True))
+    title = _title(metrics)
+    figures = {
+        "confusion_matrix": plots.confusion_matrix(matrix.numpy(), data.classes, title),
+        "class_accuracies": plots.class_accuracies(by_class, title),
+    }
+    return _save_figures(figures, Path(config.run_dir))
+
+
+def _title(metrics: dict[str, Any]) -> str:
+    """Of a picture of a run."""
+    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
+    if metrics["test/acc"] is not None:
+        title += f": {metrics['test/acc']:.2%} test accuracy"
+    return title
+
+
+def save_explanations(
+    config: DictConfig, classifier: Classifier, data: ImageData
+) -> dict[str, Path]:
+    """Write what the network's layers have learned to `figures/`.
+
+    `filters.png` has the first layer's, `feature_maps.png` one image on its way through the
+    network, `activation_maps.png` where each layer saw the class that was predicted. The images
+    are of the validation part, or of the training part without one: test images are read once.
+
+    Returns:
+        The pictures by their names.
+    """
+    part = data.train if data.val is None else data.val
+    labels = part.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
+    first = [int((part.labels == label).nonzero()[0]) for label in labels]
+    images = part.images[first]  # [classes, 3, H, W]
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    weights = saliency.first_filters(classifier.network)
+    try:
+        layers = saliency.feature_maps(classifier, images[:1])
+        if not layers:
+            return {}  # without convolutions on maps there is nothing to show
+        guesses, activations = saliency.activation_maps(classifier, images)
+    except Exception as error:  # a training is not lost for what a network of one's own refuses
+        console.note("figures", f"the layers of this network cannot be shown: {error}")
+        return {}
+    captions = [
+        f"{data.classes[label]}\npredicted: {data.classes[guess]}"
+        for label, guess in zip(labels, guesses.tolist(), strict=True)
+    ]
+    maps = [(layer.name, layer.maps[0].numpy()) for layer in layers]
+    seen = [(layer.name, layer.maps[:, 0].numpy()) for layer in activations if layer.spatial]
+    figures = {
+        "filters": plots.filters(weights.numpy(), "Filters of the first layer; grey is 0"),
+        "feature_maps": plots.feature_maps(
+            pixels[0], maps, "One image through the network: channels with the most contrast"
+        ),
+        "activation_maps": plots.activation_maps(
+            pixels, captions, seen, "Where each layer saw the predicted class (LayerCAM)"
+        ),
+    }
+    return _save_figures(figures, Path(config.run_dir))
+
+
+def _save_figures(figures: dict[str, Figure], run_dir: Path) -> dict[str, Path]:
+    place = run_dir / "figures"
+    place.mkdir(exist_ok=True)
+    written = {name: place / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        plots.save_png(figure, written[name])
+    return written

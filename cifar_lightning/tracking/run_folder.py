@@ -1,0 +1,245 @@
+"""Run folders, read back: what a run was told, how far it came, and what it measured."""
+
+import csv
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.status import status_of
+
+RUNS = Path("runs/train")
+DEBUGGING = RUNS.with_name("debug")  # of conf/debugging.yaml
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, as far as it can be read.
+
+    Attributes:
+        folder: where it is.
+        name: of the folder, below that of its multirun if it is of one.
+        status: one of `status.STATUSES`.
+        reason: why it is not finished, as far as is known.
+        overrides: as Hydra recorded them.
+        resumed: the overrides of each time that it went on.
+        config: `.hydra/config.yaml`, its text.
+        target: test accuracy that it trained for; None if there was none, or it is not known.
+        metrics: of `metrics.json`; empty before the run is over.
+        rows: of `metrics.csv`.
+        evaluation: of `evaluation/evaluation.json`; empty without.
+        problems: files that could not be read, a sentence each.
+        recorded: whether there is a record of the overrides at all.
+    """
+
+    folder: Path
+    name: str
+    status: str
+    reason: str
+    overrides: list[str] = field(default_factory=list)
+    resumed: list[list[str]] = field(default_factory=list)
+    config: str = ""
+    target: float | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, float]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    recorded: bool = True
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The overrides as keys and values; a resume's on top."""
+        found = {}
+        for override in (o for some in (self.overrides, *self.resumed) for o in some):
+            key, _, value = override.lstrip("+").partition("=")
+            if key != "resume":
+                found[key] = value
+        return found
+
+    @property
+    def seed(self) -> Any:
+        """From its metrics, or as typed; None if neither says."""
+        return self.metrics.get("seed", self.settings.get("seed"))
+
+    def curve(self, name: str, against: str = "epoch") -> list[tuple[float, float]]:
+        """Points of a column of `metrics.csv` against another, where a row has both."""
+        return [(row[against], row[name]) for row in self.rows if name in row and against in row]
+
+    def pictures(self, below: str) -> list[Path]:
+        """The PNG files in one of its folders, by name."""
+        return sorted(p for p in (self.folder / below).glob("*.png") if p.stat().st_size)
+
+
+def find_folder(path: str | None) -> Path:
+    """The folder that was typed; None stands for the newest below runs/train/.
+
+    Raises:
+        UserError: if there is none, or it has no run.
+    """
+    newest = max((f for f in RUNS.glob("*") if is_run(f) or run_folders(f)), default=None, key=age)
+    example = newest or f"{RUNS}/<date>_<time>_<name>"
+    if path is None:
+        if newest is None:
+            raise UserError(f"There is no run in {RUNS.absolute()}. Name its folder: run=FOLDER.")
+        return newest
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        wrong = " is a file" if folder.exists() else ": there is no such folder"
+        raise UserError(f"run={path}{wrong}. Name a run's folder, as in: run={example}")
+    if not is_run(folder) and not run_folders(folder):
+        raise UserError(
+            f"run={path} is no run's folder: neither it nor a folder in it has .hydra/ or "
+            f"metrics.json. As in: run={example}"
+        )
+    return folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of one run."""
+    marks = (".hydra/overrides.yaml", "metrics.json", "metrics.csv")
+    return any((folder / mark).is_file() for mark in marks)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """The runs below a folder, such as a multirun's, 2 before 10."""
+    found = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
+    found |= {file.parent for file in folder.glob("**/metrics.json")}
+    return sorted(found - {folder}, key=lambda run: _natural(str(run.relative_to(folder))))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
+
+
+def age(folder: Path) -> datetime:
+    """When a run's folder began, as far as it can be told."""
+    return started(folder) or datetime.fromtimestamp(folder.stat().st_mtime)
+
+
+def started(folder: Path) -> datetime | None:
+    """When a run began, which its folder's name tells; None if it has another name."""
+    found = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", folder.name)
+    return datetime.strptime(found[0], "%Y-%m-%d_%H-%M-%S-%f") if found else None
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read a run's folder; what is missing or damaged is left out and named.
+
+    Args:
+        folder: of the run.
+        name: to show; by default the folder's.
+    """
+    problems: list[str] = []
+    metrics = _read_json(folder / "metrics.json", problems)
+    try:
+        rows = read_rows(folder)
+    except (OSError, ValueError) as error:
+        rows = []
+        problems.append(f"metrics.csv cannot be read: {error}")
+    hydra = folder / ".hydra"
+    config = hydra / "config.yaml"
+    again = sorted(hydra.glob("resumed_*"))
+    status, reason = status_of(folder, metrics, rows, again[-1].name if again else "")
+    resumed = [_overrides(start, problems) for start in again]
+    target = _read_yaml(config, problems, "target_accuracy")
+    for override in (override for some in resumed for override in some):
+        if override.startswith("target_accuracy="):
+            target = OmegaConf.from_dotlist([override]).target_accuracy
+    return Run(
+        folder=folder,
+        name=name or folder.absolute().name,
+        status=status,
+        reason=reason,
+        recorded=(hydra / "overrides.yaml").is_file(),
+        overrides=_overrides(hydra, problems),
+        resumed=resumed,
+        config=config.read_text(errors="replace") if config.is_file() else "",
+        target=float(target) if type(target) in (int, float) else None,
+        metrics=metrics,
+        rows=rows,
+        evaluation=_read_json(folder / "evaluation" / "evaluation.json", problems),
+        problems=problems,
+    )
+
+
+def read_rows(folder: str | Path) -> list[dict[str, float]]:
+    """The rows of a run's `metrics.csv`, without the blank cells; none if there is no such file.
+
+    Raises:
+        ValueError: if a cell is no number, or a row has more or fewer than the heading.
+    """
+    file = Path(folder) / "metrics.csv"
+    if not file.exists():
+        return []
+    with file.open(newline="") as opened:
+        heading, *rows = list(csv.reader(opened)) or [[]]
+    # `strict` refuses a row that was cut short.
+    return [
+        {key: float(cell) for key, cell in zip(heading, row, strict=True) if cell != ""}
+        for row in rows
+        if row
+    ]
+
+
+def read_choices(folder: Path) -> dict[str, str]:
+    """The option of each group of conf/ that a run was composed of; empty if not recorded."""
+    choices = _read_yaml(folder / ".hydra" / "hydra.yaml", [], "hydra.runtime.choices")
+    if not OmegaConf.is_dict(choices):
+        return {}
+    known = {str(group): str(option) for group, option in choices.items() if option is not None}
+    return {group: known[group] for group in sorted(known) if not group.startswith("hydra/")}
+
+
+def read_sweep(folder: Path, part: str = "task") -> list[str]:
+    """The overrides that a multirun was started with; empty if not recorded.
+
+    Args:
+        folder: of the multirun.
+        part: `task` for those of its jobs, `hydra` for those of Hydra, such as the launcher.
+    """
+    return _texts(_read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{part}"))
+
+
+def read_config_dir(folder: Path) -> str | None:
+    """The folder of further configurations that a multirun was started with, if it was."""
+    sources = _read_yaml(folder / "multirun.yaml", [], "hydra.runtime.config_sources")
+    for source in sources if OmegaConf.is_list(sources) else []:
+        if source.get("provider") == "command-line":
+            return str(source.path)
+    return None
+
+
+def _overrides(hydra: Path, problems: list[str]) -> list[str]:
+    return _texts(_read_yaml(hydra / "overrides.yaml", problems))
+
+
+def _texts(content: Any) -> list[str]:
+    """A list as it was written: `seed=${hydra:job.num}` has its meaning within the run alone."""
+    texts: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
+    return [str(text) for text in texts]
+
+
+def _read_yaml(file: Path, problems: list[str], key: str | None = None) -> Any:
+    if not file.is_file():
+        return None
+    try:
+        content = OmegaConf.load(file)
+        return content if key is None else OmegaConf.select(content, key)
+    except Exception as error:  # PyYAML and OmegaConf have no base class in common
+        problems.append(f"{file.name} cannot be read: {str(error).partition(chr(10))[0]}")
+        return None
+
+
+def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, TypeError, ValueError) as error:
+        problems.append(f"{file.name} cannot be read: {error}")
+        return {}

@@ -1,0 +1,122 @@
+"""What the convolutions of a network do with an image."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_lightning.models.layer_stats import kind_of
+from cifar_lightning.training.module import Classifier
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution's output for some images.
+
+    Attributes:
+        name: its place among the convolutions, from 1, and its kind.
+        maps: [N, channels, H, W].
+        spatial: whether it looks at more than one pixel.
+    """
+
+    name: str
+    maps: Tensor
+    spatial: bool
+
+
+def first_filters(network: nn.Module) -> Tensor:
+    """The weights [filters, 3, H, W] of the first convolution, on the CPU; none without one."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.weight.detach().float().cpu()
+    return torch.empty(0, 3, 1, 1)
+
+
+def feature_maps(classifier: Classifier, images: Tensor) -> list[Layer]:
+    """The maps of each convolution, in the order in which they come; those of 1x1 pixel left out.
+
+    Args:
+        classifier: its mode is kept.
+        images: uint8 [N, 3, H, W].
+    """
+    with torch.no_grad():
+        _, layers = _run(classifier, images)
+    return [replace(layer, maps=layer.maps.float().cpu()) for layer in layers]
+
+
+def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
+    """Where each layer saw the predicted class, by LayerCAM.
+
+    Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", 2021:
+    the maps, each pixel weighted by its gradient where that is positive, summed. Unlike CAM and
+    Grad-CAM it says something of early layers too, before the maps have become small.
+
+    Args:
+        classifier: its mode is kept.
+        images: uint8 [N, 3, H, W].
+
+    Returns:
+        The guesses int64 [N], and the layers with maps [N, 1, H, W] from 0 to 1, of the images'
+        size.
+    """
+    with torch.enable_grad():
+        logits, layers = _run(classifier, images)
+        guesses = logits.argmax(1)  # [N]
+        score = logits.gather(1, guesses[:, None]).sum()
+        # Layers that the logits do not depend on, as of an auxiliary head, have none.
+        layers = [layer for layer in layers if layer.maps.requires_grad]
+        gradients = torch.autograd.grad(score, [x.maps for x in layers], allow_unused=True)
+    found = []
+    for layer, gradient in zip(layers, gradients, strict=True):
+        if gradient is None:
+            continue
+        weighted = gradient.clamp_min(0) * layer.maps.detach()
+        summed = weighted.sum(1, keepdim=True).clamp_min(0).float().cpu()  # [N, 1, h, w]
+        # Stretched, although the maps of unpadded convolutions lack the images' edges.
+        large = F.interpolate(summed, images.shape[-2:], mode="bilinear")
+        scaled = large / large.amax((2, 3), keepdim=True).clamp_min(1e-12)
+        found.append(replace(layer, maps=scaled))
+    return guesses.cpu(), found
+
+
+def _run(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
+    """Logits [N, classes] in float32, and the convolutions' maps, with what gradients need."""
+    training = classifier.training
+    classifier.eval()
+    try:
+        with _watched(classifier.network) as layers, torch.compiler.set_stance("force_eager"):
+            inputs = classifier.normalise(images.to(classifier.device))
+            # Else the maps of a frozen first layer would have no gradients.
+            inputs.requires_grad_(torch.is_grad_enabled())
+            logits = classifier.network(inputs).float()
+    finally:
+        classifier.train(training)
+    return logits, layers
+
+
+@contextmanager
+def _watched(network: nn.Module) -> Iterator[list[Layer]]:
+    layers: list[Layer] = []
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+
+    def watch(number: int, convolution: nn.Conv2d, maps: Tensor) -> Tensor:
+        if maps.shape[2:] != (1, 1):
+            spatial = convolution.kernel_size != (1, 1)
+            layers.append(Layer(f"{number} {kind_of(convolution)}", maps, spatial))
+        # The network goes on with a copy: the next layer may work in place.
+        return maps.clone()
+
+    hooks = [
+        convolution.register_forward_hook(
+            lambda module, _, maps, number=number: watch(number, module, maps)
+        )
+        for number, convolution in enumerate(convolutions, 1)
+    ]
+    try:
+        yield layers
+    finally:
+        for hook in hooks:
+            hook.remove()

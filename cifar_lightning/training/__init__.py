@@ -1,0 +1,1 @@
+"""The training step: LightningModule, augmentation, optimizers, metrics and callbacks."""

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import nn
+
+from cifar_lightning.errors import UserError
+from cifar_lightning.models import DilatedDW
+from cifar_lightning.models.budget import Budget, check, count, train_tflop
+
+
+def test_the_seed_network() -> None:
+    budget = count(DilatedDW())
+    assert budget == Budget(257_856, dilated=1, separable=2, multiply_adds=44_167_744)
+
+
+def test_training_compute_is_counted_at_the_size_that_was_used() -> None:
+    # 6 x 44.17 M x 45,000 images.
+    assert train_tflop(DilatedDW(), {32: 45_000}) == pytest.approx(11.925, abs=0.001)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1))  # 216 multiply-adds a pixel
+    expected = 6 * 216 * (24 * 24 * 1000 + 32 * 32 * 50) / 1e12
+    assert train_tflop(network, {24: 1000, 32: 50}) == pytest.approx(expected)
+
+
+def test_multiply_adds_by_hand() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).append(nn.Linear(8, 10))
+    assert count(network, 32).multiply_adds == 16 * 16 * 8 * 27 + 80
+
+
+def test_counting_leaves_no_trace() -> None:
+    network = DilatedDW().train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    count(network)
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("layers", "separable"),
+    [
+        ([nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 4, 1)], 1),
+        # With a norm between, as in MobileNet.
+        ([nn.Conv2d(3, 3, 3, groups=3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1)], 1),
+        # A channel multiplier.
+        ([nn.Conv2d(3, 6, 3, groups=3), nn.Conv2d(6, 4, 1)], 1),
+        # Grouped but not depthwise.
+        ([nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 4, 1)], 0),
+        # Depthwise without a 1x1 behind.
+        ([nn.Conv2d(3, 3, 3, groups=3), nn.Conv2d(3, 4, 3)], 0),
+        ([nn.Conv2d(3, 3, 3, groups=3)], 0),
+    ],
+)
+def test_what_counts_as_separable(layers: list[nn.Module], separable: int) -> None:
+    assert count(nn.Sequential(*layers)).separable == separable
+
+
+def test_a_network_within_the_budget_passes() -> None:
+    check(Budget(1_000_000, dilated=1, separable=1, multiply_adds=1))
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        (Budget(1_000_001, 1, 1, 0), r"1,000,001 parameters, 1 more than budget.max_params"),
+        (Budget(10, 0, 1, 0), "0 dilated convolutions, 1 fewer than budget.min_dilated=1"),
+        (Budget(10, 1, 0, 0), "0 depthwise separable convolutions, 1 fewer than budget.min_sep"),
+    ],
+)
+def test_a_broken_limit_is_named_with_the_excess(budget: Budget, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(budget)
+
+
+@pytest.mark.parametrize("lifted", [None, 0])
+def test_none_and_zero_lift_the_limits(lifted: int | None) -> None:
+    check(Budget(10**9, 0, 0, 0), max_params=lifted, min_dilated=lifted, min_separable=lifted)

@@ -1,0 +1,178 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cifar_lightning.training.augment import Augment, cutmix
+from cifar_lightning.training.distillation import Teacher
+from cifar_lightning.training.metrics import Scores
+from cifar_lightning.training.module import Classifier
+from cifar_lightning.training.optim import linear_schedule
+
+
+def classifier(network: nn.Module, **arguments: float) -> Classifier:
+    return Classifier(
+        network,
+        classes=["a", "b", "c"],
+        mean=[0.5, 0.4, 0.3],
+        std=[0.25, 0.2, 0.1],
+        image_size=8,
+        optimizer=torch.optim.SGD,
+        scheduler=linear_schedule,
+        augment=Augment(shift=1, flip="random"),
+        **arguments,  # type: ignore[arg-type]
+    )
+
+
+def images(n: int = 16) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 3, 8, 8), generator=generator).byte()
+
+
+def test_normalised_images_have_zero_mean_and_unit_variance_by_channel() -> None:
+    pixels = torch.tensor([[0.25, 0.75], [0.2, 0.6], [0.2, 0.4]]) * 255  # mean -+ std
+    batch = pixels.view(1, 3, 1, 2).round().byte()
+    normalised = classifier(nn.Flatten()).normalise(batch)
+    assert torch.allclose(normalised[0, :, 0], torch.tensor([[-1.0, 1.0]]).expand(3, 2), atol=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_images_take_the_weights_dtype(dtype: torch.dtype) -> None:
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))).to(dtype)
+    assert model(images()).dtype == dtype
+
+
+def test_the_network_sees_channels_last() -> None:
+    seen = []
+
+    class Spy(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(x)
+
+    classifier(Spy())(images())
+    assert seen == [True]
+
+
+def test_the_loss_is_the_smoothed_cross_entropy() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    smooth = classifier(network, label_smoothing=0.3)
+    smooth.augment = lambda images, index, epoch, generator: images
+    labels = torch.arange(16) % 3
+    loss = smooth.training_step((images(), labels, torch.arange(16)), 0)["loss"]
+    assert isinstance(loss, Tensor)
+    log_p = smooth(images()).log_softmax(1)
+    expected = -(0.7 * log_p[torch.arange(16), labels] + 0.3 * log_p.mean(1)).mean()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_mixed_image_has_the_loss_of_both_its_labels_by_their_shares() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    model = classifier(network, label_smoothing=0.2, cutmix=0.5)
+    model.augment = lambda images, index, epoch, generator: images
+    labels = torch.arange(16) % 3
+    losses = model.training_step((images(), labels, torch.arange(16)), 4)["losses"]
+    mixed, others, kept = cutmix(images(), 0.5, model._generator(4))
+    assert torch.equal(kept < 1, (mixed != images()).flatten(1).any(1))
+    log_p = model(mixed).log_softmax(1)
+    targets = 0.8 * torch.eye(3) + 0.2 / 3  # a row a label
+    target = kept[:, None] * targets[labels] + (1 - kept)[:, None] * targets[labels[others]]
+    assert isinstance(losses, Tensor)
+    assert torch.allclose(losses, -(target * log_p).sum(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "cutmix"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_shares_are_from_0_to_1(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be from 0 to 1, not {value}"):
+        classifier(nn.Flatten(), **{name: value})
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+
+def test_the_teachers_share_is_the_divergence_from_its_answers() -> None:
+    pupil, taught = classifier(linear(), label_smoothing=0.3), classifier(linear())
+    pupil.augment = lambda images, index, epoch, generator: images
+    labels = torch.arange(16) % 3
+    batch = (images(), labels, torch.arange(16))
+    alone = pupil.training_step(batch, 0)["losses"]
+    pupil.teacher = Teacher(taught, "linear", weight=0.25, temperature=2.0)
+    together = pupil.training_step(batch, 0)["losses"]
+    p = (taught(images()) / 2).softmax(1)
+    divergence = (p * (p.log() - (pupil(images()) / 2).log_softmax(1))).sum(1)
+    assert isinstance(alone, Tensor)
+    assert isinstance(together, Tensor)
+    assert torch.allclose(together, 0.75 * alone + 0.25 * 4 * divergence, atol=1e-6)
+
+
+def test_a_pupil_with_its_teachers_weights_has_nothing_to_learn_from_it() -> None:
+    network = linear()
+    pupil, taught = classifier(network), classifier(network)
+    pupil.augment = lambda images, index, epoch, generator: images
+    pupil.teacher = Teacher(taught, "linear", weight=1.0, temperature=4.0)
+    loss = pupil.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
+    assert isinstance(loss, Tensor)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_sees_the_augmented_images_and_stays_as_it_is() -> None:
+    pupil, taught = classifier(linear()), classifier(nn.Sequential(nn.BatchNorm2d(3), linear()))
+    pupil.augment = lambda images, index, epoch, generator: images.flip(-1)
+    seen = []
+    taught.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    pupil.teacher = Teacher(taught, "linear", weight=0.5, temperature=1.0)
+    before = {name: tensor.clone() for name, tensor in taught.state_dict().items()}
+    loss = pupil.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert torch.equal(seen[0], taught.normalise(images().flip(-1)))
+    assert all(torch.equal(before[name], now) for name, now in taught.state_dict().items())
+    assert all(weight.grad is None for weight in taught.parameters())
+    assert "teacher" not in str([*pupil.state_dict()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": 1.1, "temperature": 1.0}, "weight must be from 0 to 1, not 1.1"),
+        ({"weight": 0.5, "temperature": 0.0}, "temperature must be above 0, not 0.0"),
+    ],
+)
+def test_a_teacher_refuses(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Teacher(classifier(linear()), "linear", **arguments)
+
+
+def test_augmentation_is_for_training_only_and_depends_on_the_step_alone() -> None:
+    model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), seed=7)
+    augmented = []
+    augment = model.augment
+
+    def spy(images: Tensor, index: Tensor, epoch: int, generator: torch.Generator) -> Tensor:
+        augmented.append(augment(images, index, epoch, generator))
+        return augmented[-1]
+
+    model.augment = spy
+    batch = (images(), torch.zeros(16, dtype=torch.int64), torch.arange(16))
+    model.validation_step(batch, 0)
+    model.test_step(batch, 0)
+    assert not augmented
+    model.training_step(batch, 0)
+    model.training_step(batch, 1)
+    torch.rand(5)  # others may draw in between
+    model.training_step(batch, 0)
+    assert torch.equal(augmented[0], augmented[2])
+    assert not torch.equal(augmented[0], augmented[1])
+
+
+def test_accuracy_is_over_images_not_over_classes() -> None:
+    scores = Scores(3)
+    logits = torch.eye(3)[torch.tensor([0, 0, 0, 0])]
+    scores.update(torch.tensor([1.0, 2.0, 3.0, 4.0]), logits, torch.tensor([0, 0, 0, 1]))
+    scores.update(torch.tensor([5.0]), torch.eye(3)[2:], torch.tensor([2]))
+    assert scores.accuracy.compute() == 0.8  # by classes it would be 0.67
+    assert scores.loss.compute() == 3.0
+    scores.reset()
+    scores.update(torch.tensor([5.0]), torch.eye(3)[2:], torch.tensor([2]))
+    assert scores.accuracy.compute() == 1.0

@@ -1,0 +1,129 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cifar_lightning.errors import UserError
+from cifar_lightning.run import devices
+
+
+@pytest.mark.parametrize(
+    ("gpus", "available", "expected"),
+    [
+        ("auto", 0, ("cpu", 1)),
+        ("auto", 4, ("gpu", 4)),
+        ("auto", 7, ("gpu", 4)),  # that share batches of 256 evenly
+        (0, 2, ("cpu", 1)),
+        (1, 2, ("gpu", 1)),
+        (2, 2, ("gpu", 2)),
+        ([0, 2], 3, ("gpu", [0, 2])),
+    ],
+)
+def test_devices(gpus: str | int | list[int], available: int, expected: object) -> None:
+    assert devices.choose_devices(gpus, available, 256) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "nodes", "count"), [(256, 2, 4), (12, 2, 3), (12, 3, 4), (12, 12, 1)]
+)
+def test_the_gpus_of_all_machines_share_the_batch_evenly(
+    batch_size: int, nodes: int, count: int
+) -> None:
+    assert devices.choose_devices("auto", 4, batch_size, num_nodes=nodes) == ("gpu", count)
+
+
+def test_a_job_of_a_sweep_gets_one_device() -> None:
+    assert devices.choose_devices("auto", 4, 256, one_device="trains on one device") == ("gpu", 1)
+    assert devices.choose_devices("auto", 0, 256, one_device="trains on one device") == ("cpu", 1)
+    assert devices.choose_devices([3], 4, 256, one_device="trains on one device") == ("gpu", [3])
+    for gpus in (2, [0, 1]):
+        with pytest.raises(UserError, match="trains on one device"):
+            devices.choose_devices(gpus, 4, 256, one_device="trains on one device")
+
+
+def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert devices.choose_devices(1, 0, 256) == ("cpu", 1)
+    assert "has no GPU: the CPU is used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("gpus", "available", "message"),
+    [
+        (2, 1, "machine has 1 GPU"),
+        (2, 0, "machine has 0 GPUs"),
+        ([0, 2], 2, r"has 2, counted from 0"),
+        ([1, 1], 2, "names a GPU twice"),
+        ([], 2, "names a GPU twice or one that does not exist"),
+        (-1, 2, "not auto, a count from 0"),
+        ("many", 2, "not auto, a count from 0"),
+        (1.5, 2, "not auto, a count from 0"),
+        (True, 2, "not auto, a count from 0"),
+    ],
+)
+def test_devices_that_are_not_there_are_refused(
+    gpus: str | int | list[int], available: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        devices.choose_devices(gpus, available, 256)
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [
+        ("fpu avx512_bf16 amx_tile", "bf16-mixed"),
+        ("fpu amx_bf16", "bf16-mixed"),
+        ("fpu avx512f avx512bw", "32-true"),
+        ("", "32-true"),
+    ],
+)
+def test_precision_on_a_cpu_asks_the_chip(
+    flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_cpu_info", lambda: {"flags": flags})
+    assert devices.choose_precision("cpu") == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((9, 0), "bf16-mixed"), ((7, 5), "16-mixed")]
+)
+def test_precision_on_a_gpu_asks_the_chip(
+    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert devices.choose_precision("gpu") == precision
+
+
+def test_the_device_has_its_own_name() -> None:
+    name, _, threads = devices.device_name(torch.device("cpu")).rpartition(", ")
+    assert name
+    assert threads == f"{torch.get_num_threads()} threads"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back so")
+def test_memory_that_a_step_freed_is_there_for_the_next() -> None:
+    program = """
+import resource, torch
+from cifar_lightning.run.devices import keep_freed_memory
+
+def faults():  # pages that the system had to hand out for 16 tensors, one after the other
+    for _ in range(4):
+        torch.zeros(2**26, dtype=torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(16):
+        torch.zeros(2**26, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+torch.set_num_threads(1)
+print(faults())
+keep_freed_memory()
+print(faults())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    given_back, kept = map(int, ended.stdout.split())
+    assert kept < given_back / 10

@@ -1,0 +1,95 @@
+"""A metric beside loss and accuracy."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from omegaconf import DictConfig
+
+from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+from cifar_lightning.training.callbacks import FurtherMetric
+
+Compose = Callable[..., DictConfig]
+OF_CLASSES = "torchmetrics.classification.Multiclass"
+
+
+def typed(metric: str, *options: str, key: str = "again") -> list[str]:
+    """The command line's, for a callback that conf/ has not."""
+    place = f"+callbacks.{key}"
+    made = [f"{place}.metric._target_={metric}", f"{place}.metric._partial_=true"]
+    callback = f"{place}._target_=cifar_lightning.training.callbacks.FurtherMetric"
+    return [callback, f"{place}.name=again", *made, *(f"{place}.metric.{o}" for o in options)]
+
+
+def test_it_counts_what_the_accuracy_counts(tiny: Compose, tmp_path: Path) -> None:
+    accuracy = typed(f"{OF_CLASSES}Accuracy", "average=micro")
+    metrics = train(tiny(*accuracy, "trainer.max_epochs=2", "target_accuracy=null"))
+    assert metrics["test/again"] == metrics["test/acc"]
+    first, second, test = read_rows(tmp_path / "run")
+    for row in (first, second):
+        assert row["val/again"] == row["val/acc"]
+    assert test["test/again"] == test["test/acc"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ((f"{OF_CLASSES}F1Score", "average=null"), "again gives 10 numbers, not one"),
+        ((f"{OF_CLASSES}ROC",), "again gives a value of type tuple, not a tensor of one number"),
+        (("torchmetrics.MeanMetric", "nan_strategy=error"), "does not work here: .*num_classes"),
+        (("torch.nn.Identity",), r"again is of type Identity, not a torchmetrics\.Metric"),
+    ],
+)
+def test_what_is_no_metric_of_classes_is_refused(
+    metric: tuple[str, ...], message: str, tiny: Compose
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train(tiny(*typed(*metric)))
+
+
+@pytest.mark.parametrize("name", ["loss", "acc"])
+def test_it_does_not_take_the_names_that_are_there(name: str) -> None:
+    with pytest.raises(ValueError, match=f"name={name} is taken"):
+        FurtherMetric(name, lambda: None)  # type: ignore[arg-type,return-value]
+
+
+def test_two_of_one_name_are_refused(tiny: Compose) -> None:
+    metrics = [*typed(f"{OF_CLASSES}F1Score"), *typed(f"{OF_CLASSES}Accuracy", key="other")]
+    with pytest.raises(UserError, match="Two metrics have the name again"):
+        train(tiny(*metrics))
+
+
+# One validation batch and one test batch: the second process has none.
+ONE_BATCH = [
+    *(option for option in TINY if not option.startswith(("data.", "trainer"))),
+    *("data.train_size=120", "data.test_size=20", "data.val_size=20", "data.batch_size=20"),
+    *("trainer=ddp_sim", "trainer.max_epochs=1", "target_accuracy=null", "hydra.run.dir=run"),
+]
+
+
+def in_two_processes(metric: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cifar_lightning.train", *ONE_BATCH, *metric]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+@pytest.mark.slow
+def test_what_keeps_every_image_is_refused_in_several_processes(tmp_path: Path) -> None:
+    ended = in_two_processes(typed(f"{OF_CLASSES}AUROC"), tmp_path)
+    assert ended.returncode == 1
+    assert ended.stderr.count("Error: The metric again keeps what it saw of every image") == 1
+    assert "metric.thresholds=100" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_what_counts_works_where_a_process_has_no_images(tmp_path: Path) -> None:
+    ended = in_two_processes(typed(f"{OF_CLASSES}AUROC", "thresholds=100"), tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert 0 < metrics["test/again"] <= 1

@@ -1,0 +1,209 @@
+"""That the benchmarks run and end in their line of JSON; what they measure is not looked at."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY, needs_unshare
+from PIL import Image
+
+from cifar_lightning.config.compose import CONF
+from cifar_lightning.data.shapes import SHAPES
+
+SMALL = [option for option in TINY if not option.startswith(("logger", "trainer.max_epochs"))]
+
+
+def last_line(script: str, *options: str, **environment: str) -> dict[str, Any]:
+    ended = subprocess.run(
+        [sys.executable, str(CONF.parent / "benchmarks" / script), *SMALL, *options],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return dict(json.loads(ended.stdout.splitlines()[-1]))
+
+
+@pytest.mark.slow
+def test_throughput_compares_pipelines_and_settings() -> None:
+    settings = {"BATCH_SIZES": "10,25", "PRECISIONS": "32-true", "SETTING_ROUNDS": "1"}
+    images = {"IMAGES": "50", "SETTING_IMAGES": "50"}
+    summary = last_line("throughput.py", ROUNDS="1", WORKERS="1", **images, **settings)
+    for pipeline in ("alone", "bare", "conventional"):
+        rate = summary[f"{pipeline}_images_per_s"]
+        assert summary[f"ratio_vs_{pipeline}"] == pytest.approx(
+            summary["images_per_s"] / rate, rel=0.01
+        )
+    measured = summary["settings"]
+    assert [(s["batch_size"], s["compile"]) for s in measured] == [
+        (10, False),
+        (10, True),
+        (25, False),
+        (25, True),
+    ]
+    for s in measured:
+        tflops = s["images_per_s"] * 6 * 44_167_744 / 1e12
+        assert s["share_of_peak"] == pytest.approx(tflops / s["peak_tflops"], rel=0.05)
+    assert [s["compile_seconds"] > 0 for s in measured if s["compile"]] == [True, True]
+
+
+@pytest.mark.slow
+def test_time_to_target_measures_each_recipe_once(tmp_path: Path) -> None:
+    environment = {
+        "EXPERIMENTS": "default,conventional",
+        "SEEDS": "0,1",
+        "CONVENTIONAL_EPOCHS": "2",
+        "WORKERS": "1",
+        "FOLDER": str(tmp_path / "results"),
+    }
+    options = ("trainer.max_epochs=1", "target_accuracy=null", "data.train_size=400")
+    first = last_line("time_to_target.py", *options, **environment)
+    assert [r["experiment"] for r in first["recipes"]] == ["default", "conventional"]
+    default, conventional = first["recipes"]
+    assert (default["seeds"], default["train_images"]) == (2, 350)
+    assert conventional["train_images"] == 2 * 256
+    runs = (tmp_path / "results" / "runs.jsonl").read_text()
+    assert len(runs.splitlines()) == 4
+    for line in runs.splitlines():
+        figures = json.loads(line)
+        seconds, accuracy = figures["curve"][-1]
+        assert seconds == pytest.approx(figures["train_seconds"], rel=0.01)
+        assert accuracy == pytest.approx(figures["val/acc"], abs=1e-5)
+    with Image.open(tmp_path / "results" / "time_to_target.png") as picture:
+        assert picture.size == (960, 540)
+    assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
+    # A second start finds everything measured.
+    assert last_line("time_to_target.py", *options, **environment) == first
+    assert (tmp_path / "results" / "runs.jsonl").read_text() == runs
+
+
+@pytest.mark.slow
+def test_the_stop_rule_is_judged_for_all_weights_and_margins() -> None:
+    summary = last_line("stop_rule.py", "trainer.max_epochs=2", SEEDS="0,1")
+    rules = summary["rules"]
+    assert len(rules) == 3 * 4 * 5
+    assert {rule["weights"] for rule in rules} == {"last", "average 0.95", "average 0.98"}
+    assert all(0 <= rule["kept"] <= 1 for rule in rules)
+
+
+@pytest.mark.slow
+def test_scaling_compares_one_with_two() -> None:
+    options = ("trainer.max_epochs=1", "data.batch_size=50")  # which two devices can share
+    summary = last_line("scaling.py", *options, ROUNDS="1", JOBS="2", TRIALS="2")
+    for name in ("processes", "jobs", "workers"):
+        found = summary[name]
+        assert found["ratio"] == pytest.approx(found["2"] / found["1"], rel=0.1)
+        assert found["2"] > 0
+
+
+@pytest.mark.slow
+def test_a_board_is_measured_beside_none() -> None:
+    summary = last_line("board.py", ROUNDS="2")
+    for name in ("norm", "board"):
+        low, high = summary[f"range_{name}"]
+        assert 0 < low <= summary[f"ratio_{name}"] <= high
+        assert summary[f"{name}_seconds_beside"] > 0
+
+
+@needs_unshare("--mount")
+@pytest.mark.slow
+def test_a_short_campaign_of_faults_loses_nothing() -> None:
+    ended = subprocess.run(
+        [sys.executable, str(CONF.parent / "benchmarks" / "faults.py")],
+        env=os.environ | {"KILLS": "9", "DISKS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    *_, table, _, line = ended.stdout.splitlines()
+    summary = json.loads(line)
+    assert 6 <= summary["injected"] <= 10  # some come too late
+    assert summary["lost"] == 0
+    assert table == f"| all | {summary['injected']} | {summary['injected']} | 0 |"
+
+
+@pytest.mark.slow
+def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
+    environment = {
+        "EXPERIMENTS": "best_seed,airbench94",
+        "SEEDS": "0,1",
+        "ROUNDS": "1",
+        "FOLDER": str(tmp_path / "results"),
+    }
+    options = ("trainer.max_epochs=1",)
+    first = last_line("pareto.py", *options, **environment)
+    assert [n["experiment"] for n in first["networks"]] == ["best_seed", "airbench94"]
+    for network in first["networks"]:
+        assert (network["seeds"], network["epochs"]) == (2, 1)
+        assert network["train_images_per_s"] > 0
+    assert [n["params"] for n in first["networks"]] == [257_856, 1_972_792]
+    with Image.open(tmp_path / "results" / "pareto.png") as picture:
+        assert picture.size == (960, 540)
+    assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
+    figures = json.loads((tmp_path / "results" / "best_seed_0.json").read_text())
+    assert (figures["classes"], figures["image_size"]) == ([*SHAPES], 32)
+    # A second start trains what is missing alone, and goes on with what was broken off; of the
+    # finished runs it needs the figures.
+    results = tmp_path / "results"
+    for run in ("best_seed_1", "airbench94_0", "airbench94_1"):
+        shutil.rmtree(results / run)
+    (results / "best_seed_0.json").unlink()
+    (results / "best_seed_0" / "metrics.json").unlink()
+    second = last_line("pareto.py", *options, **environment)
+    for key in ("test/acc", "test/acc_flip", "train_tflop"):
+        assert [n[key] for n in second["networks"]] == [n[key] for n in first["networks"]]
+    assert list((results / "best_seed_0" / ".hydra").glob("resumed_*"))
+    assert not (results / "airbench94_1").exists()
+
+
+@pytest.mark.parametrize("params", [20_000, 40_000_000])
+def test_a_network_of_any_size_is_in_the_picture(params: int) -> None:
+    pareto = runpy.run_path(str(CONF.parent / "benchmarks" / "pareto_picture.py"))
+    own = {"experiment": "own", "params": params, "test/acc": 0.5}
+    (axes,) = pareto["picture"]([own], "data=cifar10", sorted(pareto["CIFAR10"])).axes
+    for x, y in ((params, 0.5), *pareto["PUBLISHED"].values()):
+        assert axes.get_xlim()[0] < x < axes.get_xlim()[1]
+        assert axes.get_ylim()[0] < y < axes.get_ylim()[1]
+    assert "own" in [text.get_text() for text in axes.texts]
+
+
+@pytest.mark.parametrize(
+    ("experiment", "other", "message"),
+    [
+        ("sgd", {"data": "cifar10"}, "other_0.json is of data=cifar10, not shapes, and one table"),
+        ("sgd", {"classes": ["flat", "steep"]}, "is of classes=['flat', 'steep'], not ['bar',"),
+        ("tinny", {}, "There is no experiment=tinny."),
+    ],
+)
+def test_what_has_no_place_in_the_table_is_refused_before_anything_is_trained(
+    experiment: str, other: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    fits = {"data": "shapes", "classes": [*SHAPES], "image_size": 32}
+    (tmp_path / "other_0.json").write_text(json.dumps(fits | other))
+    ended = subprocess.run(
+        [sys.executable, str(CONF.parent / "benchmarks" / "pareto.py"), "data=shapes"],
+        env=os.environ | {"EXPERIMENTS": experiment, "FOLDER": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 1
+    assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["other_0.json"]
+
+
+@pytest.mark.slow
+def test_dilated_depthwise_convolutions_are_measured_beside_pytorchs_own() -> None:
+    measured = last_line("depthwise.py")["milliseconds"]
+    assert [(m["channels"], m["size"]) for m in measured] == [(64, 16), (128, 8)]
+    layers = ("pytorch", "ours", "undilated", "undilated 5x5", "undilated 7x7")
+    assert all(m[name] > 0 for m in measured for name in layers)

@@ -1,0 +1,143 @@
+"""The package away from its checkout: as a wheel, in two checkouts, and ten times at once."""
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+from data_sets import small_data_set, write_tar
+
+from cifar_lightning.config.compose import CONF
+
+ROOT = CONF.parent
+TEMPLATES = ROOT / "cifar_lightning" / "reporting" / "templates"
+WEIGHTS = ROOT / "cifar_lightning" / "weights"
+
+
+def sources(folder: Path) -> Path:
+    """What a checkout has and a wheel is built from."""
+    folder.mkdir(parents=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("cifar_lightning", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def call(*command: str | Path, folder: Path) -> str:
+    """The output of a command in a folder, with nothing that would lead Python to this checkout."""
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
+    ended = subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    checkout = sources(folder / "checkout")
+    options = ("--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir")
+    call(sys.executable, "-m", "pip", "wheel", *options, folder, checkout, folder=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_the_whole_package_every_configuration_template_and_network(
+    wheel: Path,
+) -> None:
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    code = {path.relative_to(ROOT).as_posix() for path in (ROOT / "cifar_lightning").rglob("*.py")}
+    configurations = {
+        f"cifar_lightning/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")
+    }
+    others = {
+        path.relative_to(ROOT).as_posix()
+        for place in (TEMPLATES, WEIGHTS)
+        for path in place.iterdir()
+    }
+    plugin = {"hydra_plugins/cifar_lightning_sweeper/__init__.py"}
+    types = {"cifar_lightning/py.typed"}
+    assert held == code | plugin | configurations | others | types
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_from_any_folder(wheel: Path, tmp_path: Path) -> None:
+    # Empty but for the dependencies, which are those of these tests; the path file does not bring
+    # the editable install of this checkout along.
+    venv.create(tmp_path / "env", with_pip=False)
+    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
+    options = ("install", "--quiet", "--no-deps", "--no-index")
+    pip = (sys.executable, "-m", "pip", "--python", tmp_path / "env")
+    call(*pip, *options, wheel, folder=tmp_path)
+    anywhere = tmp_path / "a folder, far=away [1]"
+    anywhere.mkdir()
+    call(tmp_path / "env" / "bin" / "cifar-train", *TINY, folder=anywhere)
+    assert len(list(anywhere.glob("runs/train/*/metrics.json"))) == 1
+    program = "from cifar_lightning.cli import CONF; print(CONF)"
+    where = call(tmp_path / "env" / "bin" / "python", "-c", program, folder=anywhere)
+    assert Path(where.strip()) == packages / "cifar_lightning" / "conf"
+    program = "import cifar_lightning; print(cifar_lightning.load('best_seed').classes[0])"
+    first = call(tmp_path / "env" / "bin" / "python", "-c", program, folder=anywhere)
+    assert first.strip() == "airplane"
+
+
+def test_two_checkouts_have_each_their_own_code_and_configuration(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        checkout = sources(tmp_path / name)
+        with (checkout / "conf" / "train.yaml").open("a") as file:
+            file.write(f"\nof_checkout: {name}\n")
+        code = checkout / "cifar_lightning" / "train.py"
+        code.write_text(f"print('code of {name}')\n{code.read_text()}")
+    for name in ("one", "two"):
+        command = (sys.executable, "-m", "cifar_lightning.train", "--cfg", "job")
+        output = call(*command, folder=tmp_path / name)
+        assert f"code of {name}\n" in output
+        assert f"of_checkout: {name}\n" in output
+
+
+@pytest.mark.slow
+def test_ten_simultaneous_starts_do_not_disturb_each_other(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
+    options = [option for option in TINY if not option.startswith("data")]
+    # One thread each: ten programs with two spinning threads on two cores would take for ever.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_DIR": ""}
+    options += [f"data.path={archive}", "data=folder", "data.batch_size=2", "data.val_size=4"]
+    options += ["logger=default", "logger.wandb.mode=offline"]
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "cifar_lightning.train", *options, f"seed={seed}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        for seed in range(10)
+    ]
+    outputs = [program.communicate(timeout=500)[0] for program in programs]
+    assert [program.returncode for program in programs] == [0] * 10, outputs
+    folders = sorted(Path("runs/train").iterdir())
+    assert len(folders) == 10
+    seeds = set()
+    for folder in folders:
+        assert {path.name for path in (folder / "checkpoints").iterdir()} == {
+            "best.ckpt",
+            "last.ckpt",
+        }
+        text = (folder / "metrics.json").read_text()
+        seeds.add(text.partition('"seed": ')[2].partition(",")[0])
+    assert seeds == {str(seed) for seed in range(10)}
+    assert len(list(Path("runs/wandb").glob("offline-run-*"))) == 10
+    assert len(list(Path("data/cache").glob("*.pt"))) == 1

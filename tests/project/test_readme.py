@@ -1,0 +1,106 @@
+import re
+import shlex
+import subprocess
+
+import pytest
+from omegaconf import OmegaConf
+
+import cifar_lightning
+from cifar_lightning.cli import resume_auto
+from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.config.overrides import prepare_arguments
+
+ROOT = CONF.parent
+README = (ROOT / "README.md").read_text()
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text()
+SEARCH = (ROOT / "docs" / "search" / "README.md").read_text()
+DOCS = RELIABILITY + "".join(
+    (ROOT / "docs" / name).read_text()
+    for name in ("completion.md", "library.md", "scaling.md", "wandb.md")
+)
+PAGES = README + CONTRIBUTING + DOCS + SEARCH
+COMMANDS = re.findall(
+    # But for those with a folder of configurations that a search has left.
+    r"^    (?:python|torchrun|srun) .*?-m cifar_lightning\.(\w+) (?!.*--config-dir)(.*)$",
+    PAGES.replace("\\\n", " "),
+    re.MULTILINE,
+)
+COMMANDS += re.findall(r'\bmake (train|report) ARGS="(.*?)"', PAGES)
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_every_command_composes(name: str, arguments: str) -> None:
+    typed = shlex.split(arguments)
+    # Of a sweep its first job; how it is run, Hydra is asked elsewhere.
+    overrides = [
+        argument.replace("range(0,", "0,").partition(",")[0]
+        for argument in resume_auto(typed)
+        if not argument.startswith(("-m", "hydra", "resume_sweep="))
+    ]
+    config = compose(prepare_arguments(overrides), config_name=name)
+    for override in overrides:
+        key, _, value = override.removeprefix("+").partition("=")
+        found = config.choices.get(key) or OmegaConf.select(config, key)
+        assert str(found).lower() == value.lower() or value == "null", override
+
+
+def test_there_are_commands_to_check() -> None:
+    names = [name for name, _ in COMMANDS]
+    assert names.count("train") >= 5
+    assert {"evaluate", "predict", "export", "report", "search", "dashboard"} <= set(names)
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    code = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    there = set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
+    named = re.findall(r"`(test_\w+)`", RELIABILITY)
+    assert set(named) <= there
+    for section in re.split(r"^## ", RELIABILITY, flags=re.MULTILINE)[1:]:
+        assert "`test_" in section, section
+
+
+def test_every_make_target_exists() -> None:
+    rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", PAGES)) <= rules | {"and"}
+
+
+def test_what_contributing_names_is_there() -> None:
+    named = re.findall(r"`([\w./]+/[\w.]*|\w+\.(?:md|toml|py|cff))`", CONTRIBUTING)
+    made = {"dist/", "runs/debug/"}
+    places = (ROOT, ROOT / "tests", ROOT / "cifar_lightning")
+    assert len(named) > 12
+    for name in {*named} - made:
+        assert any((place / name).exists() for place in places), name
+
+
+def test_the_tree_is_the_tree_on_disk() -> None:
+    tree = README.partition("## The tree")[2].partition("##")[0]
+    lines = re.findall(r"^      (\w.*?)  ", tree, re.MULTILINE)
+    named = {name for line in lines for name in line.split()}
+    package = ROOT / "cifar_lightning"
+    on_disk = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in package.iterdir()
+        if path.name not in ("__init__.py", "__pycache__", "errors.py", "py.typed")
+    }
+    assert named == on_disk
+    listed = ("git", "ls-files", "-z")
+    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    folders = {name.partition("/")[0] for name in files.split("\0") if "/" in name}
+    at_the_top = set(re.findall(r"^    (\w+)/ ", tree, re.MULTILINE))
+    assert {f for f in folders if not f.startswith(".")} == at_the_top | {"cifar_lightning"}
+
+
+def test_it_lists_the_public_names() -> None:
+    table = README.partition("| public names |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(cifar_lightning.__all__)
+
+
+def test_what_it_shows_and_links_to_exists() -> None:
+    pages = ((README, ROOT), (DOCS, ROOT / "docs"), (SEARCH, ROOT / "docs" / "search"))
+    for text, folder in pages:
+        links = re.findall(r"\]\(([^)#:]+)\)", text)
+        assert len(links) > 3
+        for link in links:
+            assert (folder / link).is_file(), link

@@ -1,0 +1,143 @@
+"""Any value under any key of the configuration: it trains, or one message says why not."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conftest import TINY
+from endings import cases, ends_well, leftovers
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from cifar_lightning import run
+from cifar_lightning.config import validate
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
+
+SMALL = (*TINY, "data.train_size=40", "data.test_size=20", "data.val_size=10", "data.batch_size=5")
+LIFTED = ("budget.min_dilated=0", "budget.min_separable=0", "budget.max_params=null")
+# Between them they have every key of conf/ that a training reads.
+OPTIONS: tuple[tuple[str, ...], ...] = (
+    (),
+    ("optimizer=sgd", "scheduler=cosine", "augment=strong"),
+    ("optimizer=adamw", "scheduler=constant", "model=resnet20", *LIFTED),
+    ("model=residual_dw_257k", "init=identity", "callbacks=low_resolution"),
+    ("model=residual_dw_1m", "init=random", "callbacks=revisit"),
+    ("callbacks=mirror", "logger=wandb", "trainer=ddp_sim"),
+    ("experiment=airbench94", "data=shapes", *SMALL[1:5]),
+)
+
+
+def keys_of(content: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """All keys, those of whole groups too."""
+    if above:
+        yield above
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from keys_of(value, (*above, str(key)))
+
+
+def composed(options: tuple[str, ...]) -> DictConfig:
+    return compose([*SMALL, *options], "run")
+
+
+CONFIGS = {options: composed(options) for options in OPTIONS}
+# What `compose` adds is not typed.
+ADDED = ("choices", "overrides", "run_dir", "run_id", "sweep")
+PLACES = [
+    (options, ".".join(keys))
+    for options, config in CONFIGS.items()
+    for keys in keys_of(OmegaConf.to_container(config))
+    if keys[0] not in ADDED
+]
+
+numbers = st.one_of(
+    st.sampled_from([0, 1, -1, 2, 7, 10**6, 10**12, 10**20, -(10**12), 10**400]),
+    st.sampled_from([0.0, 0.5, 1.5, -0.5, 1e-300, 1e308, math.nan, math.inf, -math.inf]),
+    st.integers(),
+    st.floats(),
+)
+# Not by chance the name of a module, which a _target_ would have imported.
+words = st.one_of(
+    st.sampled_from(
+        ["", " ", "nan", "auto", "${nowhere}", "${", "???", "\x1b[31m", "a\nb", "None"]
+    ),
+    st.sampled_from(["nowhere.at_all", "os.nothing", "builtins.list", "torch.nn.Conv2d"]),
+    st.text(alphabet="äΩ画\u202e'\"\\{}[],:=#$ \n\t\x00", max_size=8),
+)
+scalars = st.one_of(st.none(), st.booleans(), numbers, words)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(st.sampled_from(["a", "_target_", "_args_", "lr"]), inner, max_size=2),
+    ),
+    max_leaves=4,
+)
+
+
+def build(config: DictConfig) -> None:
+    """All that a training makes before its first step."""
+    validate.check_config(config)
+    data = run.build_data(config)
+    run.build_classifier(config, data)
+    callbacks = run.build_callbacks(config, data)
+    run.build_trainer(config, callbacks, has_validation=data.val is not None)
+
+
+@cases(200)
+@given(place=st.sampled_from(PLACES), value=values)
+@example(place=((), "data.train_size"), value=10**12)
+@example(place=((), "data.train_size"), value=10**20)
+@example(place=((), "data.image_size"), value=10**6)
+@example(place=((), "data.split_seed"), value={})
+@example(place=((), "data.split_seed"), value={"_target_": "builtins.list"})
+@example(place=((), "data.seed"), value={"_target_": "builtins.list"})
+@example(place=((), "augment.cutout"), value=10**20)
+@example(place=((), "target_confidence"), value={"_target_": "builtins.list"})
+@example(place=((), "trainer.num_nodes"), value={"_target_": "builtins.list"})
+@example(place=((), "trainer.gpus"), value=[None])
+@example(place=((), "seed"), value="\x1b[31m")
+@example(place=(OPTIONS[3], "model.squeeze"), value=10**20)
+@example(place=(OPTIONS[3], "model.widths"), value=[10**5, 10**5, 10**5])
+@example(place=(OPTIONS[3], "model.depths"), value=[10**9, 0, 0])
+def test_any_value_under_any_key_builds_or_ends_in_one_message(
+    place: tuple[tuple[str, ...], str], value: Any
+) -> None:
+    options, key = place
+
+    def work() -> None:
+        config = CONFIGS[options].copy()
+        with open_dict(config):
+            OmegaConf.update(config, key, value, merge=False)
+        build(config)
+
+    ends_well(work)
+    assert not leftovers(Path.cwd())
+
+
+@cases(75)
+@given(
+    key=st.sampled_from(sorted({key for options, key in PLACES if not options})),
+    typed=st.one_of(
+        scalars.map(str),
+        st.text(alphabet="aé画 '\"\\{}[](),:=#$%~+.@\n\t1", max_size=12),
+        st.sampled_from(["'", '"', "[", "{", "}", "${", "${a", "a=b", "a,b", "[1,", "{a:", "\\"]),
+    ),
+    sign=st.sampled_from(["", "", "", "+", "++", "~"]),
+)
+@example(key="logger", typed="nothing/../csv", sign="")
+@example(key="augment", typed="False", sign="+")
+@example(key="augment", typed="5", sign="")
+@example(key="trainer.precision", typed="", sign="~")
+@example(key="augment", typed="", sign="~")
+def test_whatever_is_typed_builds_or_ends_in_one_message(key: str, typed: str, sign: str) -> None:
+    # Of groups and keys: some exist, most do not.
+    def work() -> None:
+        argument = f"{sign}{key}" if sign == "~" else f"{sign}{key}={typed}"
+        build(compose(prepare_arguments([*SMALL, argument]), "run"))
+
+    ends_well(work)
+    assert not leftovers(Path.cwd())

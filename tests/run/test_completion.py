@@ -1,0 +1,133 @@
+"""Completion in a shell, as docs/completion.md has it installed, in a real bash."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar_lightning.config.compose import CONF
+
+PAGE = (CONF.parent / "docs" / "completion.md").read_text()
+SCRIPTS = ("train", "evaluate", "predict", "export", "report", "search", "dashboard")
+BIN = Path(sys.executable).parent
+
+# Bash's own steps at a Tab: the function that is registered for the command, told the line, says
+# what the last word could become.
+TAB = """
+LINE={line!r}
+eval "$({command} -sc install=bash)"
+COMP_LINE=$LINE COMP_POINT=${{#LINE}}
+read -r -a COMP_WORDS <<< "$LINE"
+case "$LINE" in *" ") COMP_WORDS+=("");; esac
+COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
+function=$(complete -p {command} | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+$function {command} "${{COMP_WORDS[COMP_CWORD]}}" ""
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+def tab(line: str, shell: str = "bash") -> list[str]:
+    """What a shell offers for a line."""
+    command = line.split()[0]
+    ended = subprocess.run(
+        [shell, "-c", TAB.format(line=line, command=command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+        timeout=120,
+    )
+    assert ended.stderr == ""
+    return ended.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("cifar-train opti", ["optimizer.", "optimizer="]),
+        ("cifar-train optimizer=", ["optimizer=adamw", "optimizer=muon", "optimizer=sgd"]),
+        ("cifar-train optimizer=sgd optimizer.nest", ["optimizer.nesterov="]),
+        ("cifar-train debug=", ["debug=fast", "debug=overfit", "debug=profile"]),
+        ("cifar-train -m seed=0,1 experiment=res", ["experiment=resnet20"]),
+        # What is not right yet says nothing.
+        ("cifar-train seed=[ opti", []),
+        ("cifar-train callbacks.best.dirpath=", []),
+    ],
+)
+def test_a_tab_offers_what_may_come(line: str, offered: list[str]) -> None:
+    assert tab(line) == offered
+
+
+@pytest.mark.parametrize(
+    ("line", "among"),
+    [
+        ("cifar-evaluate ", "checkpoint="),
+        ("cifar-predict im", "images="),
+        ("cifar-export ", "format="),
+        ("cifar-report op", "open="),
+        ("cifar-search search=", "search=lr_augment"),
+        ("cifar-dashboard dry", "dry_run="),
+    ],
+)
+def test_every_command_has_it(line: str, among: str) -> None:
+    assert among in tab(line)
+
+
+def test_a_question_of_a_shell_loads_no_torch_and_says_nothing_of_mistakes() -> None:
+    program = (
+        "import sys; sys.argv[1:] = ['-sc', 'query=bash']\n"
+        "import atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from cifar_lightning.train import main; main()"
+    )
+    for typed, code in (("optimizer=s", 0), ("seed=[ opti", 1)):
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "COMP_LINE": f"cifar-train {typed}"},
+        )
+        assert (ended.returncode, ended.stderr) == (code, "")
+        assert ended.stdout.endswith("False\n")
+
+
+def needs(shell: str) -> None:
+    if shutil.which(shell) is None:
+        message = f"{shell} is asked here: apt-get install {shell}"
+        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
+
+
+def test_fish_offers_the_same() -> None:
+    needs("fish")
+    ended = subprocess.run(
+        ["fish", "-c", "cifar-train -sc install=fish | source; complete -C 'cifar-train debug='"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert ended.stdout.split() == ["debug=fast", "debug=overfit", "debug=profile"], ended.stderr
+
+
+def test_zsh_has_it_from_bash() -> None:
+    needs("zsh")
+    ended = subprocess.run(
+        [
+            *("zsh", "-f", "-c"),
+            "autoload -Uz compinit bashcompinit; compinit -u -D; bashcompinit\n"
+            'eval "$(cifar-train -sc install=bash)"\n'
+            # As bashcompinit has it called.
+            "ask() { emulate -L sh; hydra_bash_completion; }\n"
+            "COMP_LINE='cifar-train debug=' COMP_CWORD=1; ask; print $COMPREPLY",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert "debug=overfit" in ended.stdout, ended.stderr
+
+
+def test_the_page_installs_it_for_every_command() -> None:
+    (listed,) = set(re.findall(r"for name in ([a-z ]+);", PAGE))
+    assert listed.split() == [*SCRIPTS]

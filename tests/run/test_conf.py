@@ -1,0 +1,130 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_lightning import run
+from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.data import Cifar10Data, ShapesData, cifar10
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+REFERENCES = ("airbench94", "resnet20")  # which the budget refuses
+
+GROUPS = ("augment", "data", "init", "model", "optimizer", "scheduler")
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in CONF.glob("*/*.yaml") if path.parent.name in GROUPS
+)
+
+
+def names(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def test_every_group_is_looked_at_here() -> None:
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()}
+    others = {"callbacks", "debug", "experiment", "hydra", "logger", "search", "trainer"}
+    assert groups == {*GROUPS, *others}
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_instantiates_by_itself(group: str, option: str) -> None:
+    config = OmegaConf.load(CONF / group / f"{option}.yaml")
+    assert instantiate(config) is not None
+
+
+@pytest.mark.parametrize("option", names("callbacks"))
+def test_every_set_of_callbacks_builds(option: str, tiny: Compose, shapes: ShapesData) -> None:
+    assert run.build_callbacks(tiny(f"callbacks={option}"), shapes)
+
+
+@pytest.mark.parametrize("typed", ["callbacks.nan=null", "~callbacks.target"])
+def test_a_callback_can_be_taken_out(typed: str, tiny: Compose) -> None:
+    assert train(tiny(typed))["stopped_by"] == "max_epochs"
+
+
+@pytest.mark.parametrize("option", names("trainer"))
+def test_every_trainer_builds(option: str, tiny: Compose, shapes: ShapesData) -> None:
+    config = tiny(f"trainer={option}", "data.batch_size=24")
+    trainer = run.build_trainer(config, run.build_callbacks(config, shapes))
+    assert trainer.max_epochs == 1
+
+
+@pytest.mark.parametrize("option", names("logger"))
+def test_every_logger_opens(option: str, tiny: Compose) -> None:
+    mode = [] if option == "csv" else ["logger.wandb.mode=offline"]
+    with run.open_loggers(tiny(f"logger={option}", *mode)) as loggers:
+        assert len(loggers) == (2 if option == "csv" else 3)
+
+
+@pytest.mark.parametrize("option", names("experiment"))
+def test_every_experiment_runs_two_steps(option: str, tiny: Compose) -> None:
+    metrics = train(
+        tiny(
+            f"experiment={option}",
+            # An experiment may choose its own; a test of two steps has the last word.
+            "trainer.max_epochs=1",
+            "data.batch_size=25",
+            "++trainer.limit_train_batches=2",
+            "target_accuracy=null",
+        )
+    )
+    assert metrics["test/acc"] is not None
+
+
+@pytest.mark.parametrize("option", names("experiment"))
+def test_every_experiment_begins_with_its_command_and_its_result(option: str) -> None:
+    _, command, result, *_ = (CONF / "experiment" / f"{option}.yaml").read_text().splitlines()
+    assert command == f"# python -m cifar_lightning.train experiment={option}"
+    assert re.search(r"\d\d\.\d+ (± \d\.\d+ )?%.*seed", result)
+
+
+@pytest.mark.parametrize("model", names("model"))
+def test_every_model_trains_two_steps(model: str, tiny: Compose) -> None:
+    lifted = [f"budget.{key}=null" for key in ("max_params", "min_dilated", "min_separable")]
+    options = [f"model={model}", "+trainer.limit_train_batches=2"]
+    metrics = train(tiny(*options, *(lifted if model in REFERENCES else [])))
+    assert metrics["model"] == model
+
+
+@pytest.mark.parametrize("optimizer", names("optimizer"))
+@pytest.mark.parametrize("scheduler", names("scheduler"))
+def test_every_optimizer_trains_with_every_scheduler(
+    optimizer: str, scheduler: str, tiny: Compose
+) -> None:
+    config = tiny(
+        f"optimizer={optimizer}", f"scheduler={scheduler}", "+trainer.limit_train_batches=2"
+    )
+    assert train(config)["test/loss"] > 0
+
+
+def test_the_mirrors_are_those_of_the_code() -> None:
+    assert tuple(compose().data.mirrors) == cifar10.MIRRORS == tuple(Cifar10Data().mirrors)
+
+
+@pytest.mark.parametrize("option", names("data"))
+def test_data_options_take_their_places_from_the_environment(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFAR10_ROOT", "/official")
+    monkeypatch.setenv("CIFAR10_FOLDER", "/copy")
+    config = compose([f"data={option}"]).data
+    expected = {"cifar10": ("root", "/official"), "folder": ("path", "/copy")}
+    if option in expected:
+        key, value = expected[option]
+        assert config[key] == value
+    assert compose([f"data={option}"]).choices.data == option
+
+
+def test_no_run_folder_name_needs_quoting() -> None:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        for override, name in (([], "dilated_dw"), (["experiment=sgd"], "sgd")):
+            config = hydra.compose("train", override, return_hydra_config=True)
+            folder = Path(config.hydra.run.dir)
+            assert folder.parent == Path("runs/train")
+            assert re.fullmatch(rf"\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{{6}}_{name}", folder.name)

@@ -1,0 +1,202 @@
+"""conf/debug/: runs that are no results, and what each of them is for."""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import TINY
+from data_sets import png, write_folder
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from cifar_lightning import compose, models
+from cifar_lightning.config.compose import CONF
+from cifar_lightning.errors import UserError
+from cifar_lightning.run.resume import resumed
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+# As TINY, but for what the options under test say themselves, the logger too.
+SMALL = [o for o in TINY if o not in ("logger=csv", "trainer.max_epochs=1")]
+
+
+def debug(option: str, run_dir: Path, *overrides: str) -> DictConfig:
+    return compose([*SMALL, f"debug={option}", *overrides], run_dir)
+
+
+def test_a_smoke_run_does_three_steps_and_all_that_a_run_leaves(tmp_path: Path) -> None:
+    config = debug("fast", tmp_path, "data.batch_size=20", "data.val_size=100")
+    metrics = train(config)
+    assert metrics["train_images"] == 3 * 20
+    assert metrics["val/acc"] is not None
+    assert metrics["test/acc"] is not None
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "figures/filters.png"):
+        assert (tmp_path / name).is_file()
+
+
+def test_a_smoke_run_of_the_largest_experiment(tmp_path: Path) -> None:
+    config = debug("fast", tmp_path, "experiment=best_1m", "trainer.limit_train_batches=1")
+    assert config.trainer.max_epochs == 1  # the experiment's 40 are not the last word
+    assert train(config)["model"] == "residual_dw_1m"
+
+
+class Noting(pl.Callback):
+    """Notes which images come in training with their labels, and how many in validation."""
+
+    trained: ClassVar[dict[int, int]] = {}
+    validated: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        self.trained.clear()
+        self.validated.clear()
+
+    def on_train_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, _: Any
+    ) -> None:
+        self.trained.update(zip(batch[2].tolist(), batch[1].tolist(), strict=True))
+
+    def on_validation_batch_end(
+        self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self.validated.append(len(batch[1]))
+
+
+def test_the_seed_network_learns_a_few_batches_by_heart(tmp_path: Path) -> None:
+    metrics = train(debug("overfit", tmp_path, "+callbacks.noting._target_=test_debug.Noting"))
+    assert len(Noting.trained) == 4 * 25  # of 150
+    assert sum(Noting.validated) == 30 * 4 * 25
+    assert metrics["test/acc"] is None
+    assert metrics["train_images"] == 30 * 4 * 25
+    last = read_rows(tmp_path)[-1]
+    assert last["train/acc"] >= 0.99
+    assert last["val/acc"] >= 0.99  # the same images
+
+
+def test_the_few_images_are_of_all_classes(tmp_path: Path) -> None:
+    files = {
+        # In the order of the names, class after class.
+        f"{part}/{kind}/{kind}_{i:02d}.png": png((10 * i, 0, 60 * label))
+        for part, count in (("train", 20), ("test", 1))
+        for label, kind in enumerate(("bird", "cat", "dog"))
+        for i in range(count)
+    }
+    folder = write_folder(tmp_path / "set", files)
+    data = ("data=folder", f"data.path={folder}", "data.val_size=6", "data.batch_size=3")
+    small = [o for o in SMALL if not o.startswith("data")]
+    note = "+callbacks.noting._target_=test_debug.Noting"
+    train(compose([*small, *data, "debug=overfit", "trainer.max_epochs=1", note], tmp_path / "run"))
+    assert Counter(Noting.trained.values()) == {0: 4, 1: 4, 2: 4}
+
+
+class PlainAdam(torch.optim.Adam):
+    """An optimizer without weight decay."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float) -> None:
+        super().__init__(params, lr)
+
+
+class Blackens(nn.Module):
+    """An augmentation of one's own that leaves nothing to learn."""
+
+    def forward(self, images: Tensor, index: Tensor, epoch: int, generator: Any) -> Tensor:
+        return torch.zeros_like(images)
+
+
+MINE = {
+    "optimizer": "_target_: test_debug.PlainAdam\n_partial_: true\nlr: 0.005\n",
+    "augment": "_target_: test_debug.Blackens\n",
+    "experiment": """# @package _global_
+defaults:
+  - override /optimizer: mine
+  - override /augment: mine
+teacher: none.ckpt
+""",
+}
+
+
+def test_parts_of_ones_own_are_taken_as_they_are(tmp_path: Path) -> None:
+    write_folder(tmp_path, {f"conf/{group}/mine.yaml": MINE[group].encode() for group in MINE})
+    searched = f"hydra.searchpath=[{tmp_path}/conf]"
+    config = debug("overfit", tmp_path / "run", "experiment=mine", searched)
+    assert (config.choices.optimizer, config.choices.augment) == ("mine", "mine")
+    train(config)
+    last = read_rows(tmp_path / "run")[-1]
+    assert last["train/acc"] >= 0.99
+    assert last["val/acc"] >= 0.99
+
+
+class Forgets(nn.Module):
+    """A network with a bug: evaluated, it looks at noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = models.DilatedDW()
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images if self.training else torch.randn_like(images))
+        return logits
+
+
+def test_overfitting_shows_a_bug_in_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "Forgets", Forgets, raising=False)
+    config = debug("overfit", tmp_path, "trainer.max_epochs=15")
+    config.model = OmegaConf.create({"_target_": "cifar_lightning.models.Forgets"})
+    train(config)
+    last = read_rows(tmp_path)[-1]
+    assert last["train/acc"] > 0.9
+    assert last["val/acc"] < 0.5
+
+
+@pytest.mark.parametrize("limit", ["7", "0.5", "0"])
+def test_batches_that_are_not_there_cannot_be_the_same_ones(limit: str, tmp_path: Path) -> None:
+    # Of 150 training images.
+    with pytest.raises(UserError, match=rf"limit_train_batches={limit} is not a count from 1 to 6"):
+        train(debug("overfit", tmp_path, f"trainer.limit_train_batches={limit}"))
+
+
+def test_a_profile_says_how_long_the_steps_took(tmp_path: Path) -> None:
+    train(debug("profile", tmp_path, "trainer.limit_train_batches=2"))
+    (line,) = [
+        line
+        for line in (tmp_path / "fit-profile.txt").read_text().splitlines()
+        if "run_training_batch" in line
+    ]
+    assert line.split("|")[3].split() == ["2"]
+
+
+@pytest.mark.parametrize("option", ["fast", "overfit", "profile"])
+def test_debugging_stays_away_from_results_and_says_what_it_is_for(option: str) -> None:
+    config = compose([f"debug={option}"])
+    assert config.choices.debug == option
+    assert config.choices.logger == "csv"
+    assert config.target_accuracy is None
+    _, command, *purpose = (CONF / "debug" / f"{option}.yaml").read_text().splitlines()
+    assert command == f"# python -m cifar_lightning.train debug={option}"
+    assert purpose[0].startswith("# ")
+
+
+def test_its_run_stands_apart_says_its_limits_and_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cifar_lightning.train"]
+    options = [*SMALL, "debug=fast", "experiment=sgd", "data.batch_size=20"]
+    first = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert "batches of 20, 3 of them an epoch" in first.stdout
+    (run_dir,) = Path("runs").glob("*/*")
+    assert run_dir.parent.name == "debug"
+    assert run_dir.name.endswith("_sgd")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    config = compose([*options, f"resume={last}", "trainer.max_epochs=2"], run_dir)
+    assert resumed(config).choices.debug == "fast"
+    assert train(config)["epochs"] == 2
+    with pytest.raises(UserError, match="leave debug= out"):
+        resumed(compose(["debug=profile", f"resume={last}"], run_dir))

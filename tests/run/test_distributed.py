@@ -1,0 +1,507 @@
+"""Trainings of several processes: started by Lightning, by torchrun, and as srun does."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from omegaconf import DictConfig
+from programs import finish, read_json, run_command, start
+
+from cifar_lightning import run
+from cifar_lightning.config.compose import PACKAGE
+from cifar_lightning.data import ShapesData
+from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+# What each process sees and has: written by every rank to a file of its own.
+WATCHING = """
+import hashlib, json
+from pathlib import Path
+import pytorch_lightning as pl
+import torch
+
+def weights(module):
+    digest = hashlib.sha256()
+    for name, value in module.network.state_dict().items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+class Spy(pl.Callback):
+    def __init__(self, folder):
+        self.file = folder
+        self.seen = {"epochs": [], "val/acc": [], "folders": []}
+
+    def on_train_epoch_start(self, trainer, module):
+        self.seen["epochs"].append([])
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen["epochs"][-1].append(batch[2].tolist())
+
+    def on_validation_end(self, trainer, module):
+        self.seen["val/acc"].append(trainer.callback_metrics["val/acc"].item())
+
+    def on_train_end(self, trainer, module):
+        self.seen["trained"] = weights(module)
+        self.seen["best"] = trainer.checkpoint_callback.best_model_path
+
+    def on_test_end(self, trainer, module):
+        self.seen["tested"] = weights(module)
+        self.seen["test/acc"] = trainer.callback_metrics["test/acc"].item()
+        Path(f"{self.file}-{trainer.global_rank}.json").write_text(json.dumps(self.seen))
+
+class Plan(pl.Callback):
+    # Rank 1 is right about all its images from the first epoch on, rank 0 from the second.
+    def on_validation_epoch_end(self, trainer, module):
+        right = trainer.current_epoch + trainer.global_rank >= 1
+        labels = torch.arange(10) if right else (torch.arange(10) + 1) % 10
+        module.val_scores.accuracy.reset()
+        module.val_scores.accuracy.update(torch.eye(10), labels)
+"""
+
+# Odd numbers of images: of three validation batches a second process gets one, and then none.
+OPTIONS = (
+    *(typed for typed in TINY if not typed.startswith(("logger", "trainer.gpus"))),
+    "data.batch_size=24",
+    "data.val_size=51",
+    "data.test_size=61",
+    "trainer.max_epochs=4",
+    "target_accuracy=0.8",
+    "+callbacks.plan._target_=watching.Plan",
+    "+callbacks.spy._target_=watching.Spy",
+)
+TRAIN = ("-m", "cifar_lightning.train")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """Programs that ran together, in one folder.
+
+    Attributes:
+        folder: that they ran in.
+        codes: their exit codes.
+        outputs: what each printed.
+    """
+
+    folder: Path
+    codes: list[int]
+    outputs: list[str]
+
+    def seen_by(self, rank: int) -> dict[str, Any]:
+        return read_json(self.folder.parent / f"{self.folder.name}-{rank}.json")
+
+    @property
+    def run_dir(self) -> Path:
+        (found,) = (self.folder / "runs" / "train").iterdir()
+        return found
+
+    @property
+    def files(self) -> list[str]:
+        """All of them, without the names that no two runs share."""
+        names = sorted(str(p.relative_to(self.run_dir)) for p in self.run_dir.rglob("*"))
+        others = (p for p in self.folder.glob("*/*/*") if p.parent.name != "train")
+        return [*names, *sorted(re.sub(r"run-.*", "run", str(p.name)) for p in others)]
+
+
+def together(
+    folder: Path, *commands: Sequence[str], variables: Sequence[dict[str, str]] = ()
+) -> Ended:
+    """Run programs at the same time, and end them all if one hangs."""
+    folder.mkdir(parents=True)
+    (folder.parent / "watching.py").write_text(WATCHING)
+    ours = {
+        # The package that is tested here, wherever an installed one may be.
+        "PYTHONPATH": os.pathsep.join([str(folder.parent), str(PACKAGE.parent)]),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(folder),
+    }
+    programs = [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | ours | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for command, more in zip(commands, variables or [{}] * len(commands), strict=True)
+    ]
+    try:
+        outputs = [program.communicate(timeout=120)[0] for program in programs]
+    finally:
+        for program in programs:
+            if program.poll() is None:
+                os.killpg(program.pid, signal.SIGKILL)
+                print(program.communicate()[0])
+    return Ended(folder, [program.returncode for program in programs], outputs)
+
+
+def options(folder: Path) -> tuple[str, ...]:
+    return (*OPTIONS, f"+callbacks.spy.folder={folder}")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def srun(rank: int, tasks: int, port: int) -> dict[str, str]:
+    """What SLURM tells a task of a job on one machine."""
+    return {
+        "SLURM_JOB_ID": "1234",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS": str(tasks),
+        "SLURM_NTASKS_PER_NODE": str(tasks),
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "MASTER_PORT": str(port),
+    }
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """One process."""
+    folder = tmp_path_factory.mktemp("one") / "cwd"
+    return together(folder, [sys.executable, *TRAIN, *options(folder), "trainer.gpus=0"])
+
+
+def by_lightning(folder: Path) -> Ended:
+    return together(folder, [sys.executable, *TRAIN, "trainer=ddp_sim", *options(folder)])
+
+
+def by_torchrun(folder: Path) -> Ended:
+    agent = ("--nproc-per-node=2", f"--master-port={free_port()}")
+    return together(folder, [*TORCHRUN, *agent, *TRAIN, "trainer=ddp_sim", *options(folder)])
+
+
+def by_torchrun_on_two_machines(folder: Path) -> Ended:
+    agent = (
+        "--nnodes=2",
+        "--nproc-per-node=1",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{free_port()}",
+        "--local-addr=127.0.0.1",
+    )
+    machines = ("trainer=ddp_sim", "trainer.num_nodes=2", "trainer.devices=1")
+    command = [*TORCHRUN, *agent, *TRAIN, *machines, *options(folder)]
+    return together(folder, command, command)
+
+
+def by_srun(folder: Path) -> Ended:
+    command = [sys.executable, *TRAIN, "trainer=ddp_sim", *options(folder)]
+    port = free_port()
+    return together(folder, command, command, variables=[srun(0, 2, port), srun(1, 2, port)])
+
+
+@pytest.fixture(
+    scope="module", params=[by_lightning, by_torchrun, by_torchrun_on_two_machines, by_srun]
+)
+def two(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """Two processes, started in each of the ways that there are."""
+    launch: Callable[[Path], Ended] = request.param
+    ended = launch(tmp_path_factory.mktemp(launch.__name__) / "cwd")
+    assert ended.codes == [0] * len(ended.codes), "\n".join(ended.outputs)
+    return ended
+
+
+@pytest.mark.slow
+def test_two_processes_share_each_batch_of_one(one: Ended, two: Ended) -> None:
+    alone = one.seen_by(0)["epochs"]
+    shares = [two.seen_by(rank)["epochs"] for rank in (0, 1)]
+    assert len(alone) == 2
+    assert alone[0] != alone[1]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        assert len(set(chain(*whole))) == 6 * 24
+        for batch, left, right in zip(whole, *parts, strict=True):
+            assert len(left) == len(right) == 12
+            assert sorted(left + right) == sorted(batch)
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_same_weights(two: Ended) -> None:
+    left, right = (two.seen_by(rank) for rank in (0, 1))
+    assert left["trained"] == right["trained"]
+    assert left["tested"] == right["tested"]
+    assert left["best"] == right["best"] == str(two.run_dir / "checkpoints" / "best.ckpt")
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_the_target_together(two: Ended) -> None:
+    left, right = (two.seen_by(rank) for rank in (0, 1))
+    assert left["val/acc"] == right["val/acc"] == [0.5, 1.0]
+    assert left["test/acc"] == right["test/acc"]
+    metrics = read_json(two.run_dir / "metrics.json")
+    assert metrics["stopped_by"] == "target"
+    assert metrics["epochs"] == 2
+    assert metrics["world_size"] == 2
+    assert metrics["train_images"] == 2 * 6 * 24
+
+
+@pytest.mark.slow
+def test_two_processes_leave_the_files_of_one_and_speak_with_one_voice(
+    one: Ended, two: Ended
+) -> None:
+    assert two.files == one.files
+    assert [path.name for path in two.folder.iterdir()] == ["runs"]
+    assert len(list(two.folder.glob("runs/wandb/offline-run-*"))) == 1
+    said = "".join(two.outputs)
+    assert said.count("multiply-adds an image") == 1
+    assert said.count("epoch 2/4") == 1
+    assert "Warning" not in said
+
+
+MEASURE = """
+import json, sys
+from pathlib import Path
+from cifar_lightning import run, training
+
+checkpoint, devices, output = sys.argv[1:]
+classifier, config = run.rebuild(checkpoint)
+config.trainer.update(accelerator="cpu", devices=int(devices), strategy="auto")
+measured = []
+for config.data.batch_size in (24, 60):
+    data = run.build_data(config)
+    trainer = run.build_trainer(config, {})
+    with training.quiet():
+        for measure in (trainer.validate, trainer.test):
+            measure(classifier, data, verbose=False)
+            figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
+            tested = classifier.tested if measure == trainer.test else None
+            if tested is not None:
+                columns = (tested.index, tested.guesses, tested.confidences)
+                figures["tested"] = [column.tolist() for column in columns]
+            measured.append(figures | {"rank": trainer.global_rank, "of": trainer.world_size})
+Path(f"{output}-{trainer.global_rank}.json").write_text(json.dumps({"measured": measured}))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_measure_exactly_what_one_does(one: Ended, tmp_path: Path) -> None:
+    """With batches of 60, the second process gets no validation image at all."""
+    program = tmp_path / "measure.py"
+    program.write_text(MEASURE)
+    checkpoint = str(one.run_dir / "checkpoints" / "best.ckpt")
+    agent = (*TORCHRUN, "--nproc-per-node=2", f"--master-port={free_port()}")
+    alone = together(
+        tmp_path / "a" / "one", [sys.executable, str(program), checkpoint, "1", "../one"]
+    )
+    both = together(tmp_path / "b" / "two", [*agent, str(program), checkpoint, "2", "../two"])
+    for ended in (alone, both):
+        assert ended.codes == [0], ended.outputs
+        assert "Warning" not in ended.outputs[0]
+        assert not list(ended.folder.iterdir())
+    for rank in (0, 1):
+        measured = zip(alone.seen_by(0)["measured"], both.seen_by(rank)["measured"], strict=True)
+        for (expected, found), part in zip(measured, ["val", "test"] * 2, strict=True):
+            assert (found["rank"], found["of"], expected["of"]) == (rank, 2, 1)
+            assert 0 < expected[f"{part}/acc"] < 1
+            assert found[f"{part}/acc"] == expected[f"{part}/acc"]
+            assert found[f"{part}/loss"] == pytest.approx(expected[f"{part}/loss"], rel=1e-6)
+            if part == "test":  # image by image, whichever process had it
+                index, guesses, confidences = expected["tested"]
+                assert index == list(range(61))
+                assert found["tested"][:2] == [index, guesses]
+                assert found["tested"][2] == pytest.approx(confidences, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Batch norm would see half a batch in each process; without it both must do the same. The
+    # second gets no validation images, and the network would not take a batch of none.
+    (tmp_path / "without_norm.py").write_text(
+        "from torch import nn\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self, num_classes, image_size):\n"
+        "        super().__init__()\n"
+        "        self.convolution = nn.Conv2d(3, 8, 5, stride=4)\n"
+        "        self.linear = nn.Linear(8 * 7 * 7, num_classes)\n"
+        "    def forward(self, images):\n"
+        "        maps = self.convolution(images).relu()\n"
+        "        return self.linear(maps.reshape(len(maps), -1))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    losses = {}
+    for devices, option in ((1, "trainer.gpus=0"), (2, "trainer=ddp_sim")):
+        program = start(
+            "train",
+            *(typed for typed in TINY if "gpus" not in typed),
+            option,
+            "model._target_=without_norm.Network",
+            "budget.min_dilated=0",
+            "budget.min_separable=0",
+            "init=random",
+            "augment=none",
+            "optimizer=sgd",
+            "trainer.max_epochs=3",
+            "data.batch_size=50",
+            "trainer.precision=32-true",
+            "target_accuracy=null",
+            f"hydra.run.dir={devices}",
+        )
+        output = finish(program)
+        assert program.returncode == 0, output
+        assert "Warning" not in output
+        assert output.count("multiply-adds an image") == 1  # one process speaks
+        metrics = read_json(Path(f"{devices}/metrics.json"))
+        assert (metrics["world_size"], metrics["epochs"]) == (devices, 3)
+        losses[devices] = [
+            value
+            for row in read_rows(Path(str(devices)))
+            for name, value in sorted(row.items())
+            if name.endswith(("/loss", "/acc"))
+        ]
+    assert len(losses[1]) == 3 * 4 + 2
+    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[1][:4] != losses[1][4:8]  # it does train
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    data = [typed for typed in OPTIONS if typed.startswith("data")]
+    train(tiny(*data, "target_accuracy=null"))
+    before = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    command = [
+        sys.executable,
+        *TRAIN,
+        f"resume={tmp_path}/run/checkpoints/last.ckpt",
+        "trainer.max_epochs=2",
+        "+trainer.devices=2",
+        "+callbacks.spy._target_=watching.Spy",
+        "+callbacks.spy.folder=${run_dir}/seen",
+    ]
+    port = free_port()
+    ended = together(
+        tmp_path / "cwd", command, command, variables=[srun(0, 2, port), srun(1, 2, port)]
+    )
+    assert ended.codes == [0, 0], ended.outputs
+    assert read_json(tmp_path / "run" / "metrics.json")["world_size"] == 2
+    assert [row["epoch"] for row in read_rows(tmp_path / "run") if "lr" in row] == [1.0, 2.0]
+    left, right = (read_json(tmp_path / "run" / f"seen-{rank}.json") for rank in (0, 1))
+    assert left["trained"] == right["trained"]
+    assert len(left["epochs"]) == len(right["epochs"]) == 1
+    after = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    new = {re.sub(r"resumed_.*", "resumed", path) for path in after - before}
+    assert new == {
+        "cwd",
+        "watching.py",
+        "run/.hydra",
+        "run/.lock",
+        "run/.hydra/resumed",
+        "run/train.log",
+        "run/seen-0.json",
+        "run/seen-1.json",
+    }
+
+
+# ---------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (
+            ["trainer.gpus=0"],
+            "torchrun started 1 x 2 processes (machines x processes on each), but",
+        ),
+        (["trainer=ddp_sim", "optimizer.lr=nan"], "The loss is not a finite number any more"),
+    ],
+)
+def test_a_mistake_of_all_processes_is_said_once(
+    typed: list[str], message: str, tmp_path: Path
+) -> None:
+    agent = ("--nproc-per-node=2", f"--master-port={free_port()}")
+    tiny = [o for o in OPTIONS if o.startswith("data")]
+    ended = together(tmp_path / "cwd", [*TORCHRUN, *agent, *TRAIN, *tiny, "logger=csv", *typed])
+    assert ended.codes == [1], ended.outputs
+    (output,) = ended.outputs
+    assert output.count("\nError: ") == 1
+    assert f"\nError: {message}" in output
+    assert "cifar_lightning/" not in output  # no traceback but torchrun's own
+
+
+@pytest.mark.slow
+def test_what_is_wrong_on_one_machine_alone_is_said_there(tmp_path: Path) -> None:
+    command = [sys.executable, *TRAIN, "modle=x"]
+    ended = together(tmp_path / "cwd", command, variables=[srun(1, 2, free_port())])
+    assert ended.codes == [1]
+    assert "Error: There is no 'modle' in the configuration." in ended.outputs[0]
+    assert not list(ended.folder.iterdir())
+
+
+def test_devices_that_cannot_share_a_batch_are_refused_before_they_start(tiny: Compose) -> None:
+    with pytest.raises(UserError, match=r"2 devices cannot share data\.batch_size=25 evenly"):
+        run.build_trainer(tiny("trainer=ddp_sim"), {})
+
+
+def test_several_machines_need_a_launcher(tiny: Compose) -> None:
+    with pytest.raises(UserError, match="num_nodes=2, but this process was started alone"):
+        run.build_trainer(tiny("trainer.num_nodes=2"), {})
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        (["trainer.gpus=0"], "1 x 1"),
+        (["trainer=ddp_sim"], "1 x 2"),
+        (["trainer=ddp_sim", "trainer.num_nodes=2", "trainer.devices=2"], "2 x 2"),
+    ],
+)
+def test_the_processes_must_be_those_that_were_asked_for(
+    typed: list[str], wanted: str, tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in srun(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "1")  # on two machines
+    with pytest.raises(UserError, match=f"srun started 2 x 1 processes .* asks for {wanted}[.]"):
+        run.build_trainer(tiny(*typed, "data.batch_size=24"), {})
+    config = tiny("trainer.num_nodes=2", "data.batch_size=24")
+    assert run.build_trainer(config, {}).num_nodes == 2
+
+
+@pytest.mark.filterwarnings("ignore:GPU available but not used")
+def test_the_gpus_of_all_machines_share_the_batch(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in srun(0, 6, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    typed = ("trainer.num_nodes=2", "trainer.gpus=auto", "data.batch_size=12")
+    trainer = run.build_trainer(tiny(*typed, "+trainer.accelerator=cpu"), {})
+    assert (trainer.num_nodes, trainer.num_devices) == (2, 3)
+
+
+def test_revisiting_is_refused_on_several_machines(tiny: Compose, shapes: ShapesData) -> None:
+    config = tiny("callbacks=revisit", "trainer.num_nodes=2", "data.batch_size=24")
+    with pytest.raises(UserError, match="works on one device"):
+        run.build_trainer(config, run.build_callbacks(config, shapes))
+
+
+def test_a_sweep_under_torchrun_is_refused() -> None:
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ended = run_command("train", "-m", "seed=0,1", env=os.environ | torchrun)
+    assert ended.returncode == 1
+    assert "leave -m out" in ended.stderr

@@ -1,0 +1,363 @@
+"""Runs that are told to stop: what goes on later is the run that was not interrupted."""
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import TINY
+from omegaconf import DictConfig
+from programs import finish, only, start, wait_for
+from test_distributed import free_port, srun
+from test_train import as_typed
+
+from cifar_lightning.checkpoints.io import read_checkpoint
+from cifar_lightning.errors import UserError
+from cifar_lightning.models import DilatedDW
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+from cifar_lightning.training.callbacks import Interruption
+
+Compose = Callable[..., DictConfig]
+
+
+class Dropping(DilatedDW):
+    """The seed network with a layer that draws from PyTorch's own generator."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.layers.insert(3, torch.nn.Dropout(0.2))
+
+
+class Told(pl.Callback):
+    """Sends this process a signal at one moment."""
+
+    def __init__(self, number: signal.Signals, moment: str, epoch: int, batch: int = 0) -> None:
+        self.number, self.moment, self.at = number, moment, (epoch, batch)
+        self.sent = False
+
+    def _now(self, trainer: pl.Trainer, moment: str, batch: int) -> None:
+        if (moment, trainer.current_epoch, batch) == (self.moment, *self.at) and not self.sent:
+            self.sent = True
+            os.kill(os.getpid(), self.number)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
+        self._now(trainer, "batch", others[-1])
+
+    def on_validation_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
+        self._now(trainer, "validation", trainer.fit_loop.batch_idx)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *others: Any) -> None:
+        self._now(trainer, "epoch end", 0)
+
+
+def run_told(config: DictConfig, told: Told, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Train until the signal; returns the program's exit code."""
+    from cifar_lightning import run
+
+    build = run.build_callbacks
+    # What a shell starts by & ignores Ctrl-C, and so might these tests.
+    before = signal.signal(INT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(run, "build_callbacks", lambda *args: build(*args) | {"told": told})
+            with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
+                train(config)
+    finally:
+        signal.signal(INT, before)
+    return getattr(ending.value, "code", 130)
+
+
+def state(folder: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
+    return content
+
+
+def same(one: Any, other: Any) -> bool:
+    """To the bit, at any depth."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def assert_the_same_run(one: Path, other: Path) -> None:
+    for name in ("best.ckpt", "last.ckpt"):
+        a, b = state(one, name), state(other, name)
+        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+            assert same(a[part], b[part]), (name, part)
+        for part in ("fit_scores", "random_state"):
+            assert same(a[part], b[part]), (name, part)
+        for callback in ("TargetReached", "GradientNorm"):
+            assert same(a["callbacks"][callback], b["callbacks"][callback]), (name, callback)
+    rows = [
+        [{k: v for k, v in row.items() if "throughput" not in k} for row in read_rows(folder)]
+        for folder in (one, other)
+    ]
+    assert rows[0] == rows[1]
+
+
+INT, TERM = signal.SIGINT, signal.SIGTERM
+HALVES = "trainer.val_check_interval=0.5"
+REVISIT = ("callbacks=revisit", "callbacks.revisit.fraction=0.5")
+MOMENTS = [
+    (Told(TERM, "batch", 1, 2), 9, []),
+    (Told(INT, "validation", 1, 2), 9, [HALVES]),
+    (Told(TERM, "batch", 1, 7), 17, REVISIT),
+]
+MORE_MOMENTS = [
+    (Told(INT, "batch", 1, 2), 9, []),
+    (Told(TERM, "batch", 0, 0), 1, ["optimizer=sgd"]),
+    (Told(TERM, "batch", 1, 5), 12, []),  # the last of an epoch
+    (Told(TERM, "validation", 1, 5), 12, []),
+    (Told(TERM, "batch", 1, 2), 9, [HALVES]),  # after which a validation is due
+    (Told(TERM, "batch", 1, 3), 10, [HALVES]),
+    (Told(TERM, "epoch end", 0), 7, []),
+    (Told(TERM, "epoch end", 2), 18, []),  # only the test is missing
+    (Told(TERM, "batch", 1, 1), 11, REVISIT),
+    (Told(TERM, "batch", 1, 2), 5, ["+trainer.accumulate_grad_batches=2"]),
+    (Told(TERM, "batch", 1, 2), 11, ["data.val_size=0"]),
+    (Told(TERM, "batch", 1, 2), 9, [f"model._target_={__name__}.Dropping"]),
+    (Told(TERM, "batch", 1, 2), 12, ["experiment=speedrun"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("told", "step", "overrides"),
+    [*MOMENTS, *(pytest.param(*moment, marks=pytest.mark.slow) for moment in MORE_MOMENTS)],
+    ids=lambda value: getattr(value, "moment", None),
+)
+def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
+    tiny: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    told: Told,
+    step: int,
+    overrides: Sequence[str],
+) -> None:
+    target = "null" if "data.val_size=0" in overrides else "1.0"  # which it does not reach
+    overrides = [f"target_accuracy={target}", *overrides, "trainer.max_epochs=3"]
+    whole = train(tiny(*overrides))
+    (tmp_path / "run").rename(tmp_path / "whole")
+    code = run_told(tiny(*overrides), told, monkeypatch)
+    assert code == {INT: 130, TERM: 143}[told.number]
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last).global_step == step
+    resumed = train(as_typed(tiny, [f"resume={last}", *overrides[1:-1]]))
+    measured = ("seconds", "images_per_s", "tflop")
+    for key, value in whole.items():
+        assert any(word in key for word in measured) or resumed[key] == value, key
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
+    whole = train(tiny(*options))
+    assert (whole["stopped_by"], whole["epochs"]) == ("target", 0.5)
+    (tmp_path / "run" / "metrics.json").unlink()
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    again = train(as_typed(tiny, [f"resume={last}"]))
+    assert {k: v for k, v in again.items() if "images_per_s" not in k} == {
+        k: v for k, v in whole.items() if "images_per_s" not in k
+    }
+    # The rest of its first epoch is not known any more.
+    with pytest.raises(UserError, match=r"ended within an epoch.* cannot go on to another target"):
+        train(as_typed(tiny, [f"resume={last}", "target_accuracy=1.0"]))
+    assert read_checkpoint(last).global_step == 3
+
+
+def with_best(checkpoints: Path, accuracy: float) -> list[str]:
+    """Have the last checkpoint say that the best one had this accuracy; returns how to resume."""
+    last = checkpoints / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    (best,) = (s for s in content["callbacks"].values() if s.get("monitor") == "val/acc")
+    best["best_model_score"] = torch.tensor(accuracy)
+    best["best_k_models"] = dict.fromkeys(best["best_k_models"], best["best_model_score"])
+    torch.save(content, last)
+    return [f"resume={last}", "trainer.max_epochs=2"]
+
+
+def test_a_best_checkpoint_of_what_is_yet_to_come_is_not_taken_for_the_best(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    """As of the epoch in which a run was killed, on a GPU whose second try has other bits."""
+    checkpoints = tmp_path / "run" / "checkpoints"
+    train(tiny("target_accuracy=null"))
+    typed = with_best(checkpoints, 0.9)  # which nothing after it will reach
+    later = torch.load(checkpoints / "best.ckpt", weights_only=True) | {"global_step": 9}
+    torch.save(later, checkpoints / "best.ckpt")
+    resumed = train(as_typed(tiny, typed))
+    assert read_checkpoint(checkpoints / "best.ckpt").global_step == 12
+    assert (resumed["best_epoch"], resumed["val/acc"] < 0.9) == (2, True)
+
+
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("target_accuracy=null"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    checkpoints = tmp_path / "moved" / "checkpoints"
+    best = (checkpoints / "best.ckpt").read_bytes()
+    typed = with_best(checkpoints, 0.9)
+    config = tiny(*typed, run_dir="moved")
+    config.overrides = typed
+    assert train(config)["val/acc"] == 0.9
+    assert (checkpoints / "best.ckpt").read_bytes() == best
+    assert read_checkpoint(checkpoints / "last.ckpt").global_step == 12
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
+    """Told one process alone, at a step that is the first's."""
+    options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
+    options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
+    options += ["trainer.max_epochs=200"]
+    program = start("train", *options)
+    wait_for(lambda: list(tmp_path.glob("runs/train/*/checkpoints/last.ckpt")), program)
+    program.send_signal(TERM)
+    output = finish(program)
+    assert program.returncode == 143, output
+    assert "Traceback" not in output
+    last = only("runs/train/*/checkpoints/last.ckpt")
+    steps = read_checkpoint(last).global_step
+    program = start("train", f"resume={last}", f"trainer.max_epochs={steps // 6 + 2}")
+    output = finish(program)
+    assert program.returncode == 0, output
+    rows = [row for row in read_rows(last.parents[1]) if "lr" in row]
+    assert [row["epoch"] for row in rows] == list(range(1, steps // 6 + 3))
+    assert read_checkpoint(last).global_step == 6 * (steps // 6 + 2)
+
+
+@pytest.mark.slow
+def test_under_slurm_the_same_command_goes_on_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in srun(0, 1, free_port()).items():
+        monkeypatch.setenv(name, value)
+    options = [*TINY, "target_accuracy=null", "trainer.max_epochs=2000", "resume=auto"]
+    steps = [0]
+    for _ in range(3):
+        program = start("train", *options)
+        wait_for(lambda: any(steps_of(f) > steps[-1] for f in tmp_path.glob(LAST)), program)
+        program.send_signal(TERM)
+        output = finish(program)
+        assert program.returncode == 143, output
+        steps.append(steps_of(only(LAST)))
+    assert steps == sorted(set(steps))
+    rows = [row["step"] for row in read_rows(only(LAST).parents[1])]
+    assert rows == [float(step) for step in range(5, steps[-1], 6)]
+
+
+LAST = "runs/train/*/checkpoints/last.ckpt"
+
+
+def steps_of(checkpoint: Path) -> int:
+    return read_checkpoint(checkpoint).global_step
+
+
+def test_weights_that_are_no_numbers_do_not_replace_the_last_checkpoint(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ruining(Told):
+        def on_train_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
+            if trainer.global_step == 8:
+                with torch.no_grad():
+                    next(others[0].network.parameters()).fill_(torch.nan)
+            super().on_train_batch_start(trainer, *others)
+
+    options = ["target_accuracy=null", "trainer.max_epochs=3"]
+    assert run_told(tiny(*options), Ruining(TERM, "batch", 1, 3), monkeypatch) == 143
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last).global_step == 6
+    assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 3
+
+
+def test_told_in_the_validation_that_reaches_the_target_a_run_has_only_its_test_to_do(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
+    train(tiny(*options))
+    (tmp_path / "run").rename(tmp_path / "whole")
+    told = Told(TERM, "validation", 0, 2)
+    assert run_told(tiny(*options), told, monkeypatch) == 143
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 0.5
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late.py").write_text(
+        "import os, signal\n"
+        "import pytorch_lightning as pl\n"
+        "class Late(pl.Callback):\n"
+        "    def on_train_epoch_end(self, trainer, module):\n"
+        "        if trainer.global_rank == 1 and trainer.current_epoch == 1:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
+    options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
+    program = start("train", *options, "trainer.max_epochs=2", "+callbacks.late._target_=late.Late")
+    output = finish(program)
+    assert program.returncode != 0
+    assert "Traceback" not in output
+    assert steps_of(only(LAST)) == 12
+    assert not list(tmp_path.glob("runs/train/*/figures/confusion_matrix.png"))  # of the test
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["target_accuracy=null"], r"best\.ckpt: there is no such file"),
+        (
+            ["target_accuracy=0.0", HALVES, "trainer.max_epochs=2"],
+            "There is no best checkpoint to test",
+        ),
+    ],
+)
+def test_a_finished_run_without_its_best_checkpoint_says_so(
+    tiny: Compose, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    train(tiny(*overrides))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "best.ckpt").unlink()
+    with pytest.raises(UserError, match=message):
+        train(as_typed(tiny, [f"resume={checkpoints}/last.ckpt"]))
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what a shell has started by & does."""
+    before = signal.signal(INT, signal.SIG_IGN)
+    try:
+        from cifar_lightning import run
+
+        build, told = run.build_callbacks, Told(INT, "batch", 0, 2)
+        monkeypatch.setattr(run, "build_callbacks", lambda *args: build(*args) | {"told": told})
+        assert train(tiny("target_accuracy=null"))["stopped_by"] == "max_epochs"
+        assert told.sent
+        assert signal.getsignal(INT) is signal.SIG_IGN
+    finally:
+        signal.signal(INT, before)
+
+
+def test_a_second_signal_ends_a_training_at_once(tmp_path: Path) -> None:
+    interruption = Interruption(tmp_path / "last.ckpt")
+    interruption._note(TERM, None)
+    with pytest.raises(SystemExit) as ended:
+        interruption._note(TERM, None)
+    assert ended.value.code == 143
+    with pytest.raises(KeyboardInterrupt):
+        interruption._note(INT, None)

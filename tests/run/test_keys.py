@@ -1,0 +1,168 @@
+"""Every key of conf/ is read by something."""
+
+import ast
+import inspect
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+from test_conf import names
+
+import cifar_lightning
+from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.models import budget
+
+PACKAGE = Path(cifar_lightning.__file__).parent
+CONFIGS = {"config", "example", "result", "trained"}  # the names that the code has for them
+# Parts without a `_target_` whose keys are the arguments of a function all the same.
+ARGUMENTS = {"budget": budget.check}
+# What is taken whole, whatever its keys.
+WHOLE = ("search.params",)
+
+
+def dotted(node: ast.AST) -> str | None:
+    """`config.trainer.gpus`, and what `config.get("cutmix")` and `config["seed"]` read."""
+    match node:
+        case ast.Name(id=name):
+            return name
+        case ast.Attribute(value=value, attr=name) if (base := dotted(value)) is not None:
+            return f"{base}.{name}"
+        case ast.Subscript(value=value, slice=ast.Constant(value=str(name))):
+            return None if (base := dotted(value)) is None else f"{base}.{name}"
+        case ast.Call(
+            func=ast.Attribute(value=value, attr="get"), args=[ast.Constant(value=str(name)), *_]
+        ):
+            return None if (base := dotted(value)) is None else f"{base}.{name}"
+        case ast.Call(
+            func=ast.Attribute(attr="select"), args=[value, ast.Constant(value=str(name)), *_]
+        ):
+            return None if (base := dotted(value)) is None else f"{base}.{name}"
+    return None
+
+
+@cache
+def keys_read(command: str) -> set[str]:
+    """What the code of a command reads by name; of those that look at checkpoints, its own."""
+    by_training = command in ("train", "search")
+    files = [PACKAGE / f"{command}.py", *(PACKAGE / "run").glob("*.py")]
+    found = set()
+    for file in PACKAGE.rglob("*.py") if by_training else files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            name, _, key = (dotted(node) or "").partition(".")
+            if name in CONFIGS:
+                found.add(key)
+    return found
+
+
+def takes(target: Callable[..., Any], name: str) -> bool:
+    parameters = inspect.signature(target).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    return name in parameters or inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def not_taken(content: Any, path: str = "") -> Iterator[str]:
+    """Leaves that no class or function is called with."""
+    if not isinstance(content, dict) or not content:
+        yield path
+        return
+    target = ARGUMENTS.get(path)
+    if "_target_" in content:
+        target = resolve_name(content["_target_"])
+    for key, value in content.items():
+        made = isinstance(value, dict) and "_target_" in value
+        is_taken = target is not None and (key.startswith("_") or takes(target, key))
+        if made or not is_taken:
+            yield from not_taken(value, f"{path}.{key}".lstrip("."))
+
+
+def unread(command: str, *overrides: str, conf: Path = CONF) -> list[str]:
+    """Keys that stand in a command's configuration, and that nothing reads.
+
+    Those of Hydra are refused by Hydra, but for what it hands on.
+    """
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf)):
+        composed = hydra.compose(command, list(overrides), return_hydra_config=True)
+    content: Any = OmegaConf.to_container(composed)
+    of_hydra = content.pop("hydra")
+    read = keys_read(command) | set(re.findall(r"\$\{([\w.]+)\}", str(content)))
+    handed_on = [
+        *not_taken(of_hydra["sweeper"], "hydra.sweeper"),
+        *not_taken(of_hydra["launcher"], "hydra.launcher"),
+        *not_of_logging(of_hydra["job_logging"]),
+    ]
+    return handed_on + [
+        key for key in not_taken(content) if key not in read and not key.startswith(WHOLE)
+    ]
+
+
+def not_of_logging(content: Any) -> Iterator[str]:
+    """Keys that `logging.config` does not know."""
+    known = {"version", "formatters", "handlers", "loggers", "root", "disable_existing_loggers"}
+    yield from (f"hydra.job_logging.{key}" for key in content if key not in known)
+    for name, handler in content["handlers"].items():
+        made_by = resolve_name(handler["class"])
+        for key in handler:
+            if key not in ("class", "formatter", "level") and not takes(made_by, key):
+                yield f"hydra.job_logging.handlers.{name}.{key}"
+
+
+def all_configurations() -> list[tuple[str, ...]]:
+    """Each command by itself, and with each option of each group that it has."""
+    commands = ["dashboard", "evaluate", "export", "predict", "report", "search", "train"]
+    shared = {"in_place", "debugging"}
+    assert {path.stem for path in CONF.glob("*.yaml")} == {*commands, *shared}
+    of_data = [f"data={option}" for option in names("data")]
+    of_train = [
+        f"{folder.relative_to(CONF).as_posix()}={path.stem}"
+        for path in sorted(CONF.glob("*/**/*.yaml"))
+        if (folder := path.parent) != CONF / "search"
+    ]
+    return [
+        *((command,) for command in commands),
+        *((command, option) for command in ("evaluate", "export") for option in of_data),
+        *(("search", f"search={option}") for option in names("search")),
+        *(("train", option) for option in of_train),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:\\s*'hydra/launcher/submitit_slurm' is validated")
+@pytest.mark.parametrize("configuration", all_configurations(), ids="_".join)
+def test_every_key_is_read(configuration: tuple[str, ...]) -> None:
+    assert unread(*configuration) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "configuration", "key"),
+    [
+        ("train.yaml", "unused: 3", ("train",), "unused"),
+        ("predict.yaml", "robustness: true", ("predict",), "robustness"),  # evaluate's
+        ("data/shapes.yaml", "angle: 3", ("train", "data=shapes"), "data.angle"),
+        ("trainer/ddp.yaml", "colour: 3", ("train", "trainer=ddp"), "trainer.colour"),
+        ("callbacks/default.yaml", "of_none: {a: 3}", ("train",), "callbacks.of_none.a"),
+        ("experiment/sgd.yaml", "momentum: 0.9", ("train", "experiment=sgd"), "momentum"),
+        ("debug/fast.yaml", "fast: true", ("train", "debug=fast"), "fast"),
+        ("hydra/sweeper/grid.yaml", "unused: 3", ("train",), "hydra.sweeper.unused"),
+        ("hydra/job_logging/quiet.yaml", "quiet: 3", ("train",), "hydra.job_logging.quiet"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_found(
+    file: str, line: str, configuration: tuple[str, ...], key: str, tmp_path: Path
+) -> None:
+    conf = shutil.copytree(CONF, tmp_path / "conf")
+    with (conf / file).open("a") as opened:
+        opened.write(f"{line}\n")
+    assert unread(*configuration, conf=conf) == [key]
+
+
+@pytest.mark.parametrize("option", names("search"))
+def test_what_is_searched_is_there(option: str) -> None:
+    config = compose([f"search={option}"], config_name="search")
+    for key in config.search.params:
+        assert key in config.choices or OmegaConf.select(config, str(key)) is not None

@@ -1,0 +1,103 @@
+"""The networks that come with the package."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import needs_cifar10
+from torch import Tensor
+
+import cifar_lightning
+from cifar_lightning import models, run
+from cifar_lightning.checkpoints import pretrained
+from cifar_lightning.checkpoints.pretrained import WEIGHTS, load
+from cifar_lightning.config.compose import compose
+from cifar_lightning.errors import UserError
+from cifar_lightning.models.budget import check, count
+
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+NAMES = ["best_1m", "best_257k", "best_seed"]
+LOGITS = Path(__file__).parent / "pretrained_logits.json"
+LARGEST = 4.2e6  # bytes
+
+each = pytest.mark.parametrize("name", NAMES)
+
+
+def images() -> Tensor:
+    """Eight drawn images uint8 [8, 3, 32, 32], of integers alone: the same on every machine."""
+    n, c = torch.arange(8).view(8, 1, 1, 1), torch.arange(3).view(1, 3, 1, 1)
+    y, x = torch.arange(32).view(1, 1, 32, 1), torch.arange(32).view(1, 1, 1, 32)
+    return ((3 * (n + 1) * x + 5 * (c + 2) * y + n * x * y // 4) % 256).byte()
+
+
+def card(name: str) -> str:
+    return (WEIGHTS / f"{name}.md").read_text()
+
+
+def test_every_file_of_weights_has_its_card_and_there_is_nothing_else() -> None:
+    expected = [f"{name}{ending}" for name in NAMES for ending in (".md", ".safetensors")]
+    assert sorted(path.name for path in WEIGHTS.iterdir()) == sorted(expected)
+
+
+@each
+def test_the_logits_are_those_that_were_stored(name: str) -> None:
+    network = cifar_lightning.load(name)
+    assert not network.training
+    with torch.inference_mode():
+        logits = network(images())
+    assert logits.dtype == torch.float32
+    expected = torch.tensor(json.loads(LOGITS.read_text())[name])
+    assert logits.shape == expected.shape == (8, 10)
+    assert torch.allclose(logits, expected, atol=1e-3)
+    assert network.classes == tuple(CLASSES)
+
+
+@each
+def test_the_card_says_what_the_network_is(name: str) -> None:
+    network = load(name).network
+    budget = count(network)
+    check(budget)
+    assert f"{budget.parameters:,} parameters" in card(name)
+    assert f"{budget.multiply_adds / 1e6:.1f} M multiply-adds" in card(name)
+    assert (WEIGHTS / f"{name}.safetensors").stat().st_size < LARGEST
+    for heading in ("Data", "Recipe", "Accuracy", "Terms"):
+        assert f"\n## {heading}\n" in card(name)
+
+
+@each
+def test_the_experiment_of_its_name_trains_the_same_network(name: str) -> None:
+    network = run.build_network(compose([f"experiment={name}"]), 10, 32)
+    expected = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    assert {k: t.shape for k, t in load(name).network.state_dict().items()} == expected
+    assert type(load(name).network) is type(network)
+    assert type(network).__name__ in models.__all__
+
+
+@each
+@pytest.mark.slow
+@needs_cifar10
+def test_the_card_says_what_the_weights_reach(name: str) -> None:
+    data = run.build_data(compose(["data=folder"]))
+    assert list(data.classes) == CLASSES
+    network = load(name)
+    with torch.inference_mode():
+        guesses = torch.cat([network(part).argmax(1) for part in data.test.images.split(500)])
+    accuracy = (guesses == data.test.labels).float().mean().item()
+    (stated,) = re.findall(r"^test accuracy: (\d\d\.\d\d) %", card(name), flags=re.MULTILINE)
+    # The last digits of float32 decide a few images, and they differ from machine to machine.
+    assert accuracy * 100 == pytest.approx(float(stated), abs=0.05)
+
+
+def test_a_name_that_there_is_not() -> None:
+    with pytest.raises(UserError, match=r"no weights 'best_2m'\. There are: best_.*seed"):
+        load("best_2m")
+
+
+def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = (WEIGHTS / "best_seed.safetensors").read_bytes()
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
+    (tmp_path / "best_seed.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"best_seed.safetensors is damaged"):
+        load("best_seed")

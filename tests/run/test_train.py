@@ -1,0 +1,399 @@
+"""Whole runs, in this process and as a user starts them."""
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import weights_of
+from conftest import TINY, needs_cifar10
+from omegaconf import DictConfig
+from PIL import Image
+from programs import finish, only, read_json, start, wait_for
+
+from cifar_lightning import run
+from cifar_lightning.checkpoints import io as checkpoint
+from cifar_lightning.config.compose import compose
+from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+from cifar_lightning.training.module import Classifier
+
+Compose = Callable[..., DictConfig]
+
+METRICS = [
+    "data",
+    "model",
+    "params",
+    "teacher",
+    "seed",
+    "epochs",
+    "stopped_by",
+    "target_val_acc",
+    "val/acc",
+    "best_epoch",
+    "test/acc",
+    "test/loss",
+    "epochs_to_target",
+    "seconds_to_target",
+    "train_seconds",
+    "images_per_s",
+    "train_images",
+    "train_tflop",
+    "precision",
+    "device",
+    "torch",
+    "world_size",
+]
+
+
+def test_a_teacher_trains_a_pupil_whose_checkpoint_needs_it_no_more(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    of_teacher = train(tiny("model=residual_dw_257k", "target_accuracy=null", run_dir="teacher"))
+    taught_by = f"teacher={tmp_path}/teacher/checkpoints/best.ckpt"
+    options = [taught_by, "target_accuracy=null", "trainer.max_epochs=2"]
+    metrics = train(tiny(*options, "teacher_weight=1", run_dir="pupil"))
+    alone = train(tiny("target_accuracy=null", "trainer.max_epochs=2", run_dir="alone"))
+    assert (of_teacher["teacher"], metrics["teacher"]) == (None, "residual_dw_257k")
+    assert metrics["train_tflop"] == pytest.approx(
+        alone["train_tflop"] + 2 / 3 * of_teacher["train_tflop"], rel=1e-4
+    )
+    weights = weights_of(tmp_path / "pupil/checkpoints/last.ckpt")
+    others = weights_of(tmp_path / "alone/checkpoints/last.ckpt")
+    assert weights.keys() == others.keys()
+    assert not all(torch.equal(weights[name], others[name]) for name in weights)
+
+    resume = f"resume={tmp_path}/pupil/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"at 32 x 32 pixels, but the data are .* at 28 x 28"):
+        train(tiny(taught_by, "data.image_size=28", run_dir="other"))
+    shutil.rmtree(tmp_path / "teacher")
+    classifier, config = run.rebuild(tmp_path / "pupil/checkpoints/best.ckpt")
+    assert classifier.teacher is None
+    assert config.teacher == taught_by.partition("=")[2]
+    with pytest.raises(UserError, match=r"best\.ckpt: there is no such file"):
+        train(compose([resume, "trainer.max_epochs=3"], tmp_path / "pupil"))
+
+
+def test_a_run_leaves_what_it_should(tiny: Compose, tmp_path: Path) -> None:
+    metrics = train(tiny("target_accuracy=null"))
+    folder = tmp_path / "run"
+    assert read_json(folder / "metrics.json") == metrics
+    assert list(metrics) == METRICS
+    expected = {"data": "shapes", "model": "dilated_dw", "params": 257_856, "seed": 0}
+    assert metrics.items() >= {**expected, "epochs": 1, "world_size": 1}.items()
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12, rel=1e-4)
+    assert metrics["torch"] == torch.__version__
+    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    with Image.open(folder / "figures" / "learning_curves.png") as picture:
+        assert picture.size == (1200, 480)
+    *_, last = read_rows(folder)
+    assert last["test/acc"] == pytest.approx(metrics["test/acc"], abs=1e-6)  # rounded
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    losses = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", -1)):
+        train(tiny(f"seed={seed}", "trainer.max_epochs=2", "target_accuracy=null", run_dir=name))
+        losses[name] = [row.get("train/loss") for row in read_rows(tmp_path / name)]
+    assert losses["a"] == losses["b"]
+    assert losses["a"] != losses["c"]
+    assert losses["a"] != losses["d"]
+
+
+def test_the_best_checkpoint_is_tested_though_a_later_one_is_worse(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Classifier.on_validation_epoch_end
+
+    def ruin_the_last_epoch(classifier: Classifier) -> None:
+        if classifier.current_epoch == 2:
+            classifier.val_scores.accuracy.reset()
+            classifier.val_scores.accuracy.update(torch.eye(10)[:5], torch.arange(5, 10))
+        validate(classifier)
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", ruin_the_last_epoch)
+    metrics = train(tiny("target_accuracy=null", "trainer.max_epochs=3", "data.train_size=600"))
+    assert [row["val/acc"] for row in read_rows(tmp_path / "run")[:3]][2] == 0.0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    best, last = (weights_of(checkpoints / f"{name}.ckpt") for name in ("best", "last"))
+    assert not torch.equal(best["network.layers.21.weight"], last["network.layers.21.weight"])
+    # The clock is the whole run's, the test figures are the best checkpoint's.
+    assert metrics["epochs"] == 3
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 3 * 550 / 1e12, rel=1e-4)
+    *_, row, _ = read_rows(tmp_path / "run")
+    assert metrics["train_seconds"] == pytest.approx(row["throughput/train_seconds"], abs=1e-4)
+    accuracies = {}
+    for name in ("best", "last"):
+        classifier, config = run.rebuild(checkpoints / f"{name}.ckpt")
+        test = run.build_data(config).test
+        with torch.no_grad(), torch.autocast("cpu", enabled=metrics["precision"] != "32-true"):
+            losses = torch.nn.functional.cross_entropy(
+                torch.cat([classifier(images).float() for images in test.images.split(25)]),
+                test.labels,
+            )
+        accuracies[name] = losses.item()
+    assert metrics["test/loss"] == pytest.approx(accuracies["best"], abs=1e-3)
+    assert metrics["test/loss"] != pytest.approx(accuracies["last"], abs=1e-3)
+
+
+def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_better(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Classifier.on_validation_epoch_end
+
+    def worse_and_worse(classifier: Classifier) -> None:
+        classifier.val_scores.accuracy.reset()
+        right = 5 - classifier.current_epoch
+        labels = torch.arange(10)
+        labels = torch.where(labels < right, labels, (labels + 1) % 10)
+        classifier.val_scores.accuracy.update(torch.eye(10), labels)
+        validate(classifier)
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", worse_and_worse)
+    train(tiny("target_accuracy=null", "trainer.max_epochs=3"))
+    steps = {
+        name: checkpoint.read_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+        for name in ("best", "last")
+    }
+    assert steps["best"].global_step == 6
+    assert steps["last"].global_step == 18
+
+
+def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_path: Path) -> None:
+    metrics = train(tiny("data.val_size=0", "target_accuracy=null", "trainer.max_epochs=2"))
+    assert metrics["best_epoch"] == 2
+    assert metrics["val/acc"] is None
+    assert metrics["test/acc"] > 0
+    assert metrics["images_per_s"] == pytest.approx(2 * 200 / metrics["train_seconds"], rel=1e-4)
+    rows = read_rows(tmp_path / "run")
+    assert [row["epoch"] for row in rows[:2]] == [1.0, 2.0]
+    assert not any("val/acc" in row for row in rows)
+    best, last = (
+        weights_of(tmp_path / "run" / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")
+    )
+    assert all(torch.equal(best[key], last[key]) for key in best)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
+def test_a_resumed_run_is_the_run_that_was_not_broken_off(
+    tiny: Compose, tmp_path: Path, optimizer: str
+) -> None:
+    overrides = ["target_accuracy=null", "trainer.max_epochs=4", f"optimizer={optimizer}"]
+    keep = (
+        "+callbacks.keep={_target_:pytorch_lightning.callbacks.ModelCheckpoint,save_top_k:-1,"
+        "every_n_epochs:2,dirpath:${run_dir}/checkpoints,filename:'{epoch}',save_weights_only:false}"
+    )
+    whole = train(tiny(*overrides, keep))
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    typed = [f"resume='{tmp_path}/run/checkpoints/epoch=2.ckpt'"]
+    resumed = train(as_typed(tiny, typed))
+    assert {k: resumed[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")} == {
+        k: whole[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")
+    }
+    one, other = (
+        weights_of(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "run")
+    )
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+    def curves(name: str) -> list[dict[str, float]]:
+        rows = read_rows(tmp_path / name)
+        return [{k: v for k, v in row.items() if "throughput" not in k} for row in rows]
+
+    assert curves("run") == curves("whole")
+    assert resumed["train_seconds"] > 0
+
+
+def as_typed(tiny: Compose, typed: list[str]) -> DictConfig:
+    """As typed after the command, without the options that make the tests' runs tiny."""
+    config = tiny(*typed)
+    config.overrides = typed
+    return config
+
+
+def test_a_finished_run_can_be_resumed_and_still_knows_its_target(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    first = train(tiny("target_accuracy=0.0"))
+    again = train(as_typed(tiny, [f"resume={tmp_path}/run/checkpoints/last.ckpt"]))
+    assert first["stopped_by"] == "target"
+    assert again == first
+    rows = read_rows(tmp_path / "run")
+    assert len([row for row in rows if "test/acc" in row]) == 1
+
+
+def test_a_refused_resume_loses_nothing(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("target_accuracy=null", "trainer.max_epochs=2"))
+    before = (tmp_path / "run" / "metrics.csv").read_bytes()
+    typed = [f"resume={tmp_path}/run/checkpoints/best.ckpt", "trainer.gpus=99"]
+    with pytest.raises(UserError, match=r"trainer\.gpus=99"):
+        train(as_typed(tiny, typed))
+    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("rows", ["epoch,step\n1.0,x\n", "epoch,step\n1.0\n", "epoch\n1.0\n"])
+def test_curves_that_cannot_be_read_end_a_resume_in_a_message(
+    tiny: Compose, tmp_path: Path, rows: str
+) -> None:
+    train(tiny("target_accuracy=null"))
+    curves = tmp_path / "run" / "metrics.csv"
+    curves.write_text(rows)
+    typed = [f"resume={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be read: .* Move it away"):
+        train(as_typed(tiny, typed))
+    assert curves.read_text() == rows
+    curves.unlink()
+    assert train(as_typed(tiny, typed))["epochs"] == 2
+
+
+def test_accumulated_gradients_do_not_change_what_an_epoch_is(tiny: Compose) -> None:
+    metrics = train(tiny("+trainer.accumulate_grad_batches=2", "target_accuracy=null"))
+    assert metrics["epochs"] == 1
+
+
+def test_the_command_of_the_readme_runs() -> None:
+    program = start("train", "model=dilated_dw", "trainer.gpus=1", *TINY[:-1])
+    output = finish(program)
+    assert program.returncode == 0, output
+    if not torch.cuda.is_available():
+        assert "this machine has no GPU: the CPU is used" in output
+    assert "257,856 parameters" in output
+    metrics = read_json(only("runs/train/*_dilated_dw/metrics.json"))
+    assert metrics["stopped_by"] == "max_epochs"
+    overrides = only("runs/train/*/.hydra/overrides.yaml").read_text()
+    assert "trainer.gpus=1" in overrides
+    assert "litlogger" not in output
+    assert "Warning" not in output
+
+
+def test_a_sweep_runs_all_its_jobs_though_one_fails() -> None:
+    program = start("train", "-m", *TINY, "augment.flip=random,sideways,none")
+    output = finish(program)
+    assert program.returncode == 1
+    assert "augment.flip=sideways should be 'none', 'random' or 'alternating'." in output
+    assert "Traceback" not in output
+    sweep = only("runs/train/*_sweep")
+    assert {path.parent.name for path in sweep.glob("*/metrics.json")} == {"0", "2"}
+
+
+def test_no_data_and_no_network_end_in_one_message(tmp_path: Path) -> None:
+    program = start(
+        "train", "data.mirrors=[http://127.0.0.1:9/x.tar.gz]", f"data.root={tmp_path}/none"
+    )
+    began = time.monotonic()
+    output = finish(program)
+    assert program.returncode == 1
+    assert "http://127.0.0.1:9/x.tar.gz: [Errno 111] Connection refused" in output
+    assert "data=folder data.path=" in output
+    assert "data=shapes" in output
+    assert "Traceback" not in output
+    assert time.monotonic() - began < 60  # a hang, not a speed
+
+
+def test_a_rehearsal_says_so_at_both_ends(tmp_path: Path) -> None:
+    program = start(
+        "train",
+        "rehearse_without_data=true",
+        "data.mirrors=[http://127.0.0.1:9/x.tar.gz]",
+        f"data.root={tmp_path}/none",
+        "logger=csv",
+        "+trainer.limit_train_batches=3",
+        "trainer.max_epochs=1",
+    )
+    output = finish(program)
+    assert program.returncode == 0, output
+    assert output.count("NOT a CIFAR-10 figure") == 2
+    assert output.index("NOT a CIFAR-10") < output.index("epoch 1/1")
+    assert output.rindex("NOT a CIFAR-10") > output.index("test/acc")
+    assert read_json(only("runs/train/*/metrics.json"))["data"] == "shapes"
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
+    program = start(
+        "train",
+        "data=shapes",
+        "logger.wandb.mode=offline",
+        "trainer.max_epochs=4",
+        "target_accuracy=null",
+        "trainer.gpus=0",
+    )
+    wait_for(lambda: list(Path.cwd().glob("runs/train/*/checkpoints/last.ckpt")), program)
+    program.send_signal(signal.SIGINT)
+    output = finish(program)
+    assert program.returncode == 130, output
+    folder = only("runs/train/*")
+    interrupted = read_json(folder / "metrics.json")
+    assert interrupted["stopped_by"] == "interrupted"
+    assert interrupted["test/acc"] is None
+    assert 1 <= interrupted["epochs"] < 4
+    (command,) = (line for line in output.splitlines() if "resume=" in line)
+    program = start("train", command.split()[-1])
+    output = finish(program)
+    assert program.returncode == 0, output
+    assert only("runs/train/*") == folder
+    resumed = read_json(folder / "metrics.json")
+    assert (resumed["epochs"], resumed["stopped_by"]) == (4, "max_epochs")
+    epochs = [row["epoch"] for row in read_rows(folder) if "epoch" in row and "lr" in row]
+    assert epochs == [1.0, 2.0, 3.0, 4.0]
+    ids = {path.name.split("-", 3)[3] for path in Path("runs/wandb").glob("offline-run-*")}
+    assert len(ids) == 1  # one W&B run
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
+    program = start("train", *TINY, "trainer.compile=true", "target_accuracy=null")
+    output = finish(program)
+    assert program.returncode == 0, output
+    metrics = read_json(only("runs/train/*/metrics.json"))
+    classifier, config = run.rebuild(only("runs/train/*/checkpoints/best.ckpt"))
+    test = run.build_data(config).test
+    with torch.no_grad():
+        guesses = classifier(test.images).argmax(1)
+    accuracy = (guesses == test.labels).float().mean().item()
+    assert accuracy == pytest.approx(metrics["test/acc"], abs=3.5 / 60)  # bf16
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_weights_in_two_processes_and_another_one_does_not() -> None:
+    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
+        output = finish(program := start("train", *TINY, f"seed={seed}", f"hydra.run.dir={name}"))
+        assert program.returncode == 0, output
+    one, two, three = (
+        weights_of(Path(name, "checkpoints", "last.ckpt")) for name in ("one", "two", "three")
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not all(torch.equal(one[key], three[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_the_seed_network_learns_shapes() -> None:
+    program = start("train", "data=shapes", "logger=csv", "trainer.gpus=0")
+    output = finish(program)
+    assert program.returncode == 0, output
+    metrics = read_json(only("runs/train/*/metrics.json"))
+    assert metrics["stopped_by"] == "target"
+    assert metrics["test/acc"] >= 0.80
+
+
+@pytest.mark.slow
+@needs_cifar10
+def test_one_epoch_on_real_images_ends_in_its_band(tmp_path: Path) -> None:
+    """Of the JPEG copy; a change of the recipe that nobody meant would leave it.
+
+    Seeds 0 to 5 gave 75.7 to 76.5 % on the test images and a loss of 0.764 to 0.773 (bf16, two
+    cores of an AMD EPYC), fp32 75.4 % and 0.775. Half the learning rate: 75.2 and 75.5 %, 0.782
+    and 0.780; no label smoothing: 75.5 and 75.6 %, 0.699 and 0.704.
+    """
+    program = start("train", "data=folder", "logger=csv", "trainer.max_epochs=1", "trainer.gpus=0")
+    output = finish(program)
+    assert program.returncode == 0, output
+    metrics = read_json(only("runs/train/*/metrics.json"))
+    assert metrics["data"] == "folder"
+    assert 0.750 < metrics["test/acc"] < 0.772
+    assert 0.757 < metrics["test/loss"] < 0.779

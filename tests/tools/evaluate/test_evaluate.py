@@ -1,0 +1,256 @@
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TINY, Sure
+from data_sets import small_data_set, write_tar
+from omegaconf import DictConfig
+from PIL import Image
+from programs import run_command
+
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
+from cifar_lightning.data import ShapesData
+from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.evaluate import evaluate, evaluation, main
+from cifar_lightning.evaluate.corruptions import CORRUPTIONS
+from cifar_lightning.run.inference import Inference
+from cifar_lightning.train import train
+from cifar_lightning.training import measures
+
+Compose = Callable[..., DictConfig]
+
+PICTURES = {"confusion_matrix.png", "reliability.png", "mistakes.png", "robustness.png"}
+
+
+def typed(*overrides: str) -> DictConfig:
+    return compose(prepare_arguments(overrides), config_name="evaluate")
+
+
+def evaluated(run_dir: Path, *overrides: str) -> dict[str, Any]:
+    checkpoint = run_dir / "checkpoints" / "best.ckpt"
+    return evaluate(typed(f"checkpoint={checkpoint}", "trainer.gpus=0", *overrides))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_the_accuracy_is_that_of_the_training_to_the_last_digit(
+    precision: str, tiny: Compose, tmp_path: Path
+) -> None:
+    # Half trained, on many images: one guess that differs would show.
+    options = ("data.train_size=600", "data.test_size=1000", "data.batch_size=30")
+    metrics = train(tiny(*options, f"trainer.precision={precision}", "target_accuracy=null"))
+    results = evaluated(tmp_path / "run", "robustness=false")
+    assert results["test/acc"] == metrics["test/acc"]
+    assert results["test/loss"] == pytest.approx(metrics["test/loss"], abs=2e-6)
+    assert results["precision"] == metrics["precision"]
+    assert 0.2 < results["test/acc"] < 0.999
+
+
+def test_what_an_evaluation_leaves_behind(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("trainer.max_epochs=2", "target_accuracy=null"))
+    results = evaluated(tmp_path / "run")
+    folder = tmp_path / "run" / "evaluation"
+    assert json.loads((folder / "evaluation.json").read_text()) == results
+    assert {path.name for path in folder.iterdir()} == PICTURES | {"evaluation.json"}
+    for name in PICTURES:
+        with Image.open(folder / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    assert (results["model"], results["data"], results["images"]) == ("dilated_dw", "shapes", 60)
+    assert set(results["test/acc_by_class"]) > {"bar", "disk"}
+    matrix = np.array(results["confusion_matrix"])
+    assert matrix.sum() == 60
+    assert matrix.trace() / 60 == pytest.approx(results["test/acc"], abs=1e-6)
+    assert results["test/top2_flip"] >= results["test/acc_flip"]
+    curves = results["robustness"]
+    assert list(curves) == ["mean_acc", "noise", "blur", "brightness", "jpeg", "shift"]
+    everything = [a for name in list(curves)[1:] for a in curves[name]["acc"]]
+    assert len(everything) == 25
+    assert curves["mean_acc"] == pytest.approx(sum(everything) / 25, abs=1e-5)
+
+    # Another evaluation leaves no picture of the one before.
+    assert evaluated(tmp_path / "run", "robustness=false")["robustness"] is None
+    assert not (folder / "robustness.png").exists()
+
+    # Another checkpoint's has a place of its own.
+    before = (folder / "evaluation.json").read_bytes()
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    evaluate(typed(f"checkpoint={last}", "trainer.gpus=0", "robustness=false"))
+    assert (folder / "evaluation.json").read_bytes() == before
+    assert json.loads((folder / "last" / "evaluation.json").read_text())["checkpoint"] == str(last)
+
+
+def test_nothing_of_the_users_is_overwritten_or_found_only_at_the_end(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "robustness.png").write_bytes(b"mine")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "evaluation.json").write_text('["mine"]')
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(evaluation, "measure", None)
+    for output, message in (
+        ("mine", r"would overwrite .*robustness\.png, which is of no evaluation"),
+        ("notes", r"would overwrite .*evaluation\.json, which is of no evaluation"),
+        ("file/in", r"file is a file, where a folder is needed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluated(tmp_path / "run", "robustness=false", f"output={tmp_path}/{output}")
+    assert (tmp_path / "mine" / "robustness.png").read_bytes() == b"mine"
+
+
+def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    metrics = train(tiny())
+    moved = tmp_path / "far away=[1], 2"
+    moved.mkdir()
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").rename(moved / "mine.ckpt")
+    options = (f"checkpoint={moved}/mine.ckpt", "robustness=false", "trainer.gpus=0")
+    assert evaluate(typed(*options))["test/acc"] == metrics["test/acc"]
+    assert (moved / "evaluation" / "mine" / "evaluation.json").exists()
+    evaluate(typed(*options, f"output={tmp_path}/out [2]"))
+    assert (tmp_path / "out [2]" / "evaluation.json").exists()
+
+
+def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
+    options = ("data.batch_size=2", "data.val_size=4")
+    trained = [option for option in TINY if not option.startswith("data")]
+    config = compose([*trained, "data=folder", f"data.path={archive}", *options], tmp_path / "run")
+    metrics = train(config)
+    elsewhere = archive.rename(tmp_path / "moved.tar.xz")
+    with pytest.raises(DataUnavailable, match=r"data of the training\. data=OPTION names it anew"):
+        evaluated(tmp_path / "run", "robustness=false")
+    again = ("data=folder", f"data.path={elsewhere}", "robustness=false")
+    results = evaluated(tmp_path / "run", *again)
+    assert (results["test/acc"], results["batch_size"]) == (metrics["test/acc"], 2)
+    assert evaluated(tmp_path / "run", *again, "data.batch_size=3")["batch_size"] == 3
+
+
+def test_data_too_small_for_a_training_can_be_evaluated(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny())
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 1), ("test", 3)):
+        for name in ShapesData().load().classes:
+            folder = tmp_path / "small" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(256, size=(32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    again = ("data=folder", f"data.path={tmp_path}/small", "robustness=false")
+    results = evaluated(tmp_path / "run", *again)
+    assert (results["images"], results["batch_size"]) == (30, 25)  # of 10 training images
+
+
+def test_data_of_other_classes_or_sizes_are_refused(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny())
+    archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
+    other = ("data=folder", f"data.path={archive}", "data.val_size=4", "data.batch_size=2")
+    with pytest.raises(UserError, match=r"but the checkpoint knows 10 classes \(bar"):
+        evaluated(tmp_path / "run", *other)
+    with pytest.raises(UserError, match=r"at 40 x 40 pixels, but the checkpoint knows .* 32 x 32"):
+        evaluated(tmp_path / "run", "data=shapes", "data.image_size=40")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Which checkpoint? As in: checkpoint=runs/train/"),
+        (["checkpoint=none.ckpt"], "checkpoint=none.ckpt: there is no such file"),
+        (["checkpoint=."], "is a folder. Name a checkpoint"),
+        (["checkpoint=noise.ckpt"], "noise.ckpt is not a checkpoint of cifar-lightning"),
+        (["checkpoint=noise.ckpt", "robustness=some"], "robustness=some should be a"),
+        (["checkpoint=noise.ckpt", "data=folders"], "There is no data=folders"),
+    ],
+)
+def test_mistakes_end_in_one_message(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noise.ckpt").write_bytes(b"no checkpoint")
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert str(ended.value).startswith("\nError: ")
+    assert message in str(ended.value)
+    assert not list(tmp_path.glob("*/"))  # nothing was made
+
+
+def test_the_command_shows_tables_and_leaves_no_folder_of_its_own(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    metrics = train(tiny())
+    before = {path.name for path in tmp_path.iterdir()}
+    arguments = ("trainer.gpus=0", f"checkpoint={tmp_path}/run/checkpoints/best.ckpt")
+    ended = run_command("evaluate", *arguments)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert f"{metrics['test/acc']:.2%}" in ended.stdout
+    for word in ("most often taken for", "jpeg", "images/s", "ECE"):
+        assert word in ended.stdout
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.fixture
+def sure(tiny: Compose, shapes: ShapesData) -> Inference:
+    """Of a classifier that is no good, but sure."""
+    classifier, _ = run.build_classifier(tiny(), shapes)
+    classifier.network = Sure()
+    return Inference(classifier, 0, "32-true")
+
+
+def test_an_evaluation_is_of_the_images_it_says(
+    sure: Inference, shapes: ShapesData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "CORRUPTED_AT_A_TIME", 30)  # of 100
+    found, logits = evaluation.measure(sure, shapes, robustness=True)
+    images, labels = shapes.test.images, shapes.test.labels
+    guesses = logits.argmax(1)
+    matrix = np.zeros((10, 10), int)
+    np.add.at(matrix, (labels.numpy(), guesses.numpy()), 1)
+    assert found["confusion_matrix"] == matrix.tolist() != matrix.T.tolist()
+    for number, name in enumerate(shapes.classes):
+        right = (guesses[labels == number] == number).float().mean().item()
+        assert found["test/acc_by_class"][name] == pytest.approx(right, abs=1e-6)
+    mirrored = measures.scores(sure.logits(images, 50, flip=True), labels)
+    assert {k: found[f"test/{k}_flip"] for k in mirrored} == mirrored
+    assert found["test/loss_flip"] != found["test/loss"]
+    for name, corruption in CORRUPTIONS.items():
+        for strength, acc in zip(
+            corruption.strengths, found["robustness"][name]["acc"], strict=True
+        ):
+            hits = sure.logits(corruption.apply(images, strength), 50).argmax(1) == labels
+            # Noise differs from image to image, so it depends on how many come at a time.
+            slack = 0.1 if name == "noise" else 1e-6
+            assert acc == pytest.approx(hits.float().mean().item(), abs=slack), name
+    assert len({a for name in CORRUPTIONS for a in found["robustness"][name]["acc"]}) > 3
+
+
+def test_mistakes_have_their_own_captions(sure: Inference, shapes: ShapesData) -> None:
+    logits = sure.logits(shapes.test.images, 100)
+    confidences, guesses = logits.softmax(1).max(1)
+    wrong = measures.confident_mistakes(guesses, confidences, shapes.test.labels, 36)
+    figure = evaluation._mistakes(logits, shapes, "t")
+    assert figure is not None
+    (axes,) = figure.axes
+    for place, picture, text in zip(wrong.index, axes.images, axes.texts, strict=True):
+        label, guess = shapes.test.labels[place], logits[place].argmax()
+        confidence = logits[place].softmax(0).max()
+        expected = f"{shapes.classes[label]}\n{shapes.classes[guess]} {confidence:.0%}"
+        assert text.get_text() == expected
+        shown = np.asarray(picture.get_array())
+        assert np.array_equal(shown, shapes.test.images[place].permute(1, 2, 0).numpy())
+
+
+def test_a_precision_that_is_typed_counts(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("trainer.precision=bf16-mixed"))
+    assert evaluated(tmp_path / "run", "robustness=false")["precision"] == "bf16-mixed"
+    results = evaluated(tmp_path / "run", "robustness=false", "trainer.precision=32-true")
+    assert results["precision"] == "32-true"

@@ -1,0 +1,345 @@
+"""Exported files, run by what a user would run them by."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+import pytest
+import torch
+from checkpoints import changed
+from conftest import TINY
+from omegaconf import DictConfig
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.errors import UserError
+from cifar_lightning.export import NEEDS, export, formats, verify
+from cifar_lightning.train import train
+from cifar_lightning.training.augment import Augment
+from cifar_lightning.training.module import Classifier
+from cifar_lightning.training.optim import linear_schedule
+
+SOME = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8)
+COMMAND = "from cifar_lightning.export import main; main()"
+EXTRA = ("onnx", "onnxscript", "onnxruntime")
+OURS, TORCH = (str(Path(module.__file__ or "").parent) for module in (formats, torch))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a tiny training, with what `export` and the command made of it beside it."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(compose([*TINY, "target_accuracy=null"], folder))
+    return folder / "checkpoints" / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def onnx_result(checkpoint: Path) -> dict[str, Any]:
+    return export(config_of(checkpoint))
+
+
+@pytest.fixture
+def best(checkpoint: Path, tmp_path: Path) -> Path:
+    copied = tmp_path / "checkpoints" / "best.ckpt"
+    copied.parent.mkdir()
+    copied.write_bytes(checkpoint.read_bytes())
+    return copied
+
+
+def config_of(checkpoint: Path, *overrides: str) -> DictConfig:
+    return compose([f"checkpoint='{checkpoint}'", *overrides], config_name="export")
+
+
+def logits_of(checkpoint: Path, images: Tensor) -> Tensor:
+    classifier, _ = run.rebuild(checkpoint)
+    with torch.inference_mode():
+        return classifier(images)  # type: ignore[no-any-return]
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def call(program: str, code: int = 0) -> str:
+    """What a program says, in a process of its own."""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == code, ended.stderr
+    return ended.stdout + ended.stderr
+
+
+def files_beside(checkpoint: Path) -> set[str]:
+    return {file.name for file in checkpoint.parent.iterdir()}
+
+
+def test_an_onnx_file_gives_the_logits_of_the_checkpoint(
+    checkpoint: Path, onnx_result: dict[str, Any]
+) -> None:
+    session = onnxruntime.InferenceSession(checkpoint.with_suffix(".onnx"))
+    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.type) == ("images", "tensor(uint8)")
+    assert images.shape == ["batch", 3, 32, 32]
+    assert (logits.name, logits.type) == ("logits", "tensor(float)")
+    assert logits.shape == ["batch", 10]
+    for count in (1, 3, 256):
+        (found,) = session.run(None, {"images": SOME[:count].numpy()})
+        assert_close(torch.from_numpy(found), logits_of(checkpoint, SOME[:count]))
+
+
+def test_the_result_says_what_was_measured(checkpoint: Path, onnx_result: dict[str, Any]) -> None:
+    file = checkpoint.with_suffix(".onnx")
+    assert onnx_result["output"] == str(file)
+    assert onnx_result["bytes"] == file.stat().st_size
+    assert onnx_result["checkpoint_bytes"] == checkpoint.stat().st_size
+    assert 0 <= onnx_result["largest_difference"] < 1e-4
+    assert onnx_result["images"] == 50  # of validation
+    assert onnx_result["threads"] == torch.get_num_threads()
+    for size in verify.TIMED:
+        assert onnx_result[f"eager_ms_{size}"] > 0 < onnx_result[f"file_ms_{size}"]
+
+
+@pytest.mark.usefixtures("onnx_result")
+def test_an_onnx_file_says_what_it_is_and_nothing_of_the_machine(checkpoint: Path) -> None:
+    content = checkpoint.with_suffix(".onnx").read_bytes()
+    model = onnx.load_from_string(content)
+    onnx.checker.check_model(model, full_check=True)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    classifier, _ = run.rebuild(checkpoint)
+    assert json.loads(metadata["classes"]) == list(classifier.classes)
+    assert json.loads(metadata["mean"]) == classifier.mean.flatten().tolist()
+    assert json.loads(metadata["image_size"]) == 32
+    assert (metadata["model"], metadata["data"]) == ("dilated_dw", "shapes")
+    assert [entry.version for entry in model.opset_import] == [18]
+    assert OURS.encode() not in content
+    assert TORCH.encode() not in content
+    # Of channels_last, the exporter makes a gather that other runtimes may not know.
+    assert not {node.op_type for node in model.graph.node} & {"Gather", "Transpose", "Range"}
+
+
+def test_the_command_makes_a_pt2_file_that_runs_where_this_package_is_not(best: Path) -> None:
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({EXTRA}))\n"  # none is needed
+        f"sys.argv[1:] = ['checkpoint={best}', 'format=pt2']\n"
+        f"{COMMAND}"
+    )
+    output = call(program)
+    assert "best.pt2, torch.export" in output
+    assert "Warning" not in output
+    assert files_beside(best) == {"best.ckpt", "best.pt2"}
+
+    np.save("images.npy", SOME.numpy())
+    program = (
+        "import sys, json, warnings, numpy, torch; sys.modules['cifar_lightning'] = None\n"
+        "warnings.simplefilter('error')\n"
+        "images = torch.from_numpy(numpy.load('images.npy'))\n"
+        "extra = {'metadata.json': ''}\n"
+        "network = torch.export.load('checkpoints/best.pt2', extra_files=extra).module()\n"
+        "print(json.dumps([network(images[:n]).tolist() for n in (1, 3, 256)]))\n"
+        "print(extra['metadata.json'])"
+    )
+    found, metadata = map(json.loads, call(program).splitlines())
+    assert [len(logits) for logits in found] == [1, 3, 256]
+    for logits in found:
+        assert_close(torch.tensor(logits), logits_of(best, SOME[: len(logits)]))
+    classifier, trained = run.rebuild(best)
+    assert metadata["classes"] == list(classifier.classes)
+    assert metadata["network"] == {**trained.model}
+    with zipfile.ZipFile(best.with_suffix(".pt2")) as archive:
+        content = b"".join(map(archive.read, archive.namelist()))
+    assert OURS.encode() not in content
+    assert TORCH.encode() not in content
+
+
+def test_a_safetensors_file_holds_the_weights_under_their_names(best: Path) -> None:
+    result = export(config_of(best, "format=safetensors"))
+    assert "file_ms_1" not in result  # there is no graph to run
+    classifier, trained = run.rebuild(best)
+    with safe_open(best.with_suffix(".safetensors"), framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+    expected = classifier.network.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert json.loads(metadata["classes"]) == list(classifier.classes)
+    assert json.loads(metadata["std"]) == classifier.std.flatten().tolist()
+    network = run.build_network(trained, 10, 32)
+    network.load_state_dict(weights)
+    mean, std = (torch.tensor(json.loads(metadata[k])).view(3, 1, 1) for k in ("mean", "std"))
+    with torch.inference_mode():
+        logits = network.eval()((SOME / 255 - mean) / std)
+    assert_close(logits, logits_of(best, SOME))
+
+
+@pytest.mark.parametrize("kind", NEEDS)
+@pytest.mark.parametrize("model", ["airbench94", "dilated_dw", "residual_dw_257k"])
+def test_every_network_exports_whatever_the_classes_and_the_size(
+    kind: str, model: str, tmp_path: Path
+) -> None:
+    config = compose([f"model={model}", "data=shapes"])
+    networks = [run.build_network(config, num_classes=4, image_size=40) for _ in range(2)]
+    classifier = Classifier(
+        networks[0],
+        classes=["a", "b", "c", "ü"],
+        image_size=40,
+        mean=[0.5, 0.4, 0.3],
+        std=[0.25, 0.2, 0.1],
+        optimizer=torch.optim.SGD,
+        scheduler=linear_schedule,
+        augment=Augment(),
+    ).eval()
+    file = tmp_path / f"four.{kind}"
+    file.write_bytes(formats.make_file(kind, classifier, verify.describe(classifier, config)))
+    runs = formats.run_file(kind, file, networks[1])
+    images = torch.randint(0, 256, (9, 3, 40, 40), dtype=torch.uint8)
+    assert runs(images).shape == (9, 4)
+    with torch.inference_mode():
+        assert_close(runs(images), classifier(images))
+
+
+def test_without_validation_training_images_are_checked_on(
+    tiny: Callable[..., DictConfig],
+) -> None:
+    data = run.build_data(tiny("data.val_size=0"))
+    assert torch.equal(verify.real_images(data), data.train.images[data.train_index])
+
+
+def test_what_differs_by_more_than_the_tolerance_is_not_kept(best: Path) -> None:
+    before = best.with_suffix(".onnx")
+    before.write_text("an earlier file")
+    message = call(f"import sys; sys.argv[1:] = ['checkpoint={best}', 'tolerance=0']\n{COMMAND}", 1)
+    assert "Error: The logits of the onnx file differ from PyTorch's by up to" in message
+    assert "tolerance=0.0e+00" in message
+    assert "Traceback" not in message
+    assert before.read_text() == "an earlier file"
+    assert files_beside(best) == {"best.ckpt", "best.onnx"}
+
+
+def test_what_gives_no_numbers_is_not_exported(best: Path) -> None:
+    def ruin(content: dict[str, Any]) -> None:
+        content["state_dict"]["network.layers.21.weight"][3] = 3e38  # a number, just so
+
+    with pytest.raises(UserError, match="logits are not numbers"):
+        export(config_of(changed(best, ruin), "tolerance=1e9"))
+    assert files_beside(best) == {"best.ckpt"}
+
+
+def test_a_file_that_gives_no_numbers_differs(best: Path) -> None:
+    classifier, _ = run.rebuild(best)
+    for at in (0, 200):  # in every batch, in that of 256 alone
+
+        def broken(images: Tensor, at: int = at) -> Tensor:
+            logits = classifier(images)
+            logits[at : at + 1] = float("nan")
+            return logits  # type: ignore[no-any-return]
+
+        difference = verify.largest_difference(broken, classifier, SOME)
+        assert np.isnan(difference)
+
+
+def test_a_file_that_gives_no_numbers_is_not_kept(
+    best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_file(kind: str, file: Path, network: nn.Module) -> formats.Run:
+        assert file.stat().st_size > 0
+        return lambda images: torch.full((len(images), 10), float("nan"))
+
+    monkeypatch.setattr(formats, "run_file", run_file)
+    with pytest.raises(UserError, match="differ from PyTorch's by up to nan"):
+        export(config_of(best, "format=safetensors", "tolerance=1e9"))
+    assert files_beside(best) == {"best.ckpt"}
+
+
+def test_a_network_that_cannot_be_exported_says_why(best: Path) -> None:
+    class Unsteady(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if images.mean() > 0:
+                return images.mean((2, 3))
+            return images.amax((2, 3))
+
+    classifier, trained = run.rebuild(best)
+    classifier.network = Unsteady()
+    metadata = verify.describe(classifier, trained)
+    for kind in ("onnx", "pt2"):
+        with (
+            pytest.raises(UserError, match=r"(?s)unsteady: .*data-dependent.*HYDRA_FULL_ERROR"),
+            verify.one_message("unsteady"),
+        ):
+            formats.make_file(kind, classifier, metadata)
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["format=tflite"], "format=tflite is none of onnx, pt2, safetensors."),
+        (["output=best.pt2"], r"output=best.pt2: .* ends in \.onnx"),
+        (["format=pt2", "output=folder"], r"output=folder: .* ends in \.pt2"),
+        (["tolerance=small"], "tolerance=small"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_done(
+    typed: list[str], message: str, best: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        export(config_of(best, *typed))
+    assert files_beside(best) == {"best.ckpt"}
+
+
+def test_a_checkpoint_is_never_written_over(best: Path) -> None:
+    renamed = best.rename(best.with_suffix(".onnx"))
+    content = renamed.read_bytes()
+    with pytest.raises(UserError, match="is the checkpoint itself"):
+        export(config_of(renamed))
+    assert renamed.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing"),
+    [("onnx", "onnx"), ("onnx", "onnxscript"), ("onnx", "onnxruntime")],
+)
+def test_without_the_extra_it_says_what_to_install(kind: str, missing: str) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.modules['torch'] = None\n"
+        f"sys.argv[1:] = ['checkpoint=none.ckpt', 'format={kind}']\n"
+        f"{COMMAND}"
+    )
+    message = call(program, code=1)
+    assert f"format={kind} needs {missing}," in message
+    assert "pip install 'cifar-lightning[export]'" in message
+    assert "make setup" in message
+    assert "Traceback" not in message
+
+
+def test_images_of_validation_are_checked_on_never_those_of_test(
+    tiny: Callable[..., DictConfig],
+) -> None:
+    data = run.build_data(tiny("data.val_size=60"))  # as many as of test
+    assert data.val is not None
+    assert torch.equal(verify.real_images(data), data.val.images)
+    assert not torch.equal(data.val.images, data.test.images)
+
+
+def test_it_is_the_file_that_is_timed(best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    run_file = formats.run_file
+
+    def watched(kind: str, file: Path, network: nn.Module) -> formats.Run:
+        runs = run_file(kind, file, network)
+
+        def counted(images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return runs(images)
+
+        return counted
+
+    monkeypatch.setattr(formats, "run_file", watched)
+    export(config_of(best, "format=pt2"))
+    for size in verify.TIMED:
+        assert sizes.count(size) > verify.CHECKED[size]

@@ -1,0 +1,382 @@
+"""Predictions of image files, in this process."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from data_sets import small_data_set, write_folder
+from PIL import Image
+from rich import get_console
+
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
+from cifar_lightning.data import ImageData
+from cifar_lightning.errors import UserError
+from cifar_lightning.predict import classify, main, predict, predictions
+from cifar_lightning.run.inference import Inference
+from cifar_lightning.tracking.plots import captioned_grid
+from cifar_lightning.train import train
+
+Start = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    train(compose([*TINY, "target_accuracy=null"], folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(trained: Path) -> ImageData:
+    _, config = run.rebuild(trained / "checkpoints" / "best.ckpt")
+    return run.build_data(config)
+
+
+@pytest.fixture
+def start(trained: Path) -> Start:
+    def predict_with(*overrides: str) -> dict[str, Any]:
+        checkpoint = f"checkpoint='{trained}/checkpoints/best.ckpt'"
+        return predict(compose([checkpoint, "trainer.gpus=0", *overrides], config_name="predict"))
+
+    return predict_with
+
+
+@pytest.fixture
+def photos(tmp_path: Path, data: ImageData) -> Path:
+    """The test images of the training as files, numbered from 0."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, image in enumerate(data.test.images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def rows(table: str | Path) -> list[dict[str, str]]:
+    with Path(table).open(newline="", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_are_those_of_the_training(
+    start: Start, photos: Path, trained: Path, data: ImageData
+) -> None:
+    result = start("images=photos", "output=new/table.csv", "batch_size=25")
+    assert (result["images"], result["broken"], result["left_out"]) == (60, {}, 0)
+    table = rows("new/table.csv")
+    assert list(table[0]) == [
+        "image",
+        "class",
+        "probability",
+        "class2",
+        "probability2",
+        "class3",
+        "probability3",
+    ]
+    assert [row["image"] for row in table] == [f"photos/{number}.png" for number in range(60)]
+    classifier, config = run.rebuild(trained / "checkpoints" / "best.ckpt")
+    logits = Inference(classifier, 0, config.trainer.precision).logits(data.test.images, 25)
+    likeliest = logits.softmax(1).sort(dim=1, descending=True, stable=True)
+    for number, key in enumerate(("", "2", "3")):
+        expected = [data.classes[i] for i in likeliest.indices[:, number].tolist()]
+        assert [row[f"class{key}"] for row in table] == expected
+        probabilities = [float(row[f"probability{key}"]) for row in table]
+        assert probabilities == pytest.approx(likeliest.values[:, number].tolist(), abs=6e-7)
+    labels = [data.classes[label] for label in data.test.labels.tolist()]
+    right = sum(row["class"] == label for row, label in zip(table, labels, strict=True))
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert right / 60 == pytest.approx(metrics["test/acc"], abs=1e-6)
+
+
+def test_json_lines_hold_the_same(start: Start, photos: Path) -> None:
+    start("images='photos/1*.png'", "output=a.csv")
+    start("images='photos/1*.png'", "output=b.jsonl")
+    lines = [json.loads(line) for line in Path("b.jsonl").read_text().splitlines()]
+    assert [{k: str(v) for k, v in line.items()} for line in lines] == rows("a.csv")
+    assert all(isinstance(line["probability"], float) for line in lines)
+
+
+def test_without_an_output_a_folder_is_made(start: Start, photos: Path) -> None:
+    result = start("images=photos/7.png")
+    (folder,) = Path("runs/predict").iterdir()
+    assert folder.name.endswith("_dilated_dw")
+    assert {file.name for file in folder.iterdir()} == {"predictions.csv", "predictions.png"}
+    assert result["output"] == str(folder / "predictions.csv")
+
+
+def test_the_contact_sheet_shows_some_of_many(
+    start: Start, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+
+    def watched(images: Any, captions: list[str], title: str, columns: int) -> Any:
+        drawn.update(images=images, captions=captions, title=title)
+        return captioned_grid(images, captions, title, columns)
+
+    monkeypatch.setattr(predictions, "captioned_grid", watched)
+    (photos / "3.png").write_text("broken")
+    start("images=photos", "output=t.csv")
+    with Image.open("t.png") as sheet:
+        assert sheet.size[0] == 1200
+    assert drawn["title"] == "48 of 59 images, spread over all of them"
+    table = {Path(row["image"]).name: row for row in rows("t.csv")}
+    assert len(set(drawn["captions"])) == 48
+    for image, caption in zip(drawn["images"], drawn["captions"], strict=True):
+        pick, name = caption.split("\n")
+        assert np.array_equal(image, np.asarray(Image.open(photos / name)))
+        assert pick == f"{table[name]['class']} {float(table[name]['probability']):.1%}"
+    start("images='photos/1?.png'", "output=u.csv")
+    assert drawn["title"] == "10 of 10 images"
+
+    # Of very many, every so many; which of them are broken does not matter.
+    monkeypatch.setattr(classify, "ON_SHEET", 6)
+    for number in range(2, 60, 2):
+        (photos / f"{number}.png").write_text("broken")
+    start("images=photos", "output=v.csv")
+    assert drawn["title"] == "6 of 30 images, spread over all of them"
+    shown = [caption.split("\n")[1] for caption in drawn["captions"]]
+    positions = [[Path(r["image"]).name for r in rows("v.csv")].index(name) for name in shown]
+    assert positions == sorted(set(positions))
+    assert positions[0] == 0
+    assert positions[-1] > 20
+
+
+def typed(*arguments: str) -> Any:
+    """The exit code of the command with these arguments."""
+    sys.argv = ["predict", *arguments]
+    try:
+        main()
+    except SystemExit as ending:
+        return ending.code
+    return 0
+
+
+def test_broken_images_are_named_and_the_others_answered(
+    photos: Path,
+    trained: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    monkeypatch.setattr(get_console(), "width", 100)
+    for number in range(10, 22):
+        (photos / f"{number}.png").write_bytes(b"")
+    (photos / "2.png").write_text("hello")
+    (photos / "notes.txt").touch()
+    (photos / "gone.png").symlink_to("nowhere")
+    Path("t.csv").touch()  # an earlier output
+    checkpoint = f"checkpoint={trained}/checkpoints/best.ckpt"
+    assert typed(checkpoint, "images=photos", "output=t.csv") == 0
+    assert len(rows("t.csv")) == 47
+    shown = capsys.readouterr().out
+    assert "images     47 of 61" in shown
+    assert "skipped    photos/2.png: no image of a known format" in shown
+    assert "skipped    photos/18.png: the file is empty\nskipped    4 more\n" in shown
+    assert "photos/19.png" not in shown
+    assert "left out   1 other file: .txt" not in shown
+    assert "left out   1 other file: 1 .txt" in shown
+    assert "… and 27 more" in shown
+
+
+def test_if_none_can_be_read_nothing_is_written(
+    photos: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    for file in photos.iterdir():
+        file.write_bytes(file.read_bytes()[:50])
+    checkpoint = f"checkpoint={trained}/checkpoints/best.ckpt"
+    for output in ("output=t.csv", "output=new/t.csv", "batch_size=8"):
+        message = typed(checkpoint, "images=photos", output)
+        assert "None of the 60 images could be read.\nphotos/0.png: " in message
+        assert message.endswith("\n50 more")
+    assert [file.name for file in Path.cwd().iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["two words", "a=b, c", "it's", 'say "hi"', "ü 猫", "x(1)", "a[1]", "{b}", "back\\slash"],
+)
+def test_odd_names_can_be_typed(
+    photos: Path, trained: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [])
+    folder = photos.rename(photos.with_name(name))
+    (folder / "0.png").rename(folder / f"{name}.png")
+    checkpoint = f"checkpoint={trained}/checkpoints/best.ckpt"
+    assert typed(checkpoint, f"images={name}/{name}.png", f"output={name}.csv") == 0
+    assert [row["image"] for row in rows(f"{name}.csv")] == [f"{name}/{name}.png"]
+
+
+def test_names_of_any_bytes_come_back(
+    start: Start, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = [os.fsdecode(name) for name in (b"\xff.png", b"a\nb\r\x1b[31m.png", b'"$x_{$",.png')]
+    for number, name in enumerate(odd):
+        (photos / f"{number}.png").rename(photos / name)
+    (photos / os.fsdecode(b"broken\n\xff.png")).touch()
+    expected = {f"photos/{name}" for name in odd}
+    start("images=photos", "output=t.csv")
+    assert {row["image"] for row in rows("t.csv")} > expected
+    shown = capsys.readouterr().out
+    assert (
+        "broken\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.png: the file is empty" in shown
+    )
+    assert "\x1b[31m" not in shown
+    start("images=photos", "output=t.jsonl")
+    lines = Path("t.jsonl").read_text().splitlines()
+    assert {json.loads(line)["image"] for line in lines} > expected
+
+
+def test_what_pillow_warns_of_is_no_noise(
+    start: Start, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # pytest makes an error of the warning
+    Image.new("RGB", (50, 50)).save(photos / "60.png")
+    result = start("images=photos", "output=t.csv")
+    assert result["images"] == 60
+    assert result["broken"] == {"photos/60.png": "more than 2,000 pixels"}
+
+
+MISTAKES = {
+    ("images=null",): r"Which images\? As in: images=photos",
+    ("images=nowhere",): r"images=nowhere: there is no such file or folder, and no file of such a",
+    ("images='photos/*.jpg'",): r"photos/\*\.jpg: there is no such",
+    ("images=empty",): r"images=empty: this folder is empty\.",
+    ("images=notes",): r"no image is in this folder, but 2 other files: 2 \.txt\.",
+    ("images=photos", "output=t.txt"): r"output=t\.txt ends neither in \.csv .* nor \.jsonl",
+    ("images=photos", "output=photos"): r"output=photos ends neither",
+    ("images=photos", "output=folder.csv"): r"folder\.csv is a folder",
+    ("images=photos", "output=photos/1.csv"): r"overwrite photos/1\.png, which is one of the",
+    ("images=photos", "output=linked.csv"): r"overwrite linked\.png, which is one of the images",
+    ("images='*.csv'", "output=an_image.csv"): r"overwrite an_image\.csv, which is one of the",
+    ("images=photos", "output=mine.csv"): r"overwrite mine\.png with a contact sheet",
+    ("images=photos", "output=labels.csv"): r"overwrite labels\.csv, which is no earlier table",
+    ("images=photos", "output=labels.jsonl"): r"overwrite labels\.png with a contact sheet",
+    ("images=photos", "output=mine.png/t.csv"): r"mine\.png is a file, where a folder is needed",
+    ("images=[a,b]",): r"images=\['a', 'b'\] should be a valid string",
+    ("images=photos", "batch_size=0"): r"batch_size=0 is not a count from 1",
+    ("images=photos", "batch_size=x"): r"batch_size=x should be a valid integer",
+    ("images=photos", "trainer.precision=bad"): r"Precision 'bad' is invalid",
+    ("images=photos", "checkpoint=nowhere.ckpt"): r"checkpoint=nowhere\.ckpt: there is no such",
+    ("images=photos", "checkpoint=null"): r"Which checkpoint\?",
+}
+
+
+@pytest.mark.parametrize("overrides", MISTAKES, ids=" ".join)
+def test_a_mistake_is_named_before_an_image_is_read(
+    start: Start, photos: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    for name in ("empty", "notes", "folder.csv"):
+        Path(name).mkdir()
+    for name in ("notes/a.txt", "notes/b.txt", "mine.png"):
+        Path(name).touch()
+    Path("labels.csv").write_text("image,label\n1.png,cat\n")
+    Path("labels.png").touch()
+    Path("linked.png").symlink_to("photos/1.png")
+    (photos / "2.png").rename("an_image.csv")
+    before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
+    monkeypatch.setattr(classify, "decode_image", None)
+    with pytest.raises(UserError, match=MISTAKES[overrides]):
+        start(*overrides)
+    after = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_an_earlier_output_is_replaced(start: Start, photos: Path) -> None:
+    start("images=photos/1.png", "output=t.csv")
+    start("images=photos/2.png", "output=t.csv")
+    assert [row["image"] for row in rows("t.csv")] == ["photos/2.png"]
+    for output in ("T.CSV", "t.jsonl"):
+        start("images=photos/1.png", f"output={output}")
+        start("images=photos/1.png", f"output={output}")
+    Path("t.csv").write_bytes(b"\xef\xbb\xbf" + Path("t.csv").read_bytes())  # as Excel saves it
+    start("images=photos/2.png", "output=t.csv")
+    start("images=photos/2.png", "output=t.jsonl")
+    assert [json.loads(line)["image"] for line in Path("t.jsonl").read_text().splitlines()] == [
+        "photos/2.png"
+    ]
+
+
+def test_a_checkpoint_does_not_choose_the_folder(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["hyper_parameters"]["config"]["choices"]["model"] = "a/../../../out"
+    torch.save(content, "odd.ckpt")
+    overrides = ("checkpoint=odd.ckpt", "images=photos/1.png", "trainer.gpus=0")
+    output = predict(compose(prepare_arguments(overrides), config_name="predict"))["output"]
+    (table,) = Path("runs").rglob("*.csv")
+    assert Path(output) == table
+    assert table.parent.parent == Path("runs/predict")
+
+
+def test_many_images_come_in_whole_batches(
+    start: Start, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start("images=photos", "output=a.csv", "batch_size=7")
+    counts = []
+    logits = Inference.logits
+
+    def watched(inference: Inference, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+        counts.append(len(images))
+        return logits(inference, images, batch_size)
+
+    monkeypatch.setattr(Inference, "logits", watched)
+    monkeypatch.setattr(classify, "CHUNK", 25)
+    start("images=photos", "output=b.csv", "batch_size=7")
+    assert counts == [21, 21, 18]
+    assert rows("a.csv") == rows("b.csv")
+
+
+def test_after_ctrl_c_everything_is_as_it_was(
+    start: Start, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("t.csv").write_text(earlier := f"{','.join(predictions.COLUMNS)}\n")
+    before = set(Path().rglob("*"))
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Inference, "logits", interrupted)
+    for output in ("output=t.csv", "output=null"):
+        with pytest.raises(KeyboardInterrupt):
+            start("images=photos", output)
+    assert set(Path().rglob("*")) == before
+    assert Path("t.csv").read_text() == earlier
+
+
+def test_of_equally_likely_classes_the_first_counts(trained: Path, photos: Path) -> None:
+    classifier, _ = run.rebuild(trained / "checkpoints" / "best.ckpt")
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.zero_()
+    found = classify.classify([photos / "1.png"], Inference(classifier, 0, "32-true"), 8)
+    assert [found.rows[0][key] for key in ("class", "class2", "class3")] == list(
+        classifier.classes[:3]
+    )
+    assert found.rows[0]["probability"] == 0.1
+
+
+def test_of_two_classes_the_third_pick_is_blank(start: Start, tmp_path: Path, photos: Path) -> None:
+    write_folder(tmp_path / "set", small_data_set())
+    folder = ["data=folder", f"data.path={tmp_path}/set", "data.batch_size=4", "data.val_size=4"]
+    tiny = [override for override in TINY if not override.startswith("data")]
+    train(compose([*tiny, *folder, "target_accuracy=null"], tmp_path / "two"))
+    for output in ("t.csv", "t.jsonl"):
+        start(
+            f"checkpoint={tmp_path}/two/checkpoints/best.ckpt", "images=photos", f"output={output}"
+        )
+    row = rows("t.csv")[0]
+    assert {row["class"], row["class2"]} == {"cat", "dog"}
+    assert float(row["probability"]) + float(row["probability2"]) == pytest.approx(1, abs=2e-6)
+    assert (row["class3"], row["probability3"]) == ("", "")
+    line = json.loads(Path("t.jsonl").read_text().splitlines()[0])
+    assert (line["class3"], line["probability3"]) == (None, None)

@@ -1,0 +1,608 @@
+"""The report of a run and of a multirun, as files and as pages in a browser."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
+from programs import read_json, run_command
+
+from cifar_lightning.config.compose import compose
+from cifar_lightning.config.overrides import prepare_arguments
+from cifar_lightning.errors import UserError
+from cifar_lightning.evaluate import evaluate
+from cifar_lightning.report import evaluated, many_runs, one_run, report
+from cifar_lightning.report.commands import train_command
+from cifar_lightning.report.groups import best_run, groups_of, verdict
+from cifar_lightning.tracking.run_folder import Run, find_folder, read_run, run_folders
+
+HOSTILE = '"><script>alert("run")</script><img src=x onerror=alert(1)>|`x`'
+
+
+def write(folder: Path, **overrides: Any) -> Path:
+    return report(compose([f"run='{folder}'"], config_name="report", **overrides))
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multirun from the command line: two recipes with two seeds each, and two that failed."""
+    folder = tmp_path_factory.mktemp("many")
+    options = ("seed=3,4", "optimizer.lr=0.02,0.002,-1")
+    target = ("target_accuracy=0.001", "target_confidence=0.5")
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    ended = run_command("train", "-m", *TINY, *options, *target, cwd=folder, env=env)
+    assert ended.returncode == 1, ended.stdout  # of those that failed
+    (sweep,) = folder.glob("runs/train/*_sweep")
+    return sweep
+
+
+@pytest.fixture(scope="module")
+def trained(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that reached its target and was evaluated."""
+    folder = tmp_path_factory.mktemp("one") / "2026-11-24_04-02-06-075450_a run"
+    shutil.copytree(swept / "0", folder)
+    checkpoint = f"checkpoint='{folder}/checkpoints/best.ckpt'"
+    evaluate(compose([checkpoint, "trainer.gpus=0"], config_name="evaluate"))
+    return folder
+
+
+@pytest.fixture
+def one(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / trained.name)
+
+
+@pytest.fixture
+def many(swept: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(swept, tmp_path / swept.name)
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "metrics.json")
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_page_of_a_run_says_what_it_found(one: Path) -> None:
+    page = write(one)
+    assert page == one / "report.html"
+    html, metrics = page.read_text().replace("\xa0", " "), metrics_of(one)
+    for text in (
+        "dilated_dw on shapes, seed 3",
+        f"{metrics['test/acc']:.2%}".replace("%", " % test accuracy"),
+        "It reached its target of 0.1 % after 1 epoch",
+        "these are not CIFAR-10 figures",
+        "reached: epoch 1,",
+        "target on validation 0.1%",
+        metrics["device"],
+        "target_confidence: 0.5",  # of the configuration
+        "Confusion matrix",
+        "most often taken for",
+        "Accuracy under corruptions",
+    ):
+        assert text in html, text
+    assert (
+        html.count("<img ") == len({path.name for path in one.glob("*/*.png")}) - 1
+    )  # the curves are drawn anew
+    assert len(html) < 2e6
+    (row,) = rows_of(one / "report.csv")
+    assert float(row["test/acc"]) == metrics["test/acc"]
+    assert (row["seed"], row["status"], row["data"]) == ("3", "finished", "shapes")
+
+
+def test_nothing_in_a_page_comes_from_elsewhere(one: Path, many: Path) -> None:
+    for page in (write(one), write(many)):
+        loaded = re.findall(r'(?:src|href|url\()\s*=?\s*["\']?([a-z]+:)', page.read_text())
+        assert set(loaded) <= {"data:"}
+
+
+def test_markdown_has_the_same_and_its_pictures_exist(one: Path, many: Path) -> None:
+    write(one)
+    text = (one / "report.md").read_text()
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(pictures) == len({path.name for path in one.glob("*/*.png")})
+    assert all((one / picture).is_file() for picture in pictures)
+    assert f"    {train_command(read_run(one).overrides)}\n" in text
+    write(many)
+    text = (many / "report.md").read_text()
+    (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert (many / picture).stat().st_size > 1000
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+    assert "\n| [5](5/) | -1 |" in text
+
+
+def test_a_multirun_names_the_best_and_sums_up_over_seeds(many: Path) -> None:
+    html = write(many).read_text()
+    metrics = {name: metrics_of(many / name) for name in ("0", "1", "3", "4")}
+    best = max(metrics, key=lambda name: metrics[name]["val/acc"])
+    assert f"The best run is {best} (optimizer.lr=" in html
+    assert "6 runs: 4 finished, " in html
+    for first, second in (("0", "3"), ("1", "4")):
+        accuracies = [100 * metrics[name]["test/acc"] for name in (first, second)]
+        mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
+        assert f"{mean:.2f} ± {sd:.2f} %" in html
+    rows = rows_of(many / "report.csv")
+    assert [row["run"] for row in rows] == list("012345")
+    assert [row["optimizer.lr"] for row in rows] == ["0.02", "0.002", "-1"] * 2
+    assert [float(r["test/acc"]) for r in rows if r["test/acc"]] == [
+        metrics[name]["test/acc"] for name in metrics
+    ]
+    command = "-m cifar_lightning.train -m data=shapes"
+    assert command in html
+    assert "optimizer.lr=0.02,0.002,-1" in html
+
+
+def test_jobs_that_failed_are_named_with_the_message_that_ended_them(many: Path) -> None:
+    html = write(many).read_text()
+    for number in (2, 5):
+        reason = "optimizer: lr must not be negative, not -1"
+        assert f"<b>Run {number}</b>, failed: {reason}" in html
+    assert "6 runs: 4 finished, 2 failed." in html
+
+
+def test_the_reason_is_the_last_error_of_this_package_in_the_log(many: Path) -> None:
+    log = many / "2" / "train.log"
+    log.write_text(
+        "2026-11-24 04:34:30,918 INFO a.b: fine\n"
+        "2026-11-24 04:34:31,918 ERROR cifar_lightning.cli: The network <breaks> the budget.\n"
+        "Change it.\n"
+        "HYDRA_FULL_ERROR=1 shows where it was raised.\n"
+        "Traceback (most recent call last):\n"
+        '  File "x.py", line 1\n'
+        "2026-11-24 04:34:32,918 ERROR wandb.sdk: no network\n"
+    )
+    (many / "5" / "train.log").unlink()
+    html = write(many).read_text()
+    assert "<b>Run 2</b>, failed: The network &lt;breaks&gt; the budget.\nChange it.</li>" in html
+    assert "<b>Run 5</b>, not finished: it still runs, failed or was killed" in html
+    assert "6 runs: 4 finished, 1 failed, 1 not finished." in html
+
+
+def test_a_multirun_without_a_finished_run_has_a_page(many: Path) -> None:
+    for metrics in many.glob("*/metrics.json"):
+        metrics.unlink()
+    assert "No run is finished" in write(many).read_text()
+
+
+def test_an_interrupted_run_is_listed_and_not_counted(many: Path) -> None:
+    metrics = metrics_of(many / "0") | {
+        "stopped_by": "interrupted",
+        "test/acc": None,
+    }
+    (many / "0" / "metrics.json").write_text(json.dumps(metrics | {"val/acc": 1.0}))
+    html = write(many).read_text()
+    assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
+    assert "The best run is 0" not in html
+    assert "Interrupted before its test" in write(many / "0").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("metrics.json", "{", "metrics.json cannot be read: "),
+        ("metrics.json", "[1]", "metrics.json cannot be read: "),
+        ("metrics.csv", "epoch\nx\n", "metrics.csv cannot be read: "),
+        ("evaluation/evaluation.json", "", "evaluation.json cannot be read: "),
+        (".hydra/config.yaml", "a: [", "config.yaml cannot be read: "),
+        (".hydra/overrides.yaml", "- a: [", "overrides.yaml cannot be read: "),
+        ("evaluation/evaluation.json", '{"test/acc_by_class": {"a": "b"}, "robustness": 3}', ""),
+        ("evaluation/evaluation.json", '{"test/acc_by_class": 3, "test/acc": "?"}', ""),
+        ("metrics.json", '{"test/acc": NaN, "epochs": "x", "seed": null}', ""),
+        ("metrics.csv", "", ""),
+        ("metrics.csv", "epoch,step,val/acc\n1,6\n", "metrics.csv cannot be read: "),
+        ("metrics.csv", "epoch,step\n1,6,7\n", "metrics.csv cannot be read: "),
+        ("evaluation/evaluation.json", '{"robustness": {"noise": {"acc": 5}, "mean_acc": []}}', ""),
+    ],
+)
+def test_a_damaged_file_is_no_end(one: Path, file: str, content: str, problem: str) -> None:
+    (one / file).write_text(content)
+    assert problem in write(one).read_text()
+    assert len(read_run(one).problems) == bool(problem)
+
+
+def test_values_of_any_kind_are_no_end_of_a_multirun(many: Path) -> None:
+    (many / "0" / "metrics.json").write_text('{"data": {"a": 1}, "model": [2], "epochs": {}}')
+    assert "6 runs: 4 finished, 2 failed." in write(many).read_text()
+
+
+def test_an_evaluation_says_what_it_was_of(one: Path) -> None:
+    file = one / "evaluation" / "evaluation.json"
+    # As many threads as the training had may not be those of the tests.
+    results = json.loads(file.read_text()) | {"device": metrics_of(one)["device"]}
+    html = write(one).read_text()
+    for text in (
+        "mean with the mirror image",
+        f"{results['test/top2_flip']:.2%}".replace("%", " %"),
+    ):
+        assert text in html.replace("\xa0", " ")
+    doubts = ("trained and tested on", "own test has")
+    assert not any(doubt in html for doubt in doubts)
+    file.write_text(json.dumps(results | {"data": "folder", "checkpoint": "/x/last.ckpt"}))
+    html = write(one).read_text()
+    assert "Measured on data=folder; the run was trained and tested on data=shapes." in html
+    assert "<dt>checkpoint</dt><dd>last.ckpt</dd>" in html
+    file.write_text(json.dumps(results | {"test/acc": 0.999}))
+    assert "own test has" in write(one).read_text()
+    file.write_text(json.dumps(results | {"test/acc": 0.999, "precision": "64-true"}))
+    assert "own test has" not in write(one).read_text()
+
+
+def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
+    for name in ("report.html", "report.md", "report.csv"):
+        before = {file: file.stat().st_mtime_ns for file in one.iterdir()}
+        (one / name).write_text("what I think of it")
+        with pytest.raises(UserError, match=rf"{name} is no earlier report"):
+            write(one)
+        (one / name).unlink()
+        assert {file: file.stat().st_mtime_ns for file in one.iterdir()} == before
+    write(one)
+    write(one)
+
+
+def test_a_run_without_a_record_of_what_was_typed_claims_no_command(one: Path) -> None:
+    shutil.rmtree(one / ".hydra")
+    page = write(one)
+    for text in (page.read_text(), page.with_suffix(".md").read_text()):
+        assert "Not recorded." in text
+        assert "cifar_lightning.train" not in text
+        assert "everything is the default" not in text
+
+
+def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
+    again = one / ".hydra" / "resumed_2026-11-25_00-00-00-000000"
+    again.mkdir()
+    log = one / "train.log"
+    log.write_text("2026-11-24 23:59:59,999 ERROR cifar_lightning.cli: Before.\n")
+    assert read_run(one).status == "finished"
+    # The test's row has the whole epoch, where the training ended in the middle of one.
+    metrics = metrics_of(one)
+    (one / "metrics.json").write_text(json.dumps(metrics | {"epochs": 0.333333}))
+    with (one / "metrics.csv").open() as file:
+        kept = list(csv.DictReader(file))
+    for row in kept:
+        row["epoch"] = "1" if row["test/acc"] else "0.33333334"
+    with (one / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, kept[0])
+        writer.writeheader()
+        writer.writerows(kept)
+    assert read_run(one).status == "finished"
+    with (one / "metrics.csv").open("a") as file:
+        heading = (one / "metrics.csv").read_text().splitlines()[0].split(",")
+        file.write(",".join("99" if key == "epoch" else "" for key in heading) + "\n")
+    assert read_run(one).status == "not finished"
+    with log.open("a") as file:
+        file.write("2026-11-25 00:00:01,000 ERROR cifar_lightning.cli: After.\n")
+    assert (read_run(one).status, read_run(one).reason) == ("failed", "After.")
+
+
+def test_names_with_dollar_signs_are_no_formulas(one: Path, many: Path) -> None:
+    for run in ("0", "1"):
+        (many / run / ".hydra" / "overrides.yaml").write_text(f"['model=$\\foo_{run}$']")
+    write(many)
+    svg = write(many).read_text()
+    assert "$\\foo_0$" in svg
+
+
+def test_a_run_without_an_evaluation_says_how_to_make_one(one: Path) -> None:
+    shutil.rmtree(one / "evaluation")
+    checkpoint = shlex.quote(f"checkpoint={one}/checkpoints/best.ckpt")
+    html = write(one).read_text()
+    assert f"python -m cifar_lightning.evaluate {checkpoint}".replace("'", "&#39;") in html
+
+
+def test_the_target_line_is_where_the_metrics_have_it(one: Path) -> None:
+    metrics = metrics_of(one) | {"target_val_acc": 0.123}
+    (one / "metrics.json").write_text(json.dumps(metrics))
+    assert "target on validation 12.3%" in write(one).read_text()
+
+
+def test_what_was_typed_is_typed_again() -> None:
+    typed = ["data=folder", "data.path=a b/[1],c'd=e", "seed=1", "+trainer.x='y z'"]
+    prepared = prepare_arguments(typed)
+    assert shlex.split(train_command(prepared))[3:] == typed
+    sweep = ["data.path=a,b", "resume=gone.ckpt"]
+    assert shlex.split(train_command(sweep, multirun=True))[3:] == ["-m", *sweep]
+
+
+def test_a_resumed_run_shows_both_commands(one: Path) -> None:
+    again = one / ".hydra" / "resumed_2026-11-25_00-00-00-000000"
+    again.mkdir()
+    last = one / "checkpoints" / "last.ckpt"
+    overrides = prepare_arguments(["trainer.max_epochs=9", "target_accuracy=null"])
+    (again / "overrides.yaml").write_text(json.dumps([f"resume='{last}'", *overrides]))
+    html = write(one).read_text()
+    assert "It went on, in the same folder, with:" in html
+    assert "trainer.max_epochs=9 target_accuracy=null" in html
+    assert read_run(one).settings["trainer.max_epochs"] == "9"
+    assert "It trained without a target" in html
+
+
+def a_run(name: str, *overrides: str, **metrics: Any) -> Run:
+    figures = {"data": "cifar10", "test/acc": 0.5} | metrics
+    figures = {key.replace("_", "/"): value for key, value in figures.items()}
+    return Run(Path(name), name, "finished", "", list(overrides), metrics=figures)
+
+
+def test_runs_are_grouped_by_everything_but_the_seed() -> None:
+    runs = [
+        a_run("0", "optimizer=sgd", "seed=0", "data=x", val_acc=0.70, test_acc=0.9),
+        a_run("1", "seed=0", "optimizer=muon", "data=x", val_acc=0.80),
+        a_run("2", "optimizer=sgd", "seed=1", "data=x", val_acc=0.72, test_acc=0.9),
+        a_run("3", "data=x", "optimizer=muon", "seed=1", val_acc=0.84),
+        a_run("4", "data=x", val_acc=None),
+    ]
+    groups = groups_of(runs)
+    assert [group.name for group in groups] == ["optimizer=muon", "optimizer=sgd", "the defaults"]
+    assert [[run.name for run in group.members] for group in groups] == [
+        ["1", "3"],
+        ["0", "2"],
+        ["4"],
+    ]
+    assert groups[0].says("val/acc") == "82.00 ± 2.83 %"
+    assert best_run(runs) is runs[3]  # though the test accuracy of others is better
+    text = " ".join(verdict(runs, groups))
+    assert "It leads optimizer=sgd by 11.00 points (standard error 2.24)." in text
+    assert "the test images are not for choosing" in text
+
+
+def test_one_seed_has_no_standard_deviation_and_a_small_lead_is_called_small() -> None:
+    runs = [a_run("0", "lr=1", val_acc=0.81), a_run("1", "lr=2", val_acc=0.80)]
+    assert groups_of(runs)[0].says("val/acc") == "81.00 %"
+    assert "±" not in " ".join(verdict(runs, groups_of(runs)))
+    more = [*runs, a_run("2", "lr=1", val_acc=0.79), a_run("3", "lr=2", val_acc=0.806)]
+    assert "do not tell them apart" in " ".join(verdict(more, groups_of(more)))
+
+
+def test_without_validation_or_over_several_data_none_is_the_best() -> None:
+    blind = [a_run("0", "seed=0", val_acc=None), a_run("1", "seed=1", val_acc=None)]
+    assert "nothing to choose the best by" in verdict(blind, groups_of(blind))[0]
+    mixed = [a_run("0", val_acc=0.9, data="shapes"), a_run("1", val_acc=0.5, data="folder")]
+    assert "different data (folder, shapes)" in verdict(mixed, groups_of(mixed))[0]
+
+
+def test_the_newest_run_or_multirun_is_the_one(many: Path, one: Path) -> None:
+    with pytest.raises(UserError, match="There is no run in"):
+        find_folder(None)
+    Path("runs/train").mkdir(parents=True)
+    sweep = shutil.copytree(many, "runs/train/2026-11-24_05-00-00-000000_sweep")
+    single = shutil.copytree(one, "runs/train/2026-11-24_04-59-59-000000_x")
+    Path("runs/train/2026-11-25_00-00-00-000000_empty").mkdir()
+    os.utime(single)  # as a report does
+    assert find_folder(None) == Path(sweep)
+    assert [folder.name for folder in run_folders(Path(sweep))] == list("012345")
+    assert report(compose([], config_name="report")) == Path(sweep, "report.html").absolute()
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("nowhere", "run=nowhere: there is no such folder"),
+        ("file", "run=file is a file"),
+        ("empty", "neither it nor a folder in it has .hydra/"),
+    ],
+)
+def test_what_is_no_run_is_named(run: str, message: str) -> None:
+    Path("file").touch()
+    Path("empty").mkdir()
+    with pytest.raises(UserError, match=re.escape(message)):
+        report(compose([f"run={run}"], config_name="report"))
+
+
+def test_without_a_browser_the_page_is_named(
+    one: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened: list[str] = []
+
+    def open_page(url: str) -> bool:
+        opened.append(url)
+        return has_browser
+
+    monkeypatch.setattr("webbrowser.open", open_page)
+    for has_browser in (False, True):
+        page = report(compose([f"run='{one}'", "open=true"], config_name="report"))
+        output = capsys.readouterr().out
+        assert f"report     {page}\n" in output
+        assert ("browser    there is none here" in output) is not has_browser
+    assert opened == [page.as_uri()] * 2
+
+
+def test_the_command_loads_no_torch(one: Path) -> None:
+    program = (
+        "import sys\nfrom cifar_lightning.report import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, f"run={one}"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.stdout.splitlines() == [f"report     {one}/report.html", "False"], ended.stderr
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; module-wide, because its event loop would be in the way of others."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        message = "Chromium opens the pages in these tests: apt-get install chromium"
+        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a page; in the end there must have been no error, no dialog and no request."""
+    faults: list[str] = []
+    context = browser.new_context()
+
+    def dismissed(dialog: Dialog) -> None:
+        faults.append(dialog.message)
+        dialog.dismiss()
+
+    def open_page(path: Path, width: int = 1280, scheme: Any = "light") -> Page:
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 800})
+        page.emulate_media(color_scheme=scheme)
+        page.on("console", lambda message: faults.append(message.text))
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("dialog", dismissed)
+        page.on("request", lambda r: faults.append(r.url) if r.url[:5] not in ALLOWED else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    context.close()
+    assert faults == []
+
+
+ALLOWED = ("file:", "data:")
+
+
+def column(page: Page, table: str, number: int) -> list[str]:
+    cells = page.locator(f"[aria-label='{table}'] tbody td:nth-child({number})")
+    return [text.strip() for text in cells.all_inner_texts()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 375])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_render_at_any_width(
+    one: Path, many: Path, visit: Callable[..., Page], width: int, scheme: str
+) -> None:
+    for folder in (one, many):
+        page = visit(write(folder), width, scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        assert all(widths)
+        assert len(widths) == (8 if folder == one else 0)
+        charts = page.locator(".charts svg")
+        assert charts.count() == 2
+        assert all((box := chart.bounding_box()) and box["height"] > 200 for chart in charts.all())
+        paper, ink = (
+            page.evaluate(f"getComputedStyle(document.body).{name}")
+            for name in ("backgroundColor", "color")
+        )
+        brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (paper, ink)]
+        assert brightness == sorted(brightness, reverse=scheme == "light")
+
+
+@pytest.mark.slow
+def test_a_click_sorts_and_another_turns_the_order(many: Path, visit: Callable[..., Page]) -> None:
+    page = visit(write(many))
+    heading = page.get_by_role("region", name="Figures of all runs").get_by_role(
+        "columnheader", name="val accuracy"
+    )
+    values = sorted(100 * metrics_of(run)["val/acc"] for run in (many / n for n in "0134"))
+    rising = [f"{value:.2f} %" for value in values]
+    assert column(page, "Figures of all runs", 1) == list("012345")
+    heading.get_by_role("button").click()
+    assert column(page, "Figures of all runs", 4) == [*rising, "", ""]
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert column(page, "Figures of all runs", 4) == [*rising[::-1], "", ""]
+    assert heading.get_attribute("aria-sort") == "descending"
+    page.get_by_role("region", name="Figures of all runs").get_by_role(
+        "button", name="optimizer.lr"
+    ).click()
+    assert heading.get_attribute("aria-sort") == "none"
+    limits = column(page, "Figures of all runs", 2)
+    assert limits == ["-1", "-1", "0.002", "0.002", "0.02", "0.02"]
+
+
+@pytest.mark.slow
+def test_pointing_at_a_run_shows_its_curve_alone(many: Path, visit: Callable[..., Page]) -> None:
+    page = visit(write(many))
+    row = page.locator("[aria-label='Figures of all runs'] tbody tr").nth(0)
+    row.hover()
+    assert page.locator("g.faint").count() == 6  # three other runs in two charts
+    shown = page.locator(f"g[id$='-{row.get_attribute('data-run')}']:not(.faint)")
+    assert shown.count() == 2
+    page.locator("h1").hover()
+    assert page.locator("g.faint").count() == 0
+
+
+@pytest.mark.slow
+def test_hostile_text_stays_text(one: Path, many: Path, visit: Callable[..., Page]) -> None:
+    for folder, run in ((one, one), (many, many / "0")):
+        metrics = metrics_of(run) | {"device": HOSTILE, "model": HOSTILE}
+        (run / "metrics.json").write_text(json.dumps(metrics))
+        overrides = run / ".hydra" / "overrides.yaml"
+        overrides.write_text(json.dumps([*read_run(run).overrides, f"x={HOSTILE}"]))
+        (run / ".hydra" / "config.yaml").write_text(f"x: '{HOSTILE}'\n")
+        page = visit(write(folder))
+        assert HOSTILE in page.locator("main").inner_text()
+        assert page.locator("main script, main img[src=x]").count() == 0
+        markdown = (folder / "report.md").read_text()
+        text = "\n".join(line for line in markdown.splitlines() if not line.startswith("    "))
+        assert "<script" not in text.replace("\\<", "")
+
+
+def test_what_a_damaged_file_holds_stays_text(one: Path, many: Path) -> None:
+    for folder, run in ((one, one), (many, many / "0")):
+        (run / "metrics.csv").write_text("epoch\n<img src=x onerror=alert(1)>\n")
+        html = write(folder).read_text()
+        assert "metrics.csv cannot be read: could not convert string to float: " in html
+        assert "&lt;img src=x" in html
+        assert "<img src=x" not in html
+
+
+def test_a_class_is_taken_for_another_one() -> None:
+    table = evaluated.by_class(
+        {"test/acc_by_class": {"a": 0.7, "b": 1.0}, "confusion_matrix": [[7, 3], [0, 4]]}
+    )
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [
+        ["a", "70.00 %", "b", "30.00 %"],
+        ["b", "100.00 %", "", ""],
+    ]
+
+
+def test_the_best_run_is_stressed(many: Path) -> None:
+    html = write(many).read_text()
+    metrics = {name: metrics_of(many / name)["val/acc"] for name in ("0", "1", "3", "4")}
+    best = max(metrics, key=lambda name: metrics[name])
+    (row,) = re.findall(
+        r'<tr class="best" data-run="(run-\d)">.*?<a href=[^>]*>(\d)</a>', html, re.DOTALL
+    )
+    assert row[1] == best
+    runs = [read_run(f, name=f.name) for f in run_folders(many)]
+    groups = groups_of(runs)
+    ordered = [run for group in groups for run in group.members]
+    (axes,) = many_runs.chart(groups, ordered, best_run(runs)).axes
+    widths = {line.get_gid(): line.get_linewidth() for line in axes.lines if line.get_gid()}
+    assert max(widths, key=lambda gid: widths[gid]) == row[0]
+
+
+def test_the_mark_is_on_the_epoch_of_the_target() -> None:
+    rows = [{"epoch": float(n), "val/acc": n / 10} for n in (1, 2, 3)]
+    run = Run(Path(), "", "finished", "", metrics={"epochs_to_target": 2}, rows=rows)
+    found = one_run._reached(run)
+    assert found == ((2.0, 0.2), "reached: epoch 2")
+
+
+@pytest.mark.slow
+def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> None:
+    for name, rate in zip("0134", (900.0, 10_000.0, 80.0, 2_000.0), strict=True):
+        metrics = metrics_of(many / name) | {"images_per_s": rate}
+        (many / name / "metrics.json").write_text(json.dumps(metrics))
+    page = visit(write(many))
+    heading = page.get_by_role("region", name="Figures of all runs").get_by_role(
+        "columnheader", name="images/s"
+    )
+    heading.get_by_role("button").click()
+    assert column(page, "Figures of all runs", 1)[:4] == list("3041")

@@ -1,0 +1,663 @@
+"""Sweeps (`-m`): what becomes of their jobs, however they end, and how a sweep goes on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import programs
+import pytest
+import wandb_files
+from conftest import TINY
+from filelock import FileLock
+from omegaconf import OmegaConf
+from programs import finish, only, read_json, wait_for
+
+from cifar_lightning.cli import resume_sweep
+from cifar_lightning.errors import UserError
+from cifar_lightning.sweep import summary
+from cifar_lightning.tracking.run_folder import read_rows
+
+Job = list[str]
+
+
+def make_run(folder: Path, overrides: Sequence[str], finished: bool = True) -> None:
+    """A run's folder as a sweep leaves it."""
+    (folder / ".hydra").mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create([*overrides]), folder / ".hydra" / "overrides.yaml")
+    if finished:
+        (folder / "metrics.json").write_text('{"epochs": 1, "stopped_by": "max_epochs"}')
+
+
+# Which jobs are missing
+
+
+def test_a_new_sweep_leaves_the_folders_names_to_hydra(tmp_path: Path) -> None:
+    jobs = [["seed=0"], ["seed=1"]]
+    for folder in (tmp_path, tmp_path / "none yet"):
+        assert summary.missing_jobs(folder, jobs, resume=False) == [(None, job) for job in jobs]
+
+
+def test_a_folder_that_has_runs_is_for_a_resume_alone(tmp_path: Path) -> None:
+    make_run(tmp_path / "0", ["seed=0"])
+    with pytest.raises(UserError, match=rf"has runs already\. resume_sweep={tmp_path} goes on"):
+        summary.missing_jobs(tmp_path, [["seed=0"]], resume=False)
+
+
+def test_what_is_not_finished_keeps_its_folder_whatever_the_order_of_its_overrides(
+    tmp_path: Path,
+) -> None:
+    make_run(tmp_path / "0", ["seed=0", "optimizer=sgd"])
+    make_run(tmp_path / "1", ["seed=1", "optimizer=sgd"], finished=False)
+    make_run(tmp_path / "deeper" / "7", ["seed=7", "optimizer=sgd"], finished=False)
+    jobs = [["optimizer=sgd", f"seed={seed}"] for seed in (7, 1, 0)]
+    assert summary.missing_jobs(tmp_path, jobs, resume=True) == [
+        ("deeper/7", jobs[0]),
+        ("1", jobs[1]),
+    ]
+    assert summary.missing_jobs(tmp_path, jobs[2:], resume=True) == []
+
+
+def test_a_sweep_can_grow_around_the_folders_that_it_has(tmp_path: Path) -> None:
+    make_run(tmp_path / "0", ["seed=5"])
+    make_run(tmp_path / "2", ["seed=9"], finished=False)
+    jobs = [[f"seed={seed}"] for seed in (1, 5, 2, 9, 3)]
+    missing = summary.missing_jobs(tmp_path, jobs, resume=True)
+    assert missing == [("1", jobs[0]), ("3", jobs[2]), ("2", jobs[3]), ("4", jobs[4])]
+
+
+def test_an_interrupted_run_and_one_that_trained_on_after_its_figures_are_missing(
+    tmp_path: Path,
+) -> None:
+    for name, stopped_by in (("0", "interrupted"), ("1", "max_epochs"), ("2", "target")):
+        make_run(tmp_path / name, [f"seed={name}"])
+        metrics = {"epochs": 1, "stopped_by": stopped_by}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "1" / "metrics.csv").write_text("epoch,step\n1.0,5\n2.0,10\n")
+    missing = summary.missing_jobs(tmp_path, [[f"seed={n}"] for n in range(3)], resume=True)
+    assert [name for name, _ in missing] == ["0", "1"]
+
+
+def test_few_compositions_check_every_value() -> None:
+    jobs = [[f"seed={s}", f"optimizer={o}"] for o in ("muon", "sgd") for s in range(3)]
+    assert summary.with_each_value(jobs) == [jobs[0], jobs[1], jobs[2], jobs[3]]
+    assert summary.with_each_value([]) == []
+
+
+def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
+    pytest.importorskip("joblib")
+    assert summary.jobs_at_once({}, 5) is None
+    assert summary.jobs_at_once({"n_jobs": 4}, 3) == 3
+    assert summary.jobs_at_once({"n_jobs": 2}, 3) == 2
+    assert summary.jobs_at_once({"n_jobs": 2}, 0) is None
+    assert 1 <= (summary.jobs_at_once({"n_jobs": -1}, 10_000) or 0) <= (os.cpu_count() or 1)
+    with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 is neither a count nor -1"):
+        summary.jobs_at_once({"n_jobs": 0}, 3)
+
+
+def test_a_job_is_told_its_folder_its_share_and_where_to_record_that_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    assert summary.hydra_overrides(tmp_path, None, None) == []
+    # A single one too: the launcher's own number may be another, or -1.
+    assert summary.hydra_overrides(tmp_path, None, 1) == ["hydra.launcher.n_jobs=1"]
+    assert summary.hydra_overrides(tmp_path, "3", 2) == [
+        "hydra.launcher.n_jobs=2",
+        "hydra.sweep.subdir='3'",
+    ]
+    make_run(tmp_path / "3", [])
+    *_, last = summary.hydra_overrides(tmp_path, "3", None)
+    assert re.fullmatch(r"hydra\.output_subdir=\.hydra/resumed_\d{4}(-\d\d){2}_[\d-]{15}", last)
+
+
+# resume_sweep=DIR
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A sweep's folder, with what Hydra records of how it was started."""
+    folder = tmp_path / "a sweep"
+    folder.mkdir()
+    overrides = {
+        "hydra": [
+            "hydra.mode=MULTIRUN",
+            "hydra/launcher=joblib",
+            "hydra.launcher.n_jobs=2",
+            "hydra.sweep.dir=elsewhere",
+            "hydra.sweeper.resume=true",
+        ],
+        "task": ["seed=0,1", "+x=${now:%Y}"],
+    }
+    content = OmegaConf.create({"hydra": {"overrides": overrides}})
+    OmegaConf.save(content, folder / "multirun.yaml")
+    return folder
+
+
+def goes_on(folder: Path) -> list[str]:
+    return [f"hydra.sweep.dir='{folder}'", "hydra.sweeper.resume=true"]
+
+
+def test_other_commands_are_left_alone() -> None:
+    typed = ["-m", "seed=0,1", "hydra.sweep.dir=x"]
+    assert resume_sweep(typed) == typed
+
+
+def test_alone_it_is_the_sweep_as_it_was_typed(recorded: Path) -> None:
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    whole = ["-m", *launcher, "seed=0,1", "+x=${now:%Y}", *goes_on(recorded)]
+    assert resume_sweep([f"resume_sweep={recorded}"]) == whole
+    assert resume_sweep([f"resume_sweep='{recorded}'"]) == whole
+    again = ["--multirun", *launcher, "seed=0,1", "+x=${now:%Y}", *goes_on(recorded)]
+    assert resume_sweep(["--multirun", f"resume_sweep={recorded}"]) == again
+
+
+def test_a_further_folder_of_configurations_stays(recorded: Path) -> None:
+    config = OmegaConf.load(recorded / "multirun.yaml")
+    config.hydra.runtime = {
+        "config_sources": [
+            {"path": "here", "schema": "file", "provider": "main"},
+            {"path": "/further", "schema": "file", "provider": "command-line"},
+        ]
+    }
+    OmegaConf.save(config, recorded / "multirun.yaml")
+    rest = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "+x=${now:%Y}"]
+    told = resume_sweep([f"resume_sweep={recorded}"])
+    assert told == ["-m", "--config-dir", "/further", *rest, *goes_on(recorded)]
+    told = resume_sweep([f"resume_sweep={recorded}", "--config-dir", "moved"])
+    assert told == ["-m", "--config-dir", "moved", *rest, *goes_on(recorded)]
+
+
+def test_with_a_launcher_it_is_the_same_sweep_on_that(recorded: Path) -> None:
+    typed = [f"resume_sweep={recorded}", "hydra.launcher.n_jobs=1"]
+    assert resume_sweep(typed) == [
+        "-m",
+        "hydra/launcher=joblib",
+        "seed=0,1",
+        "+x=${now:%Y}",
+        "hydra.launcher.n_jobs=1",
+        *goes_on(recorded),
+    ]
+    typed = ["hydra/launcher=basic", f"resume_sweep={recorded}"]
+    assert resume_sweep(typed) == [
+        "-m",
+        "seed=0,1",
+        "+x=${now:%Y}",
+        "hydra/launcher=basic",
+        *goes_on(recorded),
+    ]
+
+
+def test_with_overrides_it_is_the_sweep_that_they_make(recorded: Path) -> None:
+    assert resume_sweep([f"resume_sweep={recorded}", "seed=0,1,2"]) == [
+        "-m",
+        "hydra/launcher=joblib",
+        "hydra.launcher.n_jobs=2",
+        "seed=0,1,2",
+        *goes_on(recorded),
+    ]
+
+
+@pytest.mark.parametrize("value", ["", "none", "."])
+def test_a_folder_without_a_sweep_is_named(value: str) -> None:
+    with pytest.raises(UserError, match=rf"resume_sweep={re.escape(value)}: no sweep's folder"):
+        resume_sweep([f"resume_sweep={value}"])
+
+
+# Real sweeps
+
+
+CRASH = '''
+import multiprocessing, os, signal, sys, time
+from pathlib import Path
+import pytorch_lightning as pl
+
+class Crash(pl.Callback):
+    """Ends the job in its second epoch, until there is a file `mended`."""
+
+    def __init__(self, how):
+        self.how = how
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if trainer.current_epoch != 1 or index != 1 or Path("mended").exists():
+            return
+        if self.how == "raise":
+            raise RuntimeError("a fault of the callback")
+        if self.how == "exit":
+            sys.exit(0)
+        if self.how == "_exit":
+            os._exit(3)
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "diverge":
+            for parameter in module.parameters():
+                parameter.data.fill_(float("nan"))
+        if self.how == "preempt" and not Path("preempted").exists():
+            Path("preempted").touch()
+            caller = multiprocessing.parent_process().pid
+            # SLURM tells all processes of a job; submitit's own is the one that has to know.
+            slurm = "SLURM_JOB_ID" in os.environ
+            for pid in [os.getpid(), os.getppid(), caller] if slurm else [caller]:
+                os.kill(pid, signal.SIGUSR2)
+            time.sleep(60)
+'''
+
+# What ends it, and what the table says of it.
+ENDS = {
+    "raise": "a fault of the callback",
+    "exit": "Its process ended with exit code 0 before the work was done.",
+    "_exit": "Its process ended with exit code 3 before the work was done.",
+    "kill": "Its process was ended by SIGKILL, as the system does when memory runs out.",
+    "diverge": "The loss is not a finite number any more: step 8, in epoch 2 (learning rate ",
+}
+
+TWO_EPOCHS = (
+    *TINY,
+    "trainer.max_epochs=2",
+    "target_accuracy=null",
+    "callbacks.nan.every_n_steps=1",
+    "+callbacks.crash._target_=crash.Crash",
+)
+
+
+def start(place: Path, *typed: str, **environment: str) -> "subprocess.Popen[str]":
+    """`python -m cifar_lightning.train`, in a folder that has the callback."""
+    (place / "crash.py").write_text(CRASH)
+    more = {"PYTHONPATH": str(place), "WANDB_MODE": "offline", "WANDB_DIR": str(place)}
+    env = wandb_files.without_service() | more | environment
+    return programs.start("train", *typed, cwd=place, env=env)
+
+
+def command(place: Path, *arguments: str, **environment: str) -> tuple[int, str]:
+    program = start(place, *arguments, **environment)
+    output = finish(program)
+    return program.returncode, output
+
+
+def by_setting(folder: Path, key: str) -> dict[str, Path]:
+    """The folders of a sweep's runs by an override of theirs."""
+    found = {}
+    for file in folder.glob("*/.hydra/overrides.yaml"):
+        (value,) = re.findall(rf"^- \+?{re.escape(key)}=(.*)$", file.read_text(), re.MULTILINE)
+        found[value] = file.parent.parent
+    return found
+
+
+def board_runs(place: Path) -> list[tuple[str, str | None]]:
+    """Id and group of each of W&B's offline runs; no group where W&B died before it wrote any."""
+    found = []
+    for folder in wandb_files.run_folders(place):
+        groups = [run["run_group"] for run in wandb_files.recorded(folder).of("run")]
+        found.append((folder.name.split("-", 3)[3], groups[0] if groups else None))
+    return found
+
+
+def figures(run: Path) -> dict[str, Any]:
+    metrics = read_json(run / "metrics.json")
+    return {k: metrics[k] for k in ("val/acc", "test/acc", "test/loss", "epochs", "train_images")}
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A sweep that has run, all jobs but one of which broke off.
+
+    Attributes:
+        place: where it was started.
+        folder: of the sweep.
+        code: that it ended with.
+        said: what it printed.
+    """
+
+    place: Path
+    folder: Path
+    code: int
+    said: str
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
+    place = tmp_path_factory.mktemp("broken")
+    how = f"+callbacks.crash.how=none,{','.join(ENDS)}"
+    code, said = command(place, "-m", *TWO_EPOCHS, how, "logger=default")
+    return Broken(place, only("runs/train/*_sweep", place), code, said)
+
+
+@pytest.mark.slow
+def test_however_jobs_end_the_others_run_and_a_table_names_the_causes(broken: Broken) -> None:
+    assert broken.code == 1
+    runs = by_setting(broken.folder, "callbacks.crash.how")
+    assert set(runs) == {"none", *ENDS}
+    assert [how for how, run in runs.items() if (run / "metrics.json").exists()] == ["none"]
+    said = broken.said
+    for how, cause in ENDS.items():
+        assert f"failed: {runs[how].name} (callbacks.crash.how={how}): {cause}" in said
+    assert "6 runs: 1 finished, 5 failed." in said
+    assert "The best run is 0 (callbacks.crash.how=none, seed=0)" in said
+    assert said.count("Traceback") == 1  # of the fault; the others are none, or the user's to mend
+    assert "RuntimeError: a fault of the callback" in said
+    assert f"report     {broken.folder}/report.html\n" in said
+    assert "The loss is not a finite number" in (broken.folder / "report.html").read_text()
+    assert f"go on      python -m cifar_lightning.train resume_sweep={goes_on_by(broken)}" in said
+
+
+def goes_on_by(broken: Broken) -> str:
+    return str(broken.folder.relative_to(broken.place))
+
+
+@pytest.mark.slow
+def test_each_job_has_a_run_on_the_board_and_the_sweep_is_their_group(broken: Broken) -> None:
+    runs = board_runs(broken.place)
+    ids = {run_id for run_id, _ in runs}
+    assert len(ids) == 6
+    assert {group for _, group in runs} - {None} == {broken.folder.name}
+    assert {run_id.rpartition("-")[0] for run_id in ids} == {
+        f"{broken.folder.name}-{number}" for number in range(6)
+    }
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_where_it_broke_off(broken: Broken) -> None:
+    runs = by_setting(broken.folder, "callbacks.crash.how")
+    before = {file: file.stat().st_mtime_ns for file in runs["none"].rglob("*") if file.is_file()}
+    first = {how: read_rows(runs[how]) for how in ENDS}
+    ids = {run_id for run_id, _ in board_runs(broken.place)}
+    (broken.place / "mended").touch()
+    code, said = command(broken.place, f"resume_sweep={goes_on_by(broken)}")
+    assert code == 0, said
+    assert "Launching 5 jobs locally" in said
+    assert "6 runs: 6 finished." in said
+    assert "go on" not in said
+    assert "Traceback" not in said
+    assert before == {file: file.stat().st_mtime_ns for file in before}
+    for how in ENDS:
+        assert figures(runs[how]) == figures(runs["none"]), how  # as if never broken off
+        rows = read_rows(runs[how])
+        assert [row["epoch"] for row in rows if "lr" in row] == [1.0, 2.0]
+        assert len(first[how]) == 1
+        assert rows[0] == first[how][0]  # its seconds too: the first epoch was not trained again
+        assert only("resumed_*/overrides.yaml", runs[how] / ".hydra")
+    after = board_runs(broken.place)
+    assert len(after) == 6 + 5
+    assert {run_id for run_id, group in after if group == broken.folder.name} == ids
+    assert {group for _, group in after} - {None} == {broken.folder.name}
+    # Once more: nothing is missing.
+    code, said = command(broken.place, f"resume_sweep={goes_on_by(broken)}")
+    assert code == 0, said
+    assert "Launching" not in said
+    assert "6 runs: 6 finished." in said
+
+
+@pytest.mark.slow
+def test_a_sweep_grows_and_a_new_one_does_not_take_its_folder(tmp_path: Path) -> None:
+    place, options = tmp_path, [*TINY, "hydra.sweep.dir=grown"]
+    code, said = command(place, "-m", *options, "seed=${hydra:job.num},7")
+    assert code == 0, said
+    before = (place / "grown" / "0" / "metrics.json").stat().st_mtime_ns
+    code, said = command(place, "-m", *options, "seed=1")
+    assert code == 1
+    assert "Error: grown has runs already. resume_sweep=grown goes on with them" in said
+    assert "Traceback" not in said
+    code, said = command(place, *TINY, "seed=8,7", "resume_sweep=grown")
+    assert code == 0, said
+    assert "Launching 1 jobs locally" in said
+    assert set(by_setting(place / "grown", "seed")) == {r"$\{hydra\:job.num\}", "7", "8"}
+    assert by_setting(place / "grown", "seed")["8"].name == "2"
+    assert read_json(place / "grown" / "2" / "metrics.json")["seed"] == 8
+    assert (place / "grown" / "0" / "metrics.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_a_job_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
+    for number in "01":
+        make_run(tmp_path / "s" / number, [f"seed={number}", *TINY], finished=number == "1")
+        (tmp_path / "s" / number / "train.log").write_text("as it was\n")
+    options = ["hydra.sweep.dir=s", "hydra.sweeper.resume=true", "seed=0,1", *TINY]
+    with FileLock(tmp_path / "s" / "0" / ".lock"):
+        code, said = command(tmp_path, "-m", *options)
+    assert code == 1
+    assert said.count(f"Another process works on this run, in {tmp_path}/s/0.") == 1
+    assert "not finished: 0 (seed=0)" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "s" / "0" / "train.log").read_text() == "as it was\n"
+    assert not (tmp_path / "s" / "0" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_two_jobs_do_not_share_a_folder(tmp_path: Path) -> None:
+    code, said = command(tmp_path, "-m", *TINY, "seed=1,2", "hydra.sweep.subdir=same")
+    assert code == 1
+    assert f"{tmp_path}/runs/train" in said
+    assert "same has a run already, which was left as it is: of another job with the" in said
+    assert read_json(only("runs/train/*/same/metrics.json", tmp_path))["seed"] == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_sweep_in_order(tmp_path: Path) -> None:
+    options = [option for option in TINY if "max_epochs" not in option]
+    long = ["trainer.max_epochs=500", "target_accuracy=null"]
+    program = start(tmp_path, "-m", *options, *long, "seed=0,1")
+    first = "runs/train/*_sweep/0/checkpoints/last.ckpt"
+    wait_for(lambda: list(tmp_path.glob(first)), program)
+    program.send_signal(signal.SIGINT)
+    said = finish(program)
+    assert program.returncode == 130, said
+    folder = only("runs/train/*_sweep", tmp_path)
+    assert read_json(folder / "0" / "metrics.json")["stopped_by"] == "interrupted"
+    assert "interrupted: 0 (seed=0): stopped by Ctrl-C or SIGTERM" in said
+    assert "not started: 1 job\n" in said
+    assert f"resume_sweep={folder.relative_to(tmp_path)}\n" in said
+    assert "Traceback" not in said
+    assert not (folder / "1").exists()
+
+
+@pytest.mark.slow
+def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would decide
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    how = "+callbacks.crash.how=none,_exit"
+    code, said = command(tmp_path, "-m", *TWO_EPOCHS, *launcher, how)
+    assert code == 1
+    folder = only("runs/train/*_sweep", tmp_path)
+    runs = by_setting(folder, "callbacks.crash.how")
+    share = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert read_json(runs["none"] / "metrics.json")["device"].endswith(f", {share} threads")
+    for how in runs:
+        assert "epoch 1/2" in (runs[how] / "output.log").read_text()
+        assert read_rows(runs[how])
+    assert "epoch 1/2" not in said
+    # The second one began before the first one ended.
+    begun = (runs["_exit"] / ".hydra" / "overrides.yaml").stat().st_mtime
+    assert begun < (runs["none"] / "metrics.json").stat().st_mtime
+    assert f"finished   {runs['none']}\n" in said
+    assert f"failed     {runs['_exit']}\n" in said
+    assert f"failed: 1 (callbacks.crash.how=_exit): {ENDS['_exit']}" in said
+    (tmp_path / "mended").touch()
+    code, said = command(tmp_path, f"resume_sweep={folder}", "hydra.launcher.n_jobs=-1")
+    assert code == 0, said
+    # Alone it has all cores.
+    cores = len(os.sched_getaffinity(0))
+    assert read_json(runs["_exit"] / "metrics.json")["device"].endswith(f", {cores} threads")
+    code, said = command(tmp_path, f"resume_sweep={folder}", "hydra/launcher=basic")
+    assert code == 0, said
+
+
+@pytest.mark.slow
+def test_submitit_goes_on_with_a_job_that_was_preempted(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    launcher = ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"]
+    how = "+callbacks.crash.how=none,kill,preempt"
+    code, said = command(tmp_path, "-m", *TWO_EPOCHS, *launcher, how)
+    assert code == 1
+    runs = by_setting(only("runs/train/*_sweep", tmp_path), "callbacks.crash.how")
+    assert f"failed: 1 (callbacks.crash.how=kill): {ENDS['kill']}" in said
+    assert "3 runs: 2 finished, 1 failed." in said
+    assert (tmp_path / "preempted").exists()
+    assert figures(runs["preempt"]) == figures(runs["none"])
+    assert [row["epoch"] for row in read_rows(runs["preempt"]) if "lr" in row] == [1.0, 2.0]
+    assert read_json(runs["none"] / "metrics.json")["device"].endswith(", 1 threads")
+
+
+# SLURM: commands of these names, which do with their own machine what SLURM does with a cluster.
+
+SBATCH = '''#!{python}
+"""Runs the array that a script asks for, one job after the other, and again what is requeued."""
+import os, re, subprocess, sys
+from pathlib import Path
+
+script = Path(sys.argv[1])
+text = script.read_text()
+Path({log!r}).write_text(text)
+print("Submitted batch job 77", flush=True)
+if os.fork():
+    os._exit(0)
+null = os.open(os.devnull, os.O_RDWR)
+for stream in range(3):
+    os.dup2(null, stream)
+last = int(re.search(r"#SBATCH --array=0-(\\d+)%", text)[1])
+for task in range(last + 1):
+    requeued = Path({place!r}, f"requeue_77_{{task}}")
+    while True:
+        requeued.unlink(missing_ok=True)
+        slurm = {{
+            "SLURM_JOB_ID": f"{{78 + task}}",
+            "SLURM_ARRAY_JOB_ID": "77",
+            "SLURM_ARRAY_TASK_ID": f"{{task}}",
+            "SLURM_JOB_NAME": "train",
+            "SLURM_NTASKS": "1",
+            "SLURM_PROCID": "0",
+            "SLURM_LOCALID": "0",
+            "SLURM_NODEID": "0",
+            "SLURM_JOB_NUM_NODES": "1",
+        }}
+        subprocess.run(["bash", script], env=os.environ | slurm)
+        if not requeued.exists():
+            break
+'''
+
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do
+    case $1 in
+        --output) output=${2//%A_%a/77_$SLURM_ARRAY_TASK_ID}; output=${output//%t/0}; shift;;
+        --error) shift;;
+    esac
+    shift
+done
+exec "$@" >>"$output" 2>&1
+"""
+
+SCONTROL = """#!/bin/bash
+touch {place}/requeue_$2
+"""
+
+SACCT = """#!/bin/bash
+echo 'JobID|State|NodeList'
+echo '77|RUNNING|here'
+"""
+
+
+def make_cluster(place: Path) -> Path:
+    """A folder for PATH."""
+    programs = place / "slurm"
+    programs.mkdir()
+    script = str(place / "submitted.sh")
+    for name, text in {
+        "sbatch": SBATCH.format(python=sys.executable, log=script, place=str(place)),
+        "srun": SRUN,
+        "scontrol": SCONTROL.format(place=place),
+        "sacct": SACCT,
+    }.items():
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    return programs
+
+
+@pytest.mark.slow
+def test_slurm_gets_one_array_whose_jobs_are_requeued_and_go_on(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    programs = make_cluster(tmp_path)
+    code, said = command(
+        tmp_path,
+        "-m",
+        *TWO_EPOCHS,
+        "hydra/launcher=submitit_slurm",
+        "hydra.launcher.partition=gpu",
+        "hydra.launcher.cpus_per_task=1",
+        "hydra.launcher.timeout_min=30",
+        "hydra.launcher.qos=low",
+        "+callbacks.crash.how=preempt,none",
+        PATH=f"{programs}:{os.environ['PATH']}",
+    )
+    script = (tmp_path / "submitted.sh").read_text()
+    options = re.findall(r"^#SBATCH --(\S+)$", script, re.MULTILINE)
+    assert {
+        "partition=gpu",
+        "qos=low",
+        "gpus-per-node=1",
+        "cpus-per-task=1",
+        "mem=16GB",
+        "time=30",
+        "nodes=1",
+        "ntasks-per-node=1",
+        "array=0-1%2",
+        "signal=USR2@120",
+        "requeue",
+        "job-name=train",
+        "open-mode=append",
+    } <= set(options)
+    assert not {o.partition("=")[0] for o in options} & {"account", "constraint", "error"}
+    assert code == 0, said
+    assert (tmp_path / "preempted").exists()
+    runs = by_setting(only("runs/train/*_sweep", tmp_path), "callbacks.crash.how")
+    assert figures(runs["preempt"]) == figures(runs["none"])
+    assert [row["epoch"] for row in read_rows(runs["preempt"]) if "lr" in row] == [1.0, 2.0]
+    assert "Warning" not in said
+
+
+@pytest.mark.slow
+def test_what_cannot_be_run_is_said_in_one_message(tmp_path: Path) -> None:
+    code, said = command(tmp_path, "-m", "trainer.max_epoch=1,2", *TINY)
+    assert code == 1
+    assert "Error: There is no 'trainer.max_epoch'" in said
+    assert "Did you mean trainer.max_epochs" in said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("runs/train/*/0"))
+
+    code, said = command(tmp_path, "-m", *TINY[:-1], "trainer=ddp_sim", "seed=0,1")
+    assert code == 1
+    assert "failed: 0 (seed=0): A job of a sweep (-m) trains on one device" in said
+    assert "hydra/launcher=joblib" in said
+    assert "hydra/launcher=submitit_slurm" in said
+    assert "2 runs: 2 failed." in said
+    assert "Traceback" not in said
+
+    without = [
+        folder for folder in os.environ["PATH"].split(":") if not Path(folder, "srun").exists()
+    ]
+    options = ["hydra/launcher=submitit_slurm", "seed=0,1"]
+    code, said = command(tmp_path, "-m", *TINY, *options, PATH=":".join(without))
+    assert code == 1
+    assert 'Error: hydra/launcher: Could not detect "srun"' in said
+    assert "not started: 2 jobs" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_configuration_for_slurm_takes_overrides(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    options = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=gpu"]
+    more = ["hydra.launcher.exclude=node7", "+hydra.launcher.additional_parameters.nice=9"]
+    code, said = command(tmp_path, *options, *more, "--cfg", "hydra")
+    assert code == 0, said
+    launcher = OmegaConf.create(said).hydra.launcher
+    assert (launcher.partition, launcher.exclude) == ("gpu", "node7")
+    assert launcher.additional_parameters == {"requeue": True, "nice": 9}
+    assert (launcher.gpus_per_node, launcher.cpus_per_gpu) == (1, None)
+    assert "Warning" not in said

@@ -1,0 +1,493 @@
+"""W&B by real offline runs, read back with W&B's own viewer."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import weights_of
+from conftest import BoardRun
+from omegaconf import DictConfig, OmegaConf, open_dict
+from PIL import Image
+from wandb_files import WANDB, recorded, run_folders
+
+from cifar_lightning import run
+from cifar_lightning.config.compose import CONF, compose, title
+from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.tracking.wandb import BoardLogger, open_board
+from cifar_lightning.tracking.wandb.content import save_shareable, searchable
+from cifar_lightning.tracking.wandb.source import PACKAGE, CodeState, code_state
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+BOARD = ("logger=default", "logger.wandb.mode=offline", "target_accuracy=null")
+
+
+def metrics_of(board_run: BoardRun) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((board_run.run_dir / "metrics.json").read_text())
+    return content
+
+
+# What a run puts on the board.
+
+
+def test_each_row_of_metrics_csv_is_one_of_the_board_over_epochs(board_run: BoardRun) -> None:
+    board, rows = board_run.board, read_rows(board_run.run_dir)[:-1]  # the last is the test's
+    assert [row["epoch"] for row in board.rows] == [1, 2]
+    for shown, row in zip(board.rows, rows, strict=True):
+        assert {name: shown[name] for name in row if name != "step"} == pytest.approx(
+            {name: value for name, value in row.items() if name != "step"}, abs=1e-6
+        )
+        assert shown["_step"] == row["step"]
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr"} <= set(board.rows[0])
+    assert {"throughput/images_per_s", "train/grad_norm"} <= set(board.rows[0])
+    axes = {m.get("name", m.get("glob_name")): m.get("step_metric") for m in board.of("metric")}
+    assert axes == {"epoch": None, "*": "epoch"}
+
+
+def test_the_target_is_a_line_beside_the_accuracies(board_run: BoardRun) -> None:
+    threshold = metrics_of(board_run)["target_val_acc"]
+    for row in board_run.board.rows:
+        assert row["target_accuracy"] == 0.05
+        assert row["target_val_acc"] == pytest.approx(threshold, abs=1e-6)
+        assert threshold > 0.05
+
+
+def test_the_configuration_is_flat_and_whole(board_run: BoardRun) -> None:
+    config = board_run.board.config
+    assert not [key for key, value in config.items() if isinstance(value, dict) and key != "_wandb"]
+    assert config["model"] == "dilated_dw"
+    assert config["optimizer"] == "muon"
+    assert config["optimizer/lr"] == 0.05
+    assert config["data/batch_size"] == 25
+    assert config["callbacks/target/target"] == 0.05  # a reference, resolved
+    assert "optimizer.lr=0.05" in config["overrides"]
+    composed = compose(["data=shapes"])
+    for group in ("augment", "budget", "init", "model", "optimizer", "scheduler", "trainer"):
+        assert {f"{group}/{key}" for key in composed[group]} <= set(config)
+
+
+def test_the_budgets_counts_and_the_code_are_in_the_configuration(board_run: BoardRun) -> None:
+    config = board_run.board.config
+    assert config["network/parameters"] == 257_856
+    assert config["network/multiply_adds"] == 44_167_744
+    assert (config["network/dilated"], config["network/separable"]) == (1, 2)
+    code = board_run.code
+    assert (config["code/commit"], config["code/dirty"]) == (code.commit, code.dirty)
+    patch = board_run.board.folder / "files" / "diff.patch"
+    assert patch.exists() == bool(code.diff)
+
+
+def test_the_summary_is_metrics_json(board_run: BoardRun) -> None:
+    metrics, summary = metrics_of(board_run), board_run.board.summary
+    assert {key: summary.get(key) for key in metrics} == metrics
+    assert metrics["stopped_by"] == "target"
+    assert metrics["seconds_to_target"] > 0
+    best = max(read_rows(board_run.run_dir)[:-1], key=lambda row: row["val/acc"])
+    assert metrics["best_epoch"] == best["epoch"]
+
+
+def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(board_run: BoardRun) -> None:
+    board, metrics = board_run.board, metrics_of(board_run)
+    by_class = {k: v for k, v in board.summary.items() if k.startswith("test/acc_by_class/")}
+    classifier, config = run.rebuild(board_run.run_dir / "checkpoints" / "best.ckpt")
+    data = run.build_data(config)
+    assert [name.rpartition("/")[2] for name in by_class] == sorted(data.classes)
+    shares = torch.bincount(data.test.labels, minlength=10) / len(data.test)
+    means = [by_class[f"test/acc_by_class/{name}"] for name in data.classes]
+    assert (torch.tensor(means) * shares).sum() == pytest.approx(metrics["test/acc"], abs=1e-5)
+
+    (artifact,) = (a for a in board.of("artifact") if a["name"].endswith("-mistakes"))
+    files = {entry["path"]: entry["local_path"] for entry in artifact["manifest"]["contents"]}
+    place = board_run.run_dir.parents[2]
+    table = json.loads((place / files["mistakes.table.json"]).read_text())
+    assert table["columns"] == ["image", "label", "prediction", "confidence", "test image"]
+    assert len(table["data"]) == round((1 - metrics["test/acc"]) * len(data.test))
+    confidences = [row[3] for row in table["data"]]
+    assert confidences == sorted(confidences, reverse=True)
+    with torch.no_grad():
+        guesses = classifier(data.test.images).argmax(1)
+    agree = 0
+    for picture, label, guess, _, number in table["data"]:
+        assert label != guess
+        assert data.classes[data.test.labels[number]] == label
+        agree += data.classes[guesses[number]] == guess
+        shown = np.asarray(Image.open(place / files[picture["path"]]))  # [4 H, 4 W, 3]
+        image = data.test.images[number].permute(1, 2, 0).numpy()
+        assert np.array_equal(shown[::4, ::4], image)
+        assert shown.shape == (128, 128, 3)
+    assert agree >= len(table["data"]) - 2  # fp32 here, bf16 there, where the chip is fast at it
+
+
+def test_the_pictures_are_on_the_board(board_run: BoardRun) -> None:
+    figures = {path.stem for path in (board_run.run_dir / "figures").glob("*.png")}
+    assert {"learning_curves", "confusion_matrix", "class_accuracies", "filters"} <= figures
+    assert figures <= board_run.board.names
+
+
+def test_the_best_checkpoint_is_an_artifact_with_its_figures(board_run: BoardRun) -> None:
+    board, metrics = board_run.board, metrics_of(board_run)
+    (artifact,) = (a for a in board.of("artifact") if a["type"] == "model")
+    assert artifact["name"] == f"model-{board.run['run_id']}"
+    assert "best" in artifact["aliases"]
+    assert json.loads(artifact["metadata"]) == metrics
+    (entry,) = artifact["manifest"]["contents"]
+    file = board_run.run_dir.parents[2] / entry["local_path"]
+    assert file.name == entry["path"] == "best.ckpt"
+    mine, boards = weights_of(board_run.run_dir / "checkpoints" / "best.ckpt"), weights_of(file)
+    assert mine.keys() == boards.keys()
+    assert all(torch.equal(mine[name], boards[name]) for name in mine)
+    classifier, config = run.rebuild(file)
+    assert config.optimizer.lr == 0.05
+    assert len(classifier.classes) == 10
+
+
+def test_a_copy_for_the_board_cannot_be_resumed_and_says_so(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny())
+    copy = tmp_path / "copy" / "best.ckpt"
+    save_shareable(tmp_path / "run" / "checkpoints" / "best.ckpt", copy)
+    with pytest.raises(UserError, match=r"holds the network alone.*Take last\.ckpt"):
+        train(tiny(f"resume={copy}"))
+
+
+def test_a_run_has_a_name_that_can_be_read_and_is_found_by_tags(board_run: BoardRun) -> None:
+    shown = board_run.board.run
+    assert shown["display_name"].startswith("dilated_dw data.train_size=200 data.test_size=60 ")
+    assert shown["display_name"].endswith("… seed 0")
+    assert len(shown["display_name"]) == 100
+    assert shown["job_type"] == "train"
+    assert shown["tags"] == ["dilated_dw", "shapes"]
+    assert shown["project"] == "cifar-lightning"
+
+
+def test_titles_leave_out_what_is_of_the_machine() -> None:
+    chosen = {"model": "dilated_dw", "experiment": None}
+    typed = ["optimizer=sgd", "+trainer.limit_train_batches=3", "data.path=/here", "trainer.gpus=0"]
+    typed += ["logger.wandb.mode=offline", "seed=3", "data=folder", "hydra.run.dir=x", "model=x"]
+    typed += ["+trainer.default_root_dir=/home/me/x", "+mine=[~/a,b]", "+mine=sqlite:////home/me/x"]
+    typed += ["target_accuracy=null", "+trainer.limit_test_batches=0"]  # of every trial
+    assert title(chosen, 3, typed) == (
+        "dilated_dw optimizer=sgd trainer.limit_train_batches=3 seed 3"
+    )
+    assert title(chosen | {"experiment": "sgd"}, 0, ["model=x"]) == "sgd model=x seed 0"
+
+
+# What stays here.
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from strings_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings_in(item)
+    else:
+        yield str(value)
+
+
+def test_nothing_of_the_machine_is_on_the_board(board_run: BoardRun) -> None:
+    board = board_run.board
+    texts = [text for record in board.records for text in strings_in(record)]
+    files = [file for file in board.folder.glob("files/**/*") if file.is_file()]
+    files += board.folder.glob("checkpoint/*")
+    assert len(files) > 8
+    texts += [f.read_bytes().decode(errors="replace") for f in files if f.name != "diff.patch"]
+    secret = {str(board_run.run_dir.parents[2]), str(Path.home()), str(CONF.parent)}
+    for text in texts:
+        assert not [place for place in secret if place in text], text[:300]
+    assert not list(board.folder.rglob("wandb-metadata.json"))
+
+
+def test_places_are_left_out_of_a_configuration() -> None:
+    config = {
+        "run_dir": "/home/me/runs",
+        "data": {"path": "/data/cifar.tar.xz", "root": "data", "batch_size": 4},
+        "callbacks": {"best": {"dirpath": "/x", "mode": "max"}},
+        "logger": {"wandb": {"entity": "me"}},
+        "mine": {"table": "/home/me/table.csv", "several": ["~/a", "b"], "at": "https://a.b/c"},
+        "overrides": ["optimizer=sgd", "data.path=/data", "+mine.table='/home/me/t'", "+x=[/h,b]"],
+        "choices": {"data": "folder"},
+    }
+    assert searchable(config) == {
+        "data": "folder",
+        "data/batch_size": 4,
+        "callbacks/best/mode": "max",
+        "mine/table": "table.csv",
+        "mine/several": ["a", "b"],
+        "mine/at": "https://a.b/c",
+        "overrides": ["optimizer=sgd"],
+    }
+
+
+def test_less_can_be_logged(tiny: Compose) -> None:
+    less = [f"logger.wandb.log_{what}=false" for what in ("code", "images", "checkpoint")]
+    train(tiny(*BOARD, *less))
+    (folder,) = run_folders()
+    board = recorded(folder)
+    assert not board.of("artifact")
+    assert not list(folder.rglob("*.png"))
+    assert not (folder / "files" / "diff.patch").exists()
+    assert "code/commit" not in board.config
+    assert board.summary["test/acc"] is not None
+    assert "target_accuracy" not in board.rows[0]  # there is none
+
+
+# Which runs there are.
+
+
+def test_two_runs_of_one_process_are_two_on_the_board(tiny: Compose) -> None:
+    train(tiny(*BOARD, run_dir="one"))
+    train(tiny(*BOARD, run_dir="two"))
+    names = [path.name for path in run_folders()]
+    assert len(names) == 2
+    assert "-one-" in names[0]
+    assert "-two-" in names[1]
+
+
+def test_a_run_that_goes_on_is_one_run_without_a_row_twice(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny(*BOARD, "trainer.max_epochs=2"))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    train(compose([f"resume={last}", "trainer.max_epochs=4"], tmp_path / "run"))
+    first, second = map(recorded, run_folders())
+    assert first.run["run_id"] == second.run["run_id"]
+    assert second.run["resume"]
+    assert first.run["display_name"] == second.run["display_name"]
+    assert [row["epoch"] for row in first.rows] == [1, 2]
+    assert [row["epoch"] for row in second.rows] == [3, 4]
+    steps = [row["_step"] for row in (*first.rows, *second.rows)]
+    assert steps == [row["step"] for row in read_rows(tmp_path / "run") if "val/acc" in row]
+
+
+def test_two_boards_of_one_run_are_two(tiny: Compose) -> None:
+    config = tiny(*BOARD)
+    other = {"project": "second", "run_id": "second"}
+    with open_dict(config):
+        config.logger.other = OmegaConf.merge(config.logger.wandb, other)
+    train(config)
+    boards = [recorded(folder) for folder in run_folders()]
+    assert {board.run["project"] for board in boards} == {"cifar-lightning", "second"}
+    assert [len(board.rows) for board in boards] == [1, 1]
+
+
+def test_a_run_that_fails_to_start_leaves_no_board_open(tiny: Compose) -> None:
+    import wandb
+
+    config = tiny(*BOARD)
+    with open_dict(config):
+        wrong = {"_target_": "cifar_lightning.tracking.wandb.open_board", "finish_timeout": 0}
+        config.logger.other = wrong
+    with pytest.raises(UserError, match="finish_timeout"):
+        train(config)
+    assert wandb.run is None
+    train(tiny(*BOARD, run_dir="again"))
+    rows = [len(recorded(folder).rows) for folder in run_folders()]
+    assert sorted(rows) == [0, 1]
+
+
+def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
+    board = open_board(mode="offline", run_id="own")
+    assert isinstance(board, BoardLogger)
+    for step in range(4):
+        board.log_metrics({"mine": float(step), "epoch": 0.0}, step)
+    board.log_metrics({"train/loss": 1.0, "val/acc": 0.5, "epoch": 1.0}, 2)
+    board.log_metrics({"test/acc": 0.6, "epoch": 1.0}, 2)
+    board.close()
+    (folder,) = run_folders()
+    shown = recorded(folder)
+    assert [row["mine"] for row in shown.history if "mine" in row] == [0, 1, 2, 3]
+    assert [row["val/acc"] for row in shown.rows] == [0.5]
+    assert shown.summary["test/acc"] == 0.6
+    assert not [row for row in shown.history if "test/acc" in row]
+
+
+def test_the_viewer_is_named_at_the_end(board_run: BoardRun) -> None:
+    folder = board_run.board.folder
+    assert f"wandb leet runs/wandb/{folder.name}" in board_run.output
+    ended = subprocess.run(
+        [WANDB, "leet", "inspect", "--summary", folder], capture_output=True, text=True, check=True
+    )
+    assert "finished" in ended.stdout
+    assert "val/acc" in ended.stdout
+
+
+# What W&B cannot do.
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and "W&B" in record.getMessage()
+    ]
+
+
+def test_a_failing_board_never_stops_training(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    def broken(self: object, *arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(wandb.Run, "log", broken)
+    metrics = train(tiny(*BOARD, "trainer.max_epochs=2"))
+    assert metrics["test/acc"] is not None
+    (said,) = warnings_in(caplog)  # once
+    assert "No space left on device. The training goes on" in said
+
+
+def test_a_board_that_cannot_open_never_stops_training(
+    tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    metrics = train(tiny(*BOARD, f"logger.wandb.save_dir={tmp_path}/file/x"))
+    assert metrics["test/acc"] is not None
+    (said,) = warnings_in(caplog)
+    assert said.startswith("W&B could not begin a run offline, so there is no board")
+
+
+def test_without_credentials_auto_is_offline_and_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    board = open_board(mode="auto", save_dir="runs", run_id="auto")
+    assert isinstance(board, BoardLogger)
+    assert board.run.offline
+    board.close()
+    assert "WANDB_MODE" not in os.environ  # nothing leaks into the next job
+    assert not warnings_in(caplog)
+    board = open_board(mode="online", save_dir="runs", run_id="online")
+    assert isinstance(board, BoardLogger)
+    assert board.run.offline
+    board.close()
+    assert "not logged in" in warnings_in(caplog)[0]
+
+
+def test_disabled_opens_nothing() -> None:
+    assert open_board(mode="disabled") is None
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(("value", "folders"), [("dryrun", 1), ("offline", 1), ("disabled", 0)])
+def test_auto_does_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, value: str, folders: int
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", value)
+    board = open_board(mode="auto", run_id="mode")
+    if board is not None:
+        board.close()
+    found = [folder.name.partition("-")[0] for folder in run_folders()]
+    assert found == ["offline"] * folders
+
+
+def test_a_folder_that_disappears_ends_no_training(caplog: pytest.LogCaptureFixture) -> None:
+    board = open_board(mode="offline", run_id="gone")
+    assert isinstance(board, BoardLogger)
+    shutil.rmtree("runs")
+    board.close()
+    assert len(warnings_in(caplog)) == 1
+
+
+def test_values_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="auto, online, offline or disabled, not 'maybe'"):
+        open_board(mode="maybe")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="finish_timeout must be above 0 seconds, not 0"):
+        open_board(finish_timeout=0)
+
+
+# Which code it is.
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A committed one, of the package's own files: by which of them it is told may change."""
+    folder = tmp_path / "checkout"
+    others = shutil.ignore_patterns("__pycache__", "weights")
+    shutil.copytree(PACKAGE, folder / "cifar_lightning", ignore=others)
+    (folder / "notes.txt").write_text("mine\n")
+    (folder / ".gitignore").write_text("secret.py\n")
+    git(folder, "init", "-q")
+    commit(folder)
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    name = ("-c", "user.name=a", "-c", "user.email=a@b")
+    return subprocess.run(
+        ["git", "-C", folder, *name, *arguments], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def commit(folder: Path) -> None:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "x")
+
+
+def test_a_clean_checkout_has_a_commit_and_no_diff(checkout: Path) -> None:
+    head = git(checkout, "rev-parse", "HEAD").strip()
+    (checkout / "notes.txt").write_text("changed\n")  # no code
+    assert code_state(checkout / "cifar_lightning") == CodeState(head, dirty=False)
+
+
+def test_the_diff_makes_the_commit_what_it_was(checkout: Path, tmp_path: Path) -> None:
+    package = checkout / "cifar_lightning"
+    (package / "train.py").write_text("one = 2\n")
+    (package / "new network.py").write_text("def f(): ...\n")
+    (package / "secret.py").write_text("key\n")
+    state = code_state(package)
+    assert state.dirty
+    assert b"secret" not in state.diff
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(checkout), str(clone))
+    (tmp_path / "diff.patch").write_bytes(state.diff)
+    git(clone, "apply", str(tmp_path / "diff.patch"))
+    assert (clone / "cifar_lightning" / "train.py").read_text() == "one = 2\n"
+    assert (clone / "cifar_lightning" / "new network.py").read_text() == "def f(): ...\n"
+
+
+def test_of_a_larger_repository_only_the_code_is_in_the_diff(tmp_path: Path) -> None:
+    template = tmp_path / "big" / "template"
+    (template / "cifar_lightning").mkdir(parents=True)
+    (template / "cifar_lightning" / "__init__.py").write_bytes(b"one = 1\r\ntwo = 2\r\n")
+    (tmp_path / "big" / "pyproject.toml").write_text("mine\n")
+    git(tmp_path / "big", "init", "-q")
+    git(tmp_path / "big", "config", "diff.noprefix", "true")
+    commit(tmp_path / "big")
+    (tmp_path / "big" / ".env").write_text("key\n")
+    (tmp_path / "big" / "pyproject.toml").write_text("changed\n")
+    assert code_state(template / "cifar_lightning").diff == b""
+    (template / "cifar_lightning" / "__init__.py").write_bytes(b"one = 1\r\ntwo = 3\r\n")
+    (template / "cifar_lightning" / "data.bin").write_bytes(b"\0\1")
+    state = code_state(template / "cifar_lightning")
+    assert state.dirty
+    assert b"key" not in state.diff
+    assert b"changed" not in state.diff
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(tmp_path / "big"), str(clone))
+    (tmp_path / "diff.patch").write_bytes(state.diff)
+    git(clone, "apply", "--directory=template", str(tmp_path / "diff.patch"))
+    code = clone / "template" / "cifar_lightning"
+    assert (code / "__init__.py").read_bytes() == b"one = 1\r\ntwo = 3\r\n"
+    assert (code / "data.bin").read_bytes() == b"\0\1"
+
+
+def test_what_is_installed_in_someone_elses_checkout_has_no_commit(checkout: Path) -> None:
+    packages = checkout / ".venv" / "cifar_lightning"
+    shutil.copytree(checkout / "cifar_lightning", packages)
+    assert code_state(packages) == CodeState()
+    shutil.rmtree(checkout / ".git")
+    assert code_state(checkout / "cifar_lightning") == CodeState()
