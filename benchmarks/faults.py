@@ -40,7 +40,7 @@ from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.data import Parts, ShapesData
 from cifar_lightning.errors import UserError
 from cifar_lightning.run import devices
-from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.tracking.run_folder import RunFolder, read_rows
 
 KILLS = int(os.environ.get("KILLS", "72"))
 DISKS = int(os.environ.get("DISKS", "8"))
@@ -223,7 +223,7 @@ def suffer(chain: Chain, fault: Fault) -> bool:
     if run_dir is None:
         return True
     fault.problems += damage(run_dir)
-    last = run_dir / "checkpoints" / "last.ckpt"
+    last = RunFolder(run_dir).last
     saved = read_checkpoint(last).global_step if last.is_file() and not fault.problems else 0
     told = fault.number is not signal.SIGKILL and now in ("training", "validation")
     if steps - saved > (0 if told else STEPS_AN_EPOCH):

@@ -35,6 +35,7 @@ from cifar_lightning.config.messages import explain
 from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.errors import UserError
 from cifar_lightning.run import devices
+from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.training.module import Classifier
 
 EXPERIMENTS = os.environ.get(
@@ -51,17 +52,15 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     figures = FOLDER / f"{name}_{seed}.json"
     if figures.exists():
         return dict(json.loads(figures.read_text()))
-    folder = FOLDER / f"{name}_{seed}"
-    last = folder / "checkpoints" / "last.ckpt"
-    if not (folder / "metrics.json").exists():
-        fresh = [f"experiment={name}", f"seed={seed}", f"hydra.run.dir={folder}", *overrides]
-        _command("train", *([f"resume={last}"] if last.exists() else fresh))
-    best = folder / "checkpoints" / "best.ckpt"
-    _command("evaluate", f"checkpoint={best}", "robustness=false")
-    metrics = json.loads((folder / "metrics.json").read_text())
-    evaluation = json.loads((folder / "evaluation" / "evaluation.json").read_text())
+    folder = RunFolder(FOLDER / f"{name}_{seed}")
+    if not folder.metrics_json.exists():
+        fresh = [f"experiment={name}", f"seed={seed}", f"hydra.run.dir={folder.path}", *overrides]
+        _command("train", *([f"resume={folder.last}"] if folder.last.exists() else fresh))
+    _command("evaluate", f"checkpoint={folder.best}", "robustness=false")
+    metrics = json.loads(folder.metrics_json.read_text())
+    evaluation = json.loads((folder.evaluation / "evaluation.json").read_text())
     # What it was trained on: one that was broken off goes on with its own.
-    facts = torch.load(best, weights_only=True)["hyper_parameters"]["data_facts"]
+    facts = torch.load(folder.best, weights_only=True)["hyper_parameters"]["data_facts"]
     found = {"experiment": name, **metrics, "test/acc_flip": evaluation["test/acc_flip"]}
     found |= {key: facts[key] for key in ("classes", "image_size")}
     figures.write_text(json.dumps(found, indent=2) + "\n")

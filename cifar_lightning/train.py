@@ -38,6 +38,7 @@ def train(
     from cifar_lightning.run import fit, resume
     from cifar_lightning.system import jobs
     from cifar_lightning.tracking import console, results
+    from cifar_lightning.tracking.run_folder import RunFolder
     from cifar_lightning.tracking.wandb import summary
     from cifar_lightning.training.callbacks import Interruption, Pruning
 
@@ -55,7 +56,7 @@ def train(
     callbacks = run.build_callbacks(config, data)
     if is_hopeless is not None:
         callbacks["pruning"] = Pruning(is_hopeless)
-    interruption = Interruption(Path(config.run_dir, "checkpoints", "last.ckpt"))
+    interruption = Interruption(RunFolder(Path(config.run_dir)).last)
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
     with fit.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers

@@ -11,13 +11,11 @@ from cifar_lightning.config.compose import ADDED, compose, key_of
 from cifar_lightning.config.overrides import is_sweep, prepare_arguments, quoted
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
-from cifar_lightning.system.locks import is_taken
 from cifar_lightning.tracking.run_folder import (
     DEBUGGING,
     RUNS,
-    age,
+    RunFolder,
     read_config_dir,
-    read_run,
     read_sweep,
 )
 
@@ -91,29 +89,31 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     wanted, usual = _plain(config), DEBUGGING if config.choices.debug else RUNS
     started = processes.launch()
     alone = started is None or started.total == 1  # several must choose the same
-    for folder in sorted(_candidates(overrides, usual), key=age, reverse=True):
-        last = folder / "checkpoints" / "last.ckpt"
-        if not last.is_file() or not _was_typed_so(folder, wanted, prepared):
-            continue
-        if read_run(folder).status != "finished" and not (alone and is_taken(folder)):
-            return last
+    folders = sorted(_candidates(overrides, usual), key=lambda folder: folder.age, reverse=True)
+    for folder in folders:
+        if (
+            folder.can_be_resumed()
+            and _was_typed_so(folder, wanted, prepared)
+            and not (alone and folder.is_locked())
+        ):
+            return folder.last
     return None
 
 
-def _candidates(overrides: Sequence[str], usual: Path) -> list[Path]:
+def _candidates(overrides: Sequence[str], usual: Path) -> list[RunFolder]:
     """The folders that the run could have begun in: below the usual one, if none was typed."""
     typed = [o.partition("=")[2].strip("'\"") for o in overrides if key_of(o) == "hydra.run.dir"]
     if typed and "${" not in typed[-1]:
-        return [Path(typed[-1]).expanduser()]
+        return [RunFolder(Path(typed[-1]).expanduser())]
     place = Path(typed[-1]).expanduser().parent if typed else usual
-    return [folder for folder in place.glob("*") if folder.is_dir()]
+    return [RunFolder(folder) for folder in place.glob("*") if folder.is_dir()]
 
 
-def _was_typed_so(folder: Path, wanted: dict[str, Any], overrides: Sequence[str]) -> bool:
+def _was_typed_so(folder: RunFolder, wanted: dict[str, Any], overrides: Sequence[str]) -> bool:
     """Whether a run has this configuration, and was not resumed with another one since."""
     try:
-        config = OmegaConf.load(folder / ".hydra" / "config.yaml")
-        run = read_run(folder)
+        config = OmegaConf.load(folder.path / ".hydra" / "config.yaml")
+        run = folder.read()
     except Exception:  # PyYAML and OmegaConf have no base class in common; whatever it is, not ours
         return False
     later = {o for some in run.resumed for o in some if key_of(o) != "resume"}

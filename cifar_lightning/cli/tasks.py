@@ -19,6 +19,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import Ask, JobDied, JobFailed, Surroundings, run_job
 from cifar_lightning.system.locks import alone_in
+from cifar_lightning.tracking.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def _go_on(config: DictConfig, allowed: bool) -> None:
     Raises:
         JobFailed: if there is one that it may not go on from.
     """
-    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    last = RunFolder(Path(config.run_dir)).last
     if not last.is_file():
         return
     if not allowed:

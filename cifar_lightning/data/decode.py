@@ -2,7 +2,6 @@
 
 import glob
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
@@ -12,6 +11,8 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from cifar_lightning.system.natural import natural_key
 
 # What Pillow only recognises, or leaves to another program; Ghostscript would run what an EPS says.
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
@@ -55,7 +56,7 @@ def find_images(images: str) -> tuple[list[Path], Counter[str]]:
         # pathlib's takes no pattern that begins at the root.
         matches = {Path(match) for match in glob.glob(str(path), recursive=True)}  # noqa: PTH207
         found = [m for m in matches if m.suffix.lower() in endings or not is_folder(m)]
-    return sorted(found, key=lambda file: [natural(part) for part in file.parts]), left_out
+    return sorted(found, key=lambda file: [natural_key(part) for part in file.parts]), left_out
 
 
 def image_endings() -> frozenset[str]:
@@ -83,12 +84,6 @@ def _files_below(top: Path) -> tuple[list[Path], list[Path]]:
                 folders.remove(name)
             seen.add(place)
     return files, refused
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A key to sort names by in which numbers count by value: 2.png before 10.png."""
-    pieces = re.split(r"(\d+)", name)  # text and digits alternate
-    return [(int(piece) if piece.isdecimal() else -1, piece) for piece in pieces]
 
 
 def map_images(

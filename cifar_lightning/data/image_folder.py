@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from cifar_lightning.data.archives import Read, open_source
-from cifar_lightning.data.decode import decode_image, map_images, natural
+from cifar_lightning.data.decode import decode_image, map_images
 from cifar_lightning.data.splits import check_memory
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.natural import natural_key
 
 LAYOUT = "train/<class>/* and test/<class>/*"
 # What is in memory at once of files yet to be decoded, beside a single one that is larger.
@@ -55,7 +56,7 @@ def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
 def _order(place: tuple[str, str, str]) -> tuple[list[tuple[int, str]], str]:
     """By file name, its numbers by value (2.png before 10.png), then by class."""
     _, class_name, file = place
-    return natural(file), class_name
+    return natural_key(file), class_name
 
 
 def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]]:

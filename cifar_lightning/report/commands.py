@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import RunFolder
 
 
 def train_command(overrides: Sequence[str], multirun: bool = False) -> str:
@@ -16,7 +17,7 @@ def train_command(overrides: Sequence[str], multirun: bool = False) -> str:
 
 def evaluate_command(folder: Path) -> str:
     """The command for a shell that measures a run's best checkpoint."""
-    checkpoint = folder / "checkpoints" / "best.ckpt"
+    checkpoint = RunFolder(folder).best
     return shlex.join(["python", "-m", "cifar_lightning.evaluate", f"checkpoint={checkpoint}"])
 
 

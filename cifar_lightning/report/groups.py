@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cifar_lightning.report.tables import mean_and_sd, numbers, percent
-from cifar_lightning.tracking.run_folder import Run
-from cifar_lightning.tracking.status import STATUSES
+from cifar_lightning.tracking.run_folder import STATUSES, Run
 
 NOT_FOR_CHOOSING = "Chosen by validation accuracy alone: the test images are not for choosing."
 

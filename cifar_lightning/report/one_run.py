@@ -18,7 +18,7 @@ from cifar_lightning.report.tables import (
     seconds,
 )
 from cifar_lightning.tracking.plots.curves import learning_curve
-from cifar_lightning.tracking.run_folder import Run, read_choices, started
+from cifar_lightning.tracking.run_folder import Run, RunFolder, read_choices
 
 CAPTIONS = {
     "confusion_matrix": "Confusion matrix",
@@ -49,7 +49,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "run": run,
         "sentences": _sentences(run),
         "generated": metrics.get("data") == "shapes",
-        "started": started(run.folder.absolute()),
+        "started": RunFolder(run.folder).started,
         "cards": _cards(run),
         "charts": _charts(run),
         "epochs": _epochs(run),

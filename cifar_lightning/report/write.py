@@ -16,7 +16,7 @@ from cifar_lightning.report.charts import data_uri
 from cifar_lightning.report.groups import best_run, differing, groups_of
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.plots import save_png
-from cifar_lightning.tracking.run_folder import Run, is_run, read_run, run_folders
+from cifar_lightning.tracking.run_folder import Run, RunFolder, run_folders
 
 TEMPLATES = Path(__file__).parent / "templates"
 CURVES = "report_curves.png"
@@ -35,11 +35,11 @@ def write_report(folder: Path) -> Path:
         UserError: if it would overwrite what is no earlier report.
     """
     _check_output(folder)
-    if is_run(folder):
-        run = read_run(folder)
+    if RunFolder(folder).is_run():
+        run = RunFolder(folder).read()
         _write(folder / "report.csv", _csv([run], list(run.settings)))
         return _render(folder, "run", one_run.content_of(run))
-    runs = [read_run(f, name=str(f.relative_to(folder))) for f in run_folders(folder)]
+    runs = [f.read(name=str(f.path.relative_to(folder))) for f in run_folders(folder)]
     _write(folder / "report.csv", _csv(runs, differing(runs)))
     groups = groups_of(runs)
     ordered = [run for group in groups for run in group.members]

@@ -23,7 +23,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.search.claims import Claims, TrialLost
 from cifar_lightning.search.space import Space, as_overrides, suggest
 from cifar_lightning.system.jobs import Ask, JobFailed, Surroundings, run_job, threads_for
-from cifar_lightning.tracking.run_folder import read_run
+from cifar_lightning.tracking.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -171,9 +171,9 @@ def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConf
     overrides = [*OF_EVERY_TRIAL, *search.overrides, *params]
     config = compose(overrides, folder, sweep=search.study.study_name)
     record = folder / ".hydra"
-    if (record / "overrides.yaml").is_file() and _recipe(read_run(folder).overrides) != _recipe(
-        overrides
-    ):
+    if (record / "overrides.yaml").is_file() and _recipe(
+        RunFolder(folder).read().overrides
+    ) != _recipe(overrides):
         raise UserError(
             f"{folder} has a trial of another study. study=NAME or hydra.run.dir=FOLDER gives this "
             "one a folder of its own."
@@ -182,7 +182,7 @@ def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConf
     OmegaConf.save(config, record / "config.yaml")
     OmegaConf.save(OmegaConf.create(overrides), record / "overrides.yaml")
     config.run_id = f"{name}-{config.run_id.rpartition('-')[2]}"
-    last = folder / "checkpoints" / "last.ckpt"
+    last = RunFolder(folder).last
     if last.is_file():
         # With the checkpoint's configuration, which is this one, but for where things are here.
         here = [o for o in search.overrides if is_of_machine(o) and not o.startswith("data=")]

@@ -19,7 +19,7 @@ from cifar_lightning.report.groups import best_run, describe, differing, groups_
 from cifar_lightning.report.many_runs import by_configuration, by_run
 from cifar_lightning.report.tables import Table
 from cifar_lightning.report.write import write_report
-from cifar_lightning.tracking.run_folder import read_run, run_folders
+from cifar_lightning.tracking.run_folder import run_folders
 
 Job = list[str]
 
@@ -48,7 +48,7 @@ def missing_jobs(folder: Path, jobs: Sequence[Job], resume: bool) -> list[tuple[
         )
     if not resume:
         return [(None, job) for job in jobs]
-    runs = {frozenset(run.overrides): run for run in map(read_run, there)}
+    runs = {frozenset(run.overrides): run for run in (f.read() for f in there)}
     names = {str(run.folder.relative_to(folder)) for run in runs.values()}
     free = (str(number) for number in range(len(jobs) + len(names)) if str(number) not in names)
     missing: list[tuple[str | None, Job]] = []
@@ -117,7 +117,7 @@ def show_sweep(folder: Path, jobs: Sequence[Job], errors: Sequence[Exception] = 
     Returns:
         Whether all jobs are finished.
     """
-    runs = [read_run(f, name=str(f.relative_to(folder))) for f in run_folders(folder)]
+    runs = [f.read(name=str(f.path.relative_to(folder))) for f in run_folders(folder)]
     typed = {frozenset(job) for job in jobs}
     of_sweep = [run for run in runs if frozenset(run.overrides) in typed]
     unfinished = [run for run in of_sweep if run.status != "finished"]

@@ -18,6 +18,7 @@ from torch import nn
 
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import Budget
+from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.tracking.wandb import BoardLogger
 from cifar_lightning.training.callbacks import TargetReached
 
@@ -156,7 +157,7 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
     console.print(table)
     places = [("run folder", config.run_dir)]
     places += [("profile", str(file)) for file in Path(config.run_dir).glob("fit-*profile*.txt")]
-    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    last = RunFolder(Path(config.run_dir)).last
     if metrics["stopped_by"] == "interrupted" and last.exists():
         places.append(("go on", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}"))
     for logger in loggers:

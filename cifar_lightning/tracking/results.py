@@ -16,7 +16,7 @@ from cifar_lightning.models.budget import Budget, train_tflop
 from cifar_lightning.run.devices import device_name
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking import console, plots, saliency
-from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.tracking.run_folder import RunFolder, read_rows
 from cifar_lightning.training import measures
 from cifar_lightning.training.callbacks import Pruning, TargetReached, Throughput
 from cifar_lightning.training.module import Classifier
@@ -115,7 +115,7 @@ def _tested(trainer: pl.Trainer) -> dict[str, float | None]:
 
 def save(config: DictConfig, metrics: dict[str, Any]) -> None:
     """Write `metrics.json`."""
-    with atomic_write(Path(config.run_dir, "metrics.json")) as file:
+    with atomic_write(RunFolder(Path(config.run_dir)).metrics_json) as file:
         file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
 
 
@@ -202,7 +202,7 @@ def save_explanations(
 
 
 def _save_figures(figures: dict[str, Figure], run_dir: Path) -> dict[str, Path]:
-    place = run_dir / "figures"
+    place = RunFolder(run_dir).figures
     place.mkdir(exist_ok=True)
     written = {name: place / f"{name}.png" for name in figures}
     for name, figure in figures.items():

@@ -1,8 +1,9 @@
-"""Run folders, read back: what a run was told, how far it came, and what it measured."""
+"""A run's folder: where its files are, how the run stands, and what it was told and measured."""
 
 import csv
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -11,23 +12,28 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.tracking.status import status_of
+from cifar_lightning.system.locks import is_taken
+from cifar_lightning.system.natural import natural_key
 
 RUNS = Path("runs/train")
 DEBUGGING = RUNS.with_name("debug")  # of conf/debugging.yaml
+# Interrupted by Ctrl-C or SIGTERM; failed with an error in its log; not finished because it still
+# runs, was killed, or failed without a word there.
+STATUSES = ("finished", "interrupted", "failed", "not finished")
+LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, as far as it can be read.
+    """What a run's folder says of it, as far as it can be read; see `RunFolder.read`.
 
     Attributes:
-        folder: where it is.
+        folder: of the run.
         name: of the folder, below that of its multirun if it is of one.
-        status: one of `status.STATUSES`.
+        status: one of `STATUSES`.
         reason: why it is not finished, as far as is known.
         overrides: as Hydra recorded them.
-        resumed: the overrides of each time that it went on.
+        resumed: the overrides of each resume.
         config: `.hydra/config.yaml`, its text.
         target: test accuracy that it trained for; None if there was none, or it is not known.
         metrics: of `metrics.json`; empty before the run is over.
@@ -75,13 +81,128 @@ class Run:
         return sorted(p for p in (self.folder / below).glob("*.png") if p.stat().st_size)
 
 
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, which need not be there yet.
+
+    Attributes:
+        path: of the folder.
+    """
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        """The checkpoint of the last whole epoch, or of the step at which it was interrupted."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint with the best validation accuracy."""
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def config(self) -> Path:
+        """The record of the run: its configuration, which a resume reads."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics_json(self) -> Path:
+        """The results of a run that is over."""
+        return self.path / "metrics.json"
+
+    @property
+    def metrics_csv(self) -> Path:
+        """The curves."""
+        return self.path / "metrics.csv"
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the run's plots."""
+        return self.path / "figures"
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of the evaluation of `best`."""
+        return self.path / "evaluation"
+
+    @property
+    def started(self) -> datetime | None:
+        """When the run began, which the folder's name tells; None if it has another name."""
+        found = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", self.path.absolute().name)
+        return datetime.strptime(found[0], "%Y-%m-%d_%H-%M-%S-%f") if found else None
+
+    @property
+    def age(self) -> datetime:
+        """When the run began, as far as it can be told."""
+        return self.started or datetime.fromtimestamp(self.path.stat().st_mtime)
+
+    def is_run(self) -> bool:
+        """Whether the folder has anything of a run in it."""
+        marks = (self.path / ".hydra" / "overrides.yaml", self.metrics_json, self.metrics_csv)
+        return any(mark.is_file() for mark in marks)
+
+    def is_locked(self) -> bool:
+        """Whether a process works on the run."""
+        return is_taken(self.path)
+
+    def can_be_resumed(self) -> bool:
+        """Whether there is a last checkpoint, and the run is not finished."""
+        return self.last.is_file() and self.read().status != "finished"
+
+    def read(self, name: str | None = None) -> Run:
+        """What it says of the run; what is missing or damaged is left out and named.
+
+        Args:
+            name: to show; by default the folder's.
+        """
+        folder = self.path
+        problems: list[str] = []
+        metrics = _read_json(self.metrics_json, problems)
+        try:
+            rows = read_rows(folder)
+        except (OSError, ValueError) as error:
+            rows = []
+            problems.append(f"metrics.csv cannot be read: {error}")
+        hydra = folder / ".hydra"
+        config = hydra / "config.yaml"
+        again = sorted(hydra.glob("resumed_*"))
+        status, reason = _status_of(self, metrics, rows, again[-1].name if again else "")
+        resumed = [_overrides(start, problems) for start in again]
+        target = _read_yaml(config, problems, "target_accuracy")
+        for override in (override for some in resumed for override in some):
+            if override.startswith("target_accuracy="):
+                target = OmegaConf.from_dotlist([override]).target_accuracy
+        return Run(
+            folder=folder,
+            name=name or folder.absolute().name,
+            status=status,
+            reason=reason,
+            recorded=(hydra / "overrides.yaml").is_file(),
+            overrides=_overrides(hydra, problems),
+            resumed=resumed,
+            config=config.read_text(errors="replace") if config.is_file() else "",
+            target=float(target) if type(target) in (int, float) else None,
+            metrics=metrics,
+            rows=rows,
+            evaluation=_read_json(self.evaluation / "evaluation.json", problems),
+            problems=problems,
+        )
+
+
 def find_folder(path: str | None) -> Path:
     """The folder that was typed; None stands for the newest below runs/train/.
 
     Raises:
         UserError: if there is none, or it has no run.
     """
-    newest = max((f for f in RUNS.glob("*") if is_run(f) or run_folders(f)), default=None, key=age)
+    found = [f for f in RUNS.glob("*") if RunFolder(f).is_run() or run_folders(f)]
+    newest = max(found, default=None, key=lambda f: RunFolder(f).age)
     example = newest or f"{RUNS}/<date>_<time>_<name>"
     if path is None:
         if newest is None:
@@ -91,7 +212,7 @@ def find_folder(path: str | None) -> Path:
     if not folder.is_dir():
         wrong = " is a file" if folder.exists() else ": there is no such folder"
         raise UserError(f"run={path}{wrong}. Name a run's folder, as in: run={example}")
-    if not is_run(folder) and not run_folders(folder):
+    if not RunFolder(folder).is_run() and not run_folders(folder):
         raise UserError(
             f"run={path} is no run's folder: neither it nor a folder in it has .hydra/ or "
             f"metrics.json. As in: run={example}"
@@ -99,72 +220,12 @@ def find_folder(path: str | None) -> Path:
     return folder
 
 
-def is_run(folder: Path) -> bool:
-    """Whether a folder is that of one run."""
-    marks = (".hydra/overrides.yaml", "metrics.json", "metrics.csv")
-    return any((folder / mark).is_file() for mark in marks)
-
-
-def run_folders(folder: Path) -> list[Path]:
+def run_folders(folder: Path) -> list[RunFolder]:
     """The runs below a folder, such as a multirun's, 2 before 10."""
     found = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
     found |= {file.parent for file in folder.glob("**/metrics.json")}
-    return sorted(found - {folder}, key=lambda run: _natural(str(run.relative_to(folder))))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part or 0), text) for text, part in re.findall(r"(\D*)(\d*)", name)]
-
-
-def age(folder: Path) -> datetime:
-    """When a run's folder began, as far as it can be told."""
-    return started(folder) or datetime.fromtimestamp(folder.stat().st_mtime)
-
-
-def started(folder: Path) -> datetime | None:
-    """When a run began, which its folder's name tells; None if it has another name."""
-    found = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", folder.name)
-    return datetime.strptime(found[0], "%Y-%m-%d_%H-%M-%S-%f") if found else None
-
-
-def read_run(folder: Path, name: str | None = None) -> Run:
-    """Read a run's folder; what is missing or damaged is left out and named.
-
-    Args:
-        folder: of the run.
-        name: to show; by default the folder's.
-    """
-    problems: list[str] = []
-    metrics = _read_json(folder / "metrics.json", problems)
-    try:
-        rows = read_rows(folder)
-    except (OSError, ValueError) as error:
-        rows = []
-        problems.append(f"metrics.csv cannot be read: {error}")
-    hydra = folder / ".hydra"
-    config = hydra / "config.yaml"
-    again = sorted(hydra.glob("resumed_*"))
-    status, reason = status_of(folder, metrics, rows, again[-1].name if again else "")
-    resumed = [_overrides(start, problems) for start in again]
-    target = _read_yaml(config, problems, "target_accuracy")
-    for override in (override for some in resumed for override in some):
-        if override.startswith("target_accuracy="):
-            target = OmegaConf.from_dotlist([override]).target_accuracy
-    return Run(
-        folder=folder,
-        name=name or folder.absolute().name,
-        status=status,
-        reason=reason,
-        recorded=(hydra / "overrides.yaml").is_file(),
-        overrides=_overrides(hydra, problems),
-        resumed=resumed,
-        config=config.read_text(errors="replace") if config.is_file() else "",
-        target=float(target) if type(target) in (int, float) else None,
-        metrics=metrics,
-        rows=rows,
-        evaluation=_read_json(folder / "evaluation" / "evaluation.json", problems),
-        problems=problems,
-    )
+    ordered = sorted(found - {folder}, key=lambda run: natural_key(str(run.relative_to(folder))))
+    return [RunFolder(run) for run in ordered]
 
 
 def read_rows(folder: str | Path) -> list[dict[str, float]]:
@@ -243,3 +304,62 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, TypeError, ValueError) as error:
         problems.append(f"{file.name} cannot be read: {error}")
         return {}
+
+
+def _status_of(
+    folder: RunFolder, metrics: dict[str, Any], rows: Sequence[dict[str, float]], resumed: str
+) -> tuple[str, str]:
+    """One of `STATUSES`, and why it is not finished, as far as is known.
+
+    Args:
+        folder: of the run.
+        metrics: of its `metrics.json`; empty before it is over.
+        rows: of its `metrics.csv`.
+        resumed: name of the folder in .hydra/ of its last start; empty if it was not resumed.
+    """
+    epochs = metrics.get("epochs")
+    more = isinstance(epochs, int | float) and any(
+        # A test's row has the epoch begun; float32 differs from the rounded figure.
+        row.get("epoch", 0) > epochs + 1e-4
+        for row in rows
+        if "test/acc" not in row
+    )
+    if metrics and not more:
+        if metrics.get("stopped_by") == "interrupted":
+            return "interrupted", "stopped by Ctrl-C or SIGTERM"
+        return "finished", ""
+    since = resumed.removeprefix("resumed_")
+    for log in folder.path.glob("*.log"):
+        if error := _last_error(log.read_text(errors="replace").splitlines(), since):
+            return "failed", error
+    # Not any file: a report's own, or one that is being written, would mislead.
+    files = [folder.path / name for name in (".hydra", "metrics.csv", "train.log", "checkpoints")]
+    last = max(
+        (f.stat().st_mtime for f in files if f.exists()), default=folder.path.stat().st_mtime
+    )
+    when = datetime.fromtimestamp(last)
+    return "not finished", f"it still runs, failed or was killed; its last file is of {when:%F %T}"
+
+
+def _last_error(lines: Sequence[str], since: str) -> str:
+    """The last error in a run's log, without its traceback; empty if there is none.
+
+    Args:
+        lines: of the log.
+        since: the time, as folders are named by it, of the last start; errors of earlier ones do
+            not count.
+    """
+    message: list[str] = []
+    within = False
+    for line in lines:
+        if found := LOG_LINE.match(line):
+            # Other libraries' errors, such as W&B's, do not end a training.
+            time, level, name, text = found.groups()
+            within = level == "ERROR" and name.startswith("cifar_lightning")
+            within = within and re.sub(r"\D", "", time) >= re.sub(r"\D", "", since)[:17]  # ms
+            message = [text] if within else message
+        elif line.startswith("Traceback"):
+            within = False
+        elif within and not line.startswith("HYDRA_FULL_ERROR=1 "):  # a hint for the terminal
+            message.append(line)
+    return "\n".join(message).strip()

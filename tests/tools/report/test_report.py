@@ -25,7 +25,7 @@ from cifar_lightning.evaluate import evaluate
 from cifar_lightning.report import evaluated, many_runs, one_run, report
 from cifar_lightning.report.commands import train_command
 from cifar_lightning.report.groups import best_run, groups_of, verdict
-from cifar_lightning.tracking.run_folder import Run, find_folder, read_run, run_folders
+from cifar_lightning.tracking.run_folder import Run, RunFolder, find_folder, run_folders
 
 HOSTILE = '"><script>alert("run")</script><img src=x onerror=alert(1)>|`x`'
 
@@ -115,7 +115,7 @@ def test_markdown_has_the_same_and_its_pictures_exist(one: Path, many: Path) -> 
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(pictures) == len({path.name for path in one.glob("*/*.png")})
     assert all((one / picture).is_file() for picture in pictures)
-    assert f"    {train_command(read_run(one).overrides)}\n" in text
+    assert f"    {train_command(RunFolder(one).read().overrides)}\n" in text
     write(many)
     text = (many / "report.md").read_text()
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
@@ -211,7 +211,7 @@ def test_an_interrupted_run_is_listed_and_not_counted(many: Path) -> None:
 def test_a_damaged_file_is_no_end(one: Path, file: str, content: str, problem: str) -> None:
     (one / file).write_text(content)
     assert problem in write(one).read_text()
-    assert len(read_run(one).problems) == bool(problem)
+    assert len(RunFolder(one).read().problems) == bool(problem)
 
 
 def test_values_of_any_kind_are_no_end_of_a_multirun(many: Path) -> None:
@@ -267,7 +267,7 @@ def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
     again.mkdir()
     log = one / "train.log"
     log.write_text("2026-11-24 23:59:59,999 ERROR cifar_lightning.cli: Before.\n")
-    assert read_run(one).status == "finished"
+    assert RunFolder(one).read().status == "finished"
     # The test's row has the whole epoch, where the training ended in the middle of one.
     metrics = metrics_of(one)
     (one / "metrics.json").write_text(json.dumps(metrics | {"epochs": 0.333333}))
@@ -279,14 +279,14 @@ def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
         writer = csv.DictWriter(file, kept[0])
         writer.writeheader()
         writer.writerows(kept)
-    assert read_run(one).status == "finished"
+    assert RunFolder(one).read().status == "finished"
     with (one / "metrics.csv").open("a") as file:
         heading = (one / "metrics.csv").read_text().splitlines()[0].split(",")
         file.write(",".join("99" if key == "epoch" else "" for key in heading) + "\n")
-    assert read_run(one).status == "not finished"
+    assert RunFolder(one).read().status == "not finished"
     with log.open("a") as file:
         file.write("2026-11-25 00:00:01,000 ERROR cifar_lightning.cli: After.\n")
-    assert (read_run(one).status, read_run(one).reason) == ("failed", "After.")
+    assert (RunFolder(one).read().status, RunFolder(one).read().reason) == ("failed", "After.")
 
 
 def test_names_with_dollar_signs_are_no_formulas(one: Path, many: Path) -> None:
@@ -327,7 +327,7 @@ def test_a_resumed_run_shows_both_commands(one: Path) -> None:
     html = write(one).read_text()
     assert "It went on, in the same folder, with:" in html
     assert "trainer.max_epochs=9 target_accuracy=null" in html
-    assert read_run(one).settings["trainer.max_epochs"] == "9"
+    assert RunFolder(one).read().settings["trainer.max_epochs"] == "9"
     assert "It trained without a target" in html
 
 
@@ -383,7 +383,7 @@ def test_the_newest_run_or_multirun_is_the_one(many: Path, one: Path) -> None:
     Path("runs/train/2026-11-25_00-00-00-000000_empty").mkdir()
     os.utime(single)  # as a report does
     assert find_folder(None) == Path(sweep)
-    assert [folder.name for folder in run_folders(Path(sweep))] == list("012345")
+    assert [folder.path.name for folder in run_folders(Path(sweep))] == list("012345")
     assert report(compose([], config_name="report")) == Path(sweep, "report.html").absolute()
 
 
@@ -542,7 +542,7 @@ def test_hostile_text_stays_text(one: Path, many: Path, visit: Callable[..., Pag
         metrics = metrics_of(run) | {"device": HOSTILE, "model": HOSTILE}
         (run / "metrics.json").write_text(json.dumps(metrics))
         overrides = run / ".hydra" / "overrides.yaml"
-        overrides.write_text(json.dumps([*read_run(run).overrides, f"x={HOSTILE}"]))
+        overrides.write_text(json.dumps([*RunFolder(run).read().overrides, f"x={HOSTILE}"]))
         (run / ".hydra" / "config.yaml").write_text(f"x: '{HOSTILE}'\n")
         page = visit(write(folder))
         assert HOSTILE in page.locator("main").inner_text()
@@ -580,7 +580,7 @@ def test_the_best_run_is_stressed(many: Path) -> None:
         r'<tr class="best" data-run="(run-\d)">.*?<a href=[^>]*>(\d)</a>', html, re.DOTALL
     )
     assert row[1] == best
-    runs = [read_run(f, name=f.name) for f in run_folders(many)]
+    runs = [f.read() for f in run_folders(many)]
     groups = groups_of(runs)
     ordered = [run for group in groups for run in group.members]
     (axes,) = many_runs.chart(groups, ordered, best_run(runs)).axes
