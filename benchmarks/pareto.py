@@ -39,7 +39,7 @@ from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.training.module import Classifier
 
 EXPERIMENTS = os.environ.get(
-    "EXPERIMENTS", "best_seed,best_257k,best_1m,resnet20,airbench94"
+    "EXPERIMENTS", "best_dilated_dw,best_257k,best_1m,resnet20,airbench94"
 ).split(",")
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "0").split(",")]
 ROUNDS = int(os.environ.get("ROUNDS", "10"))

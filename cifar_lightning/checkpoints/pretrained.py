@@ -47,8 +47,8 @@ def load(name: str) -> Pretrained:
     """A trained network, in evaluation mode, on the CPU, in float32.
 
     Args:
-        name: of a file in `checkpoints/weights/`, such as `best_seed`; the card beside it says
-            what it was trained on and what it reaches.
+        name: of a file in `checkpoints/weights/`, such as `best_dilated_dw`; the card beside it
+            says what it was trained on and what it reaches.
 
     Raises:
         UserError: if there is none of that name, or its file is damaged.

@@ -29,7 +29,7 @@ def test_receptive_fields_grow_by_kernel_dilation_and_stride() -> None:
     assert first.field == (15, 18)  # around row 16
 
 
-@pytest.mark.parametrize("name", ["best_seed", "best_257k", "best_1m"])
+@pytest.mark.parametrize("name", ["best_dilated_dw", "best_257k", "best_1m"])
 def test_the_layers_add_up_to_what_the_budget_counts(name: str) -> None:
     network = load(name).network
     before = {key: value.clone() for key, value in network.state_dict().items()}

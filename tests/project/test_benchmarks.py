@@ -133,14 +133,14 @@ def test_a_short_campaign_of_faults_loses_nothing() -> None:
 @pytest.mark.slow
 def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
     environment = {
-        "EXPERIMENTS": "best_seed,airbench94",
+        "EXPERIMENTS": "best_dilated_dw,airbench94",
         "SEEDS": "0,1",
         "ROUNDS": "1",
         "FOLDER": str(tmp_path / "results"),
     }
     options = ("trainer.max_epochs=1",)
     first = last_line("pareto.py", *options, **environment)
-    assert [n["experiment"] for n in first["networks"]] == ["best_seed", "airbench94"]
+    assert [n["experiment"] for n in first["networks"]] == ["best_dilated_dw", "airbench94"]
     for network in first["networks"]:
         assert (network["seeds"], network["epochs"]) == (2, 1)
         assert network["train_images_per_s"] > 0
@@ -148,19 +148,19 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
     with Image.open(tmp_path / "results" / "pareto.png") as picture:
         assert picture.size == (960, 540)
     assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
-    figures = json.loads((tmp_path / "results" / "best_seed_0.json").read_text())
+    figures = json.loads((tmp_path / "results" / "best_dilated_dw_0.json").read_text())
     assert (figures["classes"], figures["image_size"]) == ([*SHAPES], 32)
     # A second start trains what is missing alone, and goes on with what was broken off; of the
     # finished runs it needs the figures.
     results = tmp_path / "results"
-    for run in ("best_seed_1", "airbench94_0", "airbench94_1"):
+    for run in ("best_dilated_dw_1", "airbench94_0", "airbench94_1"):
         shutil.rmtree(results / run)
-    (results / "best_seed_0.json").unlink()
-    (results / "best_seed_0" / "metrics.json").unlink()
+    (results / "best_dilated_dw_0.json").unlink()
+    (results / "best_dilated_dw_0" / "metrics.json").unlink()
     second = last_line("pareto.py", *options, **environment)
     for key in ("test/acc", "test/acc_flip", "train_tflop"):
         assert [n[key] for n in second["networks"]] == [n[key] for n in first["networks"]]
-    assert list((results / "best_seed_0" / ".hydra").glob("resumed_*"))
+    assert list((results / "best_dilated_dw_0" / ".hydra").glob("resumed_*"))
     assert not (results / "airbench94_1").exists()
 
 

@@ -89,7 +89,7 @@ def test_the_wheel_trains_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     program = "from cifar_lightning.cli import CONF; print(CONF)"
     where = call(tmp_path / "env" / "bin" / "python", "-c", program, folder=anywhere)
     assert Path(where.strip()) == packages / "cifar_lightning" / "conf"
-    program = "import cifar_lightning; print(cifar_lightning.load('best_seed').classes[0])"
+    program = "import cifar_lightning; print(cifar_lightning.load('best_dilated_dw').classes[0])"
     first = call(tmp_path / "env" / "bin" / "python", "-c", program, folder=anywhere)
     assert first.strip() == "airplane"
 

@@ -97,7 +97,7 @@ def test_a_type_checker_sees_the_types_where_the_package_is_installed(
     file = tmp_path / "of_a_user.py"
     file.write_text(
         "from cifar_lightning import Muon, load, nonsense\n"
-        'reveal_type(load("best_seed"))\n'
+        'reveal_type(load("best_dilated_dw"))\n'
         'Muon([], lr="high")\n'
     )
     ended = subprocess.run(

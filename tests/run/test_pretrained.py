@@ -18,7 +18,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.models.budget import check, count
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-NAMES = ["best_1m", "best_257k", "best_seed"]
+NAMES = ["best_1m", "best_257k", "best_dilated_dw"]
 LOGITS = Path(__file__).parent / "pretrained_logits.json"
 LARGEST = 4.2e6  # bytes
 
@@ -91,13 +91,13 @@ def test_the_card_says_what_the_weights_reach(name: str) -> None:
 
 
 def test_a_name_that_there_is_not() -> None:
-    with pytest.raises(UserError, match=r"no weights 'best_2m'\. There are: best_.*seed"):
+    with pytest.raises(UserError, match=r"no weights 'best_2m'\. There are: best_.*dilated_dw"):
         load("best_2m")
 
 
 def test_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = (WEIGHTS / "best_seed.safetensors").read_bytes()
+    content = (WEIGHTS / "best_dilated_dw.safetensors").read_bytes()
     monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path)
-    (tmp_path / "best_seed.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"best_seed.safetensors is damaged"):
-        load("best_seed")
+    (tmp_path / "best_dilated_dw.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"best_dilated_dw.safetensors is damaged"):
+        load("best_dilated_dw")
