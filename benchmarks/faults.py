@@ -37,7 +37,7 @@ import torch
 from PIL import Image
 
 from cifar_lightning.checkpoints.io import read_checkpoint
-from cifar_lightning.data import Parts, ShapesData
+from cifar_lightning.data import ShapesData, Splits
 from cifar_lightning.errors import UserError
 from cifar_lightning.run import devices
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
@@ -340,7 +340,7 @@ def plan(draw: random.Random) -> list[list[Fault]]:
 
 def write_archive(path: Path) -> Path:
     """The shapes as class folders, for the runs that decode images."""
-    parts: Parts = ShapesData(train_size=500, test_size=200).load()
+    parts: Splits = ShapesData(train_size=500, test_size=200).load()
     with tempfile.TemporaryDirectory() as place, tarfile.open(path, "w") as archive:
         for name, part in (("train", parts.train), ("test", parts.test)):
             for number, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):

@@ -19,8 +19,8 @@ __all__ = [
     "DilatedDW",
     "FolderData",
     "ImageData",
+    "ImageSplit",
     "Muon",
-    "Part",
     "Pretrained",
     "ResNet20",
     "ResidualDW",
@@ -55,7 +55,7 @@ _HOMES = {
     "models.budget": ("Budget", "check", "count", "train_tflop"),
     "training.module": ("Classifier",),
     "config.compose": ("compose",),
-    "data": ("Cifar10Data", "FolderData", "ImageData", "Part", "ShapesData"),
+    "data": ("Cifar10Data", "FolderData", "ImageData", "ImageSplit", "ShapesData"),
     "data.decode": ("decode_image",),
     "errors": ("DataUnavailable", "UserError"),
     "models": ("Airbench94", "DilatedDW", "ResNet20", "ResidualDW", "initialise"),
@@ -67,7 +67,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from cifar_lightning.checkpoints.pretrained import Pretrained, load
     from cifar_lightning.config.compose import compose
-    from cifar_lightning.data import Cifar10Data, FolderData, ImageData, Part, ShapesData
+    from cifar_lightning.data import Cifar10Data, FolderData, ImageData, ImageSplit, ShapesData
     from cifar_lightning.data.decode import decode_image
     from cifar_lightning.errors import DataUnavailable, UserError
     from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise

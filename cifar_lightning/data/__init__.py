@@ -1,18 +1,17 @@
-"""Where images come from, and the LightningDataModule that splits and batches them."""
+"""Sources of images, and the LightningDataModule that splits and batches them."""
 
 from cifar_lightning.data.cifar10 import Cifar10Data
-from cifar_lightning.data.datamodule import ImageData, split_balanced
+from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.folder import FolderData
 from cifar_lightning.data.shapes import ShapesData
-from cifar_lightning.data.splits import Part, Parts, check_memory
+from cifar_lightning.data.splits import ImageSplit, Splits, split_balanced
 
 __all__ = [
     "Cifar10Data",
     "FolderData",
     "ImageData",
-    "Part",
-    "Parts",
+    "ImageSplit",
     "ShapesData",
-    "check_memory",
+    "Splits",
     "split_balanced",
 ]

@@ -15,7 +15,7 @@ from torchvision.datasets.utils import check_integrity
 from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.download import say
 from cifar_lightning.data.mirrors import NoMirror, fetch_file
-from cifar_lightning.data.splits import Part, Parts
+from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.errors import DataUnavailable
 
 ARCHIVE = "cifar-10-python.tar.gz"
@@ -94,10 +94,10 @@ class Cifar10Data(ImageData):
         say(f"Unpacking {archive}")
         _unpack(archive, self.root)
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         train = CIFAR10(str(self.root), train=True)
         test = CIFAR10(str(self.root), train=False)
-        return Parts(_part(train), _part(test), tuple(train.classes))
+        return Splits(_split(train), _split(test), tuple(train.classes))
 
 
 @contextmanager
@@ -148,6 +148,6 @@ def _unpack(archive: Path, root: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _part(dataset: CIFAR10) -> Part:
+def _split(dataset: CIFAR10) -> ImageSplit:
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)  # [N, 3, 32, 32]
-    return Part(images.contiguous(), torch.tensor(dataset.targets))
+    return ImageSplit(images.contiguous(), torch.tensor(dataset.targets))

@@ -1,4 +1,4 @@
-"""The LightningDataModule: splits and batches, for whatever source of images."""
+"""The LightningDataModule: splits and batches of any source of images."""
 
 import math
 from abc import abstractmethod
@@ -7,29 +7,31 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from cifar_lightning.data.sampler import Batches, BatchOrder
-from cifar_lightning.data.splits import Part, Parts
+from cifar_lightning.data.sampler import BatchLoader, InOrderSampler, TrainLoader, TrainSampler
+from cifar_lightning.data.splits import ImageSplit, Splits, split_balanced
 from cifar_lightning.errors import UserError
 
-# Of what is free on a GPU, for the images; the rest is the training's. Where they do not fit, each
-# batch is copied to it.
+# Images of a larger fraction of a GPU's free memory stay on the host, and each batch is copied:
+# training needs the rest.
 LARGEST_SHARE_OF_MEMORY = 0.5
 
 
 class ImageData(pl.LightningDataModule):
-    """Train, validation and test batches of a source that keeps all its images in memory.
+    """Train, validation and test batches of a source whose images all fit into memory.
+
+    A source of one's own overrides `load`, and `fetch` where it has files to get first.
 
     A batch is (images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]), where `index` is each
-    image's position in its official part. Nothing is augmented here: the training step does that,
+    image's position in its official split. Nothing is augmented here: the training step does that,
     on whole batches, on the device.
 
-    Validation is cut from the official train part, balanced over the classes; the official test
-    part is the test set.
+    Validation is cut from the official train split, balanced over the classes; the official test
+    split is the test set.
 
     Args:
         batch_size: images a step, over all devices together.
-        val_size: validation images, as a count (int) or a fraction (float) of the train part.
-            With 0 there is no validation and training sees the whole train part.
+        val_size: validation images, as a count (int) or a fraction (float) of the train split.
+            With 0 there is no validation and training sees the whole train split.
         split_seed: decides which images validate. Not the run's seed, so that runs with different
             seeds are judged on the same images.
         seed: of the order of the training images.
@@ -38,18 +40,18 @@ class ImageData(pl.LightningDataModule):
         classes: class names.
         image_size: height and width in pixels.
         mean, std: of the training images by channel, on the scale 0 to 1.
-        train: the official train part; `train_index` (int64) are the positions that are trained on.
-        val: the images that validate, or None with `val_size=0`.
-        revisit: fraction of the training images that come again at the end of each epoch: those
-            with the largest `losses`, before them what had no place in a whole batch. 0 unless
-            something sets it before training.
-        losses: float [images of the official train part], where the batches are; for whoever has
-            set `revisit` to keep up to date. An epoch begins with infinite ones.
-        test: the official test part.
+        train: the official train split; `train_index` (int64) are the positions trained on.
+        val: the validation images, or None with `val_size=0`.
+        test: the official test split.
+        replay: fraction of the training images that each epoch repeats at its end: those with the
+            largest `losses`, images left out of its incomplete last batch first. 0 unless a
+            callback sets it before training.
+        losses: float [images of the official train split], on the device of the batches. A callback
+            that sets `replay` notes each batch's losses here; an epoch begins with infinite ones.
 
     Raises:
-        UserError: from `setup`, if the images are not square, the validation part or the training
-            part would be empty, or a batch is larger than the training part.
+        UserError: from `setup`, if the images are not square, there would be no validation or no
+            training images, or fewer training images than a batch.
     """
 
     def __init__(
@@ -64,8 +66,8 @@ class ImageData(pl.LightningDataModule):
         self.val_size = val_size
         self.split_seed = split_seed
         self.seed = seed
-        self.val: Part | None = None
-        self.revisit = 0.0
+        self.val: ImageSplit | None = None
+        self.replay = 0.0
         self._loaded = False
 
     def prepare_data(self) -> None:
@@ -77,17 +79,17 @@ class ImageData(pl.LightningDataModule):
         """Put the files that `load` reads in place, where a source has any."""
 
     @abstractmethod
-    def load(self) -> Parts:
-        """The official parts, from files that `fetch` has put in place."""
+    def load(self) -> Splits:
+        """The official splits, from files that `fetch` has put in place."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split once; Lightning calls this before every fit, validate and test."""
         if self._loaded:
             return
-        parts = self.load()
-        self.classes = parts.classes
-        self.test: Part = parts.test
-        height, width = parts.train.images.shape[2:]
+        splits = self.load()
+        self.classes = splits.classes
+        self.test: ImageSplit = splits.test
+        height, width = splits.train.images.shape[2:]
         if height != width:
             raise UserError(
                 f"The images are {width} x {height} pixels; they must be square. "
@@ -95,18 +97,18 @@ class ImageData(pl.LightningDataModule):
             )
         self.image_size = height
 
-        val_count = self._val_count(len(parts.train))
-        val_index, train_index = split_balanced(parts.train.labels, val_count, self.split_seed)
-        self.train: Part = parts.train
+        val_count = self._val_count(len(splits.train))
+        val_index, train_index = split_balanced(splits.train.labels, val_count, self.split_seed)
+        self.train: ImageSplit = splits.train
         self.train_index = train_index
         if val_count:
-            self.val = Part(parts.train.images[val_index], parts.train.labels[val_index])
+            self.val = ImageSplit(splits.train.images[val_index], splits.train.labels[val_index])
         if not isinstance(self.batch_size, int) or not 1 <= self.batch_size <= len(train_index):
             raise UserError(
                 f"data.batch_size={self.batch_size} is not from 1 to {len(train_index)}, the "
                 "number of training images."
             )
-        self.mean, deviations = channel_statistics(parts.train.images[train_index])
+        self.mean, deviations = channel_statistics(splits.train.images[train_index])
         # A channel that never changes has no deviation to divide by.
         self.std = [deviation or 1.0 for deviation in deviations]
         self._loaded = True
@@ -118,74 +120,49 @@ class ImageData(pl.LightningDataModule):
         too_few = size != 0 and known and count < len(self.classes)
         if not known or too_few or not 0 <= count < available:
             raise UserError(
-                f"data.val_size={size} of {available} training images cannot be. It is a "
+                f"data.val_size={size} of {available} training images is invalid. It is a "
                 f"count from {len(self.classes)} (one a class) to {available - 1}, a fraction such "
                 "as 0.1, or 0 for no validation."
             )
         return count
 
-    def train_dataloader(self) -> Batches:
+    def train_dataloader(self) -> TrainLoader:
         """Batches in a new order every epoch; incomplete ones are left out."""
-        rank, world_size = self._rank_and_world_size()
-        train = self._placed(self.train)
+        train = self._on_device(self.train)
         index = self.train_index.to(train.labels.device)
         self.losses = torch.full((len(train),), math.inf, device=index.device)
-        order = BatchOrder(
-            index, self.batch_size, self.seed, rank, world_size, self.revisit, self.losses
+        rank, world_size = self._rank_and_world_size()
+        sampler = TrainSampler(
+            index, self.batch_size, self.seed, rank, world_size, self.replay, self.losses
         )
-        return Batches(train, order)
+        return TrainLoader(train, sampler)
 
-    def val_dataloader(self) -> Batches | list[Tensor]:
+    def val_dataloader(self) -> BatchLoader | list[Tensor]:
         """All validation images in order; an empty list with `val_size=0`."""
         return [] if self.val is None else self._in_order(self.val)
 
-    def test_dataloader(self) -> Batches:
+    def test_dataloader(self) -> BatchLoader:
         """All official test images in order."""
         return self._in_order(self.test)
 
-    def _in_order(self, part: Part) -> Batches:
-        part = self._placed(part)
-        index = torch.arange(len(part), device=part.labels.device)
-        order = BatchOrder(index, self.batch_size, None, *self._rank_and_world_size())
-        return Batches(part, order)
+    def _in_order(self, split: ImageSplit) -> BatchLoader:
+        split = self._on_device(split)
+        rank, world_size = self._rank_and_world_size()
+        device = split.labels.device
+        sampler = InOrderSampler(len(split), self.batch_size, rank, world_size, device)
+        return BatchLoader(split, sampler)
 
-    def _placed(self, part: Part) -> Part:
-        """A part on the device that works on it, so that no step copies anything from the host."""
+    def _on_device(self, split: ImageSplit) -> ImageSplit:
+        """A split on the device that trains, so that no step copies anything from the host."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
-            if part.images.nbytes > free * LARGEST_SHARE_OF_MEMORY:
-                return part
-        return part.to(device)
+            if split.images.nbytes > free * LARGEST_SHARE_OF_MEMORY:
+                return split
+        return split.to(device)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-
-def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw `count` positions with each class's share as in `labels`, and the remaining ones.
-
-    Args:
-        labels: int64 [N].
-        count: from 0 to N.
-        seed: equal seeds draw equal positions.
-
-    Returns:
-        Two ascending int64 tensors, [count] and [N - count].
-    """
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.randperm(len(labels), generator=generator)
-    members = [shuffled[labels[shuffled] == c] for c in labels.unique()]
-    shares = [count * len(m) / len(labels) for m in members]
-    counts = [int(share) for share in shares]
-    # The largest remainders round up, so that the counts add up to `count`.
-    by_remainder = sorted(range(len(shares)), key=lambda c: counts[c] - shares[c])
-    for c in by_remainder[: count - sum(counts)]:
-        counts[c] += 1
-    drawn = torch.zeros(len(labels), dtype=torch.bool)
-    for positions, n in zip(members, counts, strict=True):
-        drawn[positions[:n]] = True
-    return drawn.nonzero().flatten(), (~drawn).nonzero().flatten()
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

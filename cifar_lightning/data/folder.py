@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.image_folder import decode
-from cifar_lightning.data.splits import Part, Parts
+from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.system.atomic import atomic_write, remove_leftovers
 
@@ -80,14 +80,14 @@ class FolderData(ImageData):
                 with atomic_write(cache) as file:
                     torch.save(content, file)
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         assert self.path is not None  # fetch has refused that
         content = _read_cache(self._cache_file(), fingerprint_of(self.path))
         if content is None:
             raise UserError(f"{self.path} changed while it was being read. Start again.")
-        return Parts(
-            Part(content["train_images"], content["train_labels"]),
-            Part(content["test_images"], content["test_labels"]),
+        return Splits(
+            ImageSplit(content["train_images"], content["train_labels"]),
+            ImageSplit(content["test_images"], content["test_labels"]),
             tuple(content["classes"]),
         )
 

@@ -15,8 +15,8 @@ from rich.progress import Progress
 
 from cifar_lightning.data.archives import Read, open_source
 from cifar_lightning.data.decode import decode_image, map_images
-from cifar_lightning.data.splits import check_memory
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.memory import check_memory
 from cifar_lightning.system.natural import natural_key
 
 LAYOUT = "train/<class>/* and test/<class>/*"

@@ -1,4 +1,8 @@
-"""Which images make up which batch, also for a training that goes on within an epoch."""
+"""Batch samplers: which images make up which batch, also in a run that resumes within an epoch.
+
+A DataLoader that gets whole batches of positions from its sampler indexes the data once a batch,
+not once an image.
+"""
 
 import math
 from collections.abc import Iterator
@@ -8,37 +12,33 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from cifar_lightning.data.splits import Part
+from cifar_lightning.data.splits import ImageSplit
 
 
-class BatchOrder(Sampler[Tensor]):
-    """Which images make up which batch: yields whole batches of indices (int64 [N]).
+class TrainSampler(Sampler[Tensor]):
+    """Batches of positions (int64 [N]) in a new order each epoch; incomplete batches are left out.
 
-    A DataLoader that gets batches from its sampler asks the data set once a batch, not once an
-    image. Several devices get each their share of every batch, so a batch is the same batch on any
-    number of them. Without a seed they get whole batches in turn instead: each is then worked on as
-    one device would, for the last digits of logits depend on how many images are a batch.
+    Several devices share every batch, so a batch holds the same images on any number of them.
 
     Args:
-        index: int64 [M], the images to go through; the batches are on its device.
-        batch_size: over all devices; without a seed, of each.
-        seed: of the order, new in each epoch, the incomplete last batch left out; with None the
-            images come as in `index`, all of them.
+        index: int64 [M], positions of the training images; the batches are on its device.
+        batch_size: images a batch, over all devices together.
+        seed: of the order, together with the number of the epoch.
         rank: this process, from 0 to `world_size` - 1.
         world_size: number of processes.
-        revisit: fraction of the images that come again in an epoch, chosen when all have come once:
-            those with the largest losses. With a seed only.
-        losses: float, by position; those of an epoch are filled in while it goes on.
+        replay: fraction of the images that an epoch repeats when it has served all of them: those
+            with the largest losses.
+        losses: float, by position; whoever sets `replay` notes each batch's losses here.
     """
 
     def __init__(
         self,
         index: Tensor,
         batch_size: int,
-        seed: int | None,
+        seed: int,
         rank: int = 0,
         world_size: int = 1,
-        revisit: float = 0.0,
+        replay: float = 0.0,
         losses: Tensor | None = None,
     ) -> None:
         self.index = index
@@ -46,104 +46,139 @@ class BatchOrder(Sampler[Tensor]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.revisited = int(revisit * len(index)) // batch_size  # batches
+        self.replayed = int(replay * len(index)) // batch_size  # batches
         self.losses = losses
         self.epoch = 0
-        self._given = 0  # batches of this epoch
-        self._to_skip = 0
-        self._again: Tensor | None = None  # images that come again, once they are chosen
+        self._served = 0  # batches of this epoch
+        self._skip = 0  # batches that the run before a resume was served
+        self._replay_index: Tensor | None = None  # positions to repeat, once they are chosen
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning's Trainer says which epoch comes next, after a resume too."""
+        """Called by Lightning's Trainer before each epoch, after a resume too."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.seed is None:
-            return math.ceil(len(self.index) / self.batch_size / self.world_size)
-        return len(self.index) // self.batch_size + self.revisited
+        return len(self.index) // self.batch_size + self.replayed
 
     def __iter__(self) -> Iterator[Tensor]:
-        if self.seed is None:
-            yield from self._whole_batches()
-            return
-        to_skip, self._to_skip = self._to_skip, 0
-        if not to_skip:
-            self._again = None
+        skip, self._skip = self._skip, 0
+        if not skip:
+            self._replay_index = None
             if self.losses is not None:
                 self.losses.fill_(math.inf)
-        for number, batch in enumerate(self._batches_of_epoch(self.seed), start=1):
-            if number > to_skip:
-                self._given = number
+        for number, batch in enumerate(self._batches_of_epoch(), start=1):
+            if number > skip:
+                self._served = number
                 yield batch
 
-    def _batches_of_epoch(self, seed: int) -> Iterator[Tensor]:
-        # From seed and epoch alone: a resumed run sees what the unbroken one would have seen.
-        generator = torch.Generator().manual_seed(hash((seed % 2**32, self.epoch)))
-        again = self.revisited * self.batch_size
-        # Both at once: a GPU waits whenever something is copied to it.
-        first, second = (
+    def _batches_of_epoch(self) -> Iterator[Tensor]:
+        # From seed and epoch alone: a resumed run sees what the uninterrupted one would have seen.
+        generator = torch.Generator().manual_seed(hash((self.seed % 2**32, self.epoch)))
+        replayed = self.replayed * self.batch_size
+        # Both orders are drawn and copied at once: a GPU waits for every copy.
+        order, replay_order = (
             torch.randperm(count, generator=generator).to(self.index.device)
-            for count in (len(self.index), again)
+            for count in (len(self.index), replayed)
         )
-        yield from self._batches(self.index[first])
-        if again and self.losses is not None:
-            if self._again is None:
+        yield from self._batches(self.index[order])
+        if replayed and self.losses is not None:
+            if self._replay_index is None:
                 hardest_first = self.losses[self.index].argsort(descending=True, stable=True)
-                self._again = self.index[hardest_first[:again][second]]
-            yield from self._batches(self._again)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where in its epoch it is; of an epoch's end nothing is needed."""
-        if self._given == len(self):
-            return {"given": 0}
-        # The losses of an epoch are of use in it if something comes again.
-        return {
-            "given": self._given,
-            "again": self._again,
-            "losses": self.losses if self.revisited else None,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Have the next epoch begin with the batch after those that were given."""
-        self._given = self._to_skip = state_dict["given"]
-        if not self._to_skip:
-            return
-        if state_dict["again"] is not None:
-            self._again = state_dict["again"].to(self.index.device)
-        if state_dict["losses"] is not None and self.losses is not None:
-            self.losses.copy_(state_dict["losses"])
+                self._replay_index = self.index[hardest_first[:replayed][replay_order]]
+            yield from self._batches(self._replay_index)
 
     def _batches(self, index: Tensor) -> Iterator[Tensor]:
         for batch in index.split(self.batch_size)[: len(index) // self.batch_size]:
             yield batch[self.rank :: self.world_size]
 
-    def _whole_batches(self) -> Iterator[Tensor]:
-        batches = self.index.split(self.batch_size)
-        for first in range(0, len(batches), self.world_size):
-            # Empty where none is left: devices wait for each other at every batch.
-            mine = batches[first : first + self.world_size][self.rank :]
-            yield mine[0] if mine else self.index[:0]
+    def state_dict(self) -> dict[str, Any]:
+        """How far its epoch is; at the end of an epoch there is nothing more to tell."""
+        if self._served == len(self):
+            return {"served": 0}
+        return {
+            "served": self._served,
+            "replay_index": self._replay_index,
+            "losses": self.losses if self.replayed else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Make the next epoch begin with the first batch that was not served."""
+        self._served = self._skip = state_dict["served"]
+        if not self._skip:
+            return
+        if state_dict["replay_index"] is not None:
+            self._replay_index = state_dict["replay_index"].to(self.index.device)
+        if state_dict["losses"] is not None and self.losses is not None:
+            self.losses.copy_(state_dict["losses"])
 
 
-class Batches(DataLoader[tuple[Tensor, Tensor, Tensor]]):
-    """A DataLoader of whole batches, which Lightning saves and resumes within an epoch.
+class InOrderSampler(Sampler[Tensor]):
+    """Batches of positions 0 to `count` - 1 (int64 [N]) in order, the last one incomplete or not.
+
+    Several devices get whole batches in turn, so that each batch is computed as on one device: the
+    last digits of logits depend on how many images are in a batch.
 
     Args:
-        part: the images.
-        order: of the batches.
+        count: of images.
+        batch_size: images a batch.
+        rank: this process, from 0 to `world_size` - 1.
+        world_size: number of processes.
+        device: of the batches.
     """
 
-    def __init__(self, part: Part, order: BatchOrder) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
+        self.batches = torch.arange(count, device=device).split(batch_size)
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.world_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for first in range(0, len(self.batches), self.world_size):
+            # Empty where none is left: devices wait for each other at every batch.
+            mine = self.batches[first : first + self.world_size][self.rank :]
+            yield mine[0] if mine else self.batches[0][:0]
+
+
+class BatchLoader(DataLoader[tuple[Tensor, Tensor, Tensor]]):
+    """A DataLoader of whole batches.
+
+    Args:
+        split: the images.
+        sampler: of whole batches of positions.
+    """
+
+    def __init__(self, split: ImageSplit, sampler: Sampler[Tensor]) -> None:
         # A generator of its own: each epoch draws from it, and if that were PyTorch's, layers that
         # draw from PyTorch's would get other numbers after a resume.
         own = torch.Generator()
-        super().__init__(part, sampler=order, batch_size=None, generator=own)  # type: ignore[arg-type]
-        self.order = order
+        super().__init__(split, sampler=sampler, batch_size=None, generator=own)  # type: ignore[arg-type]
+
+
+class TrainLoader(BatchLoader):
+    """Training batches; Lightning saves and restores how far within an epoch they are.
+
+    Args:
+        split: the images.
+        sampler: of the batches.
+    """
+
+    def __init__(self, split: ImageSplit, sampler: TrainSampler) -> None:
+        super().__init__(split, sampler)
+        self.order = sampler
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the order."""
+        """The sampler's state."""
         return self.order.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """That of the order."""
+        """Restore the sampler's state."""
         self.order.load_state_dict(state_dict)

@@ -7,27 +7,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_lightning.data.datamodule import ImageData
-from cifar_lightning.data.splits import Part, Parts, check_memory
+from cifar_lightning.data.splits import ImageSplit, Splits
+from cifar_lightning.system.memory import check_memory
 
-# Measured: what drawing takes at its height, above all for floats of all images at once.
+# Measured peak while drawing, above all the floats of all images at once.
 BYTES_PER_PIXEL = 80
 
 
 class ShapesData(ImageData):
-    """Shapes of any place, size, angle and colour on textured, noisy backgrounds.
+    """Shapes of any position, size, angle and colour on textured, noisy backgrounds.
 
-    Colour and place say nothing of the class, so a linear model learns little; a convolutional
+    Colour and position say nothing of the class, so a linear model learns little; a convolutional
     network learns them in a few hundred steps.
 
     Args:
-        train_size: images of the train part, from which validation is cut.
-        test_size: images of the test part.
+        train_size: images of the train split, from which validation is cut.
+        test_size: images of the test split.
         image_size: height and width in pixels.
         data_seed: decides all images.
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
-        ValueError: if a part would have fewer than an image a class, or an image fewer than 8
+        ValueError: if a split would have fewer than an image a class, or an image fewer than 8
             pixels a side.
         UserError: from `setup`, if memory does not hold the images while they are drawn.
     """
@@ -54,7 +55,7 @@ class ShapesData(ImageData):
         self.draw_size = image_size
         self.data_seed = data_seed
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         pixels = max(self.train_size, self.test_size) * self.draw_size**2
         check_memory(
             f"Drawing {self.train_size:,} and {self.test_size:,} images of {self.draw_size:,} x "
@@ -65,7 +66,7 @@ class ShapesData(ImageData):
         generator = torch.Generator().manual_seed(self.data_seed)
         train = draw(self.train_size, self.draw_size, generator)
         test = draw(self.test_size, self.draw_size, generator)
-        return Parts(train, test, tuple(SHAPES))
+        return Splits(train, test, tuple(SHAPES))
 
 
 # A shape is a function of coordinates x, y (each [N, H, W]) that is negative inside and positive
@@ -103,7 +104,7 @@ SHAPES: dict[str, Outline] = {
 }
 
 
-def draw(count: int, size: int, generator: torch.Generator) -> Part:
+def draw(count: int, size: int, generator: torch.Generator) -> ImageSplit:
     """Draw `count` images of `size` x `size` pixels, the classes equally often, in random order."""
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -132,4 +133,4 @@ def draw(count: int, size: int, generator: torch.Generator) -> Part:
     for cells, strength in ((3, 0.12), (8, 0.08), (size, 0.06)):  # coarse, fine, pixel noise
         texture = strength * torch.randn(count, 3, cells, cells, generator=generator)
         images += F.interpolate(texture, (size, size), mode="bilinear", align_corners=False)
-    return Part((images.clamp(0, 1) * 255).round().to(torch.uint8), labels)
+    return ImageSplit((images.clamp(0, 1) * 255).round().to(torch.uint8), labels)

@@ -1,18 +1,14 @@
-"""What every source of images gives, and whether memory holds it."""
+"""Labelled images of a split, and the draw of a balanced validation split."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cifar_lightning.errors import UserError
-
 
 @dataclass(frozen=True)
-class Part:
-    """Labelled images of one part of a data set.
+class ImageSplit:
+    """Labelled images of one split of a data set: train, validation or test.
 
     Attributes:
         images: uint8 [N, 3, H, W], RGB.
@@ -22,9 +18,9 @@ class Part:
     images: Tensor
     labels: Tensor
 
-    def to(self, device: torch.device) -> "Part":
-        """The same on a device."""
-        return Part(self.images.to(device), self.labels.to(device))
+    def to(self, device: torch.device) -> "ImageSplit":
+        """The same images and labels on a device."""
+        return ImageSplit(self.images.to(device), self.labels.to(device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,41 +31,35 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A data set: the official train and test parts and the class names."""
+class Splits:
+    """What a source of images gives: its official train and test split, and its class names."""
 
-    train: Part
-    test: Part
+    train: ImageSplit
+    test: ImageSplit
     classes: tuple[str, ...]
 
 
-def check_memory(what: str, needed: int, way_out: str) -> None:
-    """Refuse what memory cannot hold before any of it is there: the system would end the program.
+def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw `count` positions with each class's share as in `labels`, and the remaining ones.
 
     Args:
-        what: takes the memory, as the message says it.
-        needed: in bytes.
-        way_out: what the user can do.
+        labels: int64 [N].
+        count: from 0 to N.
+        seed: equal seeds draw equal positions.
 
-    Raises:
-        UserError: if less than that is free.
+    Returns:
+        Two ascending int64 tensors, [count] and [N - count].
     """
-    free = free_memory()
-    if needed > free:
-        raise UserError(
-            f"{what} would need {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are "
-            f"free. {way_out}"
-        )
-
-
-def free_memory() -> int:
-    """Bytes that a program can still have: of the machine, or of the container it is in."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    meminfo, container = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
-    if meminfo.is_file():  # on Linux, which says how much of it is in use
-        lines = (line.split() for line in meminfo.read_text().splitlines())
-        available = next((int(line[1]) for line in lines if line[0] == "MemAvailable:"), None)
-        free = free if available is None else 1024 * available  # given in kB
-    if container.is_file() and (limit := container.read_text().strip()).isdecimal():
-        free = min(free, int(limit))
-    return free
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    members = [shuffled[labels[shuffled] == c] for c in labels.unique()]
+    shares = [count * len(m) / len(labels) for m in members]
+    counts = [int(share) for share in shares]
+    # The largest remainders round up, so that the counts add up to `count`.
+    by_remainder = sorted(range(len(shares)), key=lambda c: counts[c] - shares[c])
+    for c in by_remainder[: count - sum(counts)]:
+        counts[c] += 1
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    for positions, n in zip(members, counts, strict=True):
+        drawn[positions[:n]] = True
+    return drawn.nonzero().flatten(), (~drawn).nonzero().flatten()

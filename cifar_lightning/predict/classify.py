@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from cifar_lightning.data import check_memory
 from cifar_lightning.data.decode import decode_image, map_images
 from cifar_lightning.predict.predictions import COLUMNS, Predictions, Row
 from cifar_lightning.run.inference import Inference
+from cifar_lightning.system.memory import check_memory
 
 CHUNK = 1024  # decoded images in memory at once
 ON_SHEET = 48  # images

@@ -17,9 +17,10 @@ from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import DataFacts
 from cifar_lightning.checkpoints.trusted import as_data
 from cifar_lightning.config.compose import CONF
-from cifar_lightning.data import ImageData, check_memory
+from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.models.budget import Budget, check, count
+from cifar_lightning.system.memory import check_memory
 from cifar_lightning.tracking.console import REHEARSAL, banner
 from cifar_lightning.training.module import Classifier
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from cifar_lightning import run
 from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.config.compose import compose
-from cifar_lightning.data.sampler import BatchOrder
+from cifar_lightning.data.sampler import TrainSampler
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.models.budget import count
@@ -363,7 +363,7 @@ def test_the_hardest_images_come_again_at_the_end_of_each_epoch(
 def test_every_epoch_chooses_anew_what_comes_again() -> None:
     """Else a resumed run, which knows of no earlier epoch, would go another way."""
     losses = torch.zeros(10)
-    order = BatchOrder(torch.arange(10), 4, seed=0, revisit=0.4, losses=losses)
+    order = TrainSampler(torch.arange(10), 4, seed=0, replay=0.4, losses=losses)
     for _ in range(2):
         batches = iter(order)
         first = torch.cat([next(batches), next(batches)])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar_lightning.data import ShapesData
-from cifar_lightning.data.datamodule import channel_statistics, split_balanced
-from cifar_lightning.data.sampler import BatchOrder
+from cifar_lightning.data import ShapesData, split_balanced
+from cifar_lightning.data.datamodule import channel_statistics
+from cifar_lightning.data.sampler import InOrderSampler, TrainSampler
 from cifar_lightning.errors import UserError
 
 # ------------------------------------------------------------------ splits and batches
@@ -91,31 +91,31 @@ def test_validation_and_test_come_whole_and_in_order(shapes: ShapesData) -> None
     assert torch.equal(torch.cat([images for images, _, _ in loader]), shapes.test.images)
 
 
-def batches(order: BatchOrder) -> list[list[int]]:
+def batches(order: TrainSampler | InOrderSampler) -> list[list[int]]:
     return [batch.tolist() for batch in order]
 
 
 def test_order_is_new_in_each_epoch_and_the_same_for_a_seed() -> None:
-    order = BatchOrder(torch.arange(100, 200), 30, seed=5)
+    order = TrainSampler(torch.arange(100, 200), 30, seed=5)
     first = batches(order)
     assert [len(batch) for batch in first] == [30, 30, 30]  # 10 left out
     order.set_epoch(1)
     assert batches(order) != first
     order.set_epoch(0)
     assert batches(order) == first
-    assert batches(BatchOrder(torch.arange(100, 200), 30, seed=6)) != first
+    assert batches(TrainSampler(torch.arange(100, 200), 30, seed=6)) != first
 
 
 @pytest.mark.parametrize("given", [1, 2, 3, 4])
 def test_an_order_goes_on_within_an_epoch(given: int) -> None:
     """Of five batches, of which two are those with the largest losses once more."""
 
-    def order(losses: Tensor) -> BatchOrder:
-        made = BatchOrder(torch.arange(30), 10, 5, revisit=0.7, losses=losses)
+    def order(losses: Tensor) -> TrainSampler:
+        made = TrainSampler(torch.arange(30), 10, 5, replay=0.7, losses=losses)
         made.set_epoch(4)
         return made
 
-    def take(order: BatchOrder, losses: Tensor, count: int | None = None) -> list[list[int]]:
+    def take(order: TrainSampler, losses: Tensor, count: int | None = None) -> list[list[int]]:
         """As a training does, which notes the losses of each batch."""
         taken = []
         for batch in islice(order, count):
@@ -139,21 +139,21 @@ def test_an_order_goes_on_within_an_epoch(given: int) -> None:
 
 
 def test_order_without_a_seed_is_as_given_and_complete() -> None:
-    order = BatchOrder(torch.arange(7), 3, seed=None)
+    order = InOrderSampler(7, 3)
     assert batches(order) == [[0, 1, 2], [3, 4, 5], [6]]
     assert len(order) == 3
 
 
 def test_devices_share_each_batch() -> None:
-    one = batches(BatchOrder(torch.arange(90), 30, seed=5))
-    two = [batches(BatchOrder(torch.arange(90), 30, 5, rank, 2)) for rank in (0, 1)]
+    one = batches(TrainSampler(torch.arange(90), 30, seed=5))
+    two = [batches(TrainSampler(torch.arange(90), 30, 5, rank, 2)) for rank in (0, 1)]
     for whole, left, right in zip(one, *two, strict=True):
         assert sorted(left + right) == sorted(whole)
         assert len(left) == len(right) == 15
 
 
 def test_devices_evaluate_whole_batches_in_turn_and_all_as_many() -> None:
-    orders = [BatchOrder(torch.arange(7), 3, None, rank, 2) for rank in (0, 1)]
+    orders = [InOrderSampler(7, 3, rank, 2) for rank in (0, 1)]
     assert [batches(order) for order in orders] == [[[0, 1, 2], [6]], [[3, 4, 5], []]]
     assert [len(order) for order in orders] == [2, 2]
 

@@ -26,13 +26,13 @@ from PIL import Image
 from cifar_lightning import run
 from cifar_lightning.checkpoints import io as checkpoint
 from cifar_lightning.config.compose import compose
-from cifar_lightning.data.splits import free_memory
 from cifar_lightning.errors import UserError
 from cifar_lightning.evaluate import evaluate
 from cifar_lightning.export import export
 from cifar_lightning.predict import predict
 from cifar_lightning.report import report
 from cifar_lightning.run import resume
+from cifar_lightning.system.memory import free_memory
 from cifar_lightning.train import train
 
 # A network of so few weights that a file of it is mostly structure.

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
 from cifar_lightning.data import ShapesData
-from cifar_lightning.data.sampler import BatchOrder
-from cifar_lightning.data.splits import Part
+from cifar_lightning.data.sampler import TrainSampler
+from cifar_lightning.data.splits import ImageSplit
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.training.augment import Augment
 from cifar_lightning.training.callbacks import (
@@ -63,7 +63,9 @@ TRAINER = cast(
 )
 
 
-def train_an_epoch(classifier: Classifier, part: Part, optimizer: torch.optim.Optimizer) -> int:
+def train_an_epoch(
+    classifier: Classifier, part: ImageSplit, optimizer: torch.optim.Optimizer
+) -> int:
     """What the Trainer has done in the steps of an epoch, without Lightning's own part."""
     mirror, norm, revisit = MirrorSymmetry(), GradientNorm(), RevisitHardest(0.5)
     mirror._partners, mirror._index = _partners_and_index(classifier)
@@ -74,7 +76,7 @@ def train_an_epoch(classifier: Classifier, part: Part, optimizer: torch.optim.Op
     losses = torch.zeros(len(part))
     TRAINER.datamodule = SimpleNamespace(losses=losses)  # type: ignore[attr-defined]
     TRAINER.callbacks, TRAINER.optimizers = [norm], [optimizer]  # type: ignore[attr-defined]
-    order = iter(BatchOrder(index, 16, seed=0, revisit=0.5, losses=losses))
+    order = iter(TrainSampler(index, 16, seed=0, replay=0.5, losses=losses))
     chosen: Tensor | None = next(order)  # the epoch's permutations are copied before its first step
     with Copies() as copies:
         steps = 0
@@ -147,7 +149,7 @@ def test_a_step_copies_nothing_from_the_host_and_reads_nothing_back(name: str) -
         pretend_to_be_on_a_gpu(classifier)
         optimizer = OPTIMIZERS[name](classifier.network.parameters())
         images = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
-        part = Part(images, torch.zeros(64, dtype=torch.int64))
+        part = ImageSplit(images, torch.zeros(64, dtype=torch.int64))
         # 64 images, then the hardest 32 again.
         assert train_an_epoch(classifier, part, optimizer) == 6
 

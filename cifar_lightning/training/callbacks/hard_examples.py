@@ -38,7 +38,7 @@ class RevisitHardest(pl.Callback):
         """Tell the data before its batches are counted."""
         if trainer.world_size > 1:
             raise UserError(self.ONE_DEVICE)
-        _data(trainer).revisit = self.fraction
+        _data(trainer).replay = self.fraction
 
     def on_train_batch_end(
         self,
@@ -55,7 +55,7 @@ class RevisitHardest(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave the data as they were."""
-        _data(trainer).revisit = 0.0
+        _data(trainer).replay = 0.0
 
 
 def _data(trainer: pl.Trainer) -> ImageData:

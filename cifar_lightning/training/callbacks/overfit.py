@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 from torch import Tensor
 
-from cifar_lightning.data import ImageData, Part, split_balanced
+from cifar_lightning.data import ImageData, ImageSplit, split_balanced
 from cifar_lightning.errors import UserError
 from cifar_lightning.training.augment import Augment
 
@@ -24,7 +24,7 @@ class SameBatches(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._before: tuple[Tensor, Part | None, Any] | None = None
+        self._before: tuple[Tensor, ImageSplit | None, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Change the data before its batches are counted."""
@@ -43,7 +43,7 @@ class SameBatches(pl.Callback):
         drawn, _ = split_balanced(labels, batches * data.batch_size, data.split_seed)
         index = data.train_index[drawn]
         data.train_index = index
-        data.val = Part(data.train.images[index], data.train.labels[index])
+        data.val = ImageSplit(data.train.images[index], data.train.labels[index])
         # Past nn.Module, which puts nothing but a module in the place of one.
         vars(pl_module)["augment"] = Augment()
 
