@@ -37,9 +37,8 @@ def train(
     from cifar_lightning.config import validate
     from cifar_lightning.run import fit, resume
     from cifar_lightning.system import jobs
-    from cifar_lightning.tracking import console, results
+    from cifar_lightning.tracking import console, results, run_logger
     from cifar_lightning.tracking.run_folder import RunFolder
-    from cifar_lightning.tracking.wandb import summary
     from cifar_lightning.training.callbacks import Interruption, Pruning
 
     if config.resume is not None:
@@ -61,7 +60,7 @@ def train(
     with fit.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers
         console.show_start(config, data, trainer, callbacks)
-        summary.introduce(config, budget, callbacks, loggers)
+        run_logger.log_start(loggers, config, budget, callbacks)
         finished = fit.fit(trainer, classifier, data, config, interruption) and fit.evaluate_best(
             trainer, classifier, data, callbacks["best"]
         )
@@ -72,7 +71,7 @@ def train(
                 figures |= results.save_explanations(config, classifier, data)
                 figures |= results.save_test(config, classifier, data, metrics)
             results.save(config, metrics)  # last: a run that has them is over
-            summary.conclude(classifier, data, callbacks["best"], metrics, figures, loggers)
+            run_logger.log_end(loggers, metrics, figures, classifier, data, callbacks["best"])
             console.show_result(config, metrics, loggers)
         if not finished:
             interruption.leave()

@@ -3,10 +3,8 @@ import os
 import secrets
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +13,9 @@ import sqlalchemy
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from wandb_files import Recorded, recorded, run_folders, without_service
 
 from cifar_lightning.config.compose import compose
 from cifar_lightning.data import ShapesData
-from cifar_lightning.tracking.wandb.source import CodeState, code_state
 
 # A whole run in about a second: 6 steps an epoch.
 TINY = (
@@ -60,45 +56,6 @@ def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
         return compose([*TINY, *overrides], tmp_path / run_dir)
 
     return compose_tiny
-
-
-@dataclass(frozen=True)
-class BoardRun:
-    """A training with an offline board, from the command line.
-
-    Attributes:
-        run_dir: its folder.
-        board: what W&B recorded.
-        output: that it printed.
-        code: the state of the checkout when it began.
-    """
-
-    run_dir: Path
-    board: Recorded
-    output: str
-    code: CodeState
-
-
-@pytest.fixture(scope="session")
-def board_run(tmp_path_factory: pytest.TempPathFactory) -> BoardRun:
-    """A run that reaches its target."""
-    place = tmp_path_factory.mktemp("board")
-    options = [*TINY, "logger=default", "logger.wandb.mode=offline", "optimizer.lr=0.05"]
-    options += ["target_accuracy=0.05", "trainer.max_epochs=3", "+trainer.min_epochs=2"]
-    code = code_state()
-    ended = subprocess.run(
-        [sys.executable, "-m", "cifar_lightning.train", *options],
-        cwd=place,
-        env=without_service(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=200,
-    )
-    assert ended.returncode == 0, ended.stdout
-    (run_dir,) = place.glob("runs/train/*")
-    (folder,) = run_folders(place)
-    return BoardRun(run_dir, recorded(folder), ended.stdout, code)
 
 
 @pytest.fixture(scope="session")

@@ -192,7 +192,7 @@ def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
     except UserError:
         raise
     except Exception as error:  # the network's, the server's, or W&B's own
-        from cifar_lightning.tracking.wandb.service import end_service  # with it comes Lightning
+        from cifar_lightning.tracking.wandb.service import end_service  # Lightning comes along
 
         end_service()
         where = os.environ.get("WANDB_BASE_URL", "its server")

@@ -20,7 +20,7 @@ from cifar_lightning.system.processes import launch
 from cifar_lightning.tracking.console import EpochLines, ProgressBar
 from cifar_lightning.tracking.csv_logger import Curves
 from cifar_lightning.tracking.run_folder import read_rows
-from cifar_lightning.tracking.wandb import BoardLogger
+from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.training.callbacks import GradientNorm, RevisitHardest
 
 NO_DDP_IN_SWEEPS = (
@@ -51,29 +51,27 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
 
 @contextmanager
 def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
-    """`metrics.csv`, the lines on the screen, and the configured boards, closed at the end."""
+    """`metrics.csv`, the lines on the terminal, and the configured loggers; closed at the end."""
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
     earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
     loggers: list[Logger] = [
         Curves(config.run_dir, steps_done=resumed_at),
         EpochLines(config.trainer.max_epochs),
     ]
-    boards: list[BoardLogger] = []
+    exit_code = 1
     try:
         for name, part in config.logger.items():
             logger = instantiate_part(part, f"logger.{name}")
-            if logger is not None:  # a board that could not be opened, or is not wanted
+            if logger is not None:  # one that is not wanted, or could not start
                 loggers.append(logger)
-            if isinstance(logger, BoardLogger):
-                boards.append(logger)
-                logger.leave_out_below(1 + int(max((row["step"] for row in earlier), default=-1)))
+            if isinstance(logger, RunLogger):
+                logger.skip_before(1 + int(max((row["step"] for row in earlier), default=-1)))
         yield loggers
-    except BaseException:
-        for board in boards:
-            board.close(exit_code=1)
-        raise
-    for board in boards:
-        board.close()
+        exit_code = 0
+    finally:
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                logger.close(exit_code)
 
 
 def _earlier_rows(run_dir: str) -> list[dict[str, float]]:

@@ -19,7 +19,7 @@ from torch import nn
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import Budget
 from cifar_lightning.tracking.run_folder import RunFolder
-from cifar_lightning.tracking.wandb import BoardLogger
+from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.training.callbacks import TargetReached
 
 REHEARSAL = (
@@ -161,8 +161,8 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
     if metrics["stopped_by"] == "interrupted" and last.exists():
         places.append(("go on", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}"))
     for logger in loggers:
-        if isinstance(logger, BoardLogger):
-            places.append(("board", logger.how_to_open()))
+        if isinstance(logger, RunLogger):
+            places.append((logger.label, logger.how_to_open()))
     for label, place in places:
         note(label, place)
 

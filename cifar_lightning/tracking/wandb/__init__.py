@@ -1,6 +1,9 @@
-"""The W&B run of a training: never asks, and never stops the training."""
+"""W&B: never asks for a login, never stops or slows a training.
 
-from cifar_lightning.tracking.wandb.logger import BoardLogger
-from cifar_lightning.tracking.wandb.opening import open_board
+This folder can be deleted; see docs/wandb.md for what it records. Only conf/logger/ names it.
+"""
 
-__all__ = ["BoardLogger", "open_board"]
+from cifar_lightning.tracking.wandb.logger import WandbRunLogger
+from cifar_lightning.tracking.wandb.start import start_run
+
+__all__ = ["WandbRunLogger", "start_run"]

@@ -1,44 +1,63 @@
-"""What goes to W&B, and how."""
+"""The W&B run of a training: Lightning's logger, and what a run logs at its start and end."""
 
 import contextlib
+import dataclasses
+import errno
 import logging
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from pytorch_lightning.loggers import WandbLogger
 
-from cifar_lightning.tracking.wandb.content import save_shareable, searchable
-from cifar_lightning.tracking.wandb.messages import Messages
-from cifar_lightning.tracking.wandb.service import end_service
-from cifar_lightning.tracking.wandb.source import code_state
+from cifar_lightning.config.paths import without_places
+from cifar_lightning.data import ImageData
+from cifar_lightning.models.budget import Budget
+from cifar_lightning.tracking.run_logger import RunLogger
+from cifar_lightning.tracking.wandb.code_state import code_state
+from cifar_lightning.tracking.wandb.service import Messages, end_service
+from cifar_lightning.training import measures
+from cifar_lightning.training.callbacks import TargetReached
+from cifar_lightning.training.metrics import Tested
+from cifar_lightning.training.module import Classifier
 
 if TYPE_CHECKING:
-    import numpy as np
     import wandb  # the package works without it, with logger=csv
-    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
-FULL = 64 * 1024  # bytes left on a disk, below which something was not written
-LONGEST_NAME = 128  # of an artifact on W&B
+MISTAKES = 100  # in the table, the most confident ones
+MISTAKE_COLUMNS = ("image", "label", "prediction", "confidence", "test image")
+ENLARGED = 4  # times: 32 pixels are a small cell of a table
+FULL_DISK = 64 * 1024  # bytes left, below which something was not written
+MAX_NAME_LENGTH = 128  # of an artifact on W&B
+# Of a checkpoint, what only a resume on this machine needs.
+TRAINING_STATE = (
+    *("callbacks", "optimizer_states", "lr_schedulers"),
+    *("fit_scores", "random_state"),
+)
 
 
-class BoardLogger(WandbLogger):
-    """Lightning's W&B logger over a run that is open already; its failures become one warning.
+class WandbRunLogger(RunLogger, WandbLogger):
+    """Lightning's W&B logger on a run that is open already. A failure of W&B becomes one warning.
 
-    Metrics stand over `epoch`. A validation's step is that of the optimizer.
+    Metrics stand over `epoch`, and a validation's step is that of the optimizer: Lightning's own
+    `log_metrics` has them over `trainer/global_step`, and those of a resumed run twice. Its
+    `log_model` refuses offline runs, and uploads paths of this machine with the training's state.
 
     Args:
-        run: what `wandb.init` returned.
+        run: what `wandb.init` returned; Lightning would set WANDB_MODE for later runs too.
         messages: what W&B says while the run is open.
-        log_code: whether `log_code` does anything.
-        log_images: whether `log_pictures` and `log_images` do anything.
-        log_checkpoint: whether `log_checkpoint` does anything.
+        log_code: whether to log the commit, and what differs from it.
+        log_images: whether to log the figures, and the mistakes with their images.
+        log_checkpoint: whether to log the best checkpoint.
     """
+
+    label = "W&B run"
 
     def __init__(
         self,
@@ -52,180 +71,212 @@ class BoardLogger(WandbLogger):
         self.run = run
         self._folder = Path(run.dir).parent
         self._messages = messages
-        self._wants_code, self._wants_images = log_code, log_images
-        self._wants_checkpoint = log_checkpoint
+        self._log_code, self._log_images = log_code, log_images
+        self._log_checkpoint = log_checkpoint
         self._reference: dict[str, float] = {}
         self._failed = False
         self._first_step = run.starting_step  # above 0 where the server has rows of this run
-        self._safely(run.define_metric, "epoch", hidden=True)
-        self._safely(run.define_metric, "*", step_metric="epoch")
+        with self._failure_as_warning():
+            run.define_metric("epoch", hidden=True)
+            run.define_metric("*", step_metric="epoch")
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Put the run's configuration on the board, flat; see `searchable`."""
-        # Values may change: a run that goes on has other ones.
-        self._safely(self.run.config.update, searchable(params), allow_val_change=True)
+    def log_hyperparams(self, params: Any) -> None:
+        """Add to the W&B run's configuration, flat; see `flat_config`."""
+        with self._failure_as_warning():
+            super().log_hyperparams(flat_config(params))
 
-    def leave_out_below(self, step: int) -> None:
-        """Have rows of earlier steps left out, if an earlier start of this run recorded them here.
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log those of a validation as a row over epochs, those of the test as final ones."""
+        final = {k: v for k, v in metrics.items() if k != "epoch"}
+        with self._failure_as_warning():
+            if all(name.startswith("test/") for name in final):
+                self.run.summary.update(final)
+            elif "val/acc" not in metrics and "train/loss" not in metrics:  # a user's own
+                self.run.log(dict(metrics))
+            elif step is None or step >= self._first_step:
+                if step is not None:
+                    step = max(step, self.run.step)  # a user's own rows may have come further
+                # At once: W&B would wait for the next step, and show a row an epoch late.
+                self.run.log({**metrics, **self._reference}, step=step, commit=True)
 
-        A run that goes on from a checkpoint of before its last row has such a row once more.
+    def skip_before(self, step: int) -> None:
+        """Leave out rows of earlier steps, if an earlier start of this run logged them here.
+
+        A run resumed from a checkpoint of before its last row has such a row once more.
         """
         folders = self._folder.parent.glob(f"*-{self.run.id}")
         if any(folder.name != self._folder.name for folder in folders):
             self._first_step = max(self._first_step, step)
 
-    def log_reference(self, values: Mapping[str, float]) -> None:
-        """Have values drawn as lines beside the metrics: every row gets them."""
-        self._reference = dict(values)
+    def log_start(
+        self, config: Mapping[str, Any], budget: Budget, target: TargetReached | None
+    ) -> None:
+        """Log the configuration, the network's counts and the code; note the target for all rows.
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Put the figures of a validation on the board as a row, others as final ones."""
-        final = {k: v for k, v in metrics.items() if k != "epoch"}
-        if all(name.startswith("test/") for name in final):
-            self.log_summary(final)
-        elif "val/acc" not in metrics and "train/loss" not in metrics:  # of a callback of one's own
-            self._safely(self.run.log, dict(metrics))
-        elif step is None or step >= self._first_step:
-            self._safely(self._log_row, {**metrics, **self._reference}, step)
-
-    def _log_row(self, row: dict[str, float], step: int | None) -> None:
-        if step is not None:
-            step = max(step, self.run.step)  # rows of others may have come further
-        # Committed at once: W&B would wait for the next step, and show a row an epoch late.
-        self.run.log(row, step=step, commit=True)
-
-    def log_summary(self, values: Mapping[str, Any]) -> None:
-        """Put the run's final figures on the board."""
-        self._safely(self.run.summary.update, dict(values))
-
-    def log_code(self) -> None:
-        """Put on the board which code it is: the commit, and what differs from it as a file."""
-        if not self._wants_code:
+        The target is then a line beside the accuracies.
+        """
+        self.log_hyperparams({**config, "network": dataclasses.asdict(budget)})
+        if target is not None and target.target is not None and target.threshold is not None:
+            self._reference = {
+                "target_accuracy": target.target,
+                "target_val_acc": target.threshold,
+            }
+        if not self._log_code:
             return
         code = code_state()
         self.log_hyperparams({"code": {"commit": code.commit, "dirty": code.dirty}})
         if code.diff:
-            patch = Path(self.run.dir, "diff.patch")
-            self._safely(patch.write_bytes, code.diff)
-            place = {"base_path": self.run.dir, "policy": "now", "glob": False}
-            self._safely(self.run.save, str(patch), **place)
+            with self._failure_as_warning():
+                patch = Path(self.run.dir, "diff.patch")
+                patch.write_bytes(code.diff)
+                self.run.save(str(patch), base_path=self.run.dir, policy="now", glob=False)
 
-    def log_pictures(self, pictures: Mapping[str, Path]) -> None:
-        """Put picture files on the board, by their names there.
-
-        In one row, which takes one step: what a run that goes on logs must have a later one.
-        """
-        if not self._wants_images or not pictures:
-            return
-        import wandb
-
-        self._safely(
-            lambda: self.run.log({name: wandb.Image(str(path)) for name, path in pictures.items()})
-        )
-
-    def log_images(
+    def log_end(
         self,
-        name: str,
-        images: "NDArray[np.uint8]",
-        columns: Sequence[str],
-        rows: Sequence[Sequence[Any]],
+        metrics: Mapping[str, Any],
+        figures: Mapping[str, Path],
+        classifier: Classifier,
+        data: ImageData,
+        checkpoint: Path | None,
     ) -> None:
-        """Put a table on the board whose rows begin with an image.
-
-        Args:
-            name: of the table.
-            images: [N, H, W, 3].
-            columns: their headings, without the image's.
-            rows: N of them.
-        """
-        if not self._wants_images or self._failed:
-            return
+        """Log the final metrics, the figures, what the test found, and the best checkpoint."""
         import wandb
 
-        def log() -> None:
-            cells = [[wandb.Image(image), *row] for image, row in zip(images, rows, strict=True)]
-            with _kept_in(self._folder, self.run):
-                self.run.log({name: wandb.Table(["image", *columns], cells)})
-
-        self._safely(log)
-
-    def log_checkpoint(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        """Put a checkpoint on the board as an artifact, as the `best` of the run.
-
-        It goes without what only this machine's run can use; see `save_shareable`.
-
-        Args:
-            path: may be replaced later; the board gets it as it is now.
-            metadata: figures that are shown beside it.
-        """
-        # For each artifact W&B asks the server first, and waits long where there is none.
-        if not self._wants_checkpoint or self._failed:
+        tested = classifier.tested
+        with self._failure_as_warning():
+            self.run.summary.update(dict(metrics))
+            if tested is not None:
+                self.run.summary.update(_accuracy_by_class(tested, data))
+            if self._log_images and figures:
+                # In one row, which takes one step: what a resumed run logs must have a later one.
+                self.run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
+        # For an artifact W&B asks the server first, and waits long where there is none.
+        if self._failed:
             return
-        import wandb
-
-        def log() -> None:
-            file = self._folder / "checkpoint" / path.name
-            save_shareable(path, file)
-            name = f"model-{self.run.id}"[:LONGEST_NAME]
-            artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
-            # Not another copy, in the user's home.
-            artifact.add_file(str(file), policy="immutable", skip_cache=True)
-            with _kept_in(self._folder, self.run):
+        with self._failure_as_warning(), _artifacts_kept_in(self._folder, self.run):
+            if self._log_images and tested is not None and (rows := _mistakes(tested, data)):
+                self.run.log({"mistakes": wandb.Table([*MISTAKE_COLUMNS], rows)})
+            if self._log_checkpoint and checkpoint is not None:
+                file = self._folder / "checkpoint" / checkpoint.name
+                save_shareable(checkpoint, file)
+                name = f"model-{self.run.id}"[:MAX_NAME_LENGTH]
+                artifact = wandb.Artifact(name, type="model", metadata=dict(metrics))
+                # Not another copy, in the user's home.
+                artifact.add_file(str(file), policy="immutable", skip_cache=True)
                 self.run.log_artifact(artifact, aliases=["best"])
 
-        self._safely(log)
-
     def how_to_open(self) -> str:
-        """What to type, or where to look, to see the run."""
+        """The run's page, if it is online, and the command for W&B's terminal viewer."""
         command = f"wandb leet {shlex.quote(os.path.relpath(self._folder))}"
         return command if self.run.offline else f"{self.run.url} or {command}"
 
     def close(self, exit_code: int = 0) -> None:
-        """End the W&B run, so that the next job of this process begins its own."""
-        self._safely(self.run.finish, exit_code)
-        self._safely(self._conclude)
+        """End the W&B run, so that the next job of this process starts its own."""
+        with self._failure_as_warning():
+            self.run.finish(exit_code)
+            if self._messages.gave_up:
+                raise ConnectionError(self._messages.gave_up)
+            if shutil.disk_usage(self._folder).free < FULL_DISK:  # of which W&B says nothing
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+            if not self._failed and not self.run.offline:
+                # As `wandb sync` marks what it has sent: a later one then leaves this run out.
+                for file in self._folder.glob("*.wandb"):
+                    file.with_suffix(".wandb.synced").touch()
         if self._failed:
             end_service()
 
-    def _conclude(self) -> None:
-        """Say if something was not sent or written; else mark the run as sent."""
-        if self._messages.gave_up:
-            self._say(self._messages.gave_up)
-        elif shutil.disk_usage(self._folder).free < FULL:  # of which W&B says nothing
-            self._say(f"the disk of {self._folder} is full")
-        elif not self._failed and not self.run.offline:
-            # As `wandb sync` marks what it has sent: a later one then leaves this run out.
-            for file in self._folder.glob("*.wandb"):
-                file.with_suffix(".wandb.synced").touch()
-
-    def _safely(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    @contextlib.contextmanager
+    def _failure_as_warning(self) -> Iterator[None]:
+        """Warn of what W&B raises, the first time, and continue."""
         try:
-            call(*args, **kwargs)
+            yield
         except Exception as error:  # whatever W&B meets, the training is worth more
-            self._say(error)
+            if self._failed:
+                return
+            self._failed = True
+            text = (str(error) or type(error).__name__).rstrip(".")
+            if self.run.offline:
+                log.warning("W&B: %s. The training continues; its W&B run lacks something.", text)
+            else:
+                log.warning(
+                    "W&B: %s. The training continues; what its W&B run lacks is kept in %s, and "
+                    "`make wandb-sync` sends it later.",
+                    text,
+                    self._folder,
+                )
 
-    def _say(self, reason: Exception | str) -> None:
-        """Say what went wrong, the first time."""
-        if self._failed:
-            return
-        self._failed = True
-        text = (str(reason) or type(reason).__name__).rstrip(".")
-        if self.run.offline:
-            log.warning("W&B: %s. The training goes on; its board lacks something.", text)
+
+def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as flat keys: the option of each group by its name, `optimizer/lr` and so on.
+
+    Args:
+        config: nested dictionaries of primitives and lists, resolved; paths are left out.
+    """
+    choices = config.get("choices") or {}
+    others = {key: value for key, value in config.items() if key != "choices"}
+    return {**choices, **dict(_flat(without_places(others)))}
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}/")
         else:
-            log.warning(
-                "W&B: %s. The training goes on; what its board lacks is kept in %s, and "
-                "`make wandb-sync` sends it later.",
-                text,
-                self._folder,
-            )
+            yield f"{above}{key}", value
+
+
+def save_shareable(checkpoint: Path, file: Path) -> None:
+    """Write a checkpoint for others: without training state and without paths of this machine.
+
+    Args:
+        checkpoint: of this package.
+        file: to write.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    kept = {key: value for key, value in content.items() if key not in TRAINING_STATE}
+    facts = kept["hyper_parameters"]
+    kept["hyper_parameters"] = facts | {"config": without_places(facts["config"])}
+    file.parent.mkdir(exist_ok=True)
+    torch.save(kept, file)
+
+
+def _accuracy_by_class(tested: Tested, data: ImageData) -> dict[str, float | None]:
+    labels = data.test.labels[tested.index]
+    matrix = measures.confusion_matrix(tested.guesses, labels, len(data.classes))
+    by_class = zip(data.classes, measures.class_accuracies(matrix), strict=True)
+    return {f"test/acc_by_class/{name}": accuracy for name, accuracy in by_class}
+
+
+def _mistakes(tested: Tested, data: ImageData) -> list[list[Any]]:
+    """Rows of `MISTAKE_COLUMNS`, the most confident first."""
+    import wandb
+
+    labels = data.test.labels[tested.index]  # [N]
+    wrong = measures.confident_mistakes(tested.guesses, tested.confidences, labels, MISTAKES)
+    positions = tested.index[wrong.index]  # [M], among the test images
+    images = data.test.images[positions].permute(0, 2, 3, 1)  # [M, H, W, 3]
+    large = images.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
+    return [
+        [
+            wandb.Image(image),
+            *(data.classes[label], data.classes[guess], round(confidence, 4), position),
+        ]
+        for image, label, guess, confidence, position in zip(
+            large.numpy(),
+            labels[wrong.index].tolist(),
+            wrong.guesses.tolist(),
+            wrong.confidences.tolist(),
+            positions.tolist(),
+            strict=True,
+        )
+    ]
 
 
 @contextlib.contextmanager
-def _kept_in(folder: Path, run: "wandb.Run") -> Iterator[None]:
-    """Have W&B keep there, and not in the user's home, what it will upload of a table.
+def _artifacts_kept_in(folder: Path, run: "wandb.Run") -> Iterator[None]:
+    """Have W&B keep there, and not in the user's home, what it will upload of artifacts.
 
-    And have it do without absolute paths: it would send them along.
+    And name the files by relative paths: an offline run can then be synced from another machine.
     """
     before = os.environ.get("WANDB_DATA_DIR")
     log_artifact = run.log_artifact

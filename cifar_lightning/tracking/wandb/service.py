@@ -1,15 +1,43 @@
-"""W&B's own process, which does the uploading."""
+"""W&B's own process, which does the uploading, and what it says."""
 
 import contextlib
+import logging
+import re
 import threading
 
+log = logging.getLogger("wandb_says")
+
 SECONDS_TO_END = 10
+GAVE_UP = "Fatal error while uploading"
+
+
+class Messages:
+    """Takes what W&B would print among the training's lines; `wandb.termsetup` wants one of these.
+
+    Attributes:
+        gave_up: what W&B said when it gave up uploading; empty if it did not.
+    """
+
+    def __init__(self) -> None:
+        self.gave_up = ""
+
+    def info(self, msg: str) -> None:
+        """Ignore it."""
+
+    def warning(self, msg: str) -> None:
+        """Write it to the run's log."""
+        text = re.sub("wandb: (WARNING|ERROR)?", "", msg).strip()
+        log.info(text)
+        if GAVE_UP in text:
+            self.gave_up = text.partition(".")[0]
+
+    error = warning
 
 
 def end_service() -> None:
-    """End it, or what is left of it, so that a next run begins with a new one.
+    """End W&B's process, so that a later run starts a new one.
 
-    Where a server is away, it may wait for an answer for ever, and Python for it at its own end.
+    Without a server it may wait for an answer for ever, and Python for it at its own end.
     """
     import wandb
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BoardRun
 from programs import run_command
-from wandb_files import without_service
+from wandb_files import OfflineRun, without_service
 from wandb_server import KEY, wandb_server
 
 from cifar_lightning.dashboard import panels
+
+pytest_plugins = ["offline_run"]
 
 
 def dashboard(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -27,11 +28,11 @@ def specification() -> dict[str, Any]:
     return content
 
 
-def test_no_panel_can_be_empty(specification: dict[str, Any], board_run: BoardRun) -> None:
-    board = board_run.board
-    settings = {f"config.{key}" for key in board.config}
+def test_no_panel_can_be_empty(specification: dict[str, Any], offline_run: OfflineRun) -> None:
+    shown = offline_run.recorded
+    settings = {f"config.{key}" for key in shown.config}
     for panel in specification["panels"]:
-        missing = set(panel["shows"]) - board.names - settings
+        missing = set(panel["shows"]) - shown.names - settings
         assert not missing, panel
 
 

@@ -13,35 +13,38 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import weights_of
-from conftest import BoardRun
 from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
-from wandb_files import WANDB, recorded, run_folders
+from wandb_files import WANDB, OfflineRun, recorded, run_folders
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import CONF, compose, title
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
-from cifar_lightning.tracking.wandb import BoardLogger, open_board
-from cifar_lightning.tracking.wandb.content import save_shareable, searchable
-from cifar_lightning.tracking.wandb.source import PACKAGE, CodeState, code_state
+from cifar_lightning.tracking.wandb import WandbRunLogger, start_run
+from cifar_lightning.tracking.wandb.code_state import PACKAGE, CodeState, code_state
+from cifar_lightning.tracking.wandb.logger import flat_config, save_shareable
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
+pytest_plugins = ["offline_run"]
 
 BOARD = ("logger=default", "logger.wandb.mode=offline", "target_accuracy=null")
 
 
-def metrics_of(board_run: BoardRun) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((board_run.run_dir / "metrics.json").read_text())
+def metrics_of(offline_run: OfflineRun) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((offline_run.run_dir / "metrics.json").read_text())
     return content
 
 
 # What a run puts on the board.
 
 
-def test_each_row_of_metrics_csv_is_one_of_the_board_over_epochs(board_run: BoardRun) -> None:
-    board, rows = board_run.board, read_rows(board_run.run_dir)[:-1]  # the last is the test's
+def test_each_row_of_metrics_csv_is_one_of_the_board_over_epochs(offline_run: OfflineRun) -> None:
+    board, rows = (
+        offline_run.recorded,
+        read_rows(offline_run.run_dir)[:-1],
+    )  # the last is the test's
     assert [row["epoch"] for row in board.rows] == [1, 2]
     for shown, row in zip(board.rows, rows, strict=True):
         assert {name: shown[name] for name in row if name != "step"} == pytest.approx(
@@ -54,16 +57,16 @@ def test_each_row_of_metrics_csv_is_one_of_the_board_over_epochs(board_run: Boar
     assert axes == {"epoch": None, "*": "epoch"}
 
 
-def test_the_target_is_a_line_beside_the_accuracies(board_run: BoardRun) -> None:
-    threshold = metrics_of(board_run)["target_val_acc"]
-    for row in board_run.board.rows:
+def test_the_target_is_a_line_beside_the_accuracies(offline_run: OfflineRun) -> None:
+    threshold = metrics_of(offline_run)["target_val_acc"]
+    for row in offline_run.recorded.rows:
         assert row["target_accuracy"] == 0.05
         assert row["target_val_acc"] == pytest.approx(threshold, abs=1e-6)
         assert threshold > 0.05
 
 
-def test_the_configuration_is_flat_and_whole(board_run: BoardRun) -> None:
-    config = board_run.board.config
+def test_the_configuration_is_flat_and_whole(offline_run: OfflineRun) -> None:
+    config = offline_run.recorded.config
     assert not [key for key, value in config.items() if isinstance(value, dict) and key != "_wandb"]
     assert config["model"] == "dilated_dw"
     assert config["optimizer"] == "muon"
@@ -76,30 +79,30 @@ def test_the_configuration_is_flat_and_whole(board_run: BoardRun) -> None:
         assert {f"{group}/{key}" for key in composed[group]} <= set(config)
 
 
-def test_the_budgets_counts_and_the_code_are_in_the_configuration(board_run: BoardRun) -> None:
-    config = board_run.board.config
+def test_the_budgets_counts_and_the_code_are_in_the_configuration(offline_run: OfflineRun) -> None:
+    config = offline_run.recorded.config
     assert config["network/parameters"] == 257_856
     assert config["network/multiply_adds"] == 44_167_744
     assert (config["network/dilated"], config["network/separable"]) == (1, 2)
-    code = board_run.code
+    code = offline_run.code
     assert (config["code/commit"], config["code/dirty"]) == (code.commit, code.dirty)
-    patch = board_run.board.folder / "files" / "diff.patch"
+    patch = offline_run.recorded.folder / "files" / "diff.patch"
     assert patch.exists() == bool(code.diff)
 
 
-def test_the_summary_is_metrics_json(board_run: BoardRun) -> None:
-    metrics, summary = metrics_of(board_run), board_run.board.summary
+def test_the_summary_is_metrics_json(offline_run: OfflineRun) -> None:
+    metrics, summary = metrics_of(offline_run), offline_run.recorded.summary
     assert {key: summary.get(key) for key in metrics} == metrics
     assert metrics["stopped_by"] == "target"
     assert metrics["seconds_to_target"] > 0
-    best = max(read_rows(board_run.run_dir)[:-1], key=lambda row: row["val/acc"])
+    best = max(read_rows(offline_run.run_dir)[:-1], key=lambda row: row["val/acc"])
     assert metrics["best_epoch"] == best["epoch"]
 
 
-def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(board_run: BoardRun) -> None:
-    board, metrics = board_run.board, metrics_of(board_run)
+def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(offline_run: OfflineRun) -> None:
+    board, metrics = offline_run.recorded, metrics_of(offline_run)
     by_class = {k: v for k, v in board.summary.items() if k.startswith("test/acc_by_class/")}
-    classifier, config = run.rebuild(board_run.run_dir / "checkpoints" / "best.ckpt")
+    classifier, config = run.rebuild(offline_run.run_dir / "checkpoints" / "best.ckpt")
     data = run.build_data(config)
     assert [name.rpartition("/")[2] for name in by_class] == sorted(data.classes)
     shares = torch.bincount(data.test.labels, minlength=10) / len(data.test)
@@ -108,7 +111,7 @@ def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(board_run: Boar
 
     (artifact,) = (a for a in board.of("artifact") if a["name"].endswith("-mistakes"))
     files = {entry["path"]: entry["local_path"] for entry in artifact["manifest"]["contents"]}
-    place = board_run.run_dir.parents[2]
+    place = offline_run.run_dir.parents[2]
     table = json.loads((place / files["mistakes.table.json"]).read_text())
     assert table["columns"] == ["image", "label", "prediction", "confidence", "test image"]
     assert len(table["data"]) == round((1 - metrics["test/acc"]) * len(data.test))
@@ -128,22 +131,22 @@ def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(board_run: Boar
     assert agree >= len(table["data"]) - 2  # fp32 here, bf16 there, where the chip is fast at it
 
 
-def test_the_pictures_are_on_the_board(board_run: BoardRun) -> None:
-    figures = {path.stem for path in (board_run.run_dir / "figures").glob("*.png")}
+def test_the_pictures_are_on_the_board(offline_run: OfflineRun) -> None:
+    figures = {path.stem for path in (offline_run.run_dir / "figures").glob("*.png")}
     assert {"learning_curves", "confusion_matrix", "class_accuracies", "filters"} <= figures
-    assert figures <= board_run.board.names
+    assert figures <= offline_run.recorded.names
 
 
-def test_the_best_checkpoint_is_an_artifact_with_its_figures(board_run: BoardRun) -> None:
-    board, metrics = board_run.board, metrics_of(board_run)
+def test_the_best_checkpoint_is_an_artifact_with_its_figures(offline_run: OfflineRun) -> None:
+    board, metrics = offline_run.recorded, metrics_of(offline_run)
     (artifact,) = (a for a in board.of("artifact") if a["type"] == "model")
     assert artifact["name"] == f"model-{board.run['run_id']}"
     assert "best" in artifact["aliases"]
     assert json.loads(artifact["metadata"]) == metrics
     (entry,) = artifact["manifest"]["contents"]
-    file = board_run.run_dir.parents[2] / entry["local_path"]
+    file = offline_run.run_dir.parents[2] / entry["local_path"]
     assert file.name == entry["path"] == "best.ckpt"
-    mine, boards = weights_of(board_run.run_dir / "checkpoints" / "best.ckpt"), weights_of(file)
+    mine, boards = weights_of(offline_run.run_dir / "checkpoints" / "best.ckpt"), weights_of(file)
     assert mine.keys() == boards.keys()
     assert all(torch.equal(mine[name], boards[name]) for name in mine)
     classifier, config = run.rebuild(file)
@@ -159,8 +162,8 @@ def test_a_copy_for_the_board_cannot_be_resumed_and_says_so(tiny: Compose, tmp_p
         train(tiny(f"resume={copy}"))
 
 
-def test_a_run_has_a_name_that_can_be_read_and_is_found_by_tags(board_run: BoardRun) -> None:
-    shown = board_run.board.run
+def test_a_run_has_a_name_that_can_be_read_and_is_found_by_tags(offline_run: OfflineRun) -> None:
+    shown = offline_run.recorded.run
     assert shown["display_name"].startswith("dilated_dw data.train_size=200 data.test_size=60 ")
     assert shown["display_name"].endswith("… seed 0")
     assert len(shown["display_name"]) == 100
@@ -196,14 +199,14 @@ def strings_in(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def test_nothing_of_the_machine_is_on_the_board(board_run: BoardRun) -> None:
-    board = board_run.board
+def test_nothing_of_the_machine_is_on_the_board(offline_run: OfflineRun) -> None:
+    board = offline_run.recorded
     texts = [text for record in board.records for text in strings_in(record)]
     files = [file for file in board.folder.glob("files/**/*") if file.is_file()]
     files += board.folder.glob("checkpoint/*")
     assert len(files) > 8
     texts += [f.read_bytes().decode(errors="replace") for f in files if f.name != "diff.patch"]
-    secret = {str(board_run.run_dir.parents[2]), str(Path.home()), str(CONF.parent)}
+    secret = {str(offline_run.run_dir.parents[2]), str(Path.home()), str(CONF.parent)}
     for text in texts:
         assert not [place for place in secret if place in text], text[:300]
     assert not list(board.folder.rglob("wandb-metadata.json"))
@@ -219,7 +222,7 @@ def test_places_are_left_out_of_a_configuration() -> None:
         "overrides": ["optimizer=sgd", "data.path=/data", "+mine.table='/home/me/t'", "+x=[/h,b]"],
         "choices": {"data": "folder"},
     }
-    assert searchable(config) == {
+    assert flat_config(config) == {
         "data": "folder",
         "data/batch_size": 4,
         "callbacks/best/mode": "max",
@@ -285,7 +288,7 @@ def test_a_run_that_fails_to_start_leaves_no_board_open(tiny: Compose) -> None:
 
     config = tiny(*BOARD)
     with open_dict(config):
-        wrong = {"_target_": "cifar_lightning.tracking.wandb.open_board", "finish_timeout": 0}
+        wrong = {"_target_": "cifar_lightning.tracking.wandb.start_run", "finish_timeout": 0}
         config.logger.other = wrong
     with pytest.raises(UserError, match="finish_timeout"):
         train(config)
@@ -296,8 +299,8 @@ def test_a_run_that_fails_to_start_leaves_no_board_open(tiny: Compose) -> None:
 
 
 def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
-    board = open_board(mode="offline", run_id="own")
-    assert isinstance(board, BoardLogger)
+    board = start_run(mode="offline", run_id="own")
+    assert isinstance(board, WandbRunLogger)
     for step in range(4):
         board.log_metrics({"mine": float(step), "epoch": 0.0}, step)
     board.log_metrics({"train/loss": 1.0, "val/acc": 0.5, "epoch": 1.0}, 2)
@@ -311,9 +314,9 @@ def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
     assert not [row for row in shown.history if "test/acc" in row]
 
 
-def test_the_viewer_is_named_at_the_end(board_run: BoardRun) -> None:
-    folder = board_run.board.folder
-    assert f"wandb leet runs/wandb/{folder.name}" in board_run.output
+def test_the_viewer_is_named_at_the_end(offline_run: OfflineRun) -> None:
+    folder = offline_run.recorded.folder
+    assert f"wandb leet runs/wandb/{folder.name}" in offline_run.output
     ended = subprocess.run(
         [WANDB, "leet", "inspect", "--summary", folder], capture_output=True, text=True, check=True
     )
@@ -344,7 +347,7 @@ def test_a_failing_board_never_stops_training(
     metrics = train(tiny(*BOARD, "trainer.max_epochs=2"))
     assert metrics["test/acc"] is not None
     (said,) = warnings_in(caplog)  # once
-    assert "No space left on device. The training goes on" in said
+    assert "No space left on device. The training continues" in said
 
 
 def test_a_board_that_cannot_open_never_stops_training(
@@ -354,7 +357,7 @@ def test_a_board_that_cannot_open_never_stops_training(
     metrics = train(tiny(*BOARD, f"logger.wandb.save_dir={tmp_path}/file/x"))
     assert metrics["test/acc"] is not None
     (said,) = warnings_in(caplog)
-    assert said.startswith("W&B could not begin a run offline, so there is no board")
+    assert said.startswith("W&B could not start a run offline, so there is none")
 
 
 def test_without_credentials_auto_is_offline_and_asks_nothing(
@@ -364,21 +367,21 @@ def test_without_credentials_auto_is_offline_and_asks_nothing(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    board = open_board(mode="auto", save_dir="runs", run_id="auto")
-    assert isinstance(board, BoardLogger)
+    board = start_run(mode="auto", save_dir="runs", run_id="auto")
+    assert isinstance(board, WandbRunLogger)
     assert board.run.offline
     board.close()
     assert "WANDB_MODE" not in os.environ  # nothing leaks into the next job
     assert not warnings_in(caplog)
-    board = open_board(mode="online", save_dir="runs", run_id="online")
-    assert isinstance(board, BoardLogger)
+    board = start_run(mode="online", save_dir="runs", run_id="online")
+    assert isinstance(board, WandbRunLogger)
     assert board.run.offline
     board.close()
     assert "not logged in" in warnings_in(caplog)[0]
 
 
 def test_disabled_opens_nothing() -> None:
-    assert open_board(mode="disabled") is None
+    assert start_run(mode="disabled") is None
     assert not Path("runs").exists()
 
 
@@ -387,7 +390,7 @@ def test_auto_does_what_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, value: str, folders: int
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", value)
-    board = open_board(mode="auto", run_id="mode")
+    board = start_run(mode="auto", run_id="mode")
     if board is not None:
         board.close()
     found = [folder.name.partition("-")[0] for folder in run_folders()]
@@ -395,18 +398,16 @@ def test_auto_does_what_the_environment_says(
 
 
 def test_a_folder_that_disappears_ends_no_training(caplog: pytest.LogCaptureFixture) -> None:
-    board = open_board(mode="offline", run_id="gone")
-    assert isinstance(board, BoardLogger)
+    board = start_run(mode="offline", run_id="gone")
+    assert isinstance(board, WandbRunLogger)
     shutil.rmtree("runs")
     board.close()
     assert len(warnings_in(caplog)) == 1
 
 
-def test_values_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match="auto, online, offline or disabled, not 'maybe'"):
-        open_board(mode="maybe")  # type: ignore[arg-type]
+def test_a_time_limit_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="finish_timeout must be above 0 seconds, not 0"):
-        open_board(finish_timeout=0)
+        start_run(finish_timeout=0)
 
 
 # Which code it is.

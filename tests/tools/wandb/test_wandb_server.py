@@ -118,7 +118,9 @@ def test_a_server_that_goes_away_ends_no_training(
     wait_for(server.saw_a_row.is_set, seconds=100)
     server.behaviour = behaviour
     output = finish(program)
-    check_that_nothing_is_lost(output, EPOCHS, "The training goes on; what its board lacks is kept")
+    check_that_nothing_is_lost(
+        output, EPOCHS, "The training continues; what its W&B run lacks is kept"
+    )
     (folder,) = run_folders()
     assert [row["epoch"] for row in recorded(folder).rows] == list(range(1, EPOCHS + 1))
     assert len(server.streamed("wandb-history.jsonl")) < EPOCHS
@@ -138,7 +140,7 @@ def test_a_server_that_is_away_from_the_start_makes_the_run_offline(
     if behaviour != "nowhere":
         url, server.behaviour = server.url, behaviour
     output = finish(start(url))
-    check_that_nothing_is_lost(output, 1, "W&B could not begin a run online; it is offline")
+    check_that_nothing_is_lost(output, 1, "W&B could not start a run online; it is offline")
     (folder,) = (path for path in run_folders() if path.name.startswith("offline"))
     assert recorded(folder).summary["test/acc"] is not None
 

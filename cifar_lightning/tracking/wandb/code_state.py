@@ -1,14 +1,16 @@
-"""Which code a run is of."""
+"""The code that a run was started from: its commit, and what differs from it."""
 
 import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1]
+import cifar_lightning
+
+PACKAGE = Path(cifar_lightning.__file__).resolve().parent
 # Of a checkout, what a training depends on.
 CODE = ("cifar_lightning", "conf", "hydra_plugins", "pyproject.toml", "requirements.lock")
-LONGEST_DIFF = 1_000_000  # bytes
+MAX_DIFF = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,16 @@ class CodeState:
     diff: bytes = b""
 
 
-def code_state(place: Path = PACKAGE) -> CodeState:
+def code_state(package: Path = PACKAGE) -> CodeState:
     """The state of the checkout that the package runs from.
 
     Args:
-        place: the package's folder in it.
+        package: the package's folder in it.
     """
-    root = place.parent  # which need not be that of the repository
+    root = package.parent  # which need not be that of the repository
     code = [name for name in CODE if (root / name).exists()]
     try:
-        _git(place, "ls-files", "--error-unmatch", "__init__.py")  # else it is in someone else's
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # else it is in someone else's
         commit = _git(root, "rev-parse", "HEAD").decode().strip()
         diff = _git(root, "diff", *PLAIN, "--relative", "HEAD", "--", *code)
         new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *code)
@@ -43,8 +45,8 @@ def code_state(place: Path = PACKAGE) -> CodeState:
             diff += _git(root, "diff", *PLAIN, "--no-index", "--", os.devnull, name, expected=1)
     except (OSError, subprocess.SubprocessError):
         return CodeState()
-    if len(diff) > LONGEST_DIFF:
-        return CodeState(commit, dirty=True, diff=diff[:LONGEST_DIFF] + b"\n(cut off here)\n")
+    if len(diff) > MAX_DIFF:
+        return CodeState(commit, dirty=True, diff=diff[:MAX_DIFF] + b"\n(cut off here)\n")
     return CodeState(commit, dirty=bool(diff), diff=diff)
 
 

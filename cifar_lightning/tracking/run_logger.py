@@ -1,0 +1,105 @@
+"""What a logger of whole runs, such as W&B's, is told beside its metrics."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from cifar_lightning.data import ImageData
+from cifar_lightning.models.budget import Budget
+from cifar_lightning.training.callbacks import TargetReached
+from cifar_lightning.training.module import Classifier
+
+
+class RunLogger(Logger):
+    """A Lightning logger that records a whole run. Override what your service has a use for.
+
+    A run calls these methods in their order, `log_metrics` after each validation between start and
+    end, and all of them in the first process alone. None may raise: a run is worth more than its
+    record elsewhere.
+
+    Attributes:
+        label: what stands before `how_to_open` on the terminal.
+    """
+
+    label = "logged to"
+
+    def skip_before(self, step: int) -> None:
+        """Leave out rows of earlier steps, which this run logged before it was resumed."""
+
+    def log_start(
+        self, config: Mapping[str, Any], budget: Budget, target: TargetReached | None
+    ) -> None:
+        """Log what the run is.
+
+        Args:
+            config: the run's, resolved.
+            budget: the network's counts.
+            target: the callback that ends the run at a target; None without.
+        """
+
+    def log_end(
+        self,
+        metrics: Mapping[str, Any],
+        figures: Mapping[str, Path],
+        classifier: Classifier,
+        data: ImageData,
+        checkpoint: Path | None,
+    ) -> None:
+        """Log what came of the run.
+
+        Args:
+            metrics: what `metrics.json` holds.
+            figures: the run's PNG files by name.
+            classifier: with its test predictions, if it was tested.
+            data: that it was tested on.
+            checkpoint: the best one; None if there is none yet.
+        """
+
+    def how_to_open(self) -> str:
+        """What to type, or where to look, to see the run."""
+        return str(self.name)
+
+    def close(self, exit_code: int) -> None:
+        """End the record of the run, which failed where the exit code is not 0."""
+
+
+def log_start(
+    loggers: Sequence[Logger], config: DictConfig, budget: Budget, callbacks: dict[str, Callback]
+) -> None:
+    """Tell the loggers of runs what this one is; see `RunLogger.log_start`."""
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    target = callbacks.get("target")
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_start(
+                settings, budget, target if isinstance(target, TargetReached) else None
+            )
+
+
+def log_end(
+    loggers: Sequence[Logger],
+    metrics: Mapping[str, Any],
+    figures: Mapping[str, Path],
+    classifier: Classifier,
+    data: ImageData,
+    best: Callback,
+) -> None:
+    """Tell the loggers of runs what came of this one; see `RunLogger.log_end`.
+
+    Args:
+        loggers: the run's.
+        metrics: what `metrics.json` holds.
+        figures: the run's PNG files by name.
+        classifier: after the test, if there was one.
+        data: that it was tested on.
+        best: the ModelCheckpoint that kept the best weights.
+    """
+    assert isinstance(best, ModelCheckpoint)
+    path = Path(best.best_model_path) if best.best_model_path else None
+    for logger in loggers:
+        if isinstance(logger, RunLogger):
+            logger.log_end(metrics, figures, classifier, data, path)

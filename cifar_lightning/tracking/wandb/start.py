@@ -1,0 +1,146 @@
+"""Starts a W&B run: online, offline, or not at all."""
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytorch_lightning.utilities import rank_zero_only
+
+from cifar_lightning.tracking.wandb.logger import WandbRunLogger
+from cifar_lightning.tracking.wandb.service import Messages, end_service
+
+if TYPE_CHECKING:
+    import wandb  # the package works without it, with logger=csv
+
+log = logging.getLogger(__name__)
+
+INIT_TIMEOUT = 20  # seconds
+MAX_TAG_LENGTH = 64  # characters, on W&B
+
+
+@rank_zero_only
+def start_run(
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+    project: str = "cifar-lightning",
+    entity: str | None = None,
+    group: str | None = None,
+    job_type: str | None = None,
+    name: str | None = None,
+    notes: str | None = None,
+    tags: Sequence[str | None] = (),
+    run_id: str | None = None,
+    save_dir: str = "runs",
+    log_code: bool = True,
+    log_images: bool = True,
+    log_checkpoint: bool = True,
+    finish_timeout: float = 60.0,
+) -> WandbRunLogger | None:
+    """Start or resume a W&B run.
+
+    Args:
+        mode: `auto` is online where the user is logged in, else offline; the environment variable
+            WANDB_MODE, where set, decides instead. `online` warns where nobody is logged in.
+        project: of the W&B run.
+        entity: the user or team that the project belongs to; None is the user's default.
+        group: what W&B shows together, such as the runs of a sweep.
+        job_type: what kind of work it is.
+        name: of the run on W&B.
+        notes: on the run.
+        tags: words to filter runs by; None among them is left out.
+        run_id: of the run to resume, or of the new one; None draws one.
+        save_dir: W&B's files go to its folder `wandb`.
+        log_code: whether to log the commit, and what differs from it.
+        log_images: whether to log the figures, and the mistakes with their images.
+        log_checkpoint: whether to log the best checkpoint.
+        finish_timeout: seconds to wait at the end for what is not uploaded yet.
+
+    Returns:
+        None with `disabled`, or if W&B could not start the run at all; that is a warning.
+
+    Raises:
+        ValueError: if `finish_timeout` is not above 0.
+    """
+    if finish_timeout <= 0:
+        raise ValueError(f"finish_timeout must be above 0 seconds, not {finish_timeout}")
+    wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
+    if wanted == "disabled":
+        return None
+    import wandb
+
+    # W&B's reports on itself, whose failures are of no interest.
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+    messages = Messages()
+    settings = _settings(finish_timeout)
+    online = wanted not in ("offline", "dryrun") and _is_logged_in(settings, messages)
+    if wanted == "online" and online is False:
+        log.warning("W&B: not logged in (wandb login), so this run is offline.")
+    # The server may be down: then offline, and `wandb sync` uploads the run later.
+    attempts: list[Literal["online", "offline"]] = ["online", "offline"] if online else ["offline"]
+    for attempt in attempts:
+        try:
+            Path(save_dir).mkdir(parents=True, exist_ok=True)
+            wandb.setup()
+            wandb.termsetup(settings, messages)
+            run = wandb.init(
+                mode=attempt,
+                project=project,
+                entity=entity,
+                group=group,
+                job_type=job_type,
+                name=name,
+                notes=notes,
+                tags=list(dict.fromkeys(tag[:MAX_TAG_LENGTH] for tag in tags if tag)),
+                id=run_id,
+                resume="allow",
+                reinit="create_new",  # whatever other run this process has open
+                # Absolute: W&B's process keeps the working directory that it was started in.
+                dir=str(Path(save_dir).absolute()),
+                settings=settings,
+            )
+        except Exception as error:  # whatever W&B meets, the training is worth more
+            _warn_of_start(attempt, error)
+        else:
+            return WandbRunLogger(run, messages, log_code, log_images, log_checkpoint)
+    return None
+
+
+def _settings(finish_timeout: float) -> "wandb.Settings":
+    import wandb
+
+    return wandb.Settings(
+        silent=True,
+        console="off",  # the run's folder has its own log
+        # Names and paths of the machine are nobody's business; `log_code` says which code it is.
+        x_disable_meta=True,
+        host="",
+        program="cifar_lightning",
+        disable_git=True,
+        disable_code=True,
+        init_timeout=INIT_TIMEOUT,
+        finish_timeout=finish_timeout,
+        finish_timeout_raises=True,
+        x_transaction_log_flush_interval=2.0,  # seconds; what a killed run has not on the disk
+    )
+
+
+def _is_logged_in(settings: "wandb.Settings", messages: Messages) -> bool | None:
+    """Whether W&B has credentials, without asking for any; None if they are refused."""
+    import wandb
+
+    try:
+        # With WANDB_MODE=offline W&B would say no, but what is typed goes before that.
+        wandb.setup().settings.mode = "online"
+        wandb.termsetup(settings, messages)
+        return bool(wandb.login(prompt=False))
+    except Exception as error:  # a malformed key, no network: neither may stop a training
+        _warn_of_start("online", error)
+        return None
+
+
+def _warn_of_start(mode: str, error: Any) -> None:
+    """Say that a run could not start, and what comes instead."""
+    then = "; it is offline" if mode == "online" else ", so there is none"
+    log.warning("W&B could not start a run %s%s: %s", mode, then, error)
+    end_service()
