@@ -35,7 +35,7 @@ def train(
 
     from cifar_lightning import run
     from cifar_lightning.config import validate
-    from cifar_lightning.run import fit, resume
+    from cifar_lightning.run import devices, fit, resume
     from cifar_lightning.system import jobs
     from cifar_lightning.tracking import console, results, run_logger
     from cifar_lightning.tracking.run_folder import RunFolder
@@ -64,7 +64,8 @@ def train(
         finished = fit.fit(trainer, classifier, data, config, interruption) and fit.evaluate_best(
             trainer, classifier, data, callbacks["best"]
         )
-        metrics = results.collect(config, trainer, classifier, callbacks, budget, finished)
+        device = devices.device_name(trainer.strategy.root_device)
+        metrics = results.collect(config, trainer, classifier, callbacks, budget, device, finished)
         if trainer.is_global_zero:
             figures = results.save_curves(config, metrics)
             if finished:

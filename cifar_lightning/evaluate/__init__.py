@@ -32,7 +32,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.config import validate
     from cifar_lightning.evaluate import evaluation
     from cifar_lightning.run.inference import Inference
-    from cifar_lightning.tracking import console
 
     validate.check_values("", {"robustness": bool}, config)
     if "data" in config:
@@ -57,7 +56,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         **figures,
     }
     evaluation.save(folder, results, logits, data)
-    console.show_evaluation(results, folder)
+    evaluation.show(results, folder)
     return results
 
 

@@ -10,8 +10,7 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from cifar_lightning.tracking.plots.curves import TARGET
-from cifar_lightning.tracking.plots.save import draw
+from cifar_lightning.tracking.plots.common import RED, draw
 from cifar_lightning.tracking.run_folder import Run
 
 INK = "#24292f"  # of axes and letters, in the figure; on the page, as the text around it
@@ -40,7 +39,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
         draw(figure, stream, format="svg", transparent=True, metadata={"Date": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = svg.replace(TARGET, "var(--target)")
+    svg = svg.replace(RED, "var(--target)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     label = html.escape(description, quote=True)

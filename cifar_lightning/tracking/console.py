@@ -167,52 +167,6 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
         note(label, place)
 
 
-@rank_zero_only
-def show_evaluation(results: dict[str, Any], folder: Path) -> None:
-    """Tables of an evaluation: the figures, the classes, the corruptions; then where things are.
-
-    Args:
-        results: what `evaluation.json` holds.
-        folder: that it is in.
-    """
-    console = get_console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in (f"{results['images']:,} test images", "accuracy", "top 2", "loss", "ECE"):
-        table.add_column(heading, justify="right" if table.columns else "left")
-    for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip")):
-        acc, top2, loss, ece = (
-            results[f"test/{key}{suffix}"] for key in ("acc", "top2", "loss", "ece")
-        )
-        table.add_row(name, f"[bold]{acc:.2%}[/]", f"{top2:.2%}", f"{loss:.4f}", f"{ece:.2%}")
-    console.print(table)
-
-    by_class = results["test/acc_by_class"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("class", "accuracy", "most often taken for"):
-        table.add_column(heading, justify="right" if heading == "accuracy" else "left")
-    names = list(by_class)
-    for row, (name, acc) in zip(results["confusion_matrix"], by_class.items(), strict=True):
-        mistakes = {other: n for other, n in zip(names, row, strict=True) if n and other != name}
-        other = max(mistakes, key=lambda n: mistakes[n], default=None)
-        taken_for = "" if other is None else f"{escape(other)} ({mistakes[other] / sum(row):.1%})"
-        table.add_row(escape(name), "" if acc is None else f"{acc:.2%}", taken_for)
-    console.print(table)
-
-    if results["robustness"] is not None:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("accuracy at strength")
-        for strength in range(1, 6):
-            table.add_column(str(strength), justify="right")
-        curves = {n: c for n, c in results["robustness"].items() if n != "mean_acc"}
-        for name, curve in curves.items():
-            table.add_row(name, *(f"{acc:.2%}" for acc in curve["acc"]))
-        table.add_section()
-        table.add_row("mean of all", f"{results['robustness']['mean_acc']:.2%}")
-        console.print(table)
-    note("speed", f"{results['images_per_s']:,.0f} images/s, {results['precision']}")
-    note("folder", str(folder))
-
-
 def _readable(key: str, value: Any) -> str:
     if key.endswith("acc"):
         return f"[bold]{value:.2%}[/]"

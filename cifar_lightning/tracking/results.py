@@ -13,7 +13,6 @@ from torch import Tensor
 
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import Budget, train_tflop
-from cifar_lightning.run.devices import device_name
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking import console, plots, saliency
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
@@ -30,6 +29,7 @@ def collect(
     classifier: Classifier,
     callbacks: dict[str, Callback],
     budget: Budget,
+    device_name: str,
     finished: bool,
 ) -> dict[str, Any]:
     """The run's figures, flat; what it has not got, such as a target not reached, is None.
@@ -40,7 +40,8 @@ def collect(
         classifier: the run's.
         callbacks: by name; `best`, `throughput`, `target` and `pruning` are read.
         budget: of the network.
-        finished: False if it was told to stop.
+        device_name: the hardware's own name.
+        finished: False if it was interrupted.
     """
     best, throughput = callbacks["best"], callbacks["throughput"]
     assert isinstance(best, ModelCheckpoint)
@@ -74,7 +75,7 @@ def collect(
         "train_images": throughput.images,
         "train_tflop": _train_tflop(classifier, throughput),
         "precision": str(trainer.precision),
-        "device": device_name(trainer.strategy.root_device),
+        "device": device_name,
         "torch": torch.__version__,
         "world_size": trainer.world_size,
     }

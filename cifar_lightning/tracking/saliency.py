@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_lightning.models.layer_stats import kind_of
 from cifar_lightning.training.module import Classifier
 
 
@@ -120,3 +119,16 @@ def _watched(network: nn.Module) -> Iterator[list[Layer]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def kind_of(layer: nn.Module) -> str:
+    """What a layer is: of a convolution how it is connected, its size and its dilation."""
+    if not isinstance(layer, nn.Conv2d):
+        return type(layer).__name__
+    height, width = layer.kernel_size
+    if (height, width) == (1, 1):
+        return "pointwise 1x1"
+    depthwise = layer.groups == layer.in_channels > 1
+    kind = f"{'depthwise' if depthwise else 'conv'} {height}x{width}"
+    dilation = max(layer.dilation)
+    return f"{kind} dilation {dilation}" if dilation > 1 else kind

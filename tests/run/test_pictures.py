@@ -128,22 +128,3 @@ def test_pictures_of_an_evaluation_show_its_figures() -> None:
 
     (axes,) = plots.robustness({"noise": [0.7, 0.6, 0.5, 0.4, 0.3]}, 0.8, "").axes
     assert np.asarray(axes.lines[0].get_ydata()).tolist() == [0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
-
-
-def test_costs_are_shares_of_the_whole_the_first_layer_on_top() -> None:
-    (axes,) = plots.costs([("conv", 100, 900), ("head", 300, 100)], "").axes
-    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
-    assert widths == [[0.25, 0.75], [0.9, 0.1]]
-    bottom, top = axes.get_ylim()
-    assert bottom > top
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["conv", "head"]
-
-
-def test_fields_are_maps_with_the_receptive_field_around_them() -> None:
-    values = np.zeros((8, 8), dtype=np.float32)
-    values[3, 4] = 1
-    (axes,) = plots.fields([("trained", [(values, (2, 7))])], ["layer 1"], "").axes
-    assert np.array_equal(np.asarray(axes.images[0].get_array()), values)
-    (frame,) = axes.patches
-    assert frame.get_bbox().bounds == (1.5, 1.5, 5, 5)  # type: ignore[attr-defined]
-    assert (axes.get_title(), axes.get_ylabel()) == ("layer 1", "trained")

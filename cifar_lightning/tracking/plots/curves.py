@@ -1,4 +1,4 @@
-"""What runs went through."""
+"""Learning curves of one run and of many."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,12 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-TRAIN, VAL, TARGET = "#8a8f98", "#1f6feb", "#d1242f"
-# Readable on white and on black; the first are of Okabe and Ito, apart for colour-blind readers.
-COLOURS = (
-    *("#1f77d0", "#e0701a", "#12a37a", "#cc62a3", "#b8900c"),
-    *("#47a9e0", "#c8323c", "#8a63d2", "#7a8088", "#7f9f1a"),
-)
+from cifar_lightning.tracking.plots.common import BLUE, GREY, PALETTE, RED
+
 DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 2))
 
 Points = Sequence[tuple[float, float]]
@@ -60,10 +56,10 @@ def learning_curve(
         _target_line(axes, *target)
     if reached is not None:
         (epoch, value), text = reached
-        axes.plot([epoch], [value], marker="o", markersize=11, color=TARGET, fillstyle="none")
+        axes.plot([epoch], [value], marker="o", markersize=11, color=RED, fillstyle="none")
         # A line down to the epochs, and the text there, where the curves seldom are.
         (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
-        axes.vlines(epoch, bottom, value, color=TARGET, linestyle=":", linewidth=1)
+        axes.vlines(epoch, bottom, value, color=RED, linestyle=":", linewidth=1)
         axes.set_ylim(bottom=bottom)
         is_right = epoch >= (left + right) / 2
         axes.annotate(
@@ -72,7 +68,7 @@ def learning_curve(
             xytext=((-5 if is_right else 5), 5),
             textcoords="offset points",
             ha="right" if is_right else "left",
-            color=TARGET,
+            color=RED,
             fontsize=9,
         )
     if axes.get_legend_handles_labels()[0]:
@@ -134,15 +130,15 @@ def overlaid_curves(
 def group_style(number: int) -> dict[str, Any]:
     """The `colour` and the `dashes` (lengths of line and gap in points) of a group's curves."""
     return {
-        "colour": COLOURS[number % len(COLOURS)],
-        "dashes": DASHES[number // len(COLOURS) % len(DASHES)],
+        "colour": PALETTE[number % len(PALETTE)],
+        "dashes": DASHES[number // len(PALETTE) % len(DASHES)],
     }
 
 
 def _draw(axes: Axes, curves: Mapping[str, Points], quantity: str, label: str) -> None:
     for part, colour, name in (
-        ("train", TRAIN, "training (augmented)"),
-        ("val", VAL, "validation"),
+        ("train", GREY, "training (augmented)"),
+        ("val", BLUE, "validation"),
     ):
         points = curves.get(f"{part}/{quantity}")
         if points:
@@ -161,13 +157,13 @@ def _frame(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def _target_line(axes: Axes, target: float, label: str) -> None:
-    axes.axhline(target, color=TARGET, linestyle="--", linewidth=1)
+    axes.axhline(target, color=RED, linestyle="--", linewidth=1)
     axes.annotate(
         label,
         (0.01, target),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
         textcoords="offset points",
-        color=TARGET,
+        color=RED,
         fontsize=9,
     )

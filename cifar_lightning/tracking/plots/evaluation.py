@@ -1,16 +1,19 @@
 """What a classifier gets right, how sure it is, and what throws it off."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-BLUE, GREY, RED = "#1f6feb", "#8a8f98", "#d1242f"
-# Of Okabe and Ito, which colour-blind readers tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LARGEST_WITH_NUMBERS = 20  # classes; beyond, numbers in the cells would not be readable
+from cifar_lightning.tracking.plots.common import BLUE, GREY, PALETTE, RED
+
+CELL_INCHES = 1.25  # width of a cell of a grid: 150 pixels
+IMAGE = 128 / 150  # of it: 4 pixels for each of an image of 32
+CAPTION = 0.3  # of it, below the image, for two lines
+MAX_WITH_NUMBERS = 20  # classes; beyond, numbers in the cells would not be readable
 
 
 def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
@@ -34,7 +37,7 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
     axes.set(xlabel="predicted", ylabel="label")
     axes.tick_params(length=0, labelsize=_fitting(count, side))
     axes.spines[:].set_visible(False)
-    if count <= LARGEST_WITH_NUMBERS:
+    if count <= MAX_WITH_NUMBERS:
         for row, column in np.ndindex(matrix.shape):
             if matrix[row, column]:
                 axes.text(
@@ -63,7 +66,7 @@ def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figu
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     axes = figure.subplots()
     bars = axes.barh(range(len(names)), [known[name] for name in names], color=BLUE, height=0.7)
-    if len(names) <= LARGEST_WITH_NUMBERS:
+    if len(names) <= MAX_WITH_NUMBERS:
         axes.bar_label(bars, [f"{known[name]:.1%}" for name in names], padding=3, fontsize=8)
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="accuracy", xlim=(0, 1.1), ylim=(-0.6, len(names) - 0.4))
@@ -119,7 +122,7 @@ def robustness(curves: Mapping[str, Sequence[float]], clean: float, title: str) 
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     axes = figure.subplots()
     for number, (name, values) in enumerate(curves.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        colour = PALETTE[number % len(PALETTE)]
         axes.plot([clean, *values], color=colour, marker="o", markersize=4, label=name)
     axes.set_xticks(range(6), ["none", "1", "2", "3", "4", "5"])
     axes.set(xlabel="strength", ylabel="accuracy")
@@ -128,4 +131,38 @@ def robustness(curves: Mapping[str, Sequence[float]], clean: float, title: str) 
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", frameon=False)
+    return figure
+
+
+def captioned_grid(
+    images: NDArray[np.uint8], captions: Sequence[str], title: str, columns: int = 9
+) -> Figure:
+    """Images in rows, each with its caption below.
+
+    Args:
+        images: [N, H, W, 3], square, N from 1.
+        captions: N of them, of up to two lines of about 18 characters.
+        title: one line.
+        columns: of the grid, fewer if there are fewer images.
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    title_height = 0.35 / CELL_INCHES
+    # In cells; at least so wide that a title finds room.
+    width, height = max(columns, 4), rows * (1 + CAPTION) + title_height
+    figure = Figure(figsize=(width * CELL_INCHES, height * CELL_INCHES), dpi=120)
+    left = (1 - IMAGE) / 2
+    figure.suptitle(
+        title, fontsize=11, x=left / width, y=1 - 0.1 / CELL_INCHES / height, ha="left", va="top"
+    )
+    # One axes for all: an axes for each image would take seconds.
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1 - title_height / height))
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        row, column = divmod(number, columns)
+        above = row * (1 + CAPTION)
+        extent: Any = (column + left, column + left + IMAGE, above + IMAGE, above)
+        axes.imshow(image, extent=extent, aspect="auto", interpolation="auto")
+        axes.text(column + 0.5, above + IMAGE + 0.03, caption, ha="center", va="top", fontsize=7)
+    axes.set(xlim=(0, width), ylim=(rows * (1 + CAPTION), 0))
+    axes.axis("off")
     return figure

@@ -1,4 +1,4 @@
-"""Figures as files."""
+"""What all plots share: colours, and figures as files."""
 
 import warnings
 from pathlib import Path
@@ -8,6 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from cifar_lightning.system.atomic import atomic_write
+
+BLUE, GREY, RED = "#1f6feb", "#8a8f98", "#d1242f"
+# Readable on white and on black; the first are of Okabe and Ito, apart for colour-blind readers.
+PALETTE = (
+    *("#1f77d0", "#e0701a", "#12a37a", "#cc62a3", "#b8900c"),
+    *("#47a9e0", "#c8323c", "#8a63d2", "#7a8088", "#7f9f1a"),
+)
 
 
 def draw(figure: Figure, stream: Any, **options: Any) -> None:

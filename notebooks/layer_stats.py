@@ -1,11 +1,20 @@
-"""What each layer of a network costs, and how much of an image it sees."""
+"""For the notebook on the network: what each layer costs, and how much of an image it sees."""
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from cifar_lightning.tracking.plots.common import PALETTE
+from cifar_lightning.tracking.saliency import kind_of
 
 
 @dataclass(frozen=True)
@@ -120,14 +129,62 @@ def sensitivity(network: nn.Module, images: Tensor, layer: str) -> Tensor:
     return size / size.max()
 
 
-def kind_of(layer: nn.Module) -> str:
-    """What a layer is: of a convolution how it is connected, its size and its dilation."""
-    if not isinstance(layer, nn.Conv2d):
-        return type(layer).__name__
-    height, width = layer.kernel_size
-    if (height, width) == (1, 1):
-        return "pointwise 1x1"
-    depthwise = layer.groups == layer.in_channels > 1
-    kind = f"{'depthwise' if depthwise else 'conv'} {height}x{width}"
-    dilation = max(layer.dilation)
-    return f"{kind} dilation {dilation}" if dilation > 1 else kind
+def plot_costs(layers: Sequence[tuple[str, int, int]], title: str) -> Figure:
+    """Each layer's share of all parameters and of all multiply-adds, the first layer on top.
+
+    Args:
+        layers: names, parameters, multiply-adds.
+        title: one line.
+    """
+    names, *numbers = zip(*layers, strict=True)
+    figure = Figure(figsize=(8, 1.2 + 0.36 * len(names)), dpi=100, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots()
+    positions = np.arange(len(names))
+    for offset, values, colour, label in (
+        (-0.2, numbers[0], PALETTE[0], "parameters"),
+        (0.2, numbers[1], PALETTE[1], "multiply-adds"),
+    ):
+        shares = np.array(values) / max(sum(values), 1)
+        bars = axes.barh(positions + offset, shares, color=colour, height=0.38, label=label)
+        axes.bar_label(bars, [f"{share:.1%}" for share in shares], padding=3, fontsize=7)
+    axes.set_yticks(positions, names)
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the whole network")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.margins(x=0.1)
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def plot_fields(
+    rows: Sequence[tuple[str, Sequence[tuple[NDArray[np.float32], tuple[int, int]]]]],
+    columns: Sequence[str],
+    title: str,
+) -> Figure:
+    """What moves a unit: by how much each pixel does, and the receptive field as a frame around it.
+
+    Args:
+        rows: a name, and for each column a map [H, W] from 0 to 1, with the first row of pixels in
+            the field and the row after the last; columns of pixels likewise.
+        columns: their names.
+        title: one line.
+    """
+    size = (1.3 + 1.9 * len(columns), 0.7 + 1.9 * len(rows))
+    figure = Figure(figsize=size, dpi=100, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    grid = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (name, maps) in zip(grid, rows, strict=True):
+        line[0].set_ylabel(name, fontsize=9)
+        for axes, (values, (first, after)) in zip(line, maps, strict=True):
+            axes.imshow(values, cmap="inferno", vmin=0, vmax=1)
+            corner, side = (first - 0.5, first - 0.5), after - first
+            axes.add_patch(
+                Rectangle(corner, side, side, fill=False, edgecolor=PALETTE[5], clip_on=False)
+            )
+            axes.set(xticks=[], yticks=[])
+    for axes, heading in zip(grid[0], columns, strict=True):
+        axes.set_title(heading, fontsize=9)
+    return figure

@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
+from layer_stats import layers_of, plot_costs, plot_fields, sensitivity
 from torch import Tensor, nn
 
 from cifar_lightning import count, load
-from cifar_lightning.models import DilatedDW, layer_stats
-from cifar_lightning.models.layer_stats import layers_of, sensitivity
+from cifar_lightning.models import DilatedDW
+from cifar_lightning.tracking.saliency import kind_of
 
 
 def test_the_layers_of_the_seed_network() -> None:
@@ -105,4 +107,23 @@ def test_what_a_layer_is_sensitive_to_is_in_its_receptive_field() -> None:
     ],
 )
 def test_kinds_of_layers(layer: nn.Module, kind: str) -> None:
-    assert layer_stats.kind_of(layer) == kind
+    assert kind_of(layer) == kind
+
+
+def test_costs_are_shares_of_the_whole_the_first_layer_on_top() -> None:
+    (axes,) = plot_costs([("conv", 100, 900), ("head", 300, 100)], "").axes
+    widths = [[bar.get_width() for bar in bars] for bars in axes.containers]
+    assert widths == [[0.25, 0.75], [0.9, 0.1]]
+    bottom, top = axes.get_ylim()
+    assert bottom > top
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["conv", "head"]
+
+
+def test_fields_are_maps_with_the_receptive_field_around_them() -> None:
+    values = np.zeros((8, 8), dtype=np.float32)
+    values[3, 4] = 1
+    (axes,) = plot_fields([("trained", [(values, (2, 7))])], ["layer 1"], "").axes
+    assert np.array_equal(np.asarray(axes.images[0].get_array()), values)
+    (frame,) = axes.patches
+    assert frame.get_bbox().bounds == (1.5, 1.5, 5, 5)  # type: ignore[attr-defined]
+    assert (axes.get_title(), axes.get_ylabel()) == ("layer 1", "trained")
