@@ -5,8 +5,8 @@ DEPENDENCIES := .venv/.dependencies-of-lock
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train demo report board wandb-sync test test-all test-gpu lint format hooks \
-    bench bench-target bench-stop bench-cold bench-board bench-pareto bench-scaling faults wheel \
+.PHONY: help setup train demo report wandb-view wandb-sync test test-all test-gpu lint format hooks \
+    bench bench-target bench-stop bench-cold bench-wandb bench-pareto bench-scaling faults wheel \
     notebooks lock audit
 
 help:  ## list the targets
@@ -43,11 +43,11 @@ demo: $(READY)  ## train on generated images: no files, no network, half a minut
 report: $(READY)  ## a page about the newest run or sweep, in the browser; ARGS="run=FOLDER"
 	$(PYTHON) -m cifar_lightning.report open=true $(ARGS)
 
-# Where trainings were started, and where their W&B files went: make board WANDB=FOLDER/wandb.
+# Where trainings were started, and where their W&B files went: make wandb-view WANDB=FOLDER/wandb.
 FROM := .
 WANDB := $(FROM)/runs/wandb
 
-board: $(READY)  ## W&B's terminal viewer on all runs of this machine; no account needed
+wandb-view: $(READY)  ## W&B's terminal viewer on all runs of this machine; no account needed
 	@test -d "$(WANDB)" || { echo "Error: there is no run in $(WANDB): make train makes one." >&2; exit 1; }
 	@WANDB_DIR="$(WANDB)/.." .venv/bin/wandb leet "$(WANDB)"
 
@@ -96,8 +96,8 @@ bench-cold: $(READY)  ## from a clone to the first epoch and to green tests
 bench-pareto: $(READY)  ## accuracy, parameters, multiply-adds, images/s of all networks (hours on a CPU)
 	$(PYTHON) benchmarks/pareto.py $(ARGS)
 
-bench-board: $(READY)  ## what the gradient norm and a board cost
-	$(PYTHON) benchmarks/board.py $(ARGS)
+bench-wandb: $(READY)  ## what the gradient norm and W&B cost
+	$(PYTHON) benchmarks/wandb_overhead.py $(ARGS)
 
 faults: $(READY)  ## kill trainings 72 times, fill disks, compare what comes out (ten minutes)
 	$(PYTHON) benchmarks/faults.py

@@ -31,7 +31,7 @@ JOBS = int(os.environ.get("JOBS", "4"))
 TRIALS = int(os.environ.get("TRIALS", "6"))
 COMPARISONS = os.environ.get("COMPARISONS", "processes,jobs,workers").split(",")
 
-# A fixed amount of work: no target, no board.
+# A fixed amount of work: no target, no W&B.
 OF_ALL = ("logger=csv", "target_accuracy=null")
 
 

@@ -1,10 +1,10 @@
-"""What the gradient norm and a board cost a training.
+"""What the gradient norm and W&B cost a training.
 
-    python benchmarks/board.py data=folder data.path=DIR_OR_ARCHIVE
+    python benchmarks/wandb_overhead.py data=folder data.path=DIR_OR_ARCHIVE
 
 Trainings of one epoch in one process, in turn, ROUNDS times: without the gradient norm, with it
-(each with `logger=csv`), and with an offline board. Of each, images/s while it trains, and the
-seconds that the whole run takes beside that: building, validation, test, figures, board. The order
+(each with `logger=csv`), and with W&B offline. Of each, images/s while it trains, and the
+seconds that the whole run takes beside that: building, validation, test, figures, W&B. The order
 turns around with each round. And the milliseconds of a step's norm alone, which the noise of whole
 trainings hides. The last line of the output is JSON; ratios are medians over rounds.
 Options are those of training; in the environment, ROUNDS.
@@ -34,7 +34,7 @@ OF_ALL = ("trainer.max_epochs=1", "target_accuracy=null")
 VARIANTS = {
     "without": ("logger=csv", "callbacks.gradient_norm=null"),
     "norm": ("logger=csv",),
-    "board": ("logger=default", "logger.wandb.mode=offline"),
+    "wandb": ("logger=default", "logger.wandb.mode=offline"),
 }
 
 
@@ -73,7 +73,7 @@ def main() -> None:
         for number in range(ROUNDS):
             names = list(VARIANTS) if number % 2 == 0 else list(reversed(VARIANTS))
             for name in names:
-                own = [*VARIANTS[name], *([save_dir] if name == "board" else [])]
+                own = [*VARIANTS[name], *([save_dir] if name == "wandb" else [])]
                 rate, beside = measure([*options, *own], Path(place, f"{name}-{number}"))
                 rates[name].append(rate)
                 besides[name].append(beside)
@@ -81,7 +81,7 @@ def main() -> None:
             print(f"round {number + 1}  {shown}", flush=True)
     ratios = {
         name: [rate / base for rate, base in zip(rates[name], rates["without"], strict=True)]
-        for name in ("norm", "board")
+        for name in ("norm", "wandb")
     }
     summary = {
         "rounds": ROUNDS,

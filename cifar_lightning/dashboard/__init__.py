@@ -1,4 +1,4 @@
-"""The board of a project on W&B, from code: a workspace and a report.
+"""A project's dashboard on W&B, from code: a workspace and a report.
 
 python -m cifar_lightning.dashboard entity=me project=cifar-lightning
 python -m cifar_lightning.dashboard dry_run=true
@@ -34,8 +34,8 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     kinds = {"entity": str | None, "project": str, "url": str | None, "dry_run": bool}
     validate.check_values("", kinds, config)
     if find_spec("wandb_workspaces") is None:
-        raise UserError("A board needs wandb-workspaces: pip install 'cifar-lightning[board]'.")
-    os.environ.pop("WANDB_MODE", None)  # is of runs: a board is online, or none
+        raise UserError("This needs wandb-workspaces: pip install 'cifar-lightning[dashboard]'.")
+    os.environ.pop("WANDB_MODE", None)  # is of runs: a dashboard is online
     if config.url is not None:
         os.environ["WANDB_BASE_URL"] = config.url  # where all of W&B looks for it
     from cifar_lightning.dashboard import panels

@@ -1,8 +1,8 @@
-"""The board as code: what W&B shows of a project's runs, as a workspace and as a report."""
+"""A dashboard from code: what W&B shows of a project's runs, as a workspace and as a report."""
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import wandb
 import wandb_workspaces.reports.v2 as wr
@@ -11,151 +11,127 @@ import wandb_workspaces.workspaces as ws
 from cifar_lightning.errors import UserError
 
 NAME = "cifar-lightning"
-SETTINGS = (  # whose part in accuracy is looked at
-    *("model", "optimizer", "augment", "optimizer/lr", "optimizer/weight_decay"),
-    *("label_smoothing", "trainer/max_epochs"),
-)
 WIDTH, HEIGHT = 12, 8  # of a panel in a report, in W&B's units: two beside each other
 
 
-def sections() -> list[tuple[str, list[Any]]]:
-    """The questions that a board answers, and the panels that answer each.
+class Panel(NamedTuple):
+    """A panel of W&B.
 
-    Every name in them is one that a training logs with conf/'s own options.
+    Attributes:
+        kind: the class in `wandb_workspaces.reports.v2`.
+        title: empty for the kinds that have none.
+        shows: metrics as they are logged, of curves and points that of the x axis first;
+            `config.` stands before settings.
     """
-    return [*_comparing_runs(), *_looking_into_runs()]
+
+    kind: str
+    title: str
+    shows: tuple[str, ...]
 
 
-def _comparing_runs() -> list[tuple[str, list[Any]]]:
-    """What runs reach, at what cost, and what makes the difference."""
-    return [
-        (
-            "Which runs reach the target, and when?",
-            [
-                wr.LinePlot(
-                    title="Validation accuracy, the target, and where training stops",
-                    x="epoch",
-                    y=["val/acc", "target_accuracy", "target_val_acc"],
-                ),
-                wr.LinePlot(
-                    title="Validation accuracy by seconds of training, and the target",
-                    x="throughput/train_seconds",
-                    y=["val/acc", "target_accuracy"],
-                ),
-                wr.BarPlot(title="Seconds to the target", metrics=["seconds_to_target"]),
-                wr.BarPlot(title="Epochs to the target", metrics=["epochs_to_target"]),
-            ],
+# Questions, and the panels that answer them. Every name is one that a training logs by default.
+SECTIONS = {
+    "Which runs reach the target, and when?": [
+        Panel(
+            "LinePlot",
+            "Validation accuracy, the target, and where training stops",
+            ("epoch", "val/acc", "target_accuracy", "target_val_acc"),
         ),
-        (
-            "What is accuracy worth, in parameters and in compute?",
-            [
-                wr.ScatterPlot(
-                    title="Test accuracy by parameters",
-                    x=wr.SummaryMetric("params"),
-                    y=wr.SummaryMetric("test/acc"),
-                ),
-                wr.ScatterPlot(
-                    title="Test accuracy by training compute (TFLOP)",
-                    x=wr.SummaryMetric("train_tflop"),
-                    y=wr.SummaryMetric("test/acc"),
-                ),
-                wr.BarPlot(title="Test accuracy", metrics=["test/acc"]),
-                wr.RunComparer(diff_only="split"),
-            ],
+        Panel(
+            "LinePlot",
+            "Validation accuracy by seconds of training, and the target",
+            ("throughput/train_seconds", "val/acc", "target_accuracy"),
         ),
-        (
-            "Which settings matter?",
-            [
-                wr.ParallelCoordinatesPlot(
-                    title="Settings and accuracy",
-                    columns=[
-                        wr.ParallelCoordinatesPlotColumn(metric)
-                        for metric in (*map(wr.Config, SETTINGS), wr.SummaryMetric("val/acc"))
-                    ],
-                ),
-                wr.ParameterImportancePlot(with_respect_to="val/acc"),
-            ],
+        Panel("BarPlot", "Seconds to the target", ("seconds_to_target",)),
+        Panel("BarPlot", "Epochs to the target", ("epochs_to_target",)),
+    ],
+    "What is accuracy worth, in parameters and in compute?": [
+        Panel("ScatterPlot", "Test accuracy by parameters", ("params", "test/acc")),
+        Panel(
+            "ScatterPlot",
+            "Test accuracy by training compute (TFLOP)",
+            ("train_tflop", "test/acc"),
         ),
-    ]
+        Panel("BarPlot", "Test accuracy", ("test/acc",)),
+        Panel("RunComparer", "", ()),
+    ],
+    "Which settings matter?": [
+        Panel(
+            "ParallelCoordinatesPlot",
+            "Settings and accuracy",
+            (
+                *("config.model", "config.optimizer", "config.augment", "config.optimizer/lr"),
+                *("config.optimizer/weight_decay", "config.label_smoothing"),
+                *("config.trainer/max_epochs", "val/acc"),
+            ),
+        ),
+        Panel("ParameterImportancePlot", "", ("val/acc",)),
+    ],
+    "What does a network get wrong?": [
+        Panel("MediaBrowser", "Confusion matrix", ("confusion_matrix",)),
+        Panel("MediaBrowser", "Accuracy by class", ("class_accuracies",)),
+        Panel("WeavePanelSummaryTable", "", ("mistakes",)),
+    ],
+    "Does it train well?": [
+        Panel("LinePlot", "Loss", ("epoch", "train/loss", "val/loss")),
+        Panel("LinePlot", "Accuracy", ("epoch", "train/acc", "val/acc")),
+        Panel("LinePlot", "Learning rate", ("epoch", "lr")),
+        Panel("LinePlot", "Gradient norm", ("epoch", "train/grad_norm")),
+        Panel("MediaBrowser", "Learning curves", ("learning_curves",)),
+    ],
+    "How fast is it?": [
+        Panel("LinePlot", "Images per second", ("epoch", "throughput/images_per_s")),
+        Panel("BarPlot", "Seconds of training", ("train_seconds",)),
+    ],
+    "What has it learned?": [
+        Panel("MediaBrowser", "First layer", ("filters",)),
+        Panel("MediaBrowser", "Feature maps", ("feature_maps",)),
+        Panel("MediaBrowser", "Activation maps", ("activation_maps",)),
+    ],
+}
 
 
-def _looking_into_runs() -> list[tuple[str, list[Any]]]:
-    """What goes on in a training, and in the network that comes of it."""
-    return [
-        (
-            "What does a network get wrong?",
-            [
-                wr.MediaBrowser(title="Confusion matrix", media_keys=["confusion_matrix"]),
-                wr.MediaBrowser(title="Accuracy by class", media_keys=["class_accuracies"]),
-                wr.WeavePanelSummaryTable(table_name="mistakes"),
-            ],
-        ),
-        (
-            "Does it train well?",
-            [
-                wr.LinePlot(title="Loss", x="epoch", y=["train/loss", "val/loss"]),
-                wr.LinePlot(title="Accuracy", x="epoch", y=["train/acc", "val/acc"]),
-                wr.LinePlot(title="Learning rate", x="epoch", y=["lr"]),
-                wr.LinePlot(title="Gradient norm", x="epoch", y=["train/grad_norm"]),
-                wr.MediaBrowser(title="Learning curves", media_keys=["learning_curves"]),
-            ],
-        ),
-        (
-            "How fast is it?",
-            [
-                wr.LinePlot(title="Images per second", x="epoch", y=["throughput/images_per_s"]),
-                wr.BarPlot(title="Seconds of training", metrics=["train_seconds"]),
-            ],
-        ),
-        (
-            "What has it learned?",
-            [
-                wr.MediaBrowser(title="First layer", media_keys=["filters"]),
-                wr.MediaBrowser(title="Feature maps", media_keys=["feature_maps"]),
-                wr.MediaBrowser(title="Activation maps", media_keys=["activation_maps"]),
-            ],
-        ),
-    ]
+def build(panel: Panel) -> Any:
+    """W&B's own object for a panel."""
+    title, shows = panel.title, panel.shows
+    match panel.kind:
+        case "LinePlot":
+            return wr.LinePlot(title=title, x=shows[0], y=list(shows[1:]))
+        case "ScatterPlot":
+            x, y = map(wr.SummaryMetric, shows)
+            return wr.ScatterPlot(title=title, x=x, y=y)
+        case "BarPlot":
+            return wr.BarPlot(title=title, metrics=list(shows))
+        case "ParallelCoordinatesPlot":
+            columns = [wr.ParallelCoordinatesPlotColumn(_setting_or_metric(name)) for name in shows]
+            return wr.ParallelCoordinatesPlot(title=title, columns=columns)
+        case "ParameterImportancePlot":
+            return wr.ParameterImportancePlot(with_respect_to=shows[0])
+        case "MediaBrowser":
+            return wr.MediaBrowser(title=title, media_keys=list(shows))
+        case "WeavePanelSummaryTable":
+            return wr.WeavePanelSummaryTable(table_name=shows[0])
+    return wr.RunComparer(diff_only="split")
 
 
-def names_in(panel: Any) -> list[str]:
-    """What a panel shows: metrics as they are logged, and `config.` before settings."""
-    match panel:
-        case wr.LinePlot():
-            shown = [panel.x, *panel.y]
-        case wr.ScatterPlot():
-            shown = [panel.x, panel.y]
-        case wr.BarPlot():
-            shown = list(panel.metrics)
-        case wr.ParallelCoordinatesPlot():
-            shown = [column.metric for column in panel.columns]
-        case wr.ParameterImportancePlot():
-            shown = [panel.with_respect_to]
-        case wr.MediaBrowser():
-            shown = list(panel.media_keys)
-        case wr.WeavePanelSummaryTable():
-            shown = [panel.table_name]
-        case _:
-            shown = []
-    return [
-        f"config.{name.name}" if isinstance(name, wr.Config) else getattr(name, "name", name)
-        for name in shown
-    ]
+def _setting_or_metric(name: str) -> Any:
+    setting = name.removeprefix("config.")
+    return wr.SummaryMetric(name) if setting == name else wr.Config(setting)
 
 
 def specification(project: str) -> dict[str, Any]:
     """What would be saved, as primitives, and a list of the panels that a person can read."""
     listed = [
-        {"section": question, "panel": type(panel).__name__, "shows": names_in(panel)}
-        for question, panels in sections()
+        {"section": question, "panel": panel.kind, "shows": list(panel.shows)}
+        for question, panels in SECTIONS.items()
         for panel in panels
     ]
-    board, page = make_workspace("", project), make_report("", project)
+    workspace, report = make_workspace("", project), make_report("", project)
     return {
         "project": project,
         "panels": listed,
-        "workspace": _primitives(board._to_model().spec),
-        "report": _primitives(page._to_model().spec),
+        "workspace": _primitives(workspace._to_model().spec),
+        "report": _primitives(report._to_model().spec),
     }
 
 
@@ -164,10 +140,10 @@ def _primitives(model: Any) -> Any:
 
 
 def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
-    """Save the board and then the report to W&B.
+    """Save the workspace and then the report to W&B.
 
     Args:
-        entity: None is the user's default.
+        entity: the user or team that the project belongs to; None is the user's default.
         project: must have a run already.
 
     Yields:
@@ -178,11 +154,11 @@ def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
     """
     try:
         wandb.setup()
-        wandb.termsetup(wandb.Settings(silent=True), None)  # what it says, we say
+        wandb.termsetup(wandb.Settings(silent=True), None)  # what W&B says, we say
         if not wandb.login(prompt=False):
             raise UserError(
                 "Nobody is logged in to W&B: type wandb login, or set WANDB_API_KEY. dry_run=true "
-                "shows the board without."
+                "shows the dashboard without."
             )
         owner = entity or wandb.Api().default_entity
         if owner is None:
@@ -196,18 +172,18 @@ def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
 
         end_service()
         where = os.environ.get("WANDB_BASE_URL", "its server")
-        raise UserError(f"W&B ({where}) has not taken the board: {error}") from error
+        raise UserError(f"W&B ({where}) did not save the dashboard: {error}") from error
 
 
 def make_workspace(entity: str, project: str) -> Any:
-    """The board: all runs of a project, in the sections' order; not saved yet."""
+    """All runs of a project, in the order of `SECTIONS`; not saved yet."""
     return ws.Workspace(
         entity=entity,
         project=project,
         name=NAME,
         sections=[
-            ws.Section(name=question, panels=panels, is_open=True)
-            for question, panels in sections()
+            ws.Section(name=question, panels=list(map(build, panels)), is_open=True)
+            for question, panels in SECTIONS.items()
         ],
         settings=ws.WorkspaceSettings(x_axis="epoch", max_runs=50),
         runset_settings=ws.RunsetSettings(
@@ -226,12 +202,13 @@ def make_report(entity: str, project: str) -> Any:
         ),
         wr.TableOfContents(),
     ]
-    for question, panels in sections():
-        for number, panel in enumerate(panels):
+    for question, panels in SECTIONS.items():
+        grid = list(map(build, panels))
+        for number, panel in enumerate(grid):
             row, column = divmod(number, 2)
             panel.layout = wr.Layout(x=column * WIDTH, y=row * HEIGHT, w=WIDTH, h=HEIGHT)
         # Without a set of runs of its own: those of the report's project.
-        blocks += [wr.H2(question), wr.PanelGrid(panels=panels)]
+        blocks += [wr.H2(question), wr.PanelGrid(panels=grid)]
     return wr.Report(
         entity=entity,
         project=project,

@@ -104,9 +104,9 @@ def test_scaling_compares_one_with_two() -> None:
 
 
 @pytest.mark.slow
-def test_a_board_is_measured_beside_none() -> None:
-    summary = last_line("board.py", ROUNDS="2")
-    for name in ("norm", "board"):
+def test_wandb_is_measured_beside_none() -> None:
+    summary = last_line("wandb_overhead.py", ROUNDS="2")
+    for name in ("norm", "wandb"):
         low, high = summary[f"range_{name}"]
         assert 0 < low <= summary[f"ratio_{name}"] <= high
         assert summary[f"{name}_seconds_beside"] > 0

@@ -80,8 +80,8 @@ def test_help_lists_every_target() -> None:
     assert listed == rules >= {"help", "setup", "train", "test", "test-all", "lint", "bench"}
 
 
-def test_where_there_is_no_run_the_board_says_so_and_nothing_is_uploaded(tmp_path: Path) -> None:
-    for target in ("board", "wandb-sync"):
+def test_where_there_is_no_run_wandb_view_says_so_and_nothing_is_uploaded(tmp_path: Path) -> None:
+    for target in ("wandb-view", "wandb-sync"):
         ended = make(ROOT, target, f"FROM={tmp_path}")
         assert ended.returncode != 0
         assert f"there is no run in {tmp_path}/runs/wandb" in ended.stderr

@@ -14,7 +14,7 @@ from cifar_lightning.errors import UserError
 class FurtherMetric(pl.Callback):
     """Logs one more metric of validation and test, as `val/NAME` and `test/NAME`.
 
-    It is then in metrics.csv, that of the test in metrics.json, and on the board.
+    It is then in metrics.csv, that of the test in metrics.json, and on W&B.
 
     Args:
         name: any but `loss` and `acc`.

@@ -1,4 +1,4 @@
-"""The board as code: every panel shows what a training logs, and W&B is sent all of them."""
+"""The dashboard: every panel shows what a training logs, and W&B is sent all of them."""
 
 import json
 import subprocess
@@ -65,7 +65,7 @@ def test_the_list_of_panels_has_every_name_of_the_specification(
     assert shown == listed
 
 
-def test_the_board_answers_the_questions(specification: dict[str, Any]) -> None:
+def test_the_questions_have_panels(specification: dict[str, Any]) -> None:
     shown = [(panel["panel"], set(panel["shows"])) for panel in specification["panels"]]
     for kind, names in (
         ("LinePlot", {"epoch", "val/acc", "target_accuracy"}),
@@ -95,10 +95,10 @@ def test_workspace_and_report_have_the_same_panels(specification: dict[str, Any]
     assert kinds == panels_of(specification, "report")
     assert len(kinds) == len(specification["panels"])
     headings = [b for b in specification["report"]["blocks"] if b["type"] == "heading"]
-    assert len(headings) == len(panels.sections())
+    assert len(headings) == len(panels.SECTIONS)
 
 
-def test_the_board_is_saved_and_its_addresses_are_printed() -> None:
+def test_the_dashboard_is_saved_and_its_addresses_are_printed() -> None:
     with wandb_server() as server:
         ended = dashboard(f"url={server.url}", "project=mine", WANDB_API_KEY=KEY)
     assert ended.returncode == 0, ended.stderr
@@ -121,7 +121,7 @@ def test_the_board_is_saved_and_its_addresses_are_printed() -> None:
         pytest.param(
             ["url=http://127.0.0.1:9"],
             KEY,
-            "W&B (http://127.0.0.1:9) has not taken the board: ",
+            "W&B (http://127.0.0.1:9) did not save the dashboard: ",
             marks=pytest.mark.slow,
         ),
     ],

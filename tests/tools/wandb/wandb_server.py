@@ -1,4 +1,4 @@
-"""A W&B server on this machine, as far as the client needs one to upload a run or a board.
+"""A W&B server on this machine, as far as the client needs one to upload a run or a dashboard.
 
 It keeps everything that it is sent, and can be made to hang, to drop or refuse connections, or to
 forbid everything.
