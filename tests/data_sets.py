@@ -1,12 +1,17 @@
-"""Small data sets of class folders, in a directory or an archive."""
+"""Small data sets: class folders in a directory or an archive, and CIFAR-10's official files."""
 
+import gzip
 import io
+import pickle
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from torchvision.datasets import CIFAR10
 
 from cifar_lightning.data import FolderData
 
@@ -72,3 +77,90 @@ def ready(data: FolderData) -> FolderData:
     data.prepare_data()
     data.setup()
     return data
+
+
+PNG = png((200, 10, 10), (8, 8))
+CLASS_FOLDERS = [f"{split}/{kind}" for split in ("train", "test") for kind in ("cat", "dog")]
+
+
+def data_set(per_class: int = 2) -> Files:
+    return {f"{folder}/{i}.png": PNG for folder in CLASS_FOLDERS for i in range(per_class)}
+
+
+def tar_of(files: Files, odd: list[tuple[str, bytes, bytes]], ended: bool = True) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, content, kind in (*((n, c, tarfile.REGTYPE) for n, c in files.items()), *odd):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "../../../../etc/passwd"
+            member.size = len(content) if kind == tarfile.REGTYPE else 0
+            archive.addfile(member, io.BytesIO(content))
+        open_end = file.getvalue()
+    return file.getvalue() if ended else open_end
+
+
+def zip_of(files: Files, odd: list[tuple[str, bytes, bytes]], method: int) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        for name, content, _ in odd:
+            with warnings.catch_warnings(action="ignore"):  # of a name that is there already
+                archive.writestr(name or "/", content)
+    return file.getvalue()
+
+
+ZEROS = b"\0" * 2**26
+TIMES = 20  # 1.3 GB
+
+
+def bomb(kind: str) -> bytes:
+    """An archive of a few MB that unpacks to many zeros."""
+    if kind == "zip":
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for name, content in data_set().items():
+                archive.writestr(name, content)
+            with archive.open("train/cat/5.png", "w", force_zip64=True) as opened:
+                for _ in range(TIMES):
+                    opened.write(ZEROS)
+        return file.getvalue()
+    # The header of a file, or of a file's long name, that goes on and on.
+    member = tarfile.TarInfo("notes.txt" if kind == "file" else "././@LongLink")
+    member.type = tarfile.REGTYPE if kind == "file" else tarfile.GNUTYPE_LONGNAME
+    member.size = TIMES * len(ZEROS)
+    start = gzip.compress(tar_of(data_set(), [], ended=False) + member.tobuf())
+    return start + gzip.compress(ZEROS, 1) * TIMES  # gzip goes on with what follows
+
+
+OFFICIAL_PIXELS = np.random.default_rng(0).integers(0, 256, (150, 3072), dtype=np.uint8)
+OFFICIAL_CLASSES = ["airplane", "automobile", "bird", "cat", "deer"]
+
+
+def _official_files() -> Files:
+    """Of 20 images a training batch, and 50 test images."""
+
+    def batch(pixels: object, count: int) -> bytes:
+        return pickle.dumps({"data": pixels, "labels": [i % 5 for i in range(count)]})
+
+    files = {
+        f"data_batch_{i + 1}": batch(OFFICIAL_PIXELS[20 * i : 20 * i + 20], 20)
+        for i in range(len(CIFAR10.train_list))
+    }
+    files["test_batch"] = batch(OFFICIAL_PIXELS[100:], 50)
+    files["batches.meta"] = pickle.dumps({"label_names": OFFICIAL_CLASSES})
+    return files
+
+
+OFFICIAL_FILES = _official_files()
+
+
+def archive_of(files: Files) -> bytes:
+    """The official archive, of these files."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()

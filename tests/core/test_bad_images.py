@@ -1,16 +1,12 @@
 """Image folders and archives of any kind: they are read, or one message says why not."""
 
 import bz2
-import csv
 import gzip
 import io
 import lzma
 import os
-import pickle
 import resource
 import tarfile
-import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,31 +15,33 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import Bomb
-from data_sets import Files, folder_data, png, ready, write_folder, write_tar, write_zip
-from endings import cases, ends_well, leftovers
+from data_sets import (
+    CLASS_FOLDERS,
+    PNG,
+    bomb,
+    data_set,
+    folder_data,
+    png,
+    ready,
+    tar_of,
+    write_folder,
+    write_tar,
+    write_zip,
+    zip_of,
+)
+from endings import altered, cases, ends_well, fresh_folder, leftovers, odd_names
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_bad_checkpoints import trained  # noqa: F401
-from test_download import FILES, archive_of
 
-from cifar_lightning.config.compose import compose
-from cifar_lightning.data import Cifar10Data, FolderData
-from cifar_lightning.errors import DataUnavailable
-from cifar_lightning.predict import predict
+from cifar_lightning.data import FolderData
 
-PNG = png((200, 10, 10), (8, 8))
-PLACES = [f"{part}/{kind}" for part in ("train", "test") for kind in ("cat", "dog")]
 COMPRESSED: dict[str, Callable[..., bytes]] = {
     ".tar.gz": gzip.compress,
     ".tar.bz2": bz2.compress,
     ".tar.xz": lzma.compress,
     ".tar.lzma": lambda content: lzma.compress(content, lzma.FORMAT_ALONE),
 }
-
-
-def data_set(per_class: int = 2) -> Files:
-    return {f"{place}/{i}.png": PNG for place in PLACES for i in range(per_class)}
 
 
 def jpeg() -> bytes:
@@ -70,36 +68,7 @@ def endings_of(path: Path, image_size: int | None = 8) -> str | None:
     return message
 
 
-def a_folder() -> Path:
-    """For one case: hypothesis has many in a test, which has one tmp_path."""
-    return Path(tempfile.mkdtemp(dir=Path.cwd()))
-
-
 # --------------------------------------------------------------------------- directories
-
-# Bytes, as a file system has them: also such as are no UTF-8.
-ODD_NAMES = (".hidden", "画像", "u\u0308", "x" * 200, "[a]", "*", "train", "0", "a=b, c")
-names = st.one_of(
-    st.sampled_from([b" ", b"-rf", b"~", b"'", b'"', b"a\nb", b"\x1b[31m", b"\xff\xfe", b"${x}"]),
-    st.sampled_from([name.encode() for name in ODD_NAMES]),
-    st.binary(min_size=1, max_size=6).map(lambda name: name.translate(None, b"/\0")),
-).filter(lambda name: name not in (b"", b".", b".."))
-
-
-@st.composite
-def altered(draw: st.DrawFn, content: bytes) -> bytes:
-    """As it is, empty, cut off, with bytes changed, or something else."""
-    kind = draw(st.sampled_from(["as it is", "empty", "cut", "flipped", "other"]))
-    if kind == "cut":
-        return content[: draw(st.integers(0, len(content) - 1))]
-    if kind == "flipped":
-        flipped = bytearray(content)
-        for _ in range(draw(st.integers(1, 3))):
-            flipped[draw(st.integers(0, len(content) - 1))] ^= draw(st.integers(1, 255))
-        return bytes(flipped)
-    other = {"as it is": content, "empty": b""}
-    return other[kind] if kind in other else draw(st.binary(max_size=40))
-
 
 KINDS = (
     "file",
@@ -137,8 +106,8 @@ def put(file: Path, kind: str, content: bytes, outside: Path) -> None:
 @given(
     odd=st.lists(
         st.tuples(
-            st.sampled_from(PLACES),
-            names,
+            st.sampled_from(CLASS_FOLDERS),
+            odd_names,
             st.sampled_from(["", "/0.png", ".png"]),  # a class of that name, or a file
             st.sampled_from(KINDS),
             st.one_of(altered(PNG), altered(jpeg()), st.just(png((1, 2, 3), (9, 8)))),
@@ -150,7 +119,7 @@ def put(file: Path, kind: str, content: bytes, outside: Path) -> None:
 def test_any_files_in_a_directory_are_read_or_named(
     odd: list[tuple[str, bytes, str, str, bytes]], image_size: int | None
 ) -> None:
-    folder = a_folder()
+    folder = fresh_folder()
     (folder / "secret.png").write_bytes(PNG)
     path = write_folder(folder / "set", data_set())
     for place, name, ending, kind, content in odd:
@@ -224,35 +193,12 @@ members = st.lists(
 )
 
 
-def tar_of(files: Files, odd: list[tuple[str, bytes, bytes]], ended: bool = True) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name, content, kind in (*((n, c, tarfile.REGTYPE) for n, c in files.items()), *odd):
-            member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "../../../../etc/passwd"
-            member.size = len(content) if kind == tarfile.REGTYPE else 0
-            archive.addfile(member, io.BytesIO(content))
-        open_end = file.getvalue()
-    return file.getvalue() if ended else open_end
-
-
-def zip_of(files: Files, odd: list[tuple[str, bytes, bytes]], method: int) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", method) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-        for name, content, _ in odd:
-            with warnings.catch_warnings(action="ignore"):  # of a name that is there already
-                archive.writestr(name or "/", content)
-    return file.getvalue()
-
-
 @cases(200)
 @given(data=st.data(), odd=members, kind=st.sampled_from([*COMPRESSED, ".tar", "deflated", "zip"]))
 def test_any_archive_is_read_or_refused_and_writes_nothing_beside_the_cache(
     data: st.DataObject, odd: list[tuple[str, bytes, bytes]], kind: str
 ) -> None:
-    folder = a_folder()
+    folder = fresh_folder()
     if kind in ("deflated", "zip"):
         method = zipfile.ZIP_DEFLATED if kind == "deflated" else zipfile.ZIP_STORED
         path = folder / "set.zip"
@@ -322,28 +268,6 @@ def test_an_encrypted_archive_and_one_of_another_compression_are_named(tmp_path:
 
 # ---------------------------------------------------------------------------------- bombs
 
-ZEROS = b"\0" * 2**26
-TIMES = 20  # 1.3 GB
-
-
-def bomb(kind: str) -> bytes:
-    """An archive of a few MB that unpacks to many zeros."""
-    if kind == "zip":
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, content in data_set().items():
-                archive.writestr(name, content)
-            with archive.open("train/cat/5.png", "w", force_zip64=True) as opened:
-                for _ in range(TIMES):
-                    opened.write(ZEROS)
-        return file.getvalue()
-    # The header of a file, or of a file's long name, that goes on and on.
-    member = tarfile.TarInfo("notes.txt" if kind == "file" else "././@LongLink")
-    member.type = tarfile.REGTYPE if kind == "file" else tarfile.GNUTYPE_LONGNAME
-    member.size = TIMES * len(ZEROS)
-    start = gzip.compress(tar_of(data_set(), [], ended=False) + member.tobuf())
-    return start + gzip.compress(ZEROS, 1) * TIMES  # gzip goes on with what follows
-
 
 @pytest.mark.parametrize("kind", ["zip", "file", "name"])
 def test_an_archive_that_unpacks_to_more_than_a_gigabyte_is_refused_and_not_unpacked(
@@ -383,7 +307,7 @@ def test_an_archive_in_an_archive_is_no_image(tmp_path: Path) -> None:
 @cases(60)
 @given(data=st.data())
 def test_an_altered_cache_is_made_anew(data: st.DataObject) -> None:
-    folder = a_folder()
+    folder = fresh_folder()
     path = write_folder(folder / "set", data_set(1))
     ready(FolderData(path, folder / "cache", batch_size=1, val_size=0))
     (cache,) = (folder / "cache").glob("*.pt")
@@ -419,58 +343,3 @@ def test_code_in_the_cache_is_not_run(tmp_path: Path) -> None:
     torch.save({"more": Bomb()}, cache)
     torch.load(cache, weights_only=False)  # it would have been
     assert Path("was_called").is_dir()
-
-
-# -------------------------------------------------------------------------- CIFAR-10's files
-
-
-@pytest.mark.parametrize("place", ["folder", "archive", "mirror"])
-def test_code_in_the_official_files_is_not_run(tmp_path: Path, place: str) -> None:
-    payload = pickle.dumps({"data": Bomb(), "labels": [0]})
-    files = {**FILES, "data_batch_1": payload}
-    root = tmp_path / "root"
-    if place == "folder":
-        write_folder(root / "cifar-10-batches-py", files)
-    else:
-        archive = tmp_path / "own.tar.gz" if place == "mirror" else root / "cifar-10-python.tar.gz"
-        archive.parent.mkdir(exist_ok=True)
-        archive.write_bytes(archive_of(files))
-    mirror = tmp_path / "own.tar.gz" if place == "mirror" else None
-    data = Cifar10Data(root, mirror=mirror, mirrors=[], batch_size=1, val_size=0)
-    with pytest.raises(DataUnavailable, match="Ways out"):
-        data.prepare_data()
-    assert not leftovers(tmp_path)
-    assert not Path("was_called").exists()
-    pickle.loads(payload)  # it would have been
-    assert Path("was_called").is_dir()
-
-
-# ---------------------------------------------------------------------------- predictions
-
-
-@cases(40)
-@given(files=st.dictionaries(names, altered(PNG), min_size=1, max_size=4), ending=st.booleans())
-def test_images_of_any_names_are_in_the_table_as_often_as_they_can_be_read(
-    files: dict[bytes, bytes],
-    ending: bool,
-    trained: Path,  # noqa: F811
-) -> None:
-    folder = a_folder()
-    (folder / "photos").mkdir()
-    for name, content in files.items():
-        (folder / "photos" / os.fsdecode(name + b".png" * ending)).write_bytes(content)
-    typed = [f"checkpoint='{trained}'", f"images='{folder}/photos'", f"output='{folder}/t.csv'"]
-    result: dict[str, Any] = {}
-    message = ends_well(
-        lambda: result.update(predict(compose(typed, config_name="predict"))), "predict"
-    )
-    assert not leftovers(folder)
-    assert {file.name for file in folder.iterdir()} - {"photos"} == (
-        set() if message else {"t.csv", "t.png"}
-    )
-    if message is None:
-        with (folder / "t.csv").open(newline="", errors="surrogateescape") as file:
-            rows = list(csv.DictReader(file))
-        not_read = len(result["broken"]) + result["left_out"]
-        assert len(rows) == result["images"] == len(files) - not_read
-        assert all(Path(row["image"]).is_file() for row in rows)

@@ -1,6 +1,6 @@
 """Bad input of each kind through the real command line; the many cases are in tests beside this.
 
-test_bad_config.py, test_bad_images.py and test_bad_checkpoints.py have those, in one process.
+test_bad_config.py, test_image_folder.py and test_bad_checkpoints.py have those, in one process.
 """
 
 from pathlib import Path
@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import Bomb
-from data_sets import write_folder, write_tar, write_zip
+from data_sets import PNG, bomb, data_set, write_folder, write_tar, write_zip
 from programs import one_message, run_command
 from test_bad_config import SMALL
-from test_bad_images import PNG, bomb, data_set
 
 FOLDER = ("data=folder", "data.batch_size=1", "data.val_size=0", "target_accuracy=null")
 

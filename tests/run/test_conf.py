@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import CONF, compose
-from cifar_lightning.data import Cifar10Data, ShapesData, cifar10
+from cifar_lightning.data import ShapesData
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
@@ -101,10 +101,6 @@ def test_every_optimizer_trains_with_every_scheduler(
         f"optimizer={optimizer}", f"scheduler={scheduler}", "+trainer.limit_train_batches=2"
     )
     assert train(config)["test/loss"] > 0
-
-
-def test_the_mirrors_are_those_of_the_code() -> None:
-    assert tuple(compose().data.mirrors) == cifar10.MIRRORS == tuple(Cifar10Data().mirrors)
 
 
 @pytest.mark.parametrize("option", names("data"))

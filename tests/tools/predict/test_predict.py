@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from data_sets import small_data_set, write_folder
+from data_sets import PNG, small_data_set, write_folder
+from endings import altered, cases, ends_well, fresh_folder, leftovers, odd_names
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich import get_console
 
@@ -380,3 +383,25 @@ def test_of_two_classes_the_third_pick_is_blank(start: Start, tmp_path: Path, ph
     assert (row["class3"], row["probability3"]) == ("", "")
     line = json.loads(Path("t.jsonl").read_text().splitlines()[0])
     assert (line["class3"], line["probability3"]) == (None, None)
+
+
+@cases(40)
+@given(files=st.dictionaries(odd_names, altered(PNG), min_size=1, max_size=4), ending=st.booleans())
+def test_images_of_any_names_are_in_the_table_as_often_as_they_can_be_read(
+    start: Start, files: dict[bytes, bytes], ending: bool
+) -> None:
+    folder = fresh_folder()
+    (folder / "photos").mkdir()
+    for name, content in files.items():
+        (folder / "photos" / os.fsdecode(name + b".png" * ending)).write_bytes(content)
+    typed = (f"images='{folder}/photos'", f"output='{folder}/t.csv'")
+    result: dict[str, Any] = {}
+    message = ends_well(lambda: result.update(start(*typed)), "predict")
+    assert not leftovers(folder)
+    written = {file.name for file in folder.iterdir()} - {"photos"}
+    assert written == (set() if message else {"t.csv", "t.png"})
+    if message is None:
+        table = rows(folder / "t.csv")
+        not_read = len(result["broken"]) + result["left_out"]
+        assert len(table) == result["images"] == len(files) - not_read
+        assert all(Path(row["image"]).is_file() for row in table)
