@@ -21,11 +21,6 @@ def evaluate_command(folder: Path) -> str:
     return shlex.join(["python", "-m", "cifar_lightning.evaluate", f"checkpoint={checkpoint}"])
 
 
-def resume_sweep_command(folder: Path) -> str:
-    """The command for a shell that runs what is missing of a sweep."""
-    return shlex.join(["python", "-m", "cifar_lightning.train", f"resume_sweep={folder}"])
-
-
 def as_typed(override: str, multirun: bool = False) -> str:
     """An override without the quotes that the command line put around a path by itself."""
     key, _, value = override.partition("=")

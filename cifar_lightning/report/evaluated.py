@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from cifar_lightning.report.tables import Cell, Table, count, facts, numbers, optional, percent
+from cifar_lightning.tracking.tables import Cell, Table, count, facts, numbers, optional, percent
 
 SCORES: dict[str, tuple[str, Any]] = {
     "acc": ("accuracy", percent),

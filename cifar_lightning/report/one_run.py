@@ -7,7 +7,9 @@ from urllib.parse import quote
 from cifar_lightning.report import evaluated
 from cifar_lightning.report.charts import inline_svg, png_width, target_line
 from cifar_lightning.report.commands import as_typed, evaluate_command, train_command
-from cifar_lightning.report.tables import (
+from cifar_lightning.tracking.plots.curves import learning_curve
+from cifar_lightning.tracking.run_folder import Run, RunFolder, read_choices
+from cifar_lightning.tracking.tables import (
     Table,
     count,
     facts,
@@ -17,8 +19,6 @@ from cifar_lightning.report.tables import (
     plain,
     seconds,
 )
-from cifar_lightning.tracking.plots.curves import learning_curve
-from cifar_lightning.tracking.run_folder import Run, RunFolder, read_choices
 
 CAPTIONS = {
     "confusion_matrix": "Confusion matrix",

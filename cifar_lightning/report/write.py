@@ -13,9 +13,10 @@ from cifar_lightning._version import __version__
 from cifar_lightning.errors import UserError
 from cifar_lightning.report import many_runs, one_run
 from cifar_lightning.report.charts import data_uri
-from cifar_lightning.report.groups import best_run, differing, groups_of
 from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.plots import save_png
+from cifar_lightning.tracking.plots.curves import group_style
 from cifar_lightning.tracking.run_folder import Run, RunFolder, run_folders
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,10 +41,8 @@ def write_report(folder: Path) -> Path:
         _write(folder / "report.csv", _csv([run], list(run.settings)))
         return _render(folder, "run", one_run.content_of(run))
     runs = [f.read(name=str(f.path.relative_to(folder))) for f in run_folders(folder)]
-    _write(folder / "report.csv", _csv(runs, differing(runs)))
-    groups = groups_of(runs)
-    ordered = [run for group in groups for run in group.members]
-    save_png(many_runs.chart(groups, ordered, best_run(runs), legend=True), folder / CURVES)
+    _write(folder / "report.csv", _csv(runs, seeds.differing(runs)))
+    save_png(many_runs.chart(runs, seeds.groups_of(runs), legend=True), folder / CURVES)
     return _render(folder, "runs", many_runs.content_of(folder, runs) | {"curves": CURVES})
 
 
@@ -69,6 +68,7 @@ def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:
         lstrip_blocks=True,
     )
     html.globals["asset"] = lambda file: Markup((TEMPLATES / file).read_text())
+    html.globals["group_style"] = group_style
     html.filters["data_uri"] = data_uri
     markdown = html.overlay(autoescape=False)
     markdown.filters["text"] = markdown_text

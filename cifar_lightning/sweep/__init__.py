@@ -1,1 +1,1 @@
-"""Sweeps (`-m`): which jobs are run, and a summary of them."""
+"""Sweeps (`-m`): every job in a process of its own, a summary at the end, and `resume_sweep=`."""

@@ -1,23 +1,38 @@
-"""Runs of a multirun by their configuration, and which of them is the best."""
+"""Compares runs: groups that differ in the seed alone, their means, and the best of them."""
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
 
-from cifar_lightning.report.tables import mean_and_sd, numbers, percent
 from cifar_lightning.tracking.run_folder import STATUSES, Run
+from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
 
 NOT_FOR_CHOOSING = "Chosen by validation accuracy alone: the test images are not for choosing."
+
+# Metrics of a run that tables show: the heading, the unit's factor, digits, the unit.
+METRICS: dict[str, tuple[str, float, int, str]] = {
+    "val/acc": ("val accuracy", 100, 2, " %"),
+    "test/acc": ("test accuracy", 100, 2, " %"),
+    "test/loss": ("test loss", 1, 3, ""),
+    "epochs": ("epochs", 1, 2, ""),
+    "seconds_to_target": ("seconds to target", 1, 1, ""),
+    "train_seconds": ("training seconds", 1, 1, ""),
+    "images_per_s": ("images/s", 1, 0, ""),
+    "train_tflop": ("TFLOP", 1, 2, ""),
+}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of equal overrides but for the seed.
+    """Runs with the same overrides but for the seed.
 
     Attributes:
-        settings: those that not all runs of the report have; empty text for one left out.
-        members: all of its runs.
+        settings: the overrides in which the groups differ; an empty text for one left out.
+        members: all runs of the group.
     """
 
     settings: dict[str, str]
@@ -25,7 +40,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """The settings in a line."""
+        """The settings on one line."""
         return describe(self.settings)
 
     @property
@@ -34,29 +49,28 @@ class Group:
         return [run for run in self.members if run.status == "finished"]
 
     def values(self, key: str) -> list[float]:
-        """A figure of each finished run that has it."""
+        """A metric of each finished run that has it."""
         return numbers([run.metrics.get(key) for run in self.finished])
 
-    def says(self, key: str) -> str:
-        """Mean ± standard deviation of an accuracy."""
-        mean, sd = mean_and_sd(self.values(key))
-        return percent(mean) if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
+    def format_mean(self, key: str) -> str:
+        """Mean ± standard deviation of one of `METRICS` over the finished runs, as text."""
+        return _mean_cell(key, self.values(key)).text
 
 
 def describe(settings: dict[str, str]) -> str:
-    """`optimizer=muon, seed=1`; what is empty was left to the defaults."""
+    """`optimizer=muon, seed=1`; settings left to the defaults are not named."""
     typed = [key if key[0] == "~" else f"{key}={value}" for key, value in settings.items() if value]
     return ", ".join(typed) or ("the defaults" if settings else "one configuration")
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The keys of the overrides in which runs differ, but for the seed, as they were typed."""
+    """The keys, the seed aside, of the overrides in which runs differ."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if key != "seed")
     return [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """Runs by configuration: best mean validation accuracy first, none at the end."""
+    """Runs grouped by configuration: best mean validation accuracy first, none at the end."""
     keys = differing(runs)
     by_settings: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
@@ -65,12 +79,7 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
         Group(dict(zip(keys, settings, strict=True)), members)
         for settings, members in by_settings.items()
     ]
-
-    def mean(group: Group) -> float:
-        values = group.values("val/acc")
-        return mean_and_sd(values)[0] if values else -math.inf
-
-    return sorted(groups, key=mean, reverse=True)
+    return sorted(groups, key=lambda group: _mean(group.values("val/acc")), reverse=True)
 
 
 def _setting(run: Run, key: str) -> str:
@@ -78,16 +87,24 @@ def _setting(run: Run, key: str) -> str:
     return "" if value is None else value or ("taken out" if key[0] == "~" else "''")
 
 
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else -math.inf
+
+
 def best_run(runs: Sequence[Run]) -> Run | None:
-    """The finished run of the best validation accuracy; None without, and over several data."""
+    """The finished run with the best validation accuracy.
+
+    Returns:
+        None if no run has one, or if the runs are on different data.
+    """
     found = [r for r in runs if r.status == "finished" and numbers([r.metrics.get("val/acc")])]
     if not found or len({run.metrics.get("data") for run in found}) > 1:
         return None
     return max(found, key=lambda run: float(run.metrics["val/acc"]))
 
 
-def verdict(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
-    """What a multirun found, in sentences.
+def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
+    """The result of several runs, in sentences.
 
     Args:
         runs: all of them.
@@ -95,33 +112,26 @@ def verdict(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     """
     best = best_run(runs)
     counts = Counter(run.status for run in runs)
-    of_these = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    tally = f"{len(runs)} run{'s' * (len(runs) > 1)}: {of_these}."
+    of_each = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    tally = f"{len(runs)} run{'s' * (len(runs) > 1)}: {of_each}."
     if best is None:
         return [_why_none(runs), tally]
-    home = next(group for group in groups if best in group.members)
-    named = {**home.settings, "seed": str(best.seed)}
+    group = next(group for group in groups if best in group.members)
+    accuracy, test = best.metrics["val/acc"], numbers([best.metrics.get("test/acc")])
+    on_test = f", {percent(test[0])} on test" if test else ""
     sentences = [
-        f"The best run is {best.name} ({describe(named)}): "
-        f"{percent(best.metrics['val/acc'])} validation accuracy{_test(best)}."
+        f"The best run is {best.name} ({describe({**group.settings, 'seed': str(best.seed)})}): "
+        f"{percent(accuracy)} validation accuracy{on_test}."
     ]
-    accuracy = best.metrics["val/acc"]
     same = [r.name for r in runs if r is not best and r.metrics.get("val/acc") == accuracy]
     if same:
         has = "has" if len(same) == 1 else "have"
         sentences.append(f"Of the others, {' and '.join(same)} {has} the same.")
     measured = [group for group in groups if group.values("val/acc")]
-    first = measured[0]
-    n = len(first.values("val/acc"))
-    if len(measured) > 1 or n > 1:
-        seeds = {str(run.seed) for run in first.finished}
-        over = f" over {n} {'seeds' if len(seeds) == n else 'runs'}" if n > 1 else " (one run)"
-        on_test = f", {first.says('test/acc')} on test" if first.values("test/acc") else ""
-        subject = f"The best configuration is {first.name}" if len(measured) > 1 else "The mean is"
-        colon = ":" if len(measured) > 1 else ""
-        sentences.append(f"{subject}{colon} {first.says('val/acc')} on validation{over}{on_test}.")
+    if len(measured) > 1 or len(measured[0].values("val/acc")) > 1:
+        sentences.append(_best_mean(measured))
     if len(measured) > 1:
-        sentences.append(_lead(first, measured[1]))
+        sentences.append(_lead(measured[0], measured[1]))
     return [*sentences, NOT_FOR_CHOOSING, tally]
 
 
@@ -138,19 +148,139 @@ def _why_none(runs: Sequence[Run]) -> str:
     )
 
 
-def _test(run: Run) -> str:
-    found = numbers([run.metrics.get("test/acc")])
-    return f", {percent(found[0])} on test" if found else ""
+def _best_mean(measured: Sequence[Group]) -> str:
+    """The mean of the first group, which is the best one."""
+    first = measured[0]
+    n = len(first.values("val/acc"))
+    seeds = {str(run.seed) for run in first.finished}
+    over = f" over {n} {'seeds' if len(seeds) == n else 'runs'}" if n > 1 else " (one run)"
+    on_test = f", {first.format_mean('test/acc')} on test" if first.values("test/acc") else ""
+    subject = f"The best configuration is {first.name}:" if len(measured) > 1 else "The mean is"
+    return f"{subject} {first.format_mean('val/acc')} on validation{over}{on_test}."
 
 
 def _lead(first: Group, second: Group) -> str:
-    """How far the best configuration is ahead, and whether its seeds can tell."""
-    (mean, sd), (other, other_sd) = (mean_and_sd(g.values("val/acc")) for g in (first, second))
-    gap = 100 * (mean - other)
+    """How far the best configuration is ahead, and whether that is more than noise."""
+    ours, theirs = first.values("val/acc"), second.values("val/acc")
+    gap = 100 * (_mean(ours) - _mean(theirs))
     sentence = f"It leads {second.name} by {gap:.2f} points"
-    if sd is None or other_sd is None:
-        return f"{sentence}, which a second seed of each would say more about."
-    counts = len(first.values("val/acc")), len(second.values("val/acc"))
-    error = 100 * math.sqrt(sd**2 / counts[0] + other_sd**2 / counts[1])
+    if len(ours) < 2 or len(theirs) < 2:
+        return f"{sentence}. A second seed of each would tell how much of that is noise."
+    variances = (statistics.variance(values) / len(values) for values in (ours, theirs))
+    error = 100 * math.sqrt(sum(variances))
     sentence += f" (standard error {error:.2f})"
-    return f"{sentence}." if gap > 2 * error else f"{sentence}: these seeds do not tell them apart."
+    if gap > 2 * error:
+        return f"{sentence}."
+    return f"{sentence}: the difference is within the noise of these seeds."
+
+
+def shown_metrics(groups: Sequence[Group]) -> list[str]:
+    """Those of `METRICS` that at least one finished run has."""
+    return [key for key in METRICS if any(group.values(key) for group in groups)]
+
+
+def by_configuration(groups: Sequence[Group], shown: Sequence[str]) -> Table:
+    """A table with a row for each group: its settings, its number of runs, and means of metrics."""
+    keys = list(groups[0].settings)
+    rows = []
+    for number, group in enumerate(groups):
+        first, *others = [_setting_cell(group.settings[key]) for key in keys] or [Cell("all runs")]
+        cells = [Cell(first.text, first.value, group=number), *others]
+        n = len(group.finished)
+        rows.append([*cells, Cell(str(n), n), *(_group_cell(group, key) for key in shown)])
+    headings = [*(keys or ["configuration"]), "runs", *(METRICS[key][0] for key in shown)]
+    runs = len(headings) - len(shown) - 1  # position of the column
+    return Table(
+        headings,
+        rows,
+        numeric={*range(runs, len(headings))} | (_numeric_settings(rows, len(keys)) - {0}),
+        best=0 if len(groups) > 1 and groups[0].values("val/acc") else None,
+        sorted_by=runs + 1 if "val/acc" in shown else None,
+    )
+
+
+def by_run(
+    folder: Path, runs: Sequence[Run], groups: Sequence[Group], shown: Sequence[str]
+) -> Table:
+    """A table with a row for each run: its settings, its seed, metrics, and how it ended.
+
+    Args:
+        folder: that the links are relative to.
+        runs: in the order of the rows.
+        groups: of the runs.
+        shown: keys of `METRICS`.
+    """
+    keys, best = differing(runs), best_run(runs)
+    # The curves on a page are numbered group by group.
+    ordered = [run.folder for group in groups for run in group.members]
+    group_of = {run.folder: n for n, group in enumerate(groups) for run in group.members}
+    rows = []
+    for position, run in enumerate(runs):
+        seed = "" if run.seed is None else str(run.seed)
+        name = Cell(
+            run.name, _as_number(run.name, position), _link(folder, run), group_of[run.folder]
+        )
+        settings = [_setting_cell(run.settings.get(key, "")) for key in keys]
+        metrics = [_mean_cell(key, numbers([run.metrics.get(key)])) for key in shown]
+        rows.append([name, *settings, _setting_cell(seed), *metrics, Cell(_ending(run))])
+    headings = ["run", *keys, "seed", *(METRICS[key][0] for key in shown), "ended by"]
+    settings_columns = _numeric_settings([row[1:] for row in rows], len(keys))
+    return Table(
+        headings,
+        rows,
+        numeric={*range(len(keys) + 1, len(headings) - 1)} | {1 + c for c in settings_columns},
+        best=None if best is None else [run.folder for run in runs].index(best.folder),
+        keys=[f"run-{ordered.index(run.folder)}" for run in runs],
+    )
+
+
+def _mean_cell(key: str, values: Sequence[float]) -> Cell:
+    """Mean ± sample standard deviation; empty without values."""
+    if not values:
+        return Cell("")
+    mean = statistics.fmean(values)
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    _, factor, digits, unit = METRICS[key]
+    if key == "epochs" and sd in (None, 0) and mean == int(mean):
+        digits = 0  # 4 epochs, but 4.25 where a run is between two
+    spread = "" if sd is None else f" ± {factor * sd:,.{digits}f}"
+    return Cell(f"{factor * mean:,.{digits}f}{spread}{unit}", mean)
+
+
+def _group_cell(group: Group, key: str) -> Cell:
+    """The mean of a group, and how many runs have the metric where not all do."""
+    found, n = group.values(key), len(group.finished)
+    cell = _mean_cell(key, found)
+    return Cell(f"{cell.text} ({len(found)} of {n})", cell.value) if 0 < len(found) < n else cell
+
+
+def _ending(run: Run) -> str:
+    if run.status != "finished":
+        return run.status
+    ending = str(run.metrics.get("stopped_by", ""))
+    return {"max_epochs": "last epoch"}.get(ending, ending)
+
+
+def _link(folder: Path, run: Run) -> str:
+    """To the run's own report if there is one, or else to its folder."""
+    path = run.folder.relative_to(folder)
+    has_report = (run.folder / "report.html").is_file()
+    return quote(str(path / "report.html")) if has_report else f"{quote(str(path))}/"
+
+
+def _setting_cell(text: str) -> Cell:
+    return Cell(text, _as_number(text, text)) if text else Cell("")
+
+
+def _as_number(text: str, otherwise: float | str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return otherwise
+
+
+def _numeric_settings(rows: Sequence[Sequence[Cell]], columns: int) -> set[int]:
+    """Those of the first columns that hold only numbers."""
+    return {
+        c for c in range(columns) if all(isinstance(row[c].value, float | None) for row in rows)
+    }

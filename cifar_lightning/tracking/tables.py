@@ -1,10 +1,13 @@
-"""Tables as pages show them, and how their figures are written."""
+"""Tables, for the terminal and for pages, and how their numbers are written."""
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+from rich import box, get_console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -13,28 +16,28 @@ class Cell:
 
     Attributes:
         text: empty if there is nothing.
-        value: a number, or a text; None is sorted to the end.
+        value: a number or a text; None is sorted to the end.
         link: an address relative to the page.
-        style: of a group's curves, as `pictures.curves.group_style` gives it.
+        group: number of the group of runs whose colour a page shows beside the text.
     """
 
     text: str
     value: float | str | None = None
     link: str = ""
-    style: dict[str, Any] | None = None
+    group: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows; numbers stand on the right.
+    """Headings and rows; numbers are aligned to the right.
 
     Attributes:
         headings: of the columns.
         rows: of as many cells each.
         numeric: positions of the columns that hold numbers.
-        best: position of the row to stress.
-        sorted_by: position of the column whose values fall from row to row.
-        keys: an id a row, which it shares with the curve of its run.
+        best: position of the row to highlight.
+        sorted_by: position of the column by which the rows are sorted, largest first.
+        keys: an id for each row, which it shares with the curve of its run on a page.
     """
 
     headings: list[str]
@@ -43,6 +46,24 @@ class Table:
     best: int | None = None
     sorted_by: int | None = None
     keys: list[str] = field(default_factory=list)
+
+
+def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
+    """Print a table on the terminal.
+
+    Args:
+        table: what to print.
+        short: headings to print instead of the table's own.
+    """
+    printed = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, heading in enumerate(table.headings):
+        justify: Literal["left", "right"] = "right" if number in table.numeric else "left"
+        printed.add_column((short or {}).get(heading, heading), justify=justify)
+    for number, row in enumerate(table.rows):
+        # As Text, because a name in brackets is no markup.
+        cells = (Text(cell.text) for cell in row)
+        printed.add_row(*cells, style="bold" if number == table.best else None)
+    get_console().print(printed)
 
 
 def percent(share: float) -> str:
@@ -61,46 +82,14 @@ def count(value: float) -> str:
 
 
 def plain(value: float) -> str:
-    """With up to four digits."""
+    """A number with up to four digits."""
     return f"{value:,.4g}"
 
 
-# Of the figures of a run that tables have: the heading, the unit's factor, digits, the unit.
-FIGURES: dict[str, tuple[str, float, int, str]] = {
-    "val/acc": ("val accuracy", 100, 2, " %"),
-    "test/acc": ("test accuracy", 100, 2, " %"),
-    "test/loss": ("test loss", 1, 3, ""),
-    "epochs": ("epochs", 1, 2, ""),
-    "seconds_to_target": ("seconds to target", 1, 1, ""),
-    "train_seconds": ("training seconds", 1, 1, ""),
-    "images_per_s": ("images/s", 1, 0, ""),
-    "train_tflop": ("TFLOP", 1, 2, ""),
-}
-
-
 def numbers(values: Sequence[Any]) -> list[float]:
-    """Those of the values that are numbers."""
+    """Those of the values that are finite numbers."""
     found = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return [float(v) for v in found if math.isfinite(v)]
-
-
-def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and sample standard deviation (n - 1), which one value does not have."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def figure(key: str, values: Sequence[Any]) -> Cell:
-    """Mean ± standard deviation of one of `FIGURES` over runs; empty where no run has it."""
-    found = numbers(values)
-    if not found:
-        return Cell("")
-    mean, sd = mean_and_sd(found)
-    _, factor, digits, unit = FIGURES[key]
-    if key == "epochs" and sd in (None, 0) and mean == int(mean):
-        digits = 0  # 4 epochs, but 4.25 where a run is between two
-    if sd is None:
-        return Cell(f"{factor * mean:,.{digits}f}{unit}", mean)
-    return Cell(f"{factor * mean:,.{digits}f} ± {factor * sd:,.{digits}f}{unit}", mean)
 
 
 def optional(value: Any, write: Callable[[float], str]) -> Cell:
@@ -110,7 +99,7 @@ def optional(value: Any, write: Callable[[float], str]) -> Cell:
 
 
 def facts(metrics: Mapping[str, Any], names: Mapping[str, tuple[str, Any]]) -> dict[str, str]:
-    """The figures of `metrics` that are there: what each is called, and how it is written.
+    """Those of some metrics that are there, each with its name and as text.
 
     Args:
         metrics: by key.

@@ -1,7 +1,7 @@
 """The sweeper behind `-m`; Hydra takes plugins from packages below hydra_plugins alone.
 
 Hydra imports this at every start, so it imports nothing heavy; the work is in
-`cifar_lightning.sweep.summary`.
+`cifar_lightning.sweep`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,8 @@ class GridSweeper(BasicSweeper):
             SystemExit: with code 1, if a job is not finished.
             UserError: if the folder has jobs and this is no resume.
         """
-        from cifar_lightning.sweep import summary
+        from cifar_lightning.sweep import jobs as sweep_jobs
+        from cifar_lightning.sweep.summary import show_sweep
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -66,22 +67,22 @@ class GridSweeper(BasicSweeper):
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
         jobs = self.split_arguments(overrides, None)[0]
         folder = Path(self.config.hydra.sweep.dir)
-        missing = summary.missing_jobs(folder, jobs, self.resume)
+        missing = sweep_jobs.missing_jobs(folder, jobs, self.resume)
         # A composition with each value tells of mistakes; one of each job could take minutes.
-        self.validate_batch_is_legal(summary.with_each_value([job for _, job in missing]))
+        self.validate_batch_is_legal(sweep_jobs.with_each_value([job for _, job in missing]))
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        at_once = summary.jobs_at_once(self.config.hydra.launcher, len(missing))
+        at_once = sweep_jobs.jobs_at_once(self.config.hydra.launcher, len(missing))
         if at_once is not None:  # joblib divides the cores by it
             self.launcher.joblib["n_jobs"] = at_once  # type: ignore[union-attr]
         launched = [
-            [*job, *summary.hydra_overrides(folder, name, at_once)] for name, job in missing
+            [*job, *sweep_jobs.hydra_overrides(folder, name, at_once)] for name, job in missing
         ]
         errors: list[Exception] = []
         try:
             errors = self._launch(launched)
         finally:
-            finished = summary.show_sweep(folder, jobs, errors)
+            finished = show_sweep("train", folder, jobs, errors)
         if self.lost is not None:
             raise self.lost
         if not finished:

@@ -24,8 +24,8 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.evaluate import evaluate
 from cifar_lightning.report import evaluated, many_runs, one_run, report
 from cifar_lightning.report.commands import train_command
-from cifar_lightning.report.groups import best_run, groups_of, verdict
 from cifar_lightning.tracking.run_folder import Run, RunFolder, find_folder, run_folders
+from cifar_lightning.tracking.seeds import best_run, groups_of, summary
 
 HOSTILE = '"><script>alert("run")</script><img src=x onerror=alert(1)>|`x`'
 
@@ -352,26 +352,28 @@ def test_runs_are_grouped_by_everything_but_the_seed() -> None:
         ["0", "2"],
         ["4"],
     ]
-    assert groups[0].says("val/acc") == "82.00 ± 2.83 %"
+    assert groups[0].format_mean("val/acc") == "82.00 ± 2.83 %"
     assert best_run(runs) is runs[3]  # though the test accuracy of others is better
-    text = " ".join(verdict(runs, groups))
+    text = " ".join(summary(runs, groups))
     assert "It leads optimizer=sgd by 11.00 points (standard error 2.24)." in text
     assert "the test images are not for choosing" in text
 
 
 def test_one_seed_has_no_standard_deviation_and_a_small_lead_is_called_small() -> None:
     runs = [a_run("0", "lr=1", val_acc=0.81), a_run("1", "lr=2", val_acc=0.80)]
-    assert groups_of(runs)[0].says("val/acc") == "81.00 %"
-    assert "±" not in " ".join(verdict(runs, groups_of(runs)))
+    assert groups_of(runs)[0].format_mean("val/acc") == "81.00 %"
+    assert "±" not in " ".join(summary(runs, groups_of(runs)))
     more = [*runs, a_run("2", "lr=1", val_acc=0.79), a_run("3", "lr=2", val_acc=0.806)]
-    assert "do not tell them apart" in " ".join(verdict(more, groups_of(more)))
+    assert "the difference is within the noise of these seeds" in " ".join(
+        summary(more, groups_of(more))
+    )
 
 
 def test_without_validation_or_over_several_data_none_is_the_best() -> None:
     blind = [a_run("0", "seed=0", val_acc=None), a_run("1", "seed=1", val_acc=None)]
-    assert "nothing to choose the best by" in verdict(blind, groups_of(blind))[0]
+    assert "nothing to choose the best by" in summary(blind, groups_of(blind))[0]
     mixed = [a_run("0", val_acc=0.9, data="shapes"), a_run("1", val_acc=0.5, data="folder")]
-    assert "different data (folder, shapes)" in verdict(mixed, groups_of(mixed))[0]
+    assert "different data (folder, shapes)" in summary(mixed, groups_of(mixed))[0]
 
 
 def test_the_newest_run_or_multirun_is_the_one(many: Path, one: Path) -> None:
@@ -581,9 +583,7 @@ def test_the_best_run_is_stressed(many: Path) -> None:
     )
     assert row[1] == best
     runs = [f.read() for f in run_folders(many)]
-    groups = groups_of(runs)
-    ordered = [run for group in groups for run in group.members]
-    (axes,) = many_runs.chart(groups, ordered, best_run(runs)).axes
+    (axes,) = many_runs.chart(runs, groups_of(runs)).axes
     widths = {line.get_gid(): line.get_linewidth() for line in axes.lines if line.get_gid()}
     assert max(widths, key=lambda gid: widths[gid]) == row[0]
 

@@ -21,7 +21,7 @@ from programs import finish, only, read_json, wait_for
 
 from cifar_lightning.cli import resume_sweep
 from cifar_lightning.errors import UserError
-from cifar_lightning.sweep import summary
+from cifar_lightning.sweep import jobs as sweep_jobs
 from cifar_lightning.tracking.run_folder import read_rows
 
 Job = list[str]
@@ -41,13 +41,13 @@ def make_run(folder: Path, overrides: Sequence[str], finished: bool = True) -> N
 def test_a_new_sweep_leaves_the_folders_names_to_hydra(tmp_path: Path) -> None:
     jobs = [["seed=0"], ["seed=1"]]
     for folder in (tmp_path, tmp_path / "none yet"):
-        assert summary.missing_jobs(folder, jobs, resume=False) == [(None, job) for job in jobs]
+        assert sweep_jobs.missing_jobs(folder, jobs, resume=False) == [(None, job) for job in jobs]
 
 
 def test_a_folder_that_has_runs_is_for_a_resume_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "0", ["seed=0"])
     with pytest.raises(UserError, match=rf"has runs already\. resume_sweep={tmp_path} goes on"):
-        summary.missing_jobs(tmp_path, [["seed=0"]], resume=False)
+        sweep_jobs.missing_jobs(tmp_path, [["seed=0"]], resume=False)
 
 
 def test_what_is_not_finished_keeps_its_folder_whatever_the_order_of_its_overrides(
@@ -57,18 +57,18 @@ def test_what_is_not_finished_keeps_its_folder_whatever_the_order_of_its_overrid
     make_run(tmp_path / "1", ["seed=1", "optimizer=sgd"], finished=False)
     make_run(tmp_path / "deeper" / "7", ["seed=7", "optimizer=sgd"], finished=False)
     jobs = [["optimizer=sgd", f"seed={seed}"] for seed in (7, 1, 0)]
-    assert summary.missing_jobs(tmp_path, jobs, resume=True) == [
+    assert sweep_jobs.missing_jobs(tmp_path, jobs, resume=True) == [
         ("deeper/7", jobs[0]),
         ("1", jobs[1]),
     ]
-    assert summary.missing_jobs(tmp_path, jobs[2:], resume=True) == []
+    assert sweep_jobs.missing_jobs(tmp_path, jobs[2:], resume=True) == []
 
 
 def test_a_sweep_can_grow_around_the_folders_that_it_has(tmp_path: Path) -> None:
     make_run(tmp_path / "0", ["seed=5"])
     make_run(tmp_path / "2", ["seed=9"], finished=False)
     jobs = [[f"seed={seed}"] for seed in (1, 5, 2, 9, 3)]
-    missing = summary.missing_jobs(tmp_path, jobs, resume=True)
+    missing = sweep_jobs.missing_jobs(tmp_path, jobs, resume=True)
     assert missing == [("1", jobs[0]), ("3", jobs[2]), ("2", jobs[3]), ("4", jobs[4])]
 
 
@@ -80,39 +80,39 @@ def test_an_interrupted_run_and_one_that_trained_on_after_its_figures_are_missin
         metrics = {"epochs": 1, "stopped_by": stopped_by}
         (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "1" / "metrics.csv").write_text("epoch,step\n1.0,5\n2.0,10\n")
-    missing = summary.missing_jobs(tmp_path, [[f"seed={n}"] for n in range(3)], resume=True)
+    missing = sweep_jobs.missing_jobs(tmp_path, [[f"seed={n}"] for n in range(3)], resume=True)
     assert [name for name, _ in missing] == ["0", "1"]
 
 
 def test_few_compositions_check_every_value() -> None:
     jobs = [[f"seed={s}", f"optimizer={o}"] for o in ("muon", "sgd") for s in range(3)]
-    assert summary.with_each_value(jobs) == [jobs[0], jobs[1], jobs[2], jobs[3]]
-    assert summary.with_each_value([]) == []
+    assert sweep_jobs.with_each_value(jobs) == [jobs[0], jobs[1], jobs[2], jobs[3]]
+    assert sweep_jobs.with_each_value([]) == []
 
 
 def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
     pytest.importorskip("joblib")
-    assert summary.jobs_at_once({}, 5) is None
-    assert summary.jobs_at_once({"n_jobs": 4}, 3) == 3
-    assert summary.jobs_at_once({"n_jobs": 2}, 3) == 2
-    assert summary.jobs_at_once({"n_jobs": 2}, 0) is None
-    assert 1 <= (summary.jobs_at_once({"n_jobs": -1}, 10_000) or 0) <= (os.cpu_count() or 1)
+    assert sweep_jobs.jobs_at_once({}, 5) is None
+    assert sweep_jobs.jobs_at_once({"n_jobs": 4}, 3) == 3
+    assert sweep_jobs.jobs_at_once({"n_jobs": 2}, 3) == 2
+    assert sweep_jobs.jobs_at_once({"n_jobs": 2}, 0) is None
+    assert 1 <= (sweep_jobs.jobs_at_once({"n_jobs": -1}, 10_000) or 0) <= (os.cpu_count() or 1)
     with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 is neither a count nor -1"):
-        summary.jobs_at_once({"n_jobs": 0}, 3)
+        sweep_jobs.jobs_at_once({"n_jobs": 0}, 3)
 
 
 def test_a_job_is_told_its_folder_its_share_and_where_to_record_that_it_goes_on(
     tmp_path: Path,
 ) -> None:
-    assert summary.hydra_overrides(tmp_path, None, None) == []
+    assert sweep_jobs.hydra_overrides(tmp_path, None, None) == []
     # A single one too: the launcher's own number may be another, or -1.
-    assert summary.hydra_overrides(tmp_path, None, 1) == ["hydra.launcher.n_jobs=1"]
-    assert summary.hydra_overrides(tmp_path, "3", 2) == [
+    assert sweep_jobs.hydra_overrides(tmp_path, None, 1) == ["hydra.launcher.n_jobs=1"]
+    assert sweep_jobs.hydra_overrides(tmp_path, "3", 2) == [
         "hydra.launcher.n_jobs=2",
         "hydra.sweep.subdir='3'",
     ]
     make_run(tmp_path / "3", [])
-    *_, last = summary.hydra_overrides(tmp_path, "3", None)
+    *_, last = sweep_jobs.hydra_overrides(tmp_path, "3", None)
     assert re.fullmatch(r"hydra\.output_subdir=\.hydra/resumed_\d{4}(-\d\d){2}_[\d-]{15}", last)
 
 
@@ -342,7 +342,7 @@ def test_however_jobs_end_the_others_run_and_a_table_names_the_causes(broken: Br
     assert "RuntimeError: a fault of the callback" in said
     assert f"report     {broken.folder}/report.html\n" in said
     assert "The loss is not a finite number" in (broken.folder / "report.html").read_text()
-    assert f"go on      python -m cifar_lightning.train resume_sweep={goes_on_by(broken)}" in said
+    assert f"resume     python -m cifar_lightning.train resume_sweep={goes_on_by(broken)}" in said
 
 
 def goes_on_by(broken: Broken) -> str:
@@ -371,7 +371,7 @@ def test_a_sweep_goes_on_where_it_broke_off(broken: Broken) -> None:
     assert code == 0, said
     assert "Launching 5 jobs locally" in said
     assert "6 runs: 6 finished." in said
-    assert "go on" not in said
+    assert "resume     " not in said
     assert "Traceback" not in said
     assert before == {file: file.stat().st_mtime_ns for file in before}
     for how in ENDS:
