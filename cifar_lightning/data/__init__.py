@@ -2,7 +2,7 @@
 
 from cifar_lightning.data.cifar10 import Cifar10Data
 from cifar_lightning.data.datamodule import ImageData
-from cifar_lightning.data.folder import FolderData
+from cifar_lightning.data.image_folder import FolderData
 from cifar_lightning.data.shapes import ShapesData
 from cifar_lightning.data.splits import ImageSplit, Splits, split_balanced
 

@@ -1,4 +1,4 @@
-"""Directories and archives as names and bytes; of archives no more than an honest one holds."""
+"""Names and contents of the files in a directory or an archive, with limits for a hostile one."""
 
 import bz2
 import gzip
@@ -14,22 +14,22 @@ from typing import Any, BinaryIO
 
 from cifar_lightning.errors import UserError
 
-# What the archive readers raise on a file that is truncated, altered, encrypted or no archive at
-# all: among them ValueError, as of names that are no UTF-8, and RuntimeError, of passwords.
+# What the readers raise on a file that is truncated, altered, encrypted or not an archive: also
+# ValueError, for names that are not UTF-8, and RuntimeError, for passwords.
 DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, ValueError, RuntimeError, LookupError, OverflowError),
 )
-COMPRESSED: dict[bytes, Callable[..., Any]] = {  # how a file begins that one of these reads
+COMPRESSED: dict[bytes, Callable[..., Any]] = {  # by the first bytes of a file
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ": lzma.open,
     b"\x5d\x00\x00": lzma.open,  # .tar.lzma
 }
-# Far more than an image has: without any compression, this is one of 33 million pixels.
+# Far more than an image has: uncompressed, 33 million pixels.
 LARGEST_FILE = 100_000_000  # bytes
-# Archives of images hardly shrink. One that unpacks to more than this many times its size is made
-# to fill a memory or to take for ever; a small one may, for it does neither.
+# Images hardly compress: an archive that unpacks to more than this many times its size is made to
+# fill the memory or to take for ever. One that unpacks to little does neither.
 LARGEST_EXPANSION = 100
 SMALL_ARCHIVE = 1_000_000_000  # bytes, unpacked
 
@@ -38,14 +38,19 @@ Read = Callable[[str], bytes]
 
 @contextmanager
 def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
-    """The names of all files and folders, these with a slash at the end, and what reads a file.
+    """Open a directory or an archive; nothing of an archive is unpacked to disk.
 
     Args:
-        path: a directory, or an archive, of which nothing is ever unpacked to a disk.
+        path: of the directory or the archive.
+
+    Yields:
+        The names of all files and folders, those of folders ending in a slash, and a function that
+        reads a file by its name.
 
     Raises:
-        UserError: here or from the reading, if the archive is damaged or none, or unpacks to more
-            than `LARGEST_EXPANSION` times its size, or a file is above `LARGEST_FILE`.
+        UserError: here or from reading a file, if the archive is damaged or not an archive, or
+            unpacks to more than `LARGEST_EXPANSION` times its size, or a file has more than
+            `LARGEST_FILE` bytes.
     """
     if path.is_dir():
         found = [f for f in path.rglob("*") if f.is_file() or f.is_dir()]
@@ -57,14 +62,14 @@ def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
 
         yield names, read_file
     elif zipfile.is_zipfile(path):
-        with _named_damage(path):
+        with _damage_is_named(path):
             archive = zipfile.ZipFile(path)
         with archive:
             _check_expansion(path, sum(info.file_size for info in archive.infolist()))
 
             def read_zipped(name: str) -> bytes:
                 _check_size(path, name, archive.getinfo(name).file_size)
-                with _named_damage(path):
+                with _damage_is_named(path):
                     return archive.read(name)
 
             yield archive.namelist(), read_zipped
@@ -73,13 +78,13 @@ def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
             start = file.read(6)
         opened = next((o for magic, o in COMPRESSED.items() if start.startswith(magic)), open)
         with opened(path, "rb") as unpacked:
-            with _named_damage(path):
+            with _damage_is_named(path):
                 tar = tarfile.TarFile(fileobj=_Bounded(path, unpacked))  # type: ignore[arg-type]
                 members = {m.name + "/" * m.isdir(): m for m in tar if m.isfile() or m.isdir()}
 
             def read_member(name: str) -> bytes:
                 _check_size(path, name, members[name].size)
-                with _named_damage(path):
+                with _damage_is_named(path):
                     member = tar.extractfile(members[name])
                     assert member is not None  # regular files have content
                     return bytes(member.read())
@@ -88,7 +93,7 @@ def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
 
 
 @contextmanager
-def _named_damage(path: Path) -> Iterator[None]:
+def _damage_is_named(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
@@ -98,7 +103,7 @@ def _named_damage(path: Path) -> Iterator[None]:
 
 
 class _Bounded:
-    """An archive as `tarfile` reads it, which ends in a message where it unpacks without an end."""
+    """A file for `tarfile` to read, which refuses to unpack more than an honest archive holds."""
 
     def __init__(self, path: Path, unpacked: BinaryIO) -> None:
         self.path = path
@@ -109,9 +114,9 @@ class _Bounded:
         _check_expansion(self.path, self.tell() + size)
         return self.unpacked.read(size)
 
-    def seek(self, place: int) -> int:
-        _check_expansion(self.path, place)
-        return self.unpacked.seek(place)
+    def seek(self, position: int) -> int:
+        _check_expansion(self.path, position)
+        return self.unpacked.seek(position)
 
 
 def _check_expansion(path: Path, unpacked: int) -> None:

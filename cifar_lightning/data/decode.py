@@ -1,4 +1,4 @@
-"""Finds image files and decodes any of them to the one kind of array that a network takes."""
+"""Finds image files, and decodes images of any format to uint8 RGB arrays."""
 
 import glob
 import os
@@ -14,11 +14,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_lightning.system.natural import natural_key
 
-# What Pillow only recognises, or leaves to another program; Ghostscript would run what an EPS says.
+# Formats that Pillow cannot decode itself; for EPS it calls Ghostscript, which runs what it holds.
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-LARGE = 16_000  # bytes of an image file; CIFAR-10's have about 1,000
-# A large image is reduced by a whole factor first, to no less than this many times the wanted size:
-# the filter that does the rest then sees all that it would make a difference of.
+LARGE = 16_000  # bytes; an image of CIFAR-10 has about 1,000
+# A large image is first reduced by a whole factor, which is fast, to at least this many times the
+# wanted size; from there on the slower filter gives what it would give from all pixels.
 GAP = 4
 
 Item = TypeVar("Item")
@@ -26,18 +26,17 @@ Result = TypeVar("Result")
 
 
 def find_images(images: str) -> tuple[list[Path], Counter[str]]:
-    """The files that a path or a pattern stands for, in the order of their names.
+    """List the image files that a path or a pattern stands for, sorted by name.
 
     Args:
-        images: a file; a folder, for the images in it and in the folders in it; or a pattern such
-            as `photos/**/*.jpg`. What exists is no pattern, whatever its name.
+        images: a file; a folder, for all images below it; or a pattern such as
+            `photos/**/*.jpg`. A path that exists is not taken for a pattern.
 
     Returns:
-        The images, 2.png before 10.png, and how many files a folder held beside them: `hidden`, or
-        by an ending that is no image's. A file that is named, or that a pattern fits, may have any
-        ending.
+        The images, 2.png before 10.png, and how many other files a folder holds, by their ending
+        or as `hidden`. A file that is named, or that a pattern matches, may have any ending.
     """
-    # Here and below not pathlib's, which raise where a folder may be listed and no more.
+    # Not pathlib's: these do not raise where a folder may be listed but not entered.
     path, is_folder = Path(images), os.path.isdir
     left_out: Counter[str] = Counter()
     endings = image_endings()
@@ -53,70 +52,72 @@ def find_images(images: str) -> tuple[list[Path], Counter[str]]:
     elif os.path.lexists(path):
         found = [path]
     else:
-        # pathlib's takes no pattern that begins at the root.
+        # Not pathlib's, which refuses a pattern that begins at the root.
         matches = {Path(match) for match in glob.glob(str(path), recursive=True)}  # noqa: PTH207
         found = [m for m in matches if m.suffix.lower() in endings or not is_folder(m)]
     return sorted(found, key=lambda file: [natural_key(part) for part in file.parts]), left_out
 
 
 def image_endings() -> frozenset[str]:
-    """The endings of the files that can be decoded, in lower case, with their dots."""
+    """File name endings of the formats that can be decoded: lower case, with the dot."""
     formats = Image.registered_extensions()
     can = {*Image.OPEN, "MPO"} - {*NOT_DECODED}  # MPO, of some cameras, is opened as JPEG
     return frozenset(ending for ending, name in formats.items() if name in can)
 
 
 def _files_below(top: Path) -> tuple[list[Path], list[Path]]:
-    """All files in a folder and the folders in it, and those folders that may not be read.
+    """All files below a folder, and the folders that may not be read.
 
-    Linked folders are followed, but none is read twice.
+    Links to folders are followed, but no folder is read twice.
     """
     files: list[Path] = []
-    refused: list[Path] = []
+    unreadable: list[Path] = []
     seen = {top.resolve()}
     for folder, folders, names in os.walk(
-        top, onerror=lambda error: refused.append(Path(error.filename)), followlinks=True
+        top, onerror=lambda error: unreadable.append(Path(error.filename)), followlinks=True
     ):
         files += [Path(folder, name) for name in names]
         for name in sorted(folders):
-            place = Path(folder, name).resolve()
-            if place in seen:
+            target = Path(folder, name).resolve()
+            if target in seen:
                 folders.remove(name)
-            seen.add(place)
-    return files, refused
+            seen.add(target)
+    return files, unreadable
 
 
 def map_images(
     decode: Callable[[Item], Result], items: Sequence[Item], size: int, threads: Executor
 ) -> Iterable[Result]:
-    """`decode` of each item, in order; in threads where they pay.
+    """Apply `decode` to each item, in order; in threads if the images are large.
 
-    They do where decoding is long: of small images, threads that wait for one another make three
-    times the work of it.
+    Decoding small images takes three times as long in threads, which wait for one another.
 
     Args:
-        decode: of one image.
-        items: what it takes.
+        decode: decodes one image.
+        items: its arguments.
         size: of all the files together, in bytes.
-        threads: to use or not.
+        threads: for large images.
     """
     return threads.map(decode, items) if size > LARGE * len(items) else map(decode, items)
 
 
 def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np.uint8]:
-    """An image of any format as uint8 [H, W, 3], RGB: upright, on white, an animation's first.
+    """Decode an image of any format.
 
     Args:
-        source: a file.
-        size: the image is cut to a square in its middle and resized to this many pixels; None
-            leaves it as it is.
+        source: a path or an open file.
+        size: the square in the middle of the image is resized to this many pixels; None leaves the
+            image as it is.
+
+    Returns:
+        uint8 [H, W, 3], RGB: upright, transparent pixels on white, the first image of an animation.
 
     Raises:
         ValueError: if it cannot be read; says why.
     """
     try:
         if isinstance(source, Path):
-            _refuse_what_is_no_file(source)
+            _check_is_file(source)
         with Image.open(source) as opened:
             if opened.format in NOT_DECODED:
                 raise ValueError(f"{opened.format} files are not read")
@@ -140,9 +141,9 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
         raise ValueError(str(error) or type(error).__name__) from error
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
+def _check_is_file(path: Path) -> None:
     if path.is_dir():
-        os.listdir(path)  # noqa: PTH208  # which says so where it may not be read
+        os.listdir(path)  # noqa: PTH208  # raises if it may not be read
         raise ValueError("a folder")
     if path.is_symlink() and not path.exists():
         raise ValueError("a link that leads nowhere")
@@ -153,12 +154,12 @@ def _refuse_what_is_no_file(path: Path) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """In RGB: what is transparent on white, more than 8 bits scaled to 8."""
+    """Convert to RGB: transparent pixels on white, more than 8 bits scaled to 8."""
     if image.mode.startswith("I;16"):
         image = _grey(np.asarray(image), 65535)
     elif image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        # These say nowhere what is white: the smallest of the usual values that is enough.
+        # The file does not say which value is white: the smallest usual one that is large enough.
         usual = [white for white in (1, 255, 65535) if white >= values.max()]
         if usual and values.min() >= 0:
             image = _grey(values, usual[0])
@@ -177,7 +178,7 @@ def _grey(values: NDArray[np.generic], white: float) -> Image.Image:
 
 
 def _middle_square(image: Image.Image, width: float, height: float, size: int) -> Image.Image:
-    """The largest square in the middle, resized; what has that size stays as it is to the bit."""
+    """Resize the largest square in the middle; an image of that size is not changed at all."""
     side = min(width, height)
     left, above = (width - side) / 2, (height - side) / 2
     return image.resize(
@@ -189,7 +190,7 @@ def _middle_square(image: Image.Image, width: float, height: float, size: int) -
 
 
 def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """An image turned as its file says, and as formats that turn it themselves do no more."""
+    """Turn an image as its EXIF data say, unless Pillow has turned it on opening."""
     orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation == 1:
         return image

@@ -1,36 +1,170 @@
-"""All images of a directory or an archive of class folders, found and decoded."""
+"""Images in class folders, in a directory or an archive: found, decoded once, and cached."""
 
+import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from rich.progress import Progress
+from torch import Tensor
 
 from cifar_lightning.data.archives import Read, open_source
+from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.decode import decode_image, map_images
-from cifar_lightning.errors import UserError
+from cifar_lightning.data.splits import ImageSplit, Splits
+from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.system.atomic import atomic_write, remove_leftovers
 from cifar_lightning.system.memory import check_memory
 from cifar_lightning.system.natural import natural_key
 
+CACHE_FORMAT = 3  # to be raised when the cache's content changes: its files then have other names
+SPLITS = ("train", "test")
 LAYOUT = "train/<class>/* and test/<class>/*"
-# What is in memory at once of files yet to be decoded, beside a single one that is larger.
+# Most encoded files in memory at once, by number and by bytes (a single larger one is still read).
 CHUNK, CHUNK_BYTES = 1024, 100_000_000
 NAMED = 10  # of many names in a message
 
 
-def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
-    """Read all images of a directory or archive of class folders.
+class FolderData(ImageData):
+    """Images in class folders: train/<class>/*, test/<class>/*, in folders above these or not.
+
+    Within a split images are ordered by file name, so that a copy of CIFAR-10 whose files are named
+    by official index has the official order, and the official validation split.
+
+    A directory is the user's own: a link to a file is read, wherever it leads. A link to a folder
+    is not gone into, so none leads in a circle. An archive may be a stranger's: its links are not
+    followed and its pipes and devices not opened, a name that points out of it is refused, and so
+    are a file above 100 MB and an archive that unpacks to more than 1 GB and 100 times its size.
 
     Args:
-        path: see `FolderData`.
-        resize_to: side in pixels, or None to keep the images' own size.
+        path: a directory, or a .tar, .tar.*, .tgz or .zip archive. Archives are read, never
+            unpacked.
+        cache_dir: where the decoded images are kept; a changed source is decoded again.
+        image_size: images are cut to a square in their middle and resized to this many pixels; with
+            None they must have one size already.
+        batch_size, val_size, split_seed, seed: see `ImageData`.
+
+    Raises:
+        ValueError: if `image_size` is below 1.
+        DataUnavailable: from `prepare_data`, if `path` is None or does not exist.
+        UserError: from `prepare_data`, naming what is wrong with the source and where.
+    """
+
+    def __init__(
+        self,
+        path: str | Path | None = None,
+        cache_dir: str | Path = "data/cache",
+        image_size: int | None = None,
+        batch_size: int = 256,
+        val_size: int | float = 5000,
+        split_seed: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, val_size, split_seed, seed)
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size must be at least 1, not {image_size}")
+        self.path = None if path is None else Path(path).expanduser().absolute()
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.resize_to = image_size
+
+    def fetch(self) -> None:
+        """Decode the images into the cache unless it holds them already."""
+        if self.path is None:
+            raise DataUnavailable(
+                "data=folder needs a directory or an archive: data.path=DIR_OR_ARCHIVE, or the "
+                "environment variable CIFAR10_FOLDER."
+            )
+        if not self.path.exists():
+            raise DataUnavailable(f"data.path={self.path}: there is no such file or directory.")
+        if not self.path.is_file() and not self.path.is_dir():  # reading a pipe would wait for ever
+            raise UserError(f"data.path={self.path} is neither a file nor a directory.")
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        cache, fingerprint = self._cache_file(), _fingerprint(self.path)
+        # One of several runs that start together decodes; the others find its cache.
+        with FileLock(f"{cache}.lock"):
+            remove_leftovers(self.cache_dir, [cache.name])
+            if _read_cache(cache, fingerprint) is None:
+                content = _decode_all(self.path, self.resize_to) | {"fingerprint": fingerprint}
+                with atomic_write(cache) as file:
+                    torch.save(content, file)
+
+    def load(self) -> Splits:
+        assert self.path is not None  # fetch has refused that
+        content = _read_cache(self._cache_file(), _fingerprint(self.path))
+        if content is None:
+            raise UserError(f"{self.path} changed while it was being read. Start again.")
+        return Splits(
+            ImageSplit(content["train_images"], content["train_labels"]),
+            ImageSplit(content["test_images"], content["test_labels"]),
+            tuple(content["classes"]),
+        )
+
+    def _cache_file(self) -> Path:
+        key = os.fsencode(f"{CACHE_FORMAT} {self.path} {self.resize_to}")
+        return self.cache_dir / f"{hashlib.sha256(key).hexdigest()[:16]}.pt"
+
+
+def _fingerprint(path: Path) -> str:
+    """Changes when a directory or file does: by names, sizes and times, without reading it."""
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(os.fsencode(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+    return digest.hexdigest()
+
+
+def _read_cache(file: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The cache's content, or None if there is none, it is damaged, or the source has changed."""
+    try:
+        content = torch.load(file, weights_only=True, mmap=True)
+    except Exception:  # torch.load raises whatever the bytes lead it into
+        return None
+    if not isinstance(content, dict) or content.get("fingerprint") != fingerprint:
+        return None
+    classes = content.get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        return None
+    # Anybody may have altered the file.
+    intact = all(
+        _is_split(content.get(f"{split}_images"), content.get(f"{split}_labels"), len(classes))
+        for split in SPLITS
+    )
+    return content if intact else None
+
+
+def _is_split(images: Any, labels: Any, classes: int) -> bool:
+    """Whether these are uint8 [N, 3, H, W] and int64 [N], as `_decode_all` returns them."""
+    if not isinstance(images, Tensor) or images.dtype is not torch.uint8 or not images.numel():
+        return False
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_contiguous():
+        return False
+    if not isinstance(labels, Tensor) or labels.dtype is not torch.int64:
+        return False
+    if labels.shape != images.shape[:1]:
+        return False
+    return int(labels.min()) >= 0 and int(labels.max()) < classes
+
+
+class _ImageName(NamedTuple):
+    """The parts of an image's name in a source: `<root>/<split>/<class_name>/<file>`."""
+
+    root: str
+    split: str
+    class_name: str
+    file: str
+
+
+def _decode_all(path: Path, resize_to: int | None) -> dict[str, Any]:
+    """Read all images of a directory or archive of class folders.
 
     Returns:
         `train_images`, `test_images` (uint8 [N, 3, H, W]), `train_labels`, `test_labels`
@@ -40,62 +174,62 @@ def decode(path: Path, resize_to: int | None = None) -> dict[str, Any]:
         UserError: names what is wrong with the source and where.
     """
     with open_source(path) as (names, read):
-        places = _find_images(path, names)
-        arrays = _decode_all(path, list(places), read, resize_to)
-    classes = sorted({class_name for _, class_name, _ in places.values()})
+        found = _find_images(path, names)
+        arrays = _decode_images(path, list(found), read, resize_to)
+    classes = sorted({image.class_name for image in found.values()})
     content: dict[str, Any] = {"classes": classes}
-    for part in ("train", "test"):
-        # By file name first: the official order, where the names are official indices.
-        order = sorted((n for n in places if places[n][0] == part), key=lambda n: _order(places[n]))
+    for split in SPLITS:
+        # By file name, numbers by value: the official order, where they are official indices.
+        order = sorted(
+            (name for name, image in found.items() if image.split == split),
+            key=lambda name: (natural_key(found[name].file), found[name].class_name),
+        )
         images = torch.from_numpy(np.stack([arrays[name] for name in order]))  # [N, H, W, 3]
-        content[f"{part}_images"] = images.permute(0, 3, 1, 2).contiguous()
-        content[f"{part}_labels"] = torch.tensor([classes.index(places[n][1]) for n in order])
+        content[f"{split}_images"] = images.permute(0, 3, 1, 2).contiguous()
+        labels = [classes.index(found[name].class_name) for name in order]
+        content[f"{split}_labels"] = torch.tensor(labels)
     return content
 
 
-def _order(place: tuple[str, str, str]) -> tuple[list[tuple[int, str]], str]:
-    """By file name, its numbers by value (2.png before 10.png), then by class."""
-    _, class_name, file = place
-    return natural_key(file), class_name
-
-
-def _find_images(path: Path, names: list[str]) -> dict[str, tuple[str, str, str]]:
-    """Map each image's name in the source to its part, class and file name."""
-    places, roots, folders = {}, set(), set()
+def _find_images(path: Path, names: list[str]) -> dict[str, _ImageName]:
+    """The images among the names of a source; folders end in a slash, hidden ones are left out."""
+    images: dict[str, _ImageName] = {}
+    class_folders: set[tuple[str, ...]] = set()
     for name in names:
         pieces = PurePosixPath(name).parts
         if name.startswith("/") or ".." in pieces:
             raise UserError(f"{path} holds {name!r}, which points out of it. It was not read.")
         if any(piece.startswith((".", "__MACOSX")) for piece in pieces):
             continue
-        if name.endswith("/") and pieces[-2:-1] in (("train",), ("test",)):
-            folders.add(pieces[-2:])
-        if name.endswith("/") or len(pieces) < 3:
-            continue
-        *above, part, class_name, file = pieces
-        if part in ("train", "test"):
-            places[name] = (part, class_name, file)
-            roots.add("/".join(above))
-    classes = {part: {c for p, c, _ in places.values() if p == part} for part in ("train", "test")}
-    if not classes["train"] or not classes["test"]:
-        missing = " and ".join(part for part in classes if not classes[part])
+        if name.endswith("/"):
+            if len(pieces) >= 2 and pieces[-2] in SPLITS:
+                class_folders.add(pieces[-2:])
+        elif len(pieces) >= 3 and pieces[-3] in SPLITS:
+            images[name] = _ImageName("/".join(pieces[:-3]), *pieces[-3:])
+    _check_layout(path, images.values(), class_folders)
+    return images
+
+
+def _check_layout(
+    path: Path, images: Collection[_ImageName], class_folders: set[tuple[str, ...]]
+) -> None:
+    classes = {split: {i.class_name for i in images if i.split == split} for split in SPLITS}
+    if missing := " and ".join(split for split in SPLITS if not classes[split]):
         raise UserError(f"{path} holds no images for {missing}. Wanted: {LAYOUT}.")
     if len(classes["train"] | classes["test"]) < 2:
         raise UserError(
             f"{path} holds one class, {_some(classes['train'])}: there is nothing to tell it from. "
             f"Wanted: {LAYOUT}, of two classes or more."
         )
-    if len(roots) > 1:
+    if len(roots := {image.root for image in images}) > 1:
         raise UserError(f"{path} holds more than one data set: {_some(roots)}.")
-    if empty := folders - {(part, class_name) for part, class_name, _ in places.values()}:
-        named = _some("/".join(folder) for folder in empty)
+    if empty := class_folders - {(image.split, image.class_name) for image in images}:
         raise UserError(
-            f"{path}: no images in the class folders {named}. Wanted: {LAYOUT}. Links to folders "
-            "are not followed."
+            f"{path}: no images in the class folders {_some(map('/'.join, empty))}. "
+            f"Wanted: {LAYOUT}. Links to folders are not followed."
         )
     if different := classes["train"] ^ classes["test"]:
         raise UserError(f"{path}: train and test differ in the classes {_some(different)}.")
-    return places
 
 
 def _some(names: Iterable[str]) -> str:
@@ -104,9 +238,11 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(found[:NAMED]) + f" and {len(found) - NAMED:,} more" * (len(found) > NAMED)
 
 
-def _decode_all(
+def _decode_images(
     path: Path, names: list[str], read: Read, resize_to: int | None
 ) -> dict[str, NDArray[np.uint8]]:
+    """The images by name, each [H, W, 3], all of one size."""
+
     def decode_one(item: tuple[str, bytes]) -> NDArray[np.uint8]:
         name, content = item
         try:
@@ -114,7 +250,7 @@ def _decode_all(
         except ValueError as error:
             raise UserError(f"{path}: {name} is not an image that can be read: {error}") from error
 
-    def check_room(height: int, width: int) -> None:
+    def check_fits(height: int, width: int) -> None:
         check_memory(
             f"{path}: {len(names):,} images of {width:,} x {height:,} pixels",
             3 * len(names) * 3 * height * width,  # as decoded, stacked, and in the cache's order
@@ -122,7 +258,7 @@ def _decode_all(
         )
 
     if resize_to is not None:
-        check_room(resize_to, resize_to)
+        check_fits(resize_to, resize_to)
     arrays: dict[str, NDArray[np.uint8]] = {}
     size: tuple[int, ...] = ()
     with (
@@ -131,14 +267,14 @@ def _decode_all(
         warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
     ):
         task = progress.add_task(f"Decoding {len(names):,} images", total=len(names))
-        # One thread reads, in the archive's order.
+        # Read by this thread alone, in the archive's order.
         for contents in _chunks(names, read):
             size_of_files = sum(len(content) for _, content in contents)
             decoded = map_images(decode_one, contents, size_of_files, threads)
             for (name, _), array in zip(contents, decoded, strict=True):
                 if not size:
                     size = array.shape
-                    check_room(*size[:2])
+                    check_fits(*size[:2])
                 if array.shape != size:
                     raise UserError(
                         f"{path} holds images of mixed sizes: {names[0]} has {_pixels(size)}, "
@@ -151,7 +287,7 @@ def _decode_all(
 
 
 def _chunks(names: list[str], read: Read) -> Iterator[list[tuple[str, bytes]]]:
-    """The files by their names, some at a time, so that memory holds any number of them."""
+    """Names and contents of the files, some at a time, so that memory holds any number of them."""
     chunk: list[tuple[str, bytes]] = []
     size = 0
     for name in names:
