@@ -115,7 +115,6 @@ def test_ten_simultaneous_starts_do_not_disturb_each_other(tmp_path: Path) -> No
     # One thread each: ten programs with two spinning threads on two cores would take for ever.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_DIR": ""}
     options += [f"data.path={archive}", "data=folder", "data.batch_size=2", "data.val_size=4"]
-    options += ["logger=default", "logger.wandb.mode=offline"]
     programs = [
         subprocess.Popen(
             [sys.executable, "-m", "cifar_lightning.train", *options, f"seed={seed}"],
@@ -139,5 +138,4 @@ def test_ten_simultaneous_starts_do_not_disturb_each_other(tmp_path: Path) -> No
         text = (folder / "metrics.json").read_text()
         seeds.add(text.partition('"seed": ')[2].partition(",")[0])
     assert seeds == {str(seed) for seed in range(10)}
-    assert len(list(Path("runs/wandb").glob("offline-run-*"))) == 10
     assert len(list(Path("data/cache").glob("*.pt"))) == 1

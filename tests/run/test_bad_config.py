@@ -25,7 +25,7 @@ OPTIONS: tuple[tuple[str, ...], ...] = (
     ("optimizer=adamw", "scheduler=constant", "model=resnet20", *LIFTED),
     ("model=residual_dw_257k", "init=identity", "callbacks=low_resolution"),
     ("model=residual_dw_1m", "init=random", "callbacks=revisit"),
-    ("callbacks=mirror", "logger=wandb", "trainer=ddp_sim"),
+    ("callbacks=mirror", "trainer=ddp_sim"),
     ("experiment=airbench94", "data=shapes", *SMALL[1:5]),
 )
 

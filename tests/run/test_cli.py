@@ -159,7 +159,6 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["trainer.deterministic=5"], ["=5 should be a valid boolean or 'warn'."]),
     (["augment.shift=1.5"], ["augment.shift=1.5 should be a valid integer."]),
     (["augment.flip=up"], ["augment.flip=up should be 'none', 'random' or 'alternating'."]),
-    (["logger.wandb.mode=on"], ["should be 'auto', 'online', 'offline' or 'disabled'."]),
     (["scheduler.warmup=long"], ["scheduler.warmup=long should be a valid number."]),
     (["init.dirac=9"], ["init.dirac=9 should be a valid boolean."]),
     (["model.num_classes=ten"], ["model.num_classes=ten should be a valid integer."]),

@@ -318,7 +318,7 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
     program = start(
         "train",
         "data=shapes",
-        "logger.wandb.mode=offline",
+        "logger=csv",
         "trainer.max_epochs=4",
         "target_accuracy=null",
         "trainer.gpus=0",
@@ -341,8 +341,6 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
     assert (resumed["epochs"], resumed["stopped_by"]) == (4, "max_epochs")
     epochs = [row["epoch"] for row in read_rows(folder) if "epoch" in row and "lr" in row]
     assert epochs == [1.0, 2.0, 3.0, 4.0]
-    ids = {path.name.split("-", 3)[3] for path in Path("runs/wandb").glob("offline-run-*")}
-    assert len(ids) == 1  # one W&B run
 
 
 @pytest.mark.slow

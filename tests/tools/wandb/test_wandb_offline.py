@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import weights_of
-from omegaconf import DictConfig, OmegaConf, open_dict
+from conftest import TINY
+from omegaconf import DictConfig, open_dict
 from PIL import Image
-from wandb_files import WANDB, OfflineRun, recorded, run_folders
+from programs import one_message, run_command
+from wandb_files import WANDB, OfflineRun, recorded, run_folders, without_service
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import CONF, compose, title
@@ -23,13 +25,13 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.wandb import WandbRunLogger, start_run
 from cifar_lightning.tracking.wandb.code_state import PACKAGE, CodeState, code_state
-from cifar_lightning.tracking.wandb.logger import flat_config, save_shareable
+from cifar_lightning.tracking.wandb.logger import flat_config
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
 pytest_plugins = ["offline_run"]
 
-BOARD = ("logger=default", "logger.wandb.mode=offline", "target_accuracy=null")
+OFFLINE = ("logger=default", "logger.wandb.mode=offline", "target_accuracy=null")
 
 
 def metrics_of(offline_run: OfflineRun) -> dict[str, Any]:
@@ -37,32 +39,26 @@ def metrics_of(offline_run: OfflineRun) -> dict[str, Any]:
     return content
 
 
-# What a run puts on the board.
+# What a run logs.
 
 
-def test_each_row_of_metrics_csv_is_one_of_the_board_over_epochs(offline_run: OfflineRun) -> None:
-    board, rows = (
-        offline_run.recorded,
-        read_rows(offline_run.run_dir)[:-1],
-    )  # the last is the test's
-    assert [row["epoch"] for row in board.rows] == [1, 2]
-    for shown, row in zip(board.rows, rows, strict=True):
-        assert {name: shown[name] for name in row if name != "step"} == pytest.approx(
-            {name: value for name, value in row.items() if name != "step"}, abs=1e-6
-        )
-        assert shown["_step"] == row["step"]
-    assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr"} <= set(board.rows[0])
-    assert {"throughput/images_per_s", "train/grad_norm"} <= set(board.rows[0])
-    axes = {m.get("name", m.get("glob_name")): m.get("step_metric") for m in board.of("metric")}
-    assert axes == {"epoch": None, "*": "epoch"}
-
-
-def test_the_target_is_a_line_beside_the_accuracies(offline_run: OfflineRun) -> None:
+def test_each_row_of_metrics_csv_is_a_row_over_epochs_with_the_target_beside_it(
+    offline_run: OfflineRun,
+) -> None:
+    shown = offline_run.recorded
+    rows = read_rows(offline_run.run_dir)[:-1]  # the last is the test's
     threshold = metrics_of(offline_run)["target_val_acc"]
-    for row in offline_run.recorded.rows:
-        assert row["target_accuracy"] == 0.05
-        assert row["target_val_acc"] == pytest.approx(threshold, abs=1e-6)
-        assert threshold > 0.05
+    assert threshold > 0.05
+    assert [row["epoch"] for row in shown.rows] == [1, 2]
+    for logged, row in zip(shown.rows, rows, strict=True):
+        expected = {name: value for name, value in row.items() if name != "step"}
+        expected |= {"target_accuracy": 0.05, "target_val_acc": threshold}
+        assert {name: logged[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+        assert logged["_step"] == row["step"]
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr"} <= set(shown.rows[0])
+    assert {"throughput/images_per_s", "train/grad_norm"} <= set(shown.rows[0])
+    axes = {m.get("name", m.get("glob_name")): m.get("step_metric") for m in shown.of("metric")}
+    assert axes == {"epoch": None, "*": "epoch"}
 
 
 def test_the_configuration_is_flat_and_whole(offline_run: OfflineRun) -> None:
@@ -90,18 +86,21 @@ def test_the_budgets_counts_and_the_code_are_in_the_configuration(offline_run: O
     assert patch.exists() == bool(code.diff)
 
 
-def test_the_summary_is_metrics_json(offline_run: OfflineRun) -> None:
+def test_the_summary_is_metrics_json_and_the_figures_are_logged(offline_run: OfflineRun) -> None:
     metrics, summary = metrics_of(offline_run), offline_run.recorded.summary
     assert {key: summary.get(key) for key in metrics} == metrics
     assert metrics["stopped_by"] == "target"
     assert metrics["seconds_to_target"] > 0
     best = max(read_rows(offline_run.run_dir)[:-1], key=lambda row: row["val/acc"])
     assert metrics["best_epoch"] == best["epoch"]
+    figures = {path.stem for path in (offline_run.run_dir / "figures").glob("*.png")}
+    assert {"learning_curves", "confusion_matrix", "class_accuracies", "filters"} <= figures
+    assert figures <= offline_run.recorded.names
 
 
 def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(offline_run: OfflineRun) -> None:
-    board, metrics = offline_run.recorded, metrics_of(offline_run)
-    by_class = {k: v for k, v in board.summary.items() if k.startswith("test/acc_by_class/")}
+    shown, metrics = offline_run.recorded, metrics_of(offline_run)
+    by_class = {k: v for k, v in shown.summary.items() if k.startswith("test/acc_by_class/")}
     classifier, config = run.rebuild(offline_run.run_dir / "checkpoints" / "best.ckpt")
     data = run.build_data(config)
     assert [name.rpartition("/")[2] for name in by_class] == sorted(data.classes)
@@ -109,7 +108,7 @@ def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(offline_run: Of
     means = [by_class[f"test/acc_by_class/{name}"] for name in data.classes]
     assert (torch.tensor(means) * shares).sum() == pytest.approx(metrics["test/acc"], abs=1e-5)
 
-    (artifact,) = (a for a in board.of("artifact") if a["name"].endswith("-mistakes"))
+    (artifact,) = (a for a in shown.of("artifact") if a["name"].endswith("-mistakes"))
     files = {entry["path"]: entry["local_path"] for entry in artifact["manifest"]["contents"]}
     place = offline_run.run_dir.parents[2]
     table = json.loads((place / files["mistakes.table.json"]).read_text())
@@ -120,46 +119,34 @@ def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(offline_run: Of
     with torch.no_grad():
         guesses = classifier(data.test.images).argmax(1)
     agree = 0
-    for picture, label, guess, _, number in table["data"]:
+    for cell, label, guess, _, number in table["data"]:
         assert label != guess
         assert data.classes[data.test.labels[number]] == label
         agree += data.classes[guesses[number]] == guess
-        shown = np.asarray(Image.open(place / files[picture["path"]]))  # [4 H, 4 W, 3]
+        picture = np.asarray(Image.open(place / files[cell["path"]]))  # [4 H, 4 W, 3]
         image = data.test.images[number].permute(1, 2, 0).numpy()
-        assert np.array_equal(shown[::4, ::4], image)
-        assert shown.shape == (128, 128, 3)
+        assert np.array_equal(picture[::4, ::4], image)
+        assert picture.shape == (128, 128, 3)
     assert agree >= len(table["data"]) - 2  # fp32 here, bf16 there, where the chip is fast at it
 
 
-def test_the_pictures_are_on_the_board(offline_run: OfflineRun) -> None:
-    figures = {path.stem for path in (offline_run.run_dir / "figures").glob("*.png")}
-    assert {"learning_curves", "confusion_matrix", "class_accuracies", "filters"} <= figures
-    assert figures <= offline_run.recorded.names
-
-
 def test_the_best_checkpoint_is_an_artifact_with_its_figures(offline_run: OfflineRun) -> None:
-    board, metrics = offline_run.recorded, metrics_of(offline_run)
-    (artifact,) = (a for a in board.of("artifact") if a["type"] == "model")
-    assert artifact["name"] == f"model-{board.run['run_id']}"
+    shown, metrics = offline_run.recorded, metrics_of(offline_run)
+    (artifact,) = (a for a in shown.of("artifact") if a["type"] == "model")
+    assert artifact["name"] == f"model-{shown.run['run_id']}"
     assert "best" in artifact["aliases"]
     assert json.loads(artifact["metadata"]) == metrics
     (entry,) = artifact["manifest"]["contents"]
     file = offline_run.run_dir.parents[2] / entry["local_path"]
     assert file.name == entry["path"] == "best.ckpt"
-    mine, boards = weights_of(offline_run.run_dir / "checkpoints" / "best.ckpt"), weights_of(file)
-    assert mine.keys() == boards.keys()
-    assert all(torch.equal(mine[name], boards[name]) for name in mine)
+    mine, logged = weights_of(offline_run.run_dir / "checkpoints" / "best.ckpt"), weights_of(file)
+    assert mine.keys() == logged.keys()
+    assert all(torch.equal(mine[name], logged[name]) for name in mine)
     classifier, config = run.rebuild(file)
     assert config.optimizer.lr == 0.05
     assert len(classifier.classes) == 10
-
-
-def test_a_copy_for_the_board_cannot_be_resumed_and_says_so(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny())
-    copy = tmp_path / "copy" / "best.ckpt"
-    save_shareable(tmp_path / "run" / "checkpoints" / "best.ckpt", copy)
     with pytest.raises(UserError, match=r"holds the network alone.*Take last\.ckpt"):
-        train(tiny(f"resume={copy}"))
+        train(compose([f"resume={file}"]))
 
 
 def test_a_run_has_a_name_that_can_be_read_and_is_found_by_tags(offline_run: OfflineRun) -> None:
@@ -199,20 +186,20 @@ def strings_in(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def test_nothing_of_the_machine_is_on_the_board(offline_run: OfflineRun) -> None:
-    board = offline_run.recorded
-    texts = [text for record in board.records for text in strings_in(record)]
-    files = [file for file in board.folder.glob("files/**/*") if file.is_file()]
-    files += board.folder.glob("checkpoint/*")
+def test_nothing_of_the_machine_is_logged(offline_run: OfflineRun) -> None:
+    shown = offline_run.recorded
+    texts = [text for record in shown.records for text in strings_in(record)]
+    files = [file for file in shown.folder.glob("files/**/*") if file.is_file()]
+    files += shown.folder.glob("checkpoint/*")
     assert len(files) > 8
     texts += [f.read_bytes().decode(errors="replace") for f in files if f.name != "diff.patch"]
     secret = {str(offline_run.run_dir.parents[2]), str(Path.home()), str(CONF.parent)}
     for text in texts:
         assert not [place for place in secret if place in text], text[:300]
-    assert not list(board.folder.rglob("wandb-metadata.json"))
+    assert not list(shown.folder.rglob("wandb-metadata.json"))
 
 
-def test_places_are_left_out_of_a_configuration() -> None:
+def test_paths_are_left_out_of_a_configuration() -> None:
     config = {
         "run_dir": "/home/me/runs",
         "data": {"path": "/data/cifar.tar.xz", "root": "data", "batch_size": 4},
@@ -235,31 +222,32 @@ def test_places_are_left_out_of_a_configuration() -> None:
 
 def test_less_can_be_logged(tiny: Compose) -> None:
     less = [f"logger.wandb.log_{what}=false" for what in ("code", "images", "checkpoint")]
-    train(tiny(*BOARD, *less))
+    train(tiny(*OFFLINE, *less))
     (folder,) = run_folders()
-    board = recorded(folder)
-    assert not board.of("artifact")
+    shown = recorded(folder)
+    assert not shown.of("artifact")
     assert not list(folder.rglob("*.png"))
     assert not (folder / "files" / "diff.patch").exists()
-    assert "code/commit" not in board.config
-    assert board.summary["test/acc"] is not None
-    assert "target_accuracy" not in board.rows[0]  # there is none
+    assert "code/commit" not in shown.config
+    assert shown.summary["test/acc"] is not None
+    assert "target_accuracy" not in shown.rows[0]  # there is none
 
 
 # Which runs there are.
 
 
-def test_two_runs_of_one_process_are_two_on_the_board(tiny: Compose) -> None:
-    train(tiny(*BOARD, run_dir="one"))
-    train(tiny(*BOARD, run_dir="two"))
-    names = [path.name for path in run_folders()]
-    assert len(names) == 2
-    assert "-one-" in names[0]
-    assert "-two-" in names[1]
+@pytest.mark.slow
+def test_jobs_of_a_sweep_are_runs_of_their_own_in_its_group() -> None:
+    typed = (*TINY, *OFFLINE, "seed=0,1", "hydra.sweep.dir=sweep")
+    ended = run_command("train", "-m", *typed, env=without_service())
+    assert ended.returncode == 0, ended.stderr
+    runs = [recorded(folder).run for folder in run_folders()]
+    assert [run["run_group"] for run in runs] == ["sweep", "sweep"]
+    assert len({run["run_id"] for run in runs}) == 2
 
 
-def test_a_run_that_goes_on_is_one_run_without_a_row_twice(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny(*BOARD, "trainer.max_epochs=2"))
+def test_a_resumed_run_is_one_wandb_run_without_a_row_twice(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny(*OFFLINE, "trainer.max_epochs=2"))
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     train(compose([f"resume={last}", "trainer.max_epochs=4"], tmp_path / "run"))
     first, second = map(recorded, run_folders())
@@ -272,40 +260,30 @@ def test_a_run_that_goes_on_is_one_run_without_a_row_twice(tiny: Compose, tmp_pa
     assert steps == [row["step"] for row in read_rows(tmp_path / "run") if "val/acc" in row]
 
 
-def test_two_boards_of_one_run_are_two(tiny: Compose) -> None:
-    config = tiny(*BOARD)
-    other = {"project": "second", "run_id": "second"}
-    with open_dict(config):
-        config.logger.other = OmegaConf.merge(config.logger.wandb, other)
-    train(config)
-    boards = [recorded(folder) for folder in run_folders()]
-    assert {board.run["project"] for board in boards} == {"cifar-lightning", "second"}
-    assert [len(board.rows) for board in boards] == [1, 1]
-
-
-def test_a_run_that_fails_to_start_leaves_no_board_open(tiny: Compose) -> None:
+def test_a_run_that_fails_to_start_leaves_no_wandb_run_open(tiny: Compose) -> None:
     import wandb
 
-    config = tiny(*BOARD)
+    config = tiny(*OFFLINE)
     with open_dict(config):
         wrong = {"_target_": "cifar_lightning.tracking.wandb.start_run", "finish_timeout": 0}
         config.logger.other = wrong
     with pytest.raises(UserError, match="finish_timeout"):
         train(config)
     assert wandb.run is None
-    train(tiny(*BOARD, run_dir="again"))
+    for run_dir in ("one", "two"):
+        train(tiny(*OFFLINE, run_dir=run_dir))
     rows = [len(recorded(folder).rows) for folder in run_folders()]
-    assert sorted(rows) == [0, 1]
+    assert sorted(rows) == [0, 1, 1]  # each run of one process is a W&B run of its own
 
 
 def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
-    board = start_run(mode="offline", run_id="own")
-    assert isinstance(board, WandbRunLogger)
+    logger = start_run(mode="offline", run_id="own")
+    assert isinstance(logger, WandbRunLogger)
     for step in range(4):
-        board.log_metrics({"mine": float(step), "epoch": 0.0}, step)
-    board.log_metrics({"train/loss": 1.0, "val/acc": 0.5, "epoch": 1.0}, 2)
-    board.log_metrics({"test/acc": 0.6, "epoch": 1.0}, 2)
-    board.close()
+        logger.log_metrics({"mine": float(step), "epoch": 0.0}, step)
+    logger.log_metrics({"train/loss": 1.0, "val/acc": 0.5, "epoch": 1.0}, 2)
+    logger.log_metrics({"test/acc": 0.6, "epoch": 1.0}, 2)
+    logger.close()
     (folder,) = run_folders()
     shown = recorded(folder)
     assert [row["mine"] for row in shown.history if "mine" in row] == [0, 1, 2, 3]
@@ -335,7 +313,7 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-def test_a_failing_board_never_stops_training(
+def test_wandb_that_fails_stops_no_training(
     tiny: Compose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import wandb
@@ -344,17 +322,17 @@ def test_a_failing_board_never_stops_training(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(wandb.Run, "log", broken)
-    metrics = train(tiny(*BOARD, "trainer.max_epochs=2"))
+    metrics = train(tiny(*OFFLINE, "trainer.max_epochs=2"))
     assert metrics["test/acc"] is not None
     (said,) = warnings_in(caplog)  # once
     assert "No space left on device. The training continues" in said
 
 
-def test_a_board_that_cannot_open_never_stops_training(
+def test_wandb_that_cannot_start_stops_no_training(
     tiny: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
-    metrics = train(tiny(*BOARD, f"logger.wandb.save_dir={tmp_path}/file/x"))
+    metrics = train(tiny(*OFFLINE, f"logger.wandb.save_dir={tmp_path}/file/x"))
     assert metrics["test/acc"] is not None
     (said,) = warnings_in(caplog)
     assert said.startswith("W&B could not start a run offline, so there is none")
@@ -367,22 +345,17 @@ def test_without_credentials_auto_is_offline_and_asks_nothing(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    board = start_run(mode="auto", save_dir="runs", run_id="auto")
-    assert isinstance(board, WandbRunLogger)
-    assert board.run.offline
-    board.close()
+    logger = start_run(mode="auto", save_dir="runs", run_id="auto")
+    assert isinstance(logger, WandbRunLogger)
+    assert logger.run.offline
+    logger.close()
     assert "WANDB_MODE" not in os.environ  # nothing leaks into the next job
     assert not warnings_in(caplog)
-    board = start_run(mode="online", save_dir="runs", run_id="online")
-    assert isinstance(board, WandbRunLogger)
-    assert board.run.offline
-    board.close()
+    logger = start_run(mode="online", save_dir="runs", run_id="online")
+    assert isinstance(logger, WandbRunLogger)
+    assert logger.run.offline
+    logger.close()
     assert "not logged in" in warnings_in(caplog)[0]
-
-
-def test_disabled_opens_nothing() -> None:
-    assert start_run(mode="disabled") is None
-    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(("value", "folders"), [("dryrun", 1), ("offline", 1), ("disabled", 0)])
@@ -390,24 +363,25 @@ def test_auto_does_what_the_environment_says(
     monkeypatch: pytest.MonkeyPatch, value: str, folders: int
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", value)
-    board = start_run(mode="auto", run_id="mode")
-    if board is not None:
-        board.close()
-    found = [folder.name.partition("-")[0] for folder in run_folders()]
-    assert found == ["offline"] * folders
+    logger = start_run(mode="auto", run_id="mode")
+    if logger is not None:
+        logger.close()
+    assert len(list(Path().glob("runs/wandb/offline-run-*"))) == folders
 
 
 def test_a_folder_that_disappears_ends_no_training(caplog: pytest.LogCaptureFixture) -> None:
-    board = start_run(mode="offline", run_id="gone")
-    assert isinstance(board, WandbRunLogger)
+    logger = start_run(mode="offline", run_id="gone")
+    assert isinstance(logger, WandbRunLogger)
     shutil.rmtree("runs")
-    board.close()
+    logger.close()
     assert len(warnings_in(caplog)) == 1
 
 
-def test_a_time_limit_that_makes_no_sense_is_refused() -> None:
+def test_values_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="finish_timeout must be above 0 seconds, not 0"):
         start_run(finish_timeout=0)
+    ended = run_command("train", "logger=wandb", "logger.wandb.mode=on")
+    assert "should be 'auto', 'online', 'offline' or 'disabled'." in one_message(ended)
 
 
 # Which code it is.
@@ -415,15 +389,16 @@ def test_a_time_limit_that_makes_no_sense_is_refused() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A committed one, of the package's own files: by which of them it is told may change."""
-    folder = tmp_path / "checkout"
-    others = shutil.ignore_patterns("__pycache__", "weights")
-    shutil.copytree(PACKAGE, folder / "cifar_lightning", ignore=others)
-    (folder / "notes.txt").write_text("mine\n")
-    (folder / ".gitignore").write_text("secret.py\n")
-    git(folder, "init", "-q")
-    commit(folder)
-    return folder
+    """A committed one, of the package's first lines."""
+    package = tmp_path / "checkout" / "cifar_lightning"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "train.py"):
+        (package / name).write_text((PACKAGE / name).read_text())
+    (package.parent / "notes.txt").write_text("mine\n")
+    (package.parent / ".gitignore").write_text("secret.py\n")
+    git(package.parent, "init", "-q")
+    commit(package.parent)
+    return package.parent
 
 
 def git(folder: Path, *arguments: str) -> str:
