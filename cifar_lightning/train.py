@@ -4,23 +4,23 @@ The default recipe reaches 81.7 % ± 0.2 test accuracy (10 seeds, CIFAR-10 JPEG 
 3.3 minutes of training on two cores of a Xeon with AVX512-BF16; benchmarks/results/ has the table.
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from cifar_lightning.cli import entry
 
+if TYPE_CHECKING:
+    from pytorch_lightning.callbacks import Callback
 
-def train(
-    config: DictConfig, is_hopeless: Callable[[int, float], bool] | None = None
-) -> dict[str, Any]:
+
+def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) -> dict[str, Any]:
     """One run: fit until the target or the last epoch, then test the best checkpoint once.
 
     Args:
         config: as `cli.compose` gives it.
-        is_hopeless: asked after each validation, by their number and its accuracy, whether to end.
+        callbacks: by name, beside those of the configuration.
 
     Returns:
         What `metrics.json` in the run's folder holds.
@@ -36,10 +36,10 @@ def train(
     from cifar_lightning import run
     from cifar_lightning.config import validate
     from cifar_lightning.run import devices, fit, resume
-    from cifar_lightning.system import jobs
+    from cifar_lightning.system.jobs import in_job_process
     from cifar_lightning.tracking import console, results, run_logger
     from cifar_lightning.tracking.run_folder import RunFolder
-    from cifar_lightning.training.callbacks import Interruption, Pruning
+    from cifar_lightning.training.callbacks import Interruption
 
     if config.resume is not None:
         config = resume.resumed(config)
@@ -48,13 +48,11 @@ def train(
     pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
     classifier, budget = run.build_classifier(config, data)
     console.show_network(
-        classifier.network, config.choices.model, data.image_size, budget, not jobs.inside()
+        classifier.network, config.choices.model, data.image_size, budget, not in_job_process()
     )
     if config.teacher is not None:
         classifier.teacher = run.build_teacher(config, classifier)
-    callbacks = run.build_callbacks(config, data)
-    if is_hopeless is not None:
-        callbacks["pruning"] = Pruning(is_hopeless)
+    callbacks = run.build_callbacks(config, data) | (callbacks or {})
     interruption = Interruption(RunFolder(Path(config.run_dir)).last)
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
     with fit.quiet(), run.open_loggers(config) as loggers:
@@ -84,4 +82,7 @@ def train(
 main = entry("train", train)
 
 if __name__ == "__main__":
-    main()
+    # By this name the processes of a sweep's jobs find `train`, and not in their own `__main__`.
+    from cifar_lightning.train import main as program
+
+    program()

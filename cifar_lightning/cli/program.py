@@ -27,7 +27,7 @@ from cifar_lightning.config.messages import explain
 from cifar_lightning.config.overrides import is_sweep, prepare_arguments, write_nothing
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
-from cifar_lightning.system.locks import alone_in
+from cifar_lightning.system.locks import run_lock
 
 SECONDS_FOR_THE_FIRST = 5  # to come to the same mistake; torchrun then ends the others
 
@@ -55,13 +55,13 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         sweep = Path(hydra_config.sweep.dir).absolute().name if is_of_sweep else None
         complete(config, hydra_config, hydra_config.runtime.output_dir, sweep)
         if is_of_sweep:
-            return run_apart(config_name, config, hydra_config)
+            return run_apart(task, config_name, config, hydra_config)
         with _explained(config_name, full_error):
             if config_name != "train" or not processes.is_first():
                 return task(config)
             with (
                 _without_a_trace_of_refusals(config, hydra_config.output_subdir),
-                alone_in(Path(config.run_dir)),  # whose run may be going on in another process
+                run_lock(Path(config.run_dir)),  # whose run may be going on in another process
             ):
                 return task(config)
 

@@ -15,7 +15,7 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.build import instantiate_part
 from cifar_lightning.run.devices import choose_devices, choose_precision
-from cifar_lightning.system import jobs
+from cifar_lightning.system.jobs import in_job_process
 from cifar_lightning.system.processes import launch
 from cifar_lightning.tracking.console import EpochLines, ProgressBar
 from cifar_lightning.tracking.csv_logger import Curves
@@ -153,7 +153,7 @@ def build_trainer(
 def _why_one_device(callbacks: dict[str, Callback]) -> str | None:
     """Why a run may not have more; None if it may."""
     started = launch()
-    if jobs.inside() and (started is None or started.total == 1):
+    if in_job_process() and (started is None or started.total == 1):
         return NO_DDP_IN_SWEEPS
     if any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
         return RevisitHardest.ONE_DEVICE

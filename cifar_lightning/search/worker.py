@@ -3,15 +3,18 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import StorageInternalError
+from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich import get_console
@@ -21,9 +24,12 @@ from cifar_lightning.config.compose import CONF, compose, key_of
 from cifar_lightning.config.paths import PLACES
 from cifar_lightning.errors import UserError
 from cifar_lightning.search.claims import Claims, TrialLost
+from cifar_lightning.search.pruning import Pruning
 from cifar_lightning.search.space import Space, as_overrides, suggest
-from cifar_lightning.system.jobs import Ask, JobFailed, Surroundings, run_job, threads_for
+from cifar_lightning.search.storage import open_storage
+from cifar_lightning.system.jobs import JobEnvironment, JobFailed, run_job, threads_for
 from cifar_lightning.tracking.run_folder import RunFolder
+from cifar_lightning.train import train
 
 log = logging.getLogger(__name__)
 
@@ -104,20 +110,18 @@ def _do(search: Search, claims: Claims, number: int) -> None:
         _say(search, number, f"{twin.value:.2%}, as trial {twin.number}, which is the same")
         return
     config = trial_config(search, number, params)
-    surroundings = Surroundings(
+    environment = JobEnvironment(
         threads=threads_for(claims.workers_here()),
         own_gpu=config.trainer.gpus in ("auto", 1),
         output=Path(config.run_dir, "output.log"),
         log=_log_config(Path(config.run_dir, "train.log")),
     )
     try:
-        metrics = run_job(
-            partial(_train, config),
-            surroundings,
-            answer=partial(_is_hopeless, trial),
-            tick=partial(_beat, claims, number),
-            tick_s=claims.heartbeat_s,
-        )
+        with _heartbeats(claims, number):
+            metrics = run_job(
+                partial(_train, config, search.address, study.study_name, study.pruner, number),
+                environment,
+            )
     except JobFailed as error:
         claims.beat(number)
         reason = str(error)
@@ -209,24 +213,30 @@ def _twin(study: optuna.Study, params: Sequence[str]) -> FrozenTrial | None:
     return None
 
 
-def _train(config: DictConfig, ask: Ask) -> Any:
-    def is_hopeless(validations: int, accuracy: float) -> bool:
-        return bool(ask((validations, accuracy)))
+def _train(config: DictConfig, address: str, name: str, pruner: BasePruner, number: int) -> Any:
+    study = optuna.load_study(study_name=name, storage=open_storage(address), pruner=pruner)
+    trial = Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+    task = partial(train, callbacks={"pruning": Pruning(trial)})
+    return run_task(task, "train", config)
 
-    return run_task("train", config, is_hopeless=is_hopeless)
 
+@contextmanager
+def _heartbeats(claims: Claims, number: int) -> Iterator[None]:
+    """Give signs of life until the training has ended."""
+    ended = Event()
 
-def _is_hopeless(trial: Trial, question: tuple[int, float]) -> bool:
-    validations, accuracy = question
-    step = validations - 1  # pruners count from 0
+    def beat() -> None:
+        while not ended.wait(claims.heartbeat_s):
+            with suppress(TrialLost):  # the result will tell
+                _beat(claims, number)
+
+    thread = Thread(target=beat, daemon=True)
+    thread.start()
     try:
-        known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        if step not in known:  # not told by an earlier worker
-            trial.report(accuracy, step)
-        return trial.should_prune()
-    except StorageInternalError as error:
-        log.warning("trial %d: its accuracy could not be told: %s", trial.number, error)
-        return False
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _beat(claims: Claims, number: int) -> None:

@@ -1,8 +1,8 @@
-"""Work in a process of its own, so that no way in which it ends can end its caller.
+"""Runs work in a process of its own, so that a crash cannot take the caller down.
 
-An exception, `sys.exit`, a crash in native code, the system's killer when memory runs out: each is
-an answer here. The process is forked from one that has imported PyTorch already, so it starts at
-once.
+An exception, `sys.exit`, a crash in native code, the system's out-of-memory killer: each ends the
+job alone, and the caller gets an exception that says how. The process is forked from one that has
+imported PyTorch already, so it starts at once.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -23,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.system.locks import alone_on_a_gpu
+from cifar_lightning.system.locks import reserve_gpu
 
-# What a training imports; loaded once, in the process that the others are forked from.
-HEAVY = ["cifar_lightning.run", "cifar_lightning.tracking.results", "cifar_lightning.run.fit"]
+# What takes seconds to import, loaded once, in the process that the jobs are forked from. Nothing
+# that asks for CUDA when it is imported, or jobs could not use it.
+PRELOAD = ["pytorch_lightning", "torchvision", "matplotlib.figure"]
 
-Ask = Callable[[Any], Any]
-"""Sends a question to the caller of `run_job`, and waits for the answer."""
-
-_inside = False
+_in_job_process = False
 
 
 class JobFailed(Exception):
@@ -39,18 +36,18 @@ class JobFailed(Exception):
 
 
 class JobDied(JobFailed):
-    """Its process ended without a word."""
+    """The process of the job ended without handing over a result or a reason."""
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a job finds around it.
+class JobEnvironment:
+    """What a job runs with.
 
     Attributes:
-        threads: for PyTorch; None leaves the number alone.
-        own_gpu: whether it waits for a GPU that no other job here has, and sees no other.
-        output: a file for all that it would print; None for the caller's terminal.
-        log: a configuration for `logging`; None for none.
+        threads: number of PyTorch's threads; None for PyTorch's own choice.
+        own_gpu: whether to wait for a GPU that no other job uses, and to show the job that one.
+        output: a file that takes everything the job prints; None for the caller's terminal.
+        log: a configuration for `logging.config.dictConfig`; None for none.
     """
 
     threads: int | None = None
@@ -59,74 +56,54 @@ class Surroundings:
     log: dict[str, Any] | None = None
 
 
-def inside() -> bool:
-    """Whether this process is one that `run_job` has started."""
-    return _inside
+def in_job_process() -> bool:
+    """Whether this process was started by `run_job`."""
+    return _in_job_process
 
 
-def threads_for(at_once: int) -> int | None:
+def threads_for(n_jobs: int) -> int | None:
     """A job's share of the cores when several run at once; None where OMP_NUM_THREADS decides."""
     if "OMP_NUM_THREADS" in os.environ:
         return None
-    # Not those of the machine, where this process may use fewer.
+    # This process may be allowed fewer cores than the machine has.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // at_once)
+    return max(1, (cores or 1) // n_jobs)
 
 
-def run_job(
-    work: Callable[[Ask], Any],
-    surroundings: Surroundings,
-    answer: Ask = lambda question: None,
-    tick: Callable[[], None] = lambda: None,
-    tick_s: float = 30.0,
-) -> Any:
-    """Do some work in a process of its own.
+def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
+    """Run some work in a process of its own and return its result.
 
-    Ctrl-C reaches the process once, as the signal that it would have got in the caller's place; a
-    second one ends it. It does not outlive its caller.
+    Ctrl-C is passed on to the process once, so that the work can save itself; a second one kills
+    it. It never outlives its caller.
 
     Args:
-        work: can be pickled, as can what it returns; is given a function that asks the caller.
-        surroundings: of the process.
-        answer: to the questions that it asks.
-        tick: called from time to time while it works; an exception of it ends the process.
-        tick_s: seconds between two calls.
-
-    Returns:
-        What `work` returned.
+        work: a callable that can be pickled and returns what can be pickled.
+        environment: of the process.
 
     Raises:
         JobFailed: if `work` raised it, or a `UserError`, whose message it then has.
         JobDied: if the process ended in any other way.
         KeyboardInterrupt: after Ctrl-C, when the process has ended.
     """
-    process, connection = _start(work, surroundings)
+    process, connection = _start(work, environment)
+    answer: tuple[Any, JobFailed | None] | None = None
     interrupted = False
-    next_tick = time.monotonic() + tick_s
     try:
         while True:
             try:
-                wait([connection, process.sentinel], timeout=max(0, next_tick - time.monotonic()))
-                if time.monotonic() >= next_tick:
-                    tick()
-                    next_tick = time.monotonic() + tick_s
+                # Not for the connection alone, which a child of the job may hold open.
+                wait([connection, process.sentinel])
                 if connection.poll():
-                    kind, content = connection.recv()
-                    if kind != "question":
-                        break
-                    connection.send(answer(content))
-                elif not process.is_alive():
-                    raise EOFError
+                    answer = connection.recv()
+                break
             except (EOFError, ConnectionError):
-                process.join()
-                if interrupted:  # of which it died
-                    raise KeyboardInterrupt from None
-                raise JobDied(_how_it_ended(process.exitcode)) from None
+                break
             except KeyboardInterrupt:
                 if interrupted or process.pid is None:
                     raise
                 interrupted = True
-                os.kill(process.pid, signal.SIGINT)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGINT)
         process.join()
     finally:
         if process.is_alive():
@@ -134,25 +111,24 @@ def run_job(
             process.join()
     if interrupted:
         raise KeyboardInterrupt
-    if kind == "interrupted":
-        raise JobDied("It was interrupted, by a signal to its process alone.")
-    if kind == "failed":
-        raise JobFailed(content)
-    return content
+    if answer is None:
+        raise JobDied(_how_it_ended(process.exitcode))
+    result, error = answer
+    if error is not None:
+        raise error
+    return result
 
 
-def _start(
-    work: Callable[[Ask], Any], surroundings: Surroundings
-) -> tuple[BaseProcess, Connection]:
-    """A process that does the work, and the way to talk with it."""
+def _start(work: Callable[[], Any], environment: JobEnvironment) -> tuple[BaseProcess, Connection]:
+    """A process that does the work, and the connection that its answer comes by."""
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        # Of joblib's own, in whose workers this is; a new process would not know it.
+        # This is a worker of joblib, whose own start method a new process would not know.
         multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(HEAVY)
-    connection, theirs = context.Pipe()
-    arguments = (theirs, work, surroundings, dict(os.environ))
-    process = context.Process(target=_be_a_job, args=arguments)
+    context.set_forkserver_preload(PRELOAD)
+    connection, theirs = context.Pipe(duplex=False)
+    arguments = (theirs, work, environment, dict(os.environ))
+    process = context.Process(target=_run, args=arguments)
     with _slurm_signals_blocked():
         process.start()
     theirs.close()
@@ -184,49 +160,43 @@ def _how_it_ended(exit_code: int | None) -> str:
     return f"Its process ended with exit code {exit_code} before the work was done."
 
 
-def _be_a_job(
+def _run(
     connection: Connection,
-    work: Callable[[Ask], Any],
-    surroundings: Surroundings,
-    environment: dict[str, str],
+    work: Callable[[], Any],
+    environment: JobEnvironment,
+    variables: dict[str, str],
 ) -> None:
-    global _inside
-    _inside = True
+    """What the process of a job does."""
+    global _in_job_process
+    _in_job_process = True
     # A group of its own: Ctrl-C goes to the caller alone, which passes it on once.
     os.setpgrp()
     _end_with_the_caller()
-    os.environ.clear()  # the process that this one was forked from may have begun with another
-    os.environ.update(environment)
-    if surroundings.output is not None:
-        _redirect(surroundings.output)
+    os.environ.clear()  # the process that this one was forked from may have started with others
+    os.environ.update(variables)
+    if environment.output is not None:
+        _redirect(environment.output)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a crash loses what waits in the buffer
         sys.stdout.reconfigure(line_buffering=True)
-    if surroundings.log is not None:
-        logging.config.dictConfig(surroundings.log)
-        # Lightning, loaded before there was a configuration, writes to the terminal by itself.
+    if environment.log is not None:
+        logging.config.dictConfig(environment.log)
+        # Lightning, imported before there was a configuration, writes to the terminal by itself.
         for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
-
-    def ask(question: Any) -> Any:
-        connection.send(("question", question))
-        return connection.recv()
-
     try:
-        with contextlib.ExitStack() as held:
-            if surroundings.own_gpu:
-                held.enter_context(alone_on_a_gpu())
-            if surroundings.threads is not None:
+        with reserve_gpu() if environment.own_gpu else contextlib.nullcontext():
+            if environment.threads is not None:
                 import torch
 
-                torch.set_num_threads(surroundings.threads)
-            result = work(ask)
+                torch.set_num_threads(environment.threads)
+            result = work()
     except KeyboardInterrupt:
-        connection.send(("interrupted", None))
+        connection.send((None, JobDied("It was interrupted, by a signal to its process alone.")))
     except (JobFailed, UserError) as error:
-        connection.send(("failed", str(error)))
+        connection.send((None, JobFailed(str(error))))
     else:
-        connection.send(("returned", result))
+        connection.send((result, None))
 
 
 def _end_with_the_caller() -> None:
@@ -235,7 +205,7 @@ def _end_with_the_caller() -> None:
 
     def watch() -> None:
         wait([caller.sentinel])
-        os._exit(1)  # at once: the caller's successor may go on with the same files
+        os._exit(1)  # at once: the next one to resume this run may write the same files
 
     threading.Thread(target=watch, daemon=True).start()
 

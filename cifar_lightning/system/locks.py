@@ -1,4 +1,4 @@
-"""Keeps processes apart: one works on a run, and one on a GPU."""
+"""Locks between processes: of a run folder, and of a GPU."""
 
 import contextlib
 import os
@@ -13,18 +13,18 @@ from filelock import FileLock, Timeout
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import remove_leftovers
 
-# What a training replaces in its folder.
-WRITTEN = {".": ("metrics.csv", "metrics.json"), "checkpoints": ("*.ckpt",), "figures": ("*.png",)}
+# The files that a run replaces, by the folder they are in.
+REPLACED = {".": ("metrics.csv", "metrics.json"), "checkpoints": ("*.ckpt",), "figures": ("*.png",)}
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder, as long as they ask by this too.
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder.
 
-    What an earlier one was writing there when it was killed is removed.
+    Temporary files that a killed process left there are removed.
 
     Raises:
-        UserError: if another one is in it.
+        UserError: if another process holds it.
     """
     try:
         held = _lock(folder)
@@ -37,13 +37,13 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
         return
     with held:
-        for place, names in WRITTEN.items():
-            remove_leftovers(folder / place, names)
+        for subfolder, names in REPLACED.items():
+            remove_leftovers(folder / subfolder, names)
         yield
 
 
-def is_taken(folder: Path) -> bool:
-    """Whether a process is in a run's folder by `alone_in`."""
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds the lock of a run folder."""
     try:
         with _lock(folder) or contextlib.nullcontext():
             return False
@@ -52,13 +52,13 @@ def is_taken(folder: Path) -> bool:
 
 
 def _lock(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
-    """The lock of a run's folder, held; None on a disk without locks.
+    """The lock of a run folder, acquired; None on a file system without locks.
 
     Raises:
-        Timeout: if another process has it.
+        Timeout: if another process holds it.
     """
     try:
-        # A lock of the file's mere presence would outlive a killed process, on another machine.
+        # A lock by the mere presence of a file would outlive a process killed on another machine.
         return FileLock(folder / ".lock", fallback_to_soft=False).acquire(timeout=0)
     except Timeout:  # which is an OSError too
         raise
@@ -67,13 +67,13 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
 
 
 @contextlib.contextmanager
-def alone_on_a_gpu() -> Iterator[None]:
-    """Have CUDA show this process one GPU that no other has by this, waiting for one to be free.
+def reserve_gpu() -> Iterator[None]:
+    """Wait for a GPU that no other process has reserved, and have CUDA show this process that one.
 
-    Changes nothing where there is none, or where SLURM has given it its own.
+    Changes nothing where there is no GPU, or where SLURM has given this process its own.
 
     Raises:
-        UserError: if the folder of the locks cannot be made.
+        UserError: if the folder of the locks cannot be created.
     """
     import torch
 
@@ -84,9 +84,9 @@ def alone_on_a_gpu() -> Iterator[None]:
         return
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = shown.split(",")[:count] if shown else [str(index) for index in range(count)]
-    place = Path(tempfile.gettempdir(), f"cifar_lightning_{os.getuid()}")
+    locks = Path(tempfile.gettempdir(), f"cifar_lightning_{os.getuid()}")
     try:
-        place.mkdir(exist_ok=True)
+        locks.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"The locks that keep jobs on GPUs apart: {error}") from error
     waiting = False
@@ -94,7 +94,7 @@ def alone_on_a_gpu() -> Iterator[None]:
         for gpu in gpus:
             try:
                 name = f"gpu_{slurm_job or ''}_{gpu.strip()}.lock"  # SLURM counts anew in each job
-                held = FileLock(place / name).acquire(timeout=0)
+                held = FileLock(locks / name).acquire(timeout=0)
             except Timeout:
                 continue
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu

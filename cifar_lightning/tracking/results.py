@@ -17,7 +17,7 @@ from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking import console, plots, saliency
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
 from cifar_lightning.training import measures
-from cifar_lightning.training.callbacks import Pruning, TargetReached, Throughput
+from cifar_lightning.training.callbacks import TargetReached, Throughput
 from cifar_lightning.training.module import Classifier
 
 CLASSES_SHOWN = 8  # an image each
@@ -38,7 +38,7 @@ def collect(
         config: the run's.
         trainer: after fit, and after test where the run was not interrupted.
         classifier: the run's.
-        callbacks: by name; `best`, `throughput`, `target` and `pruning` are read.
+        callbacks: by name; `best`, `throughput` and `target` are read, and `stopped_by` of any.
         budget: of the network.
         device_name: the hardware's own name.
         finished: False if it was interrupted.
@@ -52,9 +52,8 @@ def collect(
         score is not None and isinstance(target, TargetReached) and target.reached_by(score.item())
     )
     ending = "target" if reached else "max_epochs"
-    pruning = callbacks.get("pruning")
-    if isinstance(pruning, Pruning) and pruning.pruned:
-        ending = "pruned"
+    for callback in callbacks.values():  # one that ends a run may say by which name
+        ending = getattr(callback, "stopped_by", None) or ending
     epochs = _whole(throughput.epochs)
     metrics = {
         "data": config.choices.data,

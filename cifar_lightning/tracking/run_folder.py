@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.system.locks import is_taken
+from cifar_lightning.system.locks import is_locked
 from cifar_lightning.system.natural import natural_key
 
 RUNS = Path("runs/train")
@@ -149,7 +149,7 @@ class RunFolder:
 
     def is_locked(self) -> bool:
         """Whether a process works on the run."""
-        return is_taken(self.path)
+        return is_locked(self.path)
 
     def can_be_resumed(self) -> bool:
         """Whether there is a last checkpoint, and the run is not finished."""

@@ -16,36 +16,36 @@ import pytest
 import torch
 from programs import wait_for
 
-from cifar_lightning.system.jobs import Ask, JobDied, JobFailed, Surroundings, run_job
-from cifar_lightning.system.locks import alone_in, alone_on_a_gpu, is_taken
+from cifar_lightning.system.jobs import JobDied, JobEnvironment, JobFailed, run_job
+from cifar_lightning.system.locks import is_locked, reserve_gpu, run_lock
 
-PLAIN = Surroundings()
+PLAIN = JobEnvironment()
 
 
 def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
     refused = pytest.raises(JobFailed, match=r"Another process works on this run, in .*wait for it")
-    with alone_in(tmp_path), refused:
+    with run_lock(tmp_path), refused:
         run_job(partial(enter, tmp_path, None), PLAIN)
     run_job(partial(enter, tmp_path, None), PLAIN)
     with pytest.raises(JobDied, match="exit code 7"):
         run_job(partial(enter, tmp_path, 7), PLAIN)
     run_job(partial(enter, tmp_path, None), PLAIN)  # a process that died does not hold it
-    with pytest.raises(LookupError), alone_in(tmp_path):
+    with pytest.raises(LookupError), run_lock(tmp_path):
         raise LookupError
     run_job(partial(enter, tmp_path, None), PLAIN)
 
 
-def enter(folder: Path, exit_code: int | None, ask: Ask) -> None:
-    with alone_in(folder):
+def enter(folder: Path, exit_code: int | None) -> None:
+    with run_lock(folder):
         if exit_code is not None:
             os._exit(exit_code)
 
 
 def test_a_folder_without_locks_is_no_reason_not_to_train(tmp_path: Path) -> None:
     (tmp_path / ".lock").mkdir()  # an error of the system, as on a disk that has no locks
-    with alone_in(tmp_path):
+    with run_lock(tmp_path):
         pass
-    with pytest.raises(LookupError), alone_in(tmp_path):
+    with pytest.raises(LookupError), run_lock(tmp_path):
         raise LookupError
 
 
@@ -56,16 +56,16 @@ def test_a_disk_without_locks_keeps_nothing_that_would_be_taken_for_one(
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", has_none)  # as such a file system answers
-    with alone_in(tmp_path):
-        assert not is_taken(tmp_path)
+    with run_lock(tmp_path):
+        assert not is_locked(tmp_path)
 
 
 # A GPU of its own: real processes, which only count GPUs that are not there.
 
 
-def hold_a_gpu(name: str, gpus: int, ask: Ask) -> str | None:
+def hold_a_gpu(name: str, gpus: int) -> str | None:
     torch.cuda.device_count = lambda: gpus
-    with alone_on_a_gpu():
+    with reserve_gpu():
         shown = os.environ.get("CUDA_VISIBLE_DEVICES")
         Path(f"{name}.json").write_text(json.dumps([os.getpid(), shown]))
         while not Path(f"{name}.end").exists():
@@ -83,7 +83,7 @@ class Holders:
 
     def start(self, name: str) -> None:
         work = partial(hold_a_gpu, name, self.gpus)
-        output = Surroundings(output=Path(f"{name}.log").absolute())
+        output = JobEnvironment(output=Path(f"{name}.log").absolute())
         self.jobs[name] = self.threads.submit(run_job, work, output)
 
     def has(self, name: str) -> Any:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, open_dict
 from cifar_lightning.cli import resume_auto
 from cifar_lightning.config.compose import ADDED, compose
 from cifar_lightning.errors import UserError
-from cifar_lightning.system.locks import alone_in
+from cifar_lightning.system.locks import run_lock
 from cifar_lightning.train import main
 
 TYPED = ("data=shapes", "optimizer.lr=0.05", "seed=3")
@@ -77,7 +77,7 @@ def test_a_finished_run_does_not_go_on_and_an_interrupted_one_does() -> None:
 
 def test_a_run_that_another_process_works_on_is_left_to_it() -> None:
     older, newer = begun(RUNS), begun(RUNS, name=SECOND)
-    with alone_in(newer):
+    with run_lock(newer):
         assert auto(*TYPED) == older
     assert auto(*TYPED) == newer
 
@@ -155,7 +155,7 @@ def test_two_processes_do_not_train_in_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["cifar-train", *TINY, f"hydra.run.dir={tmp_path}/run"])
-    with alone_in(tmp_path / "run"), pytest.raises(SystemExit) as ended:
+    with run_lock(tmp_path / "run"), pytest.raises(SystemExit) as ended:
         main()
     assert "Error: Another process works on this run, in " in str(ended.value.code)
     assert not (tmp_path / "run" / "metrics.csv").exists()

@@ -8,7 +8,6 @@ from cifar_lightning.training.callbacks.mirror import MirrorSymmetry
 from cifar_lightning.training.callbacks.nan import TerminateOnNaN
 from cifar_lightning.training.callbacks.overfit import SameBatches
 from cifar_lightning.training.callbacks.progressive_resizing import LowResolutionFirst
-from cifar_lightning.training.callbacks.pruning import Pruning
 from cifar_lightning.training.callbacks.target import TargetReached, validation_threshold
 from cifar_lightning.training.callbacks.throughput import Throughput
 
@@ -18,7 +17,6 @@ __all__ = [
     "Interruption",
     "LowResolutionFirst",
     "MirrorSymmetry",
-    "Pruning",
     "RevisitHardest",
     "SameBatches",
     "TargetReached",
