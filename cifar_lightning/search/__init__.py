@@ -2,8 +2,8 @@
 
 python -m cifar_lightning.search search=lr_augment n_trials=40
 
-Started again, or by several processes or machines with one storage, it goes on until there are
-n_trials trials in all.
+Started again, or by several processes or machines with one storage, it continues until n_trials
+trials in all have ended.
 """
 
 from typing import Any
@@ -14,17 +14,17 @@ from cifar_lightning.cli import entry
 
 
 def search(config: DictConfig) -> dict[str, Any]:
-    """Do trials until a study has enough of them; write what came out to the search's folder.
+    """Run trials until a study has enough of them; write the outcome to the search's folder.
 
     Args:
-        config: of conf/search.yaml, as `cli.compose` gives it.
+        config: of conf/search.yaml, as `compose` gives it.
 
     Returns:
-        How many trials ended in which way, by name; and of the best its number, as `best`, and its
-        validation accuracy, as `val/acc`.
+        The number of trials in each state, by its name; and of the best trial its number, as
+        `best`, and its validation accuracy, as `val/acc`.
 
     Raises:
-        UserError: for a mistake that the user can mend, or if no trial came to its end.
+        UserError: for a mistake that the user can fix, or if no trial came to its end.
         KeyboardInterrupt: after Ctrl-C; the trial that was running waits for the next start.
     """
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
@@ -35,8 +35,6 @@ def search(config: DictConfig) -> dict[str, Any]:
     if find_spec("optuna") is None:
         raise UserError("A search needs Optuna: pip install 'cifar-lightning[search]'.")
     from cifar_lightning.search import outcome, study, worker
-    from cifar_lightning.search.claims import Claims
-    from cifar_lightning.search.storage import named
     from cifar_lightning.system.processes import launch
 
     if config.sweep is not None:
@@ -50,17 +48,13 @@ def search(config: DictConfig) -> dict[str, Any]:
             f"{started.by} starts the processes of one training. Workers of a search know nothing "
             "of each other: start each by itself, on SLURM by sbatch --array."
         )
-    shared, storage = study.open_search(config)
-    with named(shared.address):
-        claims = Claims(
-            shared.study, storage, shared.folder, shared.lock, shared.n_trials, config.silence_s
-        )
-        outcome.show_start(shared)
+    opened = study.open_search(config)
+    with study.storage_errors(opened.address):
+        outcome.show_start(opened)
         try:
-            worker.work(shared, claims)
+            worker.work(opened)
         finally:
-            claims.close()
-            found = outcome.conclude(shared)
+            found = outcome.write(opened)
     if "best" not in found and not {"running", "waiting"} & set(found):
         raise UserError("No trial came to its end: trials.csv has the reasons.")
     return found

@@ -1,4 +1,4 @@
-"""What a search leaves behind: a table, pictures, and the best configuration as an experiment."""
+"""What a search leaves behind: a table, plots, and the best configuration as an experiment."""
 
 import csv
 import io
@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from optuna.trial import FrozenTrial, TrialState
-from rich import box, get_console
-from rich.table import Table
-from rich.text import Text
+from rich import get_console
 
 from cifar_lightning.config.compose import CONF
-from cifar_lightning.search.storage import without_password
-from cifar_lightning.search.worker import Search, is_of_machine
+from cifar_lightning.search.study import (
+    Search,
+    current_trials,
+    is_of_machine,
+    number_of,
+    without_password,
+)
 from cifar_lightning.system.atomic import atomic_write
-from cifar_lightning.tracking import console, plots
+from cifar_lightning.tracking import console, plots, tables
 
 NAMES = {
     TrialState.COMPLETE: "complete",
@@ -36,9 +38,8 @@ SHOWN = 5  # of the best trials
 
 def show_start(search: Search) -> None:
     """What is searched, where it is kept, and how far it is."""
-    trials = search.study.get_trials(deepcopy=False)
-    done = sum(trial.state.is_finished() for trial in trials)
-    so_far = f", {done} of them done" * bool(done)
+    ended = sum(trial.state.is_finished() for trial in current_trials(search.study))
+    so_far = f", {ended} of them done" * bool(ended)
     for label, text in (
         ("study", f"{search.study.study_name}: {search.n_trials} trials{so_far}"),
         ("space", ", ".join(search.space)),
@@ -49,30 +50,26 @@ def show_start(search: Search) -> None:
     get_console().print()
 
 
-def conclude(search: Search) -> dict[str, Any]:
-    """Write the table, the pictures and the best configuration; show the best trials.
+def write(search: Search) -> dict[str, Any]:
+    """Write the table, the plots and the best configuration; show the best trials.
 
     Returns:
-        How many trials ended in which way, by name; and of the best, if there is one, its number,
-        as `best`, and its validation accuracy, as `val/acc`.
+        The number of trials in each state, by its name; and of the best trial, if there is one, its
+        number, as `best`, and its validation accuracy, as `val/acc`.
     """
-    with FileLock(search.lock):  # the last of several workers has the last word
-        return _conclude(search)
-
-
-def _conclude(search: Search) -> dict[str, Any]:
     study, folder = search.study, search.folder
-    trials = study.get_trials(deepcopy=False)
+    # One that waits and has no values was one too many.
+    trials = [t for t in current_trials(study) if t.state != TrialState.WAITING or t.params]
     found: dict[str, Any] = dict(counts(trials))
     notes = [("table", str(write_table(folder, trials, list(search.space))))]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)
     if ranked:
-        notes += [("picture", str(picture)) for picture in write_pictures(folder, study)]
+        notes += [("plot", str(plot)) for plot in write_plots(folder, study)]
         name = f"{study.study_name}_best"
         file, command = write_experiment(folder, name, search.overrides, ranked[0], len(trials))
         notes += [("best", str(file)), ("train it", command)]
-        found |= {"best": ranked[0].number, "val/acc": ranked[0].value}
+        found |= {"best": number_of(ranked[0]), "val/acc": ranked[0].value}
         _show_best(search, ranked[:SHOWN])
     tally = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
     for label, text in (("trials", tally), *notes):
@@ -81,18 +78,21 @@ def _conclude(search: Search) -> dict[str, Any]:
 
 
 def _show_best(search: Search, trials: Sequence[FrozenTrial]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("trial", "val acc", *search.space):
-        table.add_column(heading, justify="left" if heading in search.space else "right")
+    rows = []
     for trial in trials:
         chosen = dict(override.split("=", 1) for override in trial.user_attrs["overrides"])
-        cells = [str(trial.number), f"{trial.value:.2%}", *(chosen[key] for key in search.space)]
-        table.add_row(*(Text(cell) for cell in cells))
-    get_console().print(table)
+        texts = [
+            str(number_of(trial)),
+            f"{trial.value:.2%}",
+            *(chosen[key] for key in search.space),
+        ]
+        rows.append([tables.Cell(text) for text in texts])
+    headings = ["trial", "val acc", *search.space]
+    tables.print_table(tables.Table(headings, rows, numeric={0, 1}))
 
 
 def write_table(folder: Path, trials: Sequence[FrozenTrial], params: Sequence[str]) -> Path:
-    """`trials.csv`: a row a trial, with the values as they were trained with."""
+    """Write `trials.csv`: a row for each trial, with the values as they were trained with."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     further = ("epochs", "train_seconds", "params", "device", "same_as", "reason")
@@ -102,14 +102,14 @@ def write_table(folder: Path, trials: Sequence[FrozenTrial], params: Sequence[st
         value = "" if trial.value is None else round(trial.value, 6)
         notes = [trial.user_attrs.get(key, "") for key in further]
         values = [chosen.get(key, "") for key in params]
-        writer.writerow([trial.number, NAMES[trial.state], value, *values, *notes])
+        writer.writerow([number_of(trial), NAMES[trial.state], value, *values, *notes])
     table = folder / "trials.csv"
     with atomic_write(table) as file:
         file.write(stream.getvalue().encode())
     return table
 
 
-def write_pictures(folder: Path, study: optuna.Study) -> list[Path]:
+def write_plots(folder: Path, study: optuna.Study) -> list[Path]:
     """Optuna's `history.png` and `importance.png`, if there are trials enough for them."""
     from optuna.visualization import matplotlib as draw
 
@@ -126,9 +126,8 @@ def write_pictures(folder: Path, study: optuna.Study) -> list[Path]:
         assert isinstance(figure, Figure)
         figure.set_layout_engine("constrained")
         figure.set_size_inches(8, 4.5)
-        picture = folder / f"{name}.png"
-        plots.save_png(figure, picture)
-        written.append(picture)
+        plots.save_png(figure, folder / f"{name}.png")
+        written.append(folder / f"{name}.png")
     return written
 
 
@@ -189,6 +188,6 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
 
 
 def counts(trials: Sequence[FrozenTrial]) -> Mapping[str, int]:
-    """How many trials ended in which way."""
+    """The number of trials in each state that there are any in."""
     of_each = {name: sum(t.state == state for t in trials) for state, name in NAMES.items()}
     return {name: count for name, count in of_each.items() if count}

@@ -1,50 +1,89 @@
-"""Opens the study that a search's configuration describes, or joins it."""
+"""Opens the study that a search's configuration describes, in a storage that workers share."""
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock
+import sqlalchemy
 from omegaconf import DictConfig, OmegaConf
-from optuna.samplers import BruteForceSampler, GridSampler
-from optuna.storages import BaseStorage
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from cifar_lightning import run
 from cifar_lightning.config import validate
 from cifar_lightning.config.compose import CONF, compose, key_of
+from cifar_lightning.config.paths import PLACES
 from cifar_lightning.errors import UserError
-from cifar_lightning.search.space import as_overrides, examples, parse_space
-from cifar_lightning.search.storage import lock_of, named, open_storage, without_password
-from cifar_lightning.search.worker import OF_EVERY_TRIAL, Search, is_of_machine
+from cifar_lightning.search.space import Space, as_overrides, examples, parse_space
+
+warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and retries are
 
 # Keys of a search; all others are of its trials.
-OWN = {str(key) for key in OmegaConf.load(CONF / "search.yaml")} - {"defaults", "hydra"} | {
-    "search"
-}
-TRIES = 3
+OWN_KEYS = {"search", *map(str, OmegaConf.load(CONF / "search.yaml"))} - {"defaults", "hydra"}
+# Of every trial, before what was typed: to its end, and without a look at the test images, which
+# are not for choosing.
+OF_EVERY_TRIAL = ("target_accuracy=null", "+trainer.limit_test_batches=0")
+SECONDS_FOR_A_LOCK = 60  # SQLite has one writer at a time, the others wait
+TRIES = 3  # to open a storage: another worker may be creating its tables
+
+retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
+"""Adds a trial that waits, with the values of one that failed, which it retries."""
 
 
-def open_search(config: DictConfig) -> tuple[Search, BaseStorage]:
-    """The search, when everything about it that can be wrong before its first trial is right.
+@dataclass(frozen=True)
+class Search:
+    """What all workers of a study share.
+
+    Attributes:
+        study: with its pruner.
+        space: to choose from.
+        address: of the storage.
+        overrides: those typed, for every trial.
+        folder: of the search; the trials' are in it.
+        n_trials: in all.
+        sampler: makes one from a seed.
+        seed: that the samplers' come from.
+    """
+
+    study: optuna.Study
+    space: Space
+    address: str
+    overrides: Sequence[str]
+    folder: Path
+    n_trials: int
+    sampler: Callable[[int], BaseSampler]
+    seed: int
+
+
+def open_search(config: DictConfig) -> Search:
+    """Check everything that can be wrong before the first trial, and open the study.
 
     Args:
-        config: of conf/search.yaml, as `cli.compose` gives it.
+        config: of conf/search.yaml, as `compose` gives it.
 
     Raises:
         UserError: names what is wrong.
     """
     _check(config)
     space = parse_space(config.search.params)
-    overrides = [o for o in config.overrides if key_of(o).partition(".")[0] not in OWN]
+    overrides = [o for o in config.overrides if key_of(o).partition(".")[0] not in OWN_KEYS]
     twice = sorted({key_of(override) for override in overrides} & set(space))
     if twice:
         raise UserError(f"{', '.join(twice)} is searched by search={config.choices.search}.")
     folder = Path(config.run_dir)
     if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())  # as it is typed; what is written holds for others
+        folder = folder.relative_to(Path.cwd())  # the files written here may be of use elsewhere
     example = compose(
         [*OF_EVERY_TRIAL, *overrides, *as_overrides(examples(space))], folder / "trials" / "0"
     )
@@ -52,46 +91,45 @@ def open_search(config: DictConfig) -> tuple[Search, BaseStorage]:
     if example.data.get("val_size") == 0:
         raise UserError("data.val_size=0 leaves no images to judge a trial by.")
     _check_devices(example.trainer)
-
     sampler = partial(_sampler, config)
     sampler(0)  # what is wrong with it is said now
-    pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+    pruner: BasePruner = NopPruner()
     if config.pruner is not None:
         pruner = run.instantiate_part(config.pruner, "pruner")
     address = config.storage or f"sqlite:///{folder / 'study.db'}"
-    folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    lock = lock_of(address, folder)
-    with named(address):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
-        storage, study = _open(address, config.study or config.choices.search, pruner)
-    _join(study, address, config, overrides)
-    search = Search(
+    with storage_errors(address):
+        folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = _open_study(config, address, pruner)
+    _check_same_search(study, address, config, overrides)
+    return Search(
         study=study,
         space=space,
         address=address,
-        lock=lock,
         overrides=overrides,
         folder=folder,
         n_trials=config.n_trials,
         sampler=sampler,
         seed=config.seed,
     )
-    return search, storage
 
 
 def _check(config: DictConfig) -> None:
     values: Any = OmegaConf.to_container(config, resolve=True)
-    kinds = {"n_trials": int, "silence_s": float, "storage": str | None, "study": str | None}
+    counts = ("n_trials", "heartbeat_interval", "grace_period")
+    kinds = dict.fromkeys(counts, int) | dict.fromkeys(("storage", "study"), str | None)
     validate.check_values("", kinds, values)
     validate.check_part("sampler", values["sampler"])
     if values["pruner"] is not None:
         validate.check_part("pruner", values["pruner"])
-    if config.n_trials < 1:
-        raise UserError(f"n_trials={config.n_trials} is not a count from 1.")
-    if config.silence_s <= 0:
-        raise UserError(f"silence_s={config.silence_s} is not above 0.")
+    for key in counts:
+        if values[key] < 1:
+            raise UserError(f"{key}={values[key]} is invalid: it must be at least 1.")
+    if config.grace_period <= config.heartbeat_interval:
+        raise UserError(
+            f"grace_period={config.grace_period} is invalid: it must be longer than "
+            f"heartbeat_interval={config.heartbeat_interval}, or trials that run would be retried."
+        )
     if not OmegaConf.is_dict(config.search.get("params")):
         raise UserError(
             f"search={config.choices.search} has no params: keys, and what each may be."
@@ -108,41 +146,111 @@ def _check_devices(trainer: DictConfig) -> None:
         )
 
 
-def _sampler(config: DictConfig, seed: int) -> optuna.samplers.BaseSampler:
-    sampler: optuna.samplers.BaseSampler = run.instantiate_part(
-        config.sampler, "sampler", seed=seed
-    )
+def _sampler(config: DictConfig, seed: int) -> BaseSampler:
+    sampler: BaseSampler = run.instantiate_part(config.sampler, "sampler", seed=seed)
     if isinstance(sampler, GridSampler | BruteForceSampler):  # which want to end a study themselves
         raise UserError(f"sampler={config.sampler._target_}: A grid is a sweep's: train -m.")
     return sampler
 
 
-def _open(
-    address: str, name: str, pruner: optuna.pruners.BasePruner
-) -> tuple[BaseStorage, optuna.Study]:
-    """The storage and the study in it; made where they are not there yet."""
+def _open_study(config: DictConfig, address: str, pruner: BasePruner) -> optuna.Study:
+    """The study in its storage; each is created where it is not there yet."""
     for tries_left in reversed(range(TRIES)):
         try:
-            with named(address):
-                storage = open_storage(address)
-                study = optuna.create_study(
-                    study_name=name,
-                    storage=storage,
+            with storage_errors(address):
+                return optuna.create_study(
+                    study_name=config.study or config.choices.search,
+                    storage=open_storage(address, config.heartbeat_interval, config.grace_period),
                     direction="maximize",
                     load_if_exists=True,
                     pruner=pruner,
                 )
-            return storage, study
         except UserError:
-            # Another machine may be making its tables at this moment.
             if not tries_left:
                 raise
             time.sleep(1)
     raise AssertionError
 
 
-def _join(study: optuna.Study, address: str, config: DictConfig, overrides: Sequence[str]) -> None:
-    """Have all workers of a study try the same: what a trial depends on is kept with it.
+def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> RDBStorage:
+    """Open the database at an address, or create it.
+
+    Args:
+        address: `sqlite:///FILE`, `postgresql://USER:PASSWORD@HOST/DATABASE`, or another one that
+            SQLAlchemy knows; the path of a file is SQLite's.
+        heartbeat_interval: seconds between two heartbeats of a trial that runs.
+        grace_period: seconds without a heartbeat after which a trial is retried.
+
+    Raises:
+        SQLAlchemyError, ImportError, OSError: if it cannot be opened.
+    """
+    if "://" not in address:
+        address = f"sqlite:///{address}"
+    scheme, _, rest = address.partition("://")
+    is_sqlite = scheme == "sqlite"
+    if is_sqlite:
+        Path(rest[1:]).absolute().parent.mkdir(parents=True, exist_ok=True)
+    if scheme == "postgresql":
+        scheme = "postgresql+psycopg"  # the driver that is installed
+    # A server has some hundred connections for all workers, who seldom need theirs.
+    server = {"poolclass": NullPool}
+    storage = RDBStorage(
+        f"{scheme}://{rest}",
+        engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_A_LOCK}} if is_sqlite else server,
+        heartbeat_interval=heartbeat_interval,
+        grace_period=grace_period,
+        heartbeat_stale_trial_callback=retry,
+    )
+    if is_sqlite:
+        _lock_before_reading(storage.engine)
+    return storage
+
+
+def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
+    """Have each transaction of SQLite lock the file at once, and not at its first change.
+
+    Otherwise two workers could both read that a trial waits before one of them writes that it has
+    it, and two that have read would refuse each other to write.
+    """
+
+    @sqlalchemy.event.listens_for(engine, "connect")
+    def leave_begin_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    @sqlalchemy.event.listens_for(engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # of the connections that were opened before
+
+
+@contextmanager
+def storage_errors(address: str) -> Iterator[None]:
+    """Turn errors of a storage into a message that names it, without its password.
+
+    Raises:
+        UserError: for whatever the storage raises.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, ImportError, OSError, StorageInternalError) as error:
+        cause = error.__cause__ or error
+        reason = str(getattr(cause, "orig", None) or cause).strip().partition("\n")[0]
+        raise UserError(f"storage={without_password(address)}: {reason}") from error
+
+
+def without_password(address: str) -> str:
+    """The address as it may be shown."""
+    try:
+        return sqlalchemy.make_url(address).render_as_string(hide_password=True)
+    except ArgumentError:
+        return address
+
+
+def _check_same_search(
+    study: optuna.Study, address: str, config: DictConfig, overrides: Sequence[str]
+) -> None:
+    """Have all workers of a study search the same; its first one records what that is.
 
     Raises:
         UserError: if the study was begun with something else.
@@ -162,3 +270,23 @@ def _join(study: optuna.Study, address: str, config: DictConfig, overrides: Sequ
             f"The study {study.study_name} in {without_password(address)} was begun with {what}. "
             "study=NAME begins another one."
         )
+
+
+def is_of_machine(override: str) -> bool:
+    """Whether an override says where things are and not what is trained."""
+    key = key_of(override)
+    places = (*(f"data.{place}" for place in PLACES), "trainer.gpus", "data", "logger")
+    return key in places or key.startswith("logger.")
+
+
+def current_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials of a study by number, without those that were retried."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in retry.retry_history(trial)}
+    return sorted((t for t in trials if t.number not in retried), key=number_of)
+
+
+def number_of(trial: FrozenTrial) -> int:
+    """The number that users see: of a retry that of the first trial, whose run it resumes."""
+    first = retry.retried_trial_number(trial)
+    return trial.number if first is None else first
