@@ -1,6 +1,5 @@
 import re
 import shlex
-import subprocess
 
 import pytest
 from omegaconf import OmegaConf
@@ -52,7 +51,7 @@ def test_there_are_commands_to_check() -> None:
 
 
 def test_every_promise_names_tests_that_exist() -> None:
-    code = "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    code = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
     there = set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
     named = re.findall(r"`(test_\w+)`", RELIABILITY)
     assert set(named) <= there
@@ -72,24 +71,6 @@ def test_what_contributing_names_is_there() -> None:
     assert len(named) > 12
     for name in {*named} - made:
         assert any((place / name).exists() for place in places), name
-
-
-def test_the_tree_is_the_tree_on_disk() -> None:
-    tree = README.partition("## The tree")[2].partition("##")[0]
-    lines = re.findall(r"^      (\w.*?)  ", tree, re.MULTILINE)
-    named = {name for line in lines for name in line.split()}
-    package = ROOT / "cifar_lightning"
-    on_disk = {
-        f"{path.name}/" if path.is_dir() else path.name
-        for path in package.iterdir()
-        if path.name not in ("__init__.py", "__pycache__", "errors.py", "py.typed")
-    }
-    assert named == on_disk
-    listed = ("git", "ls-files", "-z")
-    files = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    folders = {name.partition("/")[0] for name in files.split("\0") if "/" in name}
-    at_the_top = set(re.findall(r"^    (\w+)/ ", tree, re.MULTILINE))
-    assert {f for f in folders if not f.startswith(".")} == at_the_top | {"cifar_lightning"}
 
 
 def test_it_lists_the_public_names() -> None:

@@ -51,7 +51,7 @@ def dotted(node: ast.AST) -> str | None:
 def keys_read(command: str) -> set[str]:
     """What the code of a command reads by name; of those that look at checkpoints, its own."""
     by_training = command in ("train", "search")
-    files = [PACKAGE / f"{command}.py", *(PACKAGE / "run").glob("*.py")]
+    files = [*(PACKAGE / command).glob("*.py"), *(PACKAGE / "run").glob("*.py")]
     found = set()
     for file in PACKAGE.rglob("*.py") if by_training else files:
         for node in ast.walk(ast.parse(file.read_text())):
