@@ -270,7 +270,9 @@ def test_several_workers_run_exactly_so_many_trials(tmp_path: Path, address: str
     config.search.params = {"optimizer.lr": "choice(0.1,0.2)"}
     study = open_search(config).study
     for lr in ("0.1", "0.2"):  # what all others are then the same as, so that nothing is trained
-        distributions = {"optimizer.lr": CategoricalDistribution(["0.1", "0.2"])}
+        distributions: dict[str, BaseDistribution] = {
+            "optimizer.lr": CategoricalDistribution(["0.1", "0.2"])
+        }
         attributes = {"overrides": [f"optimizer.lr={lr}"]}
         study.add_trial(
             optuna.create_trial(
