@@ -73,6 +73,14 @@ def test_what_contributing_names_is_there() -> None:
         assert any((place / name).exists() for place in places), name
 
 
+def test_the_tree_names_every_part_of_the_package() -> None:
+    tree = README.partition("## The tree")[2].partition("## Checks")[0]
+    named = set(re.findall(r"[\w.]+/?", tree))
+    hidden = {"__init__.py", "__pycache__/", "_version.py", "py.typed"}
+    parts = {f"{path.name}{'/' * path.is_dir()}" for path in (ROOT / "cifar_lightning").iterdir()}
+    assert parts - hidden <= named
+
+
 def test_it_lists_the_public_names() -> None:
     table = README.partition("| public names |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)`", table)) == set(cifar_lightning.__all__)

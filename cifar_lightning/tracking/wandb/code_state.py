@@ -5,9 +5,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import cifar_lightning
+from cifar_lightning.config.compose import PACKAGE
 
-PACKAGE = Path(cifar_lightning.__file__).resolve().parent
 # Of a checkout, what a training depends on.
 CODE = ("cifar_lightning", "conf", "hydra_plugins", "pyproject.toml", "requirements.lock")
 MAX_DIFF = 1_000_000  # bytes

@@ -20,11 +20,11 @@ from programs import one_message, run_command
 from wandb_files import WANDB, OfflineRun, recorded, run_folders, without_service
 
 from cifar_lightning import run
-from cifar_lightning.config.compose import CONF, compose, title
+from cifar_lightning.config.compose import CONF, PACKAGE, compose, title
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.wandb import WandbRunLogger, start_run
-from cifar_lightning.tracking.wandb.code_state import PACKAGE, CodeState, code_state
+from cifar_lightning.tracking.wandb.code_state import CodeState, code_state
 from cifar_lightning.tracking.wandb.logger import flat_config
 from cifar_lightning.train import train
 
