@@ -147,9 +147,11 @@ def _reason(error: BaseException) -> str:
         return f"it sent nothing for {SILENT_SECONDS:g} s"
     if isinstance(error, urllib3.exceptions.ProtocolError):
         return "the connection broke off"
-    while inner := next(
-        (e for e in (getattr(error, "reason", None), *error.args) if isinstance(e, Exception)), None
-    ):
+    while True:
+        wrapped = (getattr(error, "reason", None), *error.args, error.__cause__)
+        inner = next((e for e in wrapped if isinstance(e, Exception)), None)
+        if inner is None:
+            break
         error = inner
     return str(error) or type(error).__name__
 

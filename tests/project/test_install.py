@@ -16,8 +16,8 @@ from data_sets import small_data_set, write_tar
 from cifar_lightning.config.compose import CONF
 
 ROOT = CONF.parent
-TEMPLATES = ROOT / "cifar_lightning" / "reporting" / "templates"
-WEIGHTS = ROOT / "cifar_lightning" / "weights"
+TEMPLATES = ROOT / "cifar_lightning" / "report" / "templates"
+WEIGHTS = ROOT / "cifar_lightning" / "checkpoints" / "weights"
 
 
 def sources(folder: Path) -> Path:
