@@ -86,7 +86,7 @@ def test_the_wheel_trains_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     anywhere.mkdir()
     call(tmp_path / "env" / "bin" / "cifar-train", *TINY, folder=anywhere)
     assert len(list(anywhere.glob("runs/train/*/metrics.json"))) == 1
-    program = "from cifar_lightning.cli import CONF; print(CONF)"
+    program = "from cifar_lightning.config.compose import CONF; print(CONF)"
     where = call(tmp_path / "env" / "bin" / "python", "-c", program, folder=anywhere)
     assert Path(where.strip()) == packages / "cifar_lightning" / "conf"
     program = "import cifar_lightning; print(cifar_lightning.load('best_dilated_dw').classes[0])"

@@ -273,7 +273,8 @@ def test_two_processes_leave_the_files_of_one_and_speak_with_one_voice(
 MEASURE = """
 import json, sys
 from pathlib import Path
-from cifar_lightning import run, training
+from cifar_lightning import run
+from cifar_lightning.run import fit
 
 checkpoint, devices, output = sys.argv[1:]
 classifier, config = run.rebuild(checkpoint)
@@ -282,7 +283,7 @@ measured = []
 for config.data.batch_size in (24, 60):
     data = run.build_data(config)
     trainer = run.build_trainer(config, {})
-    with training.quiet():
+    with fit.quiet():
         for measure in (trainer.validate, trainer.test):
             measure(classifier, data, verbose=False)
             figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
