@@ -56,6 +56,10 @@ def end_by(number: int) -> None:
     time.sleep(60)
 
 
+def exit_early() -> NoReturn:
+    sys.exit(0)
+
+
 def interrupt_itself() -> NoReturn:
     raise KeyboardInterrupt
 
@@ -97,7 +101,7 @@ def test_a_result_or_a_reason_comes_back() -> None:
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        (partial(sys.exit, 0), "Its process ended with exit code 0 before the work was done."),
+        (exit_early, "Its process ended with exit code 0 before the work was done."),
         (partial(os._exit, 3), "Its process ended with exit code 3 before the work was done."),
         (partial(end_by, signal.SIGSEGV), "Its process was ended by SIGSEGV."),
         (
