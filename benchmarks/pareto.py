@@ -60,7 +60,7 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     metrics = json.loads(folder.metrics_json.read_text())
     evaluation = json.loads((folder.evaluation / "evaluation.json").read_text())
     # What it was trained on: one that was broken off goes on with its own.
-    facts = torch.load(folder.best, weights_only=True)["hyper_parameters"]["data_facts"]
+    facts = torch.load(folder.best, weights_only=True)["hyper_parameters"]
     found = {"experiment": name, **metrics, "test/acc_flip": evaluation["test/acc_flip"]}
     found |= {key: facts[key] for key in ("classes", "image_size")}
     figures.write_text(json.dumps(found, indent=2) + "\n")

@@ -34,13 +34,16 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     import pytorch_lightning as pl
 
     from cifar_lightning import run
+    from cifar_lightning.checkpoints.record import write_record
     from cifar_lightning.config import validate
+    from cifar_lightning.config.compose import as_typed
     from cifar_lightning.run import devices, fit, resume
     from cifar_lightning.system.jobs import in_job_process
     from cifar_lightning.tracking import console, results, run_logger
     from cifar_lightning.tracking.run_folder import RunFolder
     from cifar_lightning.training.callbacks import Interruption
 
+    typed = as_typed(config)
     if config.resume is not None:
         config = resume.resumed(config)
     validate.check_config(config)
@@ -57,6 +60,8 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
     with fit.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers
+        if trainer.is_global_zero:
+            write_record(config, typed)
         console.show_start(config, data, trainer, callbacks)
         run_logger.log_start(loggers, config, budget, callbacks)
         finished = fit.fit(trainer, classifier, data, config, interruption) and fit.evaluate_best(

@@ -1,4 +1,4 @@
-"""Checkpoints read and altered."""
+"""Checkpoints and records of runs, read and altered."""
 
 import os
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml  # type: ignore[import-untyped]
 
 
 def weights_of(checkpoint: Path) -> dict[str, Any]:
@@ -14,14 +15,24 @@ def weights_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def changed(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A checkpoint, changed in place."""
     content = torch.load(path, weights_only=True)
     change(content)
     torch.save(content, path)
     return path
 
 
-def in_config(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
-    return lambda content: change(content["hyper_parameters"]["config"])
+def in_network(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    """A change of what a checkpoint says of its network."""
+    return lambda content: change(content["hyper_parameters"]["network"])
+
+
+def changed_record(run_dir: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A run's folder whose record is changed in place."""
+    content = yaml.safe_load((run_dir / "config.yaml").read_text())
+    change(content)
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(content))
+    return run_dir
 
 
 class Bomb:

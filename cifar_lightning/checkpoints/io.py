@@ -1,11 +1,11 @@
-"""How checkpoints are written, what they tell, and where they are."""
+"""How checkpoints are written and read, and what they hold."""
 
 import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -20,17 +20,37 @@ from cifar_lightning.training.callbacks import Interruption
 # Under which Lightning keeps the state of a callback: its class.
 INTERRUPTED = Interruption.__qualname__
 
+MOST_VALUES = 100_000  # in what a checkpoint says of its model; ours have some dozens
+
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """What a network has to know of the data that it was trained on; see `ImageData`."""
+class ModelInfo:
+    """What inference needs to know of a trained model, as primitives; every checkpoint holds it.
 
+    Attributes:
+        version: of the package that wrote it.
+        model: name of its option in conf/model/.
+        network: the network's `_target_` and arguments.
+        data: name of the option in conf/data/ that it was trained on.
+        classes: their names, in the order of the logits.
+        image_size: height and width of the images, in pixels.
+        mean, std: of the training images by channel, on the scale 0 to 1.
+        precision: `trainer.precision` of the training.
+        deterministic: `trainer.deterministic` of the training.
+    """
+
+    version: str
+    model: str
+    network: dict[str, Any]
+    data: str
     classes: Annotated[list[str], Field(min_length=1)]
     image_size: Annotated[int, Field(ge=1)]
     mean: Annotated[list[Finite], Field(min_length=3, max_length=3)]
     std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    precision: str | int | None
+    deterministic: bool | Literal["warn"] | None
 
 
 @dataclass(frozen=True)
@@ -38,24 +58,20 @@ class Checkpoint:
     """What is read of a checkpoint.
 
     Attributes:
-        version: of the package that wrote it.
-        config: of its training; see `trusted_config`.
-        data_facts: of the data of its training.
+        info: of its model.
         state_dict: of the classifier.
         global_step: optimizer steps so far.
-        can_go_on: whether it is of the end of an epoch, or of a step at which the training was
-            told to stop, and not of a validation within an epoch.
+        can_be_resumed: whether it is of the end of an epoch, or of a step at which the run was
+            interrupted, and not of a validation within an epoch.
         has_training_state: whether it holds more than the network, as the optimizer's state.
     """
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
 
-    version: str
-    config: dict[str, Any]
-    data_facts: DataFacts
+    info: ModelInfo
     state_dict: dict[str, Tensor]
     global_step: int
-    can_go_on: bool
+    can_be_resumed: bool
     has_training_state: bool
 
 
@@ -101,8 +117,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
-        hyper_parameters = content["hyper_parameters"]
+        _check_length(content["hyper_parameters"])
         _check_counts(content["loops"])
+        if any(t.nbytes > t.untyped_storage().nbytes() for t in content["state_dict"].values()):
+            raise ValueError("a tensor is larger than what is stored of it")
         progress = content["loops"]["fit_loop"]
         epochs = progress["epoch_progress"]["current"]
         at_epoch_end = (
@@ -111,16 +129,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
         return TypeAdapter(Checkpoint).validate_python(
             {
-                "version": hyper_parameters.get("version", "0.1.0"),  # which did not say
-                "config": hyper_parameters["config"],
-                "data_facts": hyper_parameters["data_facts"],
+                "info": content["hyper_parameters"],
                 "state_dict": content["state_dict"],
                 "global_step": content["global_step"],
-                "can_go_on": at_epoch_end or INTERRUPTED in content.get("callbacks", {}),
+                "can_be_resumed": at_epoch_end or INTERRUPTED in content.get("callbacks", {}),
                 "has_training_state": "optimizer_states" in content,
             }
         )
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{path} is not a checkpoint of cifar-lightning, or of a version that this one "
             f"({__version__}) does not know."
@@ -128,7 +144,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def check_finite(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are no numbers: every answer would be NaN, and look like one.
+    """Refuse weights that are not finite: every prediction would be made of NaN.
 
     Args:
         path: of the checkpoint, for the message.
@@ -145,8 +161,26 @@ def check_finite(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
             )
 
 
+def _check_length(content: Any) -> None:
+    """Few bytes can hold a list of ten times one list of ten times one list, and so on.
+
+    Raises:
+        ValueError: if walking through all of it could take for ever.
+    """
+    count, waiting = 0, [content]
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list | tuple):
+            waiting += value
+
+
 def _check_counts(progress: Any) -> None:
-    """Of epochs and steps: from far below zero, a training would go on for ever.
+    """Of epochs and steps: from far below zero, a run would train for ever.
 
     Raises:
         ValueError: if one is negative, or no number.

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning.cli.resuming import resume_auto, resume_sweep
+from cifar_lightning.cli.resuming import in_run_folder, resume_auto, resume_sweep
 from cifar_lightning.cli.tasks import MISTAKES, run_apart
 from cifar_lightning.config.compose import CONF, complete
 from cifar_lightning.config.messages import explain
@@ -59,10 +58,7 @@ def entry(config_name: str, task: Callable[[DictConfig], Any]) -> Callable[[], N
         with _explained(config_name, full_error):
             if config_name != "train" or not processes.is_first():
                 return task(config)
-            with (
-                _without_a_trace_of_refusals(config, hydra_config.output_subdir),
-                run_lock(Path(config.run_dir)),  # whose run may be going on in another process
-            ):
+            with run_lock(Path(config.run_dir)):  # which another process may be working on
                 return task(config)
 
     def main() -> None:
@@ -146,7 +142,7 @@ def _prepared(arguments: list[str], config_name: str) -> list[str]:
         UserError: for what cannot be meant.
     """
     if config_name == "train":
-        arguments = resume_auto(resume_sweep(arguments))
+        arguments = in_run_folder(resume_auto(resume_sweep(arguments)))
     arguments = prepare_arguments(arguments)
     started = processes.launch()
     if started is not None and started.total > 1 and is_sweep(arguments):
@@ -164,25 +160,6 @@ def _exit_with(error: Exception, config_name: str) -> NoReturn:
     if typed and not processes.is_first():
         _let_the_first_speak()
     sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")
-
-
-@contextlib.contextmanager
-def _without_a_trace_of_refusals(config: DictConfig, record: str | None) -> Iterator[None]:
-    """Have a resume that was refused leave no record: those in .hydra/ are of what was trained.
-
-    Args:
-        config: of the resume, if it is one.
-        record: of what was typed, in the run's folder.
-    """
-    last = None if config.resume is None else Path(config.resume).expanduser()
-    before = None if last is None else last.stat().st_mtime_ns
-    try:
-        yield
-    except MISTAKES:
-        unchanged = last is not None and last.is_file() and last.stat().st_mtime_ns == before
-        if unchanged and record is not None and record.startswith(".hydra/resumed_"):
-            shutil.rmtree(Path(config.run_dir, record), ignore_errors=True)
-        raise
 
 
 def _register_sweeper() -> None:

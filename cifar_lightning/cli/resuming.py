@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-
-from cifar_lightning.config.compose import ADDED, compose, key_of
+from cifar_lightning.config.compose import as_typed, compose, key_of
 from cifar_lightning.config.overrides import is_sweep, prepare_arguments, quoted
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
@@ -59,10 +56,10 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
 
 
 def resume_auto(arguments: Sequence[str]) -> list[str]:
-    """In the place of resume=auto, the last checkpoint of a run that was typed as this one is.
+    """In the place of resume=auto, the last checkpoint of the newest run with these overrides.
 
-    Of those that are not finished, and that no process works on, the newest one; without any, the
-    run is a new one. They are looked for where the run would have its folder.
+    Of those that are not finished, and that no process works on; without any, the run is a new one.
+    They are looked for where the run would have its folder.
 
     Raises:
         UserError: in a sweep.
@@ -71,10 +68,10 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
     if len(others) == len(arguments):
         return others
     if is_sweep(others):
-        raise UserError("resume=auto goes on with one run; resume_sweep=FOLDER with a sweep.")
+        raise UserError("resume=auto resumes one run; resume_sweep=FOLDER a sweep.")
     found = _newest_unfinished(others)
     if processes.is_first():
-        print(f"resume=auto: {found or 'no run to go on with, so this is a new one'}", flush=True)
+        print(f"resume=auto: {found or 'no run to resume, so this is a new one'}", flush=True)
     return others if found is None else [*others, f"resume={found}"]
 
 
@@ -84,16 +81,19 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     place = [o.partition("=")[2].strip("'\"") for o in options if o.startswith(CONFIG_DIR)]
     place += [after for o, after in pairwise(options) if o in CONFIG_DIR]
     further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in place if folder]
-    prepared = prepare_arguments(overrides)
-    config = compose([*prepared, *further])
-    wanted, usual = _plain(config), DEBUGGING if config.choices.debug else RUNS
+    config = compose([*prepare_arguments(overrides), *further])
+    typed = {*as_typed(config)}
+    usual = DEBUGGING if config.choices.debug else RUNS
     started = processes.launch()
     alone = started is None or started.total == 1  # several must choose the same
     folders = sorted(_candidates(overrides, usual), key=lambda folder: folder.age, reverse=True)
     for folder in folders:
+        run = folder.read()
+        later = {o for some in run.resumed for o in some if key_of(o) != "resume"}
         if (
             folder.can_be_resumed()
-            and _was_typed_so(folder, wanted, prepared)
+            and {*run.overrides} == typed
+            and later <= typed
             and not (alone and folder.is_locked())
         ):
             return folder.last
@@ -109,21 +109,21 @@ def _candidates(overrides: Sequence[str], usual: Path) -> list[RunFolder]:
     return [RunFolder(folder) for folder in place.glob("*") if folder.is_dir()]
 
 
-def _was_typed_so(folder: RunFolder, wanted: dict[str, Any], overrides: Sequence[str]) -> bool:
-    """Whether a run has this configuration, and was not resumed with another one since."""
-    try:
-        config = OmegaConf.load(folder.path / ".hydra" / "config.yaml")
-        run = folder.read()
-    except Exception:  # PyYAML and OmegaConf have no base class in common; whatever it is, not ours
-        return False
-    later = {o for some in run.resumed for o in some if key_of(o) != "resume"}
-    return OmegaConf.is_dict(config) and _plain(config) == wanted and later <= {*overrides}
+def in_run_folder(arguments: Sequence[str]) -> list[str]:
+    """Have Hydra use the folder of the run that resume=PATH names.
 
-
-def _plain(config: Any) -> dict[str, Any]:
-    """A configuration as it is written, without what is of one start alone."""
-    content: Any = OmegaConf.to_container(config)
-    return {key: value for key, value in content.items() if key not in (*ADDED, "resume")}
+    Raises:
+        UserError: if the checkpoint is not there, or not in its run's folder.
+    """
+    found = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "resume" and value not in ("", "null"):
+            folder = RunFolder.to_resume(Path(value.strip("'\"")).expanduser()).path
+            # .hydra/ keeps what the run began with; the run's own record tells of its resumes.
+            found += [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
+        found.append(argument)
+    return found
 
 
 def _options_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -99,6 +99,15 @@ def complete(config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: 
         config.run_id = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}-{secrets.token_hex(3)}"
 
 
+def as_typed(config: DictConfig) -> list[str]:
+    """The overrides of a configuration, as they were typed.
+
+    `seed=${hydra:job.num}`, say, has its meaning within the job alone.
+    """
+    overrides: Any = OmegaConf.to_container(config.overrides)
+    return list(overrides)
+
+
 def key_of(override: str) -> str:
     """What an override, as typed, sets."""
     return override.lstrip("+~").partition("=")[0]

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from cifar_lightning.config.compose import CONF
@@ -29,11 +28,11 @@ PATH_KEYS = (
 
 
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:
-    """Quote paths for Hydra's grammar; let a resumed run go on in its own folder.
+    """Quote paths for Hydra's grammar.
 
     Raises:
-        UserError: if a path is empty, the checkpoint to resume does not exist, a group is given no
-            option, or there is a space before an equals sign.
+        UserError: if a path is empty, a group is given no option, or there is a space before an
+            equals sign.
     """
     prepared = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
@@ -55,8 +54,6 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         if equals and key.lstrip("+") in PATH_KEYS and value != "null":
             if not value:
                 raise UserError(f"{argument} names no file or folder.")
-            if key == "resume":
-                prepared += _in_the_folder_of(Path(value.strip("'\"")).expanduser())
             of_a_sweep = is_sweep(arguments) and "," in value and not Path(value).exists()
             if value[0] not in ("'", '"') and not of_a_sweep:
                 # Not pathlib's, which would make one slash of two in an address.
@@ -88,22 +85,6 @@ def quoted(value: str) -> str:
     """
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
     return f"'{escaped}'"
-
-
-def _in_the_folder_of(checkpoint: Path) -> list[str]:
-    if checkpoint.is_dir():
-        last = checkpoint / "checkpoints" / "last.ckpt"
-        raise UserError(f"resume={checkpoint} is a folder. Name a checkpoint, such as {last}.")
-    if not checkpoint.is_file():
-        raise UserError(f"resume={checkpoint}: there is no such file.")
-    folder = checkpoint.absolute().parent
-    if folder.name != "checkpoints":
-        return []  # moved away from its run: the resumed run gets a folder of its own
-    return [
-        f"hydra.run.dir={quoted(str(folder.parent))}",
-        # .hydra/ keeps the configuration that the run began with.
-        f"hydra.output_subdir=.hydra/resumed_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}",
-    ]
 
 
 def write_nothing(arguments: Sequence[str]) -> list[str]:

@@ -41,18 +41,16 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     validate.check_folder(f"output={folder}", folder)
     if config.output is not None:
         evaluation.check_output(folder)
-    classifier, trained = run.rebuild(checkpoint)
-    data = run.rebuild_data(config, trained, classifier)
-    precision = config.trainer.precision or trained.trainer.precision
-    inference = Inference(
-        classifier, config.trainer.gpus, precision, trained.trainer.get("deterministic", False)
-    )
+    classifier, info = run.rebuild(checkpoint)
+    data, option, batch_size = run.rebuild_data(config, checkpoint, info)
+    precision = config.trainer.precision or info.precision
+    inference = Inference(classifier, config.trainer.gpus, precision, info.deterministic)
 
-    figures, logits = evaluation.measure(inference, data, config.robustness)
+    figures, logits = evaluation.measure(inference, data, batch_size, config.robustness)
     results = {
         "checkpoint": str(checkpoint.absolute()),
-        "model": trained.choices.model,
-        "data": config.choices.data or trained.choices.data,
+        "model": info.model,
+        "data": option,
         **figures,
     }
     evaluation.save(folder, results, logits, data)

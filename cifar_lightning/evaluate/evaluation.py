@@ -56,13 +56,14 @@ def check_output(folder: Path) -> None:
 
 
 def measure(
-    inference: Inference, data: ImageData, robustness: bool
+    inference: Inference, data: ImageData, batch_size: int, robustness: bool
 ) -> tuple[dict[str, Any], Tensor]:
     """All figures of a classifier on the test images.
 
     Args:
         inference: runs the classifier.
         data: its test part is read.
+        batch_size: images at a time.
         robustness: whether to corrupt the images too.
 
     Returns:
@@ -76,16 +77,12 @@ def measure(
         def advance(count: int) -> None:
             progress.advance(task, count)
 
-        inference.logits(images[: data.batch_size], data.batch_size)  # the first one is slow
+        inference.logits(images[:batch_size], batch_size)  # the first one is slow
         start = time.perf_counter()
-        logits = inference.logits(images, data.batch_size, advance=advance)
+        logits = inference.logits(images, batch_size, advance=advance)
         seconds = time.perf_counter() - start
-        flipped = inference.logits(
-            images, data.batch_size, flip=True, advance=lambda n: advance(2 * n)
-        )
-        curves = (
-            _robustness(inference, images, labels, data.batch_size, advance) if robustness else None
-        )
+        flipped = inference.logits(images, batch_size, flip=True, advance=lambda n: advance(2 * n))
+        curves = _robustness(inference, images, labels, batch_size, advance) if robustness else None
     matrix = measures.confusion_matrix(logits.argmax(1), labels, len(data.classes))
     by_class = zip(data.classes, measures.class_accuracies(matrix), strict=True)
     results = {
@@ -97,7 +94,7 @@ def measure(
         "confusion_matrix": matrix.tolist(),  # labels in rows, predictions in columns
         "calibration": measures.calibration(logits, labels),
         "images_per_s": round(len(images) / seconds, 1),
-        "batch_size": data.batch_size,
+        "batch_size": batch_size,
         "precision": inference.precision,
         "device": device_name(inference.device),
         "torch": torch.__version__,

@@ -57,20 +57,20 @@ def export(config: DictConfig) -> dict[str, Any]:
     kind = config.format
     checkpoint = find_checkpoint(config.checkpoint)
     output = _output(config, checkpoint)
-    classifier, trained = run.rebuild(checkpoint)
-    images = verify.real_images(run.rebuild_data(config, trained, classifier))
-    network = run.build_network(trained, len(classifier.classes), classifier.image_size)
+    classifier, info = run.rebuild(checkpoint)
+    images = verify.real_images(run.rebuild_data(config, checkpoint, info)[0])
+    network = run.make_network(info.network)
 
     keep_freed_memory()
     with get_console().status("Exporting, and checking the file against PyTorch"):
-        with verify.one_message(f"{trained.choices.model} cannot be exported to {kind}"):
-            metadata = verify.describe(classifier, trained)
+        with verify.one_message(f"{info.model} cannot be exported to {kind}"):
+            metadata = verify.describe(info)
             content = formats.make_file(kind, classifier, metadata)
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as file:
             file.write(content)
             file.flush()
-            with verify.one_message(f"The {kind} file of {trained.choices.model} does not run"):
+            with verify.one_message(f"The {kind} file of {info.model} does not run"):
                 run_file = formats.run_file(kind, Path(file.name), network)
                 difference = verify.largest_difference(run_file, classifier, images)
             verify.check_difference(difference, config.tolerance, kind, output)

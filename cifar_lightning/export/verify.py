@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from rich import box, get_console
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
 from cifar_lightning._version import __version__
+from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.export.formats import Run
@@ -66,22 +66,16 @@ def one_message(what: str) -> Iterator[None]:
         raise UserError(message) from error
 
 
-def describe(classifier: Classifier, trained: DictConfig) -> dict[str, Any]:
-    """What a file says of itself: primitives, and no path of this machine.
-
-    Args:
-        classifier: of the checkpoint.
-        trained: the configuration of its training; of it the network's part alone goes along,
-            because others hold paths.
-    """
+def describe(info: ModelInfo) -> dict[str, Any]:
+    """What a file says of itself, as primitives."""
     return {
-        "classes": list(classifier.classes),
-        "image_size": classifier.image_size,
-        "mean": classifier.mean.flatten().tolist(),
-        "std": classifier.std.flatten().tolist(),
-        "data": trained.choices.data,
-        "model": trained.choices.model,
-        "network": OmegaConf.to_container(trained.model, resolve=True),
+        "classes": info.classes,
+        "image_size": info.image_size,
+        "mean": info.mean,
+        "std": info.std,
+        "data": info.data,
+        "model": info.model,
+        "network": info.network,
         "cifar_lightning": __version__,
     }
 

@@ -54,17 +54,15 @@ def predict(config: DictConfig) -> dict[str, Any]:
     if config.output is not None:
         output = predictions.check_output(os.path.expanduser(config.output), paths)  # noqa: PTH111
 
-    classifier, trained = run.rebuild(found)
-    precision = config.trainer.precision or trained.trainer.precision
-    inference = Inference(
-        classifier, config.trainer.gpus, precision, trained.trainer.get("deterministic", False)
-    )
+    classifier, info = run.rebuild(found)
+    precision = config.trainer.precision or info.precision
+    inference = Inference(classifier, config.trainer.gpus, precision, info.deterministic)
     predicted = classify.classify(paths, inference, config.batch_size)
     if not predicted.rows:
         why = "\n".join(predictions.reasons(predicted.broken))
         raise UserError(f"None of the {len(paths):,} images could be read.\n{why}")
     if output is None:
-        model = re.sub(r"[^\w.-]+", "-", str(trained.choices.model))  # whoever wrote the checkpoint
+        model = re.sub(r"[^\w.-]+", "-", info.model)  # whoever wrote the checkpoint
         folder = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{model}"
         output = Path("runs", "predict", folder, "predictions.csv")
     sheet = predictions.save(predicted, output)

@@ -9,6 +9,7 @@ from cifar_lightning.run.build import (
     build_data_or_rehearse,
     build_network,
     instantiate_part,
+    make_network,
 )
 from cifar_lightning.run.load import build_teacher, rebuild, rebuild_data
 from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
@@ -22,6 +23,7 @@ __all__ = [
     "build_teacher",
     "build_trainer",
     "instantiate_part",
+    "make_network",
     "open_loggers",
     "rebuild",
     "rebuild_data",

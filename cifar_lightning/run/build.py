@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar_lightning._version import __version__
-from cifar_lightning.checkpoints.io import DataFacts
-from cifar_lightning.checkpoints.trusted import as_data
+from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
@@ -104,13 +103,28 @@ def build_network(config: DictConfig, num_classes: int, image_size: int) -> nn.M
     Raises:
         UserError: if what `model` names refuses its arguments, or makes no network.
     """
+    return make_network(_network_arguments(config, num_classes, image_size))
+
+
+def _network_arguments(config: DictConfig, num_classes: int, image_size: int) -> dict[str, Any]:
+    """The network's `_target_` and arguments, as primitives."""
     facts = {"num_classes": num_classes, "image_size": image_size}
     fitting = {key: value for key, value in facts.items() if key in config.model}
+    arguments: Any = OmegaConf.to_container(config.model, resolve=True)
+    return dict(arguments | fitting)
+
+
+def make_network(arguments: dict[str, Any]) -> nn.Module:
+    """The network of a `_target_` and its arguments.
+
+    Raises:
+        UserError: if the target refuses the arguments, or makes no network.
+    """
     with _bounded_networks():
-        network = instantiate_part(config.model, "model", **fitting)
+        network = instantiate_part(arguments, "model")
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
-        raise UserError(f"model: {config.model._target_} makes a {kind}, not a torch.nn.Module.")
+        raise UserError(f"model: {arguments['_target_']} makes a {kind}, not a torch.nn.Module.")
     return network
 
 
@@ -154,8 +168,7 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         budget = count(network, data.image_size)
     with named("budget"):
         check(budget, **config.budget)
-    facts = DataFacts(list(data.classes), data.image_size, data.mean, data.std)
-    classifier = make_classifier(config, network, facts)
+    classifier = _make_classifier(config, network, data)
     images = PIXELS_FOR_INITIALISATION // data.image_size**2
     sample = data.train.images[data.train_index[:images]]
     initialise = instantiate_part(config.init, "init")
@@ -190,30 +203,36 @@ def _try_out(classifier: Classifier, data: ImageData) -> None:
         classifier.augment(data.test.images[index], index, 0, torch.Generator())
 
 
-def make_classifier(config: DictConfig, network: nn.Module, facts: DataFacts) -> Classifier:
-    """The classifier of a network, its weights as they are, and what its checkpoints will hold."""
+def _make_classifier(config: DictConfig, network: nn.Module, data: ImageData) -> Classifier:
+    """The classifier of a network, its weights as they are, and what its checkpoints will say."""
     optimizer = instantiate_part(config.optimizer, "optimizer")
     scheduler = instantiate_part(config.scheduler, "scheduler")
     augment = instantiate_part(config.augment, "augment")
     with named("label_smoothing"):
         classifier = Classifier(
             network,
-            classes=facts.classes,
-            image_size=facts.image_size,
-            mean=facts.mean,
-            std=facts.std,
+            classes=data.classes,
+            image_size=data.image_size,
+            mean=data.mean,
+            std=data.std,
             optimizer=optimizer,
             scheduler=scheduler,
             augment=augment,
             label_smoothing=config.label_smoothing,
-            cutmix=config.get("cutmix", 0.0),  # which earlier checkpoints do not say
+            cutmix=config.cutmix,
             seed=config.seed,
         )
-    # What a checkpoint needs to rebuild itself, as primitives, so that it loads without pickle.
-    content = {
-        "version": __version__,
-        "config": as_data(config),
-        "data_facts": dataclasses.asdict(facts),
-    }
-    classifier.save_hyperparameters(content, logger=False)
+    info = ModelInfo(
+        version=__version__,
+        model=config.choices.model,
+        network=_network_arguments(config, len(data.classes), data.image_size),
+        data=config.choices.data,
+        classes=list(data.classes),
+        image_size=data.image_size,
+        mean=data.mean,
+        std=data.std,
+        precision=config.trainer.precision,
+        deterministic=config.trainer.deterministic,
+    )
+    classifier.save_hyperparameters(dataclasses.asdict(info), logger=False)
     return classifier

@@ -38,8 +38,8 @@ class Inference:
         self,
         classifier: Classifier,
         gpus: str | int | list[int],
-        precision: str,
-        deterministic: bool | Literal["warn"] = False,
+        precision: str | int | None,
+        deterministic: bool | Literal["warn"] | None = False,
     ) -> None:
         accelerator, devices = choose_devices(gpus, torch.cuda.device_count(), 1, ONE_DEVICE)
         try:

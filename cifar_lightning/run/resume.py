@@ -1,4 +1,4 @@
-"""By which configuration a run goes on from a checkpoint."""
+"""The configuration that a run is resumed by."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,75 +7,90 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cifar_lightning.checkpoints.io import check_finite, read_checkpoint
-from cifar_lightning.checkpoints.trusted import trusted_config
+from cifar_lightning.checkpoints.record import LEFT_OUT, read_record
+from cifar_lightning.checkpoints.trusted import check_targets
+from cifar_lightning.config.compose import key_of
 from cifar_lightning.config.paths import PLACES
 from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import RunFolder
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The configuration to resume by: the checkpoint's, with the command line's overrides on top.
+    """The configuration to resume by: the run's record, with the command line's overrides on top.
 
     Args:
         config: as composed from the command line; its `resume` names the checkpoint.
 
     Raises:
-        UserError: if the checkpoint is missing, is none, is of the middle of an epoch, or has
-            weights that are no numbers, or if an override changes what a checkpoint decides.
+        UserError: if the checkpoint is missing, is none, is of the middle of an epoch, has weights
+            that are not finite, or is not in its run's folder; or if an override changes what the
+            checkpoint decides.
     """
     path = Path(config.resume).expanduser()
+    _check_checkpoint(path)
+    folder = RunFolder.to_resume(path)
+    result = read_record(folder)
+    if missing := [str(key) for key in config if key not in result and key not in LEFT_OUT]:
+        raise UserError(
+            f"{folder.config} has no {', '.join(missing)}: it is of another version of "
+            "cifar-lightning, which can resume the run. evaluate, predict and export take its "
+            "checkpoints."
+        )
+    typed = [override.lstrip("+").partition("=")[0] for override in config.overrides]
+    for key in typed:
+        if _is_decided(key) and not _is_the_same(key, config, result):
+            raise UserError(f"resume takes this from the checkpoint: leave {key}= out.")
+    typed = [key for key in typed if not _is_decided(key)]
+    earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
+    with open_dict(result):
+        for key in typed:
+            OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False)
+            if key in config.choices:
+                result.choices[key] = config.choices[key]
+        result.resume = str(path)
+        result.overrides = [override for override in earlier if key_of(override) != "resume"]
+    check_targets(
+        folder.config,
+        OmegaConf.to_container(result, resolve=True),
+        typed=OmegaConf.to_container(config),
+    )
+    _check_places(path, result, typed)
+    return result
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Refuse a checkpoint that a run cannot be resumed from.
+
+    Raises:
+        UserError: says why.
+    """
     checkpoint = read_checkpoint(path)
     if not checkpoint.has_training_state:
         raise UserError(
             f"resume={path} holds the network alone, as the copies on W&B do. Take last.ckpt of "
             "the run's folder."
         )
-    if not checkpoint.can_go_on:
+    if not checkpoint.can_be_resumed:
         raise UserError(
             f"resume={path} was saved in the middle of an epoch, whose remaining images "
             "nobody knows. Take last.ckpt."
         )
     check_finite(path, checkpoint.state_dict)
-    result = trusted_config(path, checkpoint.config, own=config)
-    unknown = {"sweep": None, "teacher": None, "cutmix": 0.0}  # to runs of earlier versions
-    unknown |= {key: config[key] for key in ("teacher_weight", "teacher_temperature")}
-    with open_dict(result):
-        for key, value in unknown.items():
-            result.setdefault(key, value)
-    if missing := [str(key) for key in config if key not in result]:
-        raise UserError(
-            f"resume={path} was written by an earlier version of cifar-lightning, with which it "
-            f"can be resumed: its configuration has no {', '.join(missing)}. evaluate, predict and "
-            "export take it."
-        )
-    keys = [override.lstrip("+").partition("=")[0] for override in config.overrides]
-    for key in keys:
-        if _is_decided(key) and not _is_the_same(key, config, result):
-            raise UserError(f"resume takes this from the checkpoint: leave {key}= out.")
-    keys = [key for key in keys if not _is_decided(key)]
-    with open_dict(result):
-        for key in [*keys, "run_dir"]:
-            OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False)
-            if key in config.choices:
-                result.choices[key] = config.choices[key]
-        result.resume = str(path)
-    _check_places(path, result, keys)
-    return result
 
 
 def _check_places(path: Path, config: DictConfig, typed: Sequence[str]) -> None:
-    """Refuse a checkpoint that has files written, and deleted, outside of the run's folder.
+    """Refuse a record that has files written, and deleted, outside of the run's folder.
 
     Args:
         path: of the checkpoint, for the message.
-        config: to go on by.
+        config: to resume by.
         typed: keys of the overrides.
 
     Raises:
-        UserError: names the callback or profiler that would, unless its place was typed.
+        UserError: names the callback or profiler that would, unless its path was typed.
     """
     parts = {"trainer.profiler": config.trainer.get("profiler")}
-    callbacks = config.callbacks if OmegaConf.is_dict(config.callbacks) else {}
-    parts |= {f"callbacks.{name}": part for name, part in callbacks.items()}
+    parts |= {f"callbacks.{name}": part for name, part in config.callbacks.items()}
     for name, part in parts.items():
         if not OmegaConf.is_dict(part) or "dirpath" not in part:
             continue
@@ -103,11 +118,11 @@ def _is_decided(key: str) -> bool:
     return group in decided or key == "trainer" or key.startswith("~")
 
 
-def _is_the_same(key: str, typed: DictConfig, saved: DictConfig) -> bool:
-    """Whether a configuration has in a key what another one has, places on a machine aside."""
+def _is_the_same(key: str, typed: DictConfig, recorded: DictConfig) -> bool:
+    """Whether two configurations have the same in a key, paths of data aside."""
     if key in ("debug", "experiment"):
-        return bool(typed.choices.get(key) == saved.choices.get(key))
-    one, other = (_plain(config, key.lstrip("~")) for config in (typed, saved))
+        return bool(typed.choices.get(key) == recorded.choices.get(key))
+    one, other = (_plain(config, key.lstrip("~")) for config in (typed, recorded))
     return bool(one == other)
 
 

@@ -4,7 +4,6 @@ A job is a list of overrides; its folder is a run's.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +85,6 @@ def hydra_overrides(folder: Path, name: str | None, at_once: int | None) -> list
     if name is not None:
         told.append(f"hydra.sweep.subdir='{name}'")
     if name is not None and (folder / name / ".hydra").is_dir():
-        # .hydra/ keeps the configuration that the run began with.
-        told.append(f"hydra.output_subdir=.hydra/resumed_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}")
+        # .hydra/ keeps what the run began with; the run's own record tells of its resumes.
+        told.append("hydra.output_subdir=null")
     return told

@@ -32,9 +32,9 @@ class Run:
         name: of the folder, below that of its multirun if it is of one.
         status: one of `STATUSES`.
         reason: why it is not finished, as far as is known.
-        overrides: as Hydra recorded them.
+        overrides: that it was started with.
         resumed: the overrides of each resume.
-        config: `.hydra/config.yaml`, its text.
+        config: the record of its configuration, its text.
         target: test accuracy that it trained for; None if there was none, or it is not known.
         metrics: of `metrics.json`; empty before the run is over.
         rows: of `metrics.csv`.
@@ -142,6 +142,32 @@ class RunFolder:
         """When the run began, as far as it can be told."""
         return self.started or datetime.fromtimestamp(self.path.stat().st_mtime)
 
+    @classmethod
+    def of(cls, checkpoint: Path) -> "RunFolder":
+        """The run folder in one of whose folders a checkpoint is."""
+        return cls(checkpoint.absolute().parent.parent)
+
+    @classmethod
+    def to_resume(cls, checkpoint: Path) -> "RunFolder":
+        """The run folder of a checkpoint that a run is to be resumed from.
+
+        Raises:
+            UserError: if the checkpoint is not there, or not in its run's folder.
+        """
+        if checkpoint.is_dir():
+            last = cls(checkpoint).last
+            raise UserError(f"resume={checkpoint} is a folder. Name a checkpoint, such as {last}.")
+        if not checkpoint.is_file():
+            raise UserError(f"resume={checkpoint}: there is no such file.")
+        folder = cls.of(checkpoint)
+        if not folder.config.is_file():
+            raise UserError(
+                f"resume={checkpoint} is not in its run's folder: {folder.path} has no "
+                "config.yaml, the record of the run's configuration. evaluate, predict and export "
+                "take it anywhere."
+            )
+        return folder
+
     def is_run(self) -> bool:
         """Whether the folder has anything of a run in it."""
         marks = (self.path / ".hydra" / "overrides.yaml", self.metrics_json, self.metrics_csv)
@@ -169,30 +195,39 @@ class RunFolder:
         except (OSError, ValueError) as error:
             rows = []
             problems.append(f"metrics.csv cannot be read: {error}")
+        # A run that was refused before its first step has only what Hydra wrote.
         hydra = folder / ".hydra"
-        config = hydra / "config.yaml"
-        again = sorted(hydra.glob("resumed_*"))
-        status, reason = _status_of(self, metrics, rows, again[-1].name if again else "")
-        resumed = [_overrides(start, problems) for start in again]
-        target = _read_yaml(config, problems, "target_accuracy")
-        for override in (override for some in resumed for override in some):
-            if override.startswith("target_accuracy="):
-                target = OmegaConf.from_dotlist([override]).target_accuracy
+        record = self.config if self.config.is_file() else hydra / "config.yaml"
+        starts = self.starts()
+        status, reason = _status_of(self, metrics, rows, starts[-1]["time"] if starts else "")
+        target = _read_yaml(record, problems, "target_accuracy")
         return Run(
             folder=folder,
             name=name or folder.absolute().name,
             status=status,
             reason=reason,
-            recorded=(hydra / "overrides.yaml").is_file(),
-            overrides=_overrides(hydra, problems),
-            resumed=resumed,
-            config=config.read_text(errors="replace") if config.is_file() else "",
+            recorded=bool(starts) or (hydra / "overrides.yaml").is_file(),
+            overrides=starts[0]["overrides"]
+            if starts
+            else _texts(_read_yaml(hydra / "overrides.yaml", problems)),
+            resumed=[start["overrides"] for start in starts[1:]],
+            config=record.read_text(errors="replace") if record.is_file() else "",
             target=float(target) if type(target) in (int, float) else None,
             metrics=metrics,
             rows=rows,
             evaluation=_read_json(self.evaluation / "evaluation.json", problems),
             problems=problems,
         )
+
+    def starts(self) -> list[dict[str, Any]]:
+        """When the run was started and resumed, each `time` with the `overrides` typed then."""
+        content = _read_yaml(self.config, [], "starts")
+        found: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
+        return [
+            {"time": str(start.get("time")), "overrides": [str(o) for o in start["overrides"]]}
+            for start in found
+            if isinstance(start, dict) and isinstance(start.get("overrides"), list)
+        ]
 
 
 def find_folder(path: str | None) -> Path:
@@ -249,11 +284,10 @@ def read_rows(folder: str | Path) -> list[dict[str, float]]:
 
 def read_choices(folder: Path) -> dict[str, str]:
     """The option of each group of conf/ that a run was composed of; empty if not recorded."""
-    choices = _read_yaml(folder / ".hydra" / "hydra.yaml", [], "hydra.runtime.choices")
+    choices = _read_yaml(RunFolder(folder).config, [], "choices")
     if not OmegaConf.is_dict(choices):
         return {}
-    known = {str(group): str(option) for group, option in choices.items() if option is not None}
-    return {group: known[group] for group in sorted(known) if not group.startswith("hydra/")}
+    return {str(group): str(choices[group]) for group in sorted(choices) if choices[group]}
 
 
 def read_sweep(folder: Path, part: str = "task") -> list[str]:
@@ -273,10 +307,6 @@ def read_config_dir(folder: Path) -> str | None:
         if source.get("provider") == "command-line":
             return str(source.path)
     return None
-
-
-def _overrides(hydra: Path, problems: list[str]) -> list[str]:
-    return _texts(_read_yaml(hydra / "overrides.yaml", problems))
 
 
 def _texts(content: Any) -> list[str]:
@@ -307,7 +337,7 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _status_of(
-    folder: RunFolder, metrics: dict[str, Any], rows: Sequence[dict[str, float]], resumed: str
+    folder: RunFolder, metrics: dict[str, Any], rows: Sequence[dict[str, float]], since: str
 ) -> tuple[str, str]:
     """One of `STATUSES`, and why it is not finished, as far as is known.
 
@@ -315,7 +345,7 @@ def _status_of(
         folder: of the run.
         metrics: of its `metrics.json`; empty before it is over.
         rows: of its `metrics.csv`.
-        resumed: name of the folder in .hydra/ of its last start; empty if it was not resumed.
+        since: the time of its last start, empty if it is not known; earlier errors do not count.
     """
     epochs = metrics.get("epochs")
     more = isinstance(epochs, int | float) and any(
@@ -328,12 +358,14 @@ def _status_of(
         if metrics.get("stopped_by") == "interrupted":
             return "interrupted", "stopped by Ctrl-C or SIGTERM"
         return "finished", ""
-    since = resumed.removeprefix("resumed_")
     for log in folder.path.glob("*.log"):
         if error := _last_error(log.read_text(errors="replace").splitlines(), since):
             return "failed", error
     # Not any file: a report's own, or one that is being written, would mislead.
-    files = [folder.path / name for name in (".hydra", "metrics.csv", "train.log", "checkpoints")]
+    files = [
+        folder.path / name
+        for name in (".hydra", "config.yaml", "metrics.csv", "train.log", "checkpoints")
+    ]
     last = max(
         (f.stat().st_mtime for f in files if f.exists()), default=folder.path.stat().st_mtime
     )
@@ -346,8 +378,7 @@ def _last_error(lines: Sequence[str], since: str) -> str:
 
     Args:
         lines: of the log.
-        since: the time, as folders are named by it, of the last start; errors of earlier ones do
-            not count.
+        since: the time of the last start; errors of earlier ones do not count.
     """
     message: list[str] = []
     within = False

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.data.shapes import SHAPES
+from cifar_lightning.tracking.run_folder import RunFolder
 
 SMALL = [option for option in TINY if not option.startswith(("logger", "trainer.max_epochs"))]
 
@@ -160,7 +161,7 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
     second = last_line("pareto.py", *options, **environment)
     for key in ("test/acc", "test/acc_flip", "train_tflop"):
         assert [n[key] for n in second["networks"]] == [n[key] for n in first["networks"]]
-    assert list((results / "best_dilated_dw_0" / ".hydra").glob("resumed_*"))
+    assert len(RunFolder(results / "best_dilated_dw_0").starts()) == 2
     assert not (results / "airbench94_1").exists()
 
 

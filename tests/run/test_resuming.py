@@ -1,43 +1,196 @@
-"""`resume=auto`, and two processes at one run."""
+"""Resuming: by which configuration, `resume=auto`, and two processes at one run."""
 
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from checkpoints import changed_record
 from conftest import TINY
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
-from omegaconf import OmegaConf, open_dict
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
+from cifar_lightning.checkpoints.record import write_record
 from cifar_lightning.cli import resume_auto
-from cifar_lightning.config.compose import ADDED, compose
+from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
+from cifar_lightning.run.resume import resumed
 from cifar_lightning.system.locks import run_lock
-from cifar_lightning.train import main
+from cifar_lightning.tracking.run_folder import RunFolder
+from cifar_lightning.train import main, train
+
+Compose = Callable[..., DictConfig]
 
 TYPED = ("data=shapes", "optimizer.lr=0.05", "seed=3")
-
-
 FIRST, SECOND, THIRD = (f"2026-01-0{day}_00-00-00-000000_x" for day in (1, 2, 3))
+RUNS = Path("runs/train")
+
+# ------------------------------------------------------------------ by which configuration
 
 
-def begun(place: Path, typed: Sequence[str] = TYPED, name: str = FIRST) -> Path:
-    """A run's folder as Hydra and a training leave it that was killed."""
-    folder = place / name
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
-    (folder / ".hydra").mkdir()
-    config = compose(typed)
-    with open_dict(config):
-        for key in ADDED:
-            del config[key]
-    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(list(typed), folder / ".hydra" / "overrides.yaml")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("STEP", "0.07")
+        typed = [*TINY, "optimizer.lr='${oc.decode:${oc.env:STEP}}'", "seed=1"]
+        train(compose([*typed, "trainer.max_epochs=${seed}"], folder))
     return folder
 
 
-RUNS = Path("runs/train")
+@pytest.fixture
+def run_dir(trained: Path, tmp_path: Path) -> Path:
+    """A copy, whose record `changed_record` changes."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def resume(run_dir: Path, *typed: str) -> DictConfig:
+    """As typed after the command: the configuration that the run would be resumed by."""
+    return resumed(compose([f"resume='{run_dir}/checkpoints/last.ckpt'", *typed], run_dir))
+
+
+def test_a_run_is_resumed_by_its_record_with_overrides_on_top(run_dir: Path) -> None:
+    config = resume(run_dir, "scheduler=cosine", "target_accuracy=0.5", "trainer.max_epochs=9")
+    assert (config.data.train_size, config.seed, config.trainer.max_epochs) == (200, 1, 9)
+    assert config.optimizer.lr == 0.07  # as it was evaluated then
+    assert config.scheduler._target_ == "cifar_lightning.training.optim.cosine_schedule"
+    assert config.choices.scheduler == "cosine"
+    run_id = resume(run_dir).run_id
+    assert config.run_id == run_id != compose(TINY, run_dir).run_id  # one run on W&B
+    # What depends on another value follows it.
+    assert config.callbacks.target.target == 0.5
+    config = resume(run_dir)
+    config.seed = 3
+    assert config.trainer.max_epochs == 3
+    moved = run_dir.rename(run_dir.with_name("moved"))
+    assert resume(moved).callbacks.best.dirpath == str(moved / "checkpoints")
+
+
+def test_what_a_checkpoint_decides_may_be_typed_as_it_was(run_dir: Path) -> None:
+    config = resume(run_dir, "data=shapes", *TINY[1:5], "seed=1", "model=dilated_dw")
+    assert (config.data.train_size, config.seed) == (200, 1)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "experiment=sgd",
+        "optimizer=sgd",
+        "optimizer.lr=1",
+        "seed=2",
+        "data.split_seed=1",
+        "data.val_size=60",
+        "trainer=ddp",
+        "~callbacks.target",
+    ],
+)
+def test_what_a_checkpoint_decides_cannot_be_overridden(trained: Path, key: str) -> None:
+    with pytest.raises(UserError, match=f"leave {key.partition('=')[0]}= out"):
+        resume(trained, key)
+
+
+def test_a_checkpoint_of_the_middle_of_an_epoch_is_refused(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny("trainer.val_check_interval=0.5", "target_accuracy=0.0"))
+    with pytest.raises(UserError, match=r"saved in the middle of an epoch.*Take last\.ckpt"):
+        resumed(compose([f"resume={tmp_path}/run/checkpoints/best.ckpt"]))
+
+
+def test_a_checkpoint_out_of_its_runs_folder_is_not_resumed(run_dir: Path, tmp_path: Path) -> None:
+    alone = run_dir.joinpath("checkpoints", "last.ckpt").rename(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"is not in its run's folder: .* has no config\.yaml"):
+        resumed(compose([f"resume={alone}"]))
+
+
+SHELL = {"_target_": "os.mkdir", "path": "was_called"}
+MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config.update(model=SHELL), "wants to call"),
+        (lambda config: config["augment"].update(flip=[[SHELL]]), "wants to call"),
+        (lambda config: config["trainer"].update(plugins=[SHELL]), "wants to call"),
+        (lambda config: config.update(model=config["callbacks"]["best"]), "wants to call"),
+        (lambda config: config.update(x=SHELL, model="${x}"), "wants to call"),
+        (lambda config: config["model"].update(_target_=["os.mkdir"]), "wants to call"),
+        (lambda config: config["model"].update(x=f"${MAKES_FOLDER}"), "wants to evaluate"),
+        (lambda config: config["model"].update(x=f"\\${MAKES_FOLDER}"), "wants to evaluate"),
+        (
+            lambda config: config.update(a="$", b=MAKES_FOLDER, seed="${a}${b}"),
+            "wants to evaluate",
+        ),
+        (lambda config: config.update(seed="${oc.env:HOME}"), "wants to evaluate"),
+        (
+            lambda config: config.update(seed="${nowhere}"),
+            r"config\.yaml cannot be read: .*nowhere",
+        ),
+        (lambda config: config.update(trainer=5), "cannot be read: it has no trainer"),
+        (lambda config: config.pop("cutmix"), "has no cutmix: it is of another version"),
+        (lambda config: config.update(callbacks={"x": {"dirpath": 5}}), "wants callbacks.x to wri"),
+        (
+            lambda config: config["callbacks"]["best"].update(dirpath="/home"),
+            "outside of the run's",
+        ),
+        (
+            lambda config: config["trainer"].update(profiler={"dirpath": "/home"}),
+            "outside of the run's",
+        ),
+    ],
+)
+def test_a_record_runs_no_code_and_writes_nowhere_else(
+    change: Callable[[dict[str, Any]], object], message: str, run_dir: Path
+) -> None:
+    changed_record(run_dir, change)
+    with pytest.raises(UserError, match=message):
+        resume(run_dir)
+    assert not Path("was_called").exists()
+    instantiate(SHELL)  # it would have been
+    assert Path("was_called").is_dir()
+
+
+def test_what_is_the_users_own_can_be_typed_again(run_dir: Path) -> None:
+    mine = {"_target_": "my.Callback"}
+    changed_record(run_dir, lambda config: config["callbacks"].update(mine=mine))
+    with pytest.raises(UserError, match=r"wants to call 'my\.Callback' in callbacks"):
+        resume(run_dir, "+callbacks.mine.monitor=my.Callback")
+    assert resume(run_dir, "+callbacks.mine._target_=my.Callback").callbacks.mine == mine
+    changed_record(run_dir, lambda config: config["callbacks"]["best"].update(dirpath="/home"))
+    typed = ("+callbacks.mine._target_=my.Callback", "callbacks.best.dirpath=/home")
+    assert resume(run_dir, *typed).callbacks.best.dirpath == "/home"
+
+
+def test_what_a_record_could_not_keep_is_refused_before_the_training(tiny: Compose) -> None:
+    with pytest.raises(UserError, match=r"'\$\{x\}' holds \$\{, which the record of a run cannot"):
+        train(tiny(r"+mine='\${x}'"))
+    assert not list(Path().glob("run/checkpoints/*"))
+
+
+def test_the_record_has_every_start_and_what_was_typed_last(run_dir: Path) -> None:
+    typed = [f"resume='{run_dir}/checkpoints/last.ckpt'", "trainer.max_epochs=2"]
+    assert train(compose(typed, run_dir))["epochs"] == 2
+    with pytest.raises(UserError, match=r"trainer\.gpus=99"):
+        train(compose([typed[0], "trainer.gpus=99"], run_dir))
+    first, again = RunFolder(run_dir).starts()
+    assert "seed=1" in first["overrides"]
+    assert again["overrides"] == typed
+    assert resume(run_dir).trainer.max_epochs == 2
+
+
+# ----------------------------------------------------------------------------- resume=auto
+
+
+def begun(place: Path, typed: Sequence[str] = TYPED, name: str = FIRST) -> Path:
+    """A run's folder as a run leaves it that was killed."""
+    folder = place / name
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "last.ckpt").touch()
+    write_record(compose(typed, folder), [o for o in typed if not o.startswith("hydra.")])
+    return folder
 
 
 def auto(*typed: str) -> Path | None:
@@ -51,7 +204,7 @@ def auto(*typed: str) -> Path | None:
 
 def test_the_newest_run_that_was_typed_so_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     assert auto(*TYPED) is None
-    assert capsys.readouterr().out == "resume=auto: no run to go on with, so this is a new one\n"
+    assert capsys.readouterr().out == "resume=auto: no run to resume, so this is a new one\n"
     older = begun(RUNS)
     newer = begun(RUNS, name=SECOND)
     begun(RUNS, ["data=shapes", "seed=3"], name=THIRD)
@@ -59,7 +212,6 @@ def test_the_newest_run_that_was_typed_so_goes_on(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"resume=auto: {newer}/checkpoints/last.ckpt\n"
     assert auto(*reversed(TYPED)) == newer
     assert auto("--cfg", "job", *TYPED) == newer
-    assert auto(*TYPED, "model=dilated_dw") == newer  # the default
     assert auto(*TYPED, "seed=4") is None
     (RUNS / "latest").symlink_to("nowhere")
     assert resume_auto([*TYPED, "resume='auto'"])[-1] == f"resume={newer}/checkpoints/last.ckpt"
@@ -84,32 +236,33 @@ def test_a_run_that_another_process_works_on_is_left_to_it() -> None:
 
 def test_a_run_that_was_resumed_with_other_values_is_another_one() -> None:
     run = begun(RUNS)
-    again = run / ".hydra" / "resumed_2026-01-01_01-00-00-000000"
-    again.mkdir()
-    OmegaConf.save(["resume=x", "optimizer.lr=0.05"], again / "overrides.yaml")
+    config = compose([*TYPED, f"resume={run}/checkpoints/last.ckpt"], run)
+    write_record(config, ["resume=x", "optimizer.lr=0.05"])
     assert auto(*TYPED) == run
-    OmegaConf.save(["resume=x", "trainer.max_epochs=9"], again / "overrides.yaml")
+    write_record(config, ["resume=x", "trainer.max_epochs=9"])
     assert auto(*TYPED) is None
 
 
 @pytest.mark.usefixtures("_hydra")
-def test_a_resume_that_was_refused_leaves_the_run_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_start_that_was_refused_leaves_the_run_as_it_was(
+    resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    last = begun(RUNS) / "checkpoints" / "last.ckpt"
-    typed = [f"resume={last.absolute()}", "optimizer.lr=0.5"]
-    monkeypatch.setattr(sys, "argv", ["cifar-train", *typed])
-    with pytest.raises(SystemExit, match="is not a checkpoint"):
+    """As a second one in the same folder, for which Hydra has replaced `.hydra/`."""
+    run = begun(RUNS).absolute()
+    typed = [f"resume={run}/checkpoints/last.ckpt"] if resumes else [f"hydra.run.dir={run}"]
+    monkeypatch.setattr(sys, "argv", ["cifar-train", *typed, *TINY, "trainer.gpus=99"])
+    with pytest.raises(SystemExit, match="is not a checkpoint" if resumes else "gpus=99"):
         main()
-    assert auto(*TYPED) == last.parents[1]
-    assert not list(last.parents[1].glob(".hydra/resumed_*"))
+    assert (run / ".hydra").exists() != resumes
+    assert auto(*TYPED) == run.relative_to(tmp_path)
 
 
 def test_a_damaged_folder_is_passed_over() -> None:
     run, damaged = begun(RUNS), begun(RUNS, name=SECOND)
-    (damaged / ".hydra" / "config.yaml").write_text("a: [")
+    (damaged / "config.yaml").write_text("a: [")
     assert auto(*TYPED) == run
-    (damaged / ".hydra" / "config.yaml").unlink()
+    (damaged / "config.yaml").unlink()
     assert auto(*TYPED) == run
 
 

@@ -52,10 +52,10 @@ def test_compiling_keeps_the_checkpoints_keys(tiny: Compose) -> None:
 
 def test_a_checkpoint_rebuilds_itself_without_pickle(tiny: Compose, tmp_path: Path) -> None:
     metrics = train(tiny("optimizer=sgd", "seed=3"))
-    classifier, config = run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")
-    assert config.optimizer._target_ == "torch.optim.SGD"
-    assert classifier.classes[0] == "bar"
-    data = run.build_data(config)
+    classifier, info = run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    assert (info.model, info.data, info.precision) == ("dilated_dw", "shapes", "auto")
+    assert classifier.classes[0] == info.classes[0] == "bar"
+    data = run.build_data(tiny())
     with torch.no_grad():
         guesses = classifier(data.test.images).argmax(1)
     accuracy = (guesses == data.test.labels).float().mean().item()

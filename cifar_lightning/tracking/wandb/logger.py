@@ -234,8 +234,8 @@ def save_shareable(checkpoint: Path, file: Path) -> None:
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     kept = {key: value for key, value in content.items() if key not in TRAINING_STATE}
-    facts = kept["hyper_parameters"]
-    kept["hyper_parameters"] = facts | {"config": without_places(facts["config"])}
+    info = kept["hyper_parameters"]
+    kept["hyper_parameters"] = info | {"network": without_places(info["network"])}
     file.parent.mkdir(exist_ok=True)
     torch.save(kept, file)
 

@@ -112,9 +112,12 @@ def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
     moved.mkdir()
     (tmp_path / "run" / "checkpoints" / "best.ckpt").rename(moved / "mine.ckpt")
     options = (f"checkpoint={moved}/mine.ckpt", "robustness=false", "trainer.gpus=0")
-    assert evaluate(typed(*options))["test/acc"] == metrics["test/acc"]
+    with pytest.raises(UserError, match=r"is not in its run's folder.* data=OPTION"):
+        evaluate(typed(*options))
+    data = ("data=shapes", "data.train_size=200", "data.test_size=60")
+    assert evaluate(typed(*options, *data))["test/acc"] == metrics["test/acc"]
     assert (moved / "evaluation" / "mine" / "evaluation.json").exists()
-    evaluate(typed(*options, f"output={tmp_path}/out [2]"))
+    evaluate(typed(*options, *data, f"output={tmp_path}/out [2]"))
     assert (tmp_path / "out [2]" / "evaluation.json").exists()
 
 
@@ -210,7 +213,7 @@ def test_an_evaluation_is_of_the_images_it_says(
     sure: Inference, shapes: ShapesData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluation, "CORRUPTED_AT_A_TIME", 30)  # of 100
-    found, logits = evaluation.measure(sure, shapes, robustness=True)
+    found, logits = evaluation.measure(sure, shapes, 50, robustness=True)
     images, labels = shapes.test.images, shapes.test.labels
     guesses = logits.argmax(1)
     matrix = np.zeros((10, 10), int)

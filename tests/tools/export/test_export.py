@@ -20,6 +20,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from cifar_lightning import run
+from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.export import NEEDS, export, formats, verify
@@ -149,9 +150,8 @@ def test_the_command_makes_a_pt2_file_that_runs_where_this_package_is_not(best: 
     assert [len(logits) for logits in found] == [1, 3, 256]
     for logits in found:
         assert_close(torch.tensor(logits), logits_of(best, SOME[: len(logits)]))
-    classifier, trained = run.rebuild(best)
-    assert metadata["classes"] == list(classifier.classes)
-    assert metadata["network"] == {**trained.model}
+    _, info = run.rebuild(best)
+    assert (metadata["classes"], metadata["network"]) == (info.classes, info.network)
     with zipfile.ZipFile(best.with_suffix(".pt2")) as archive:
         content = b"".join(map(archive.read, archive.namelist()))
     assert OURS.encode() not in content
@@ -161,7 +161,7 @@ def test_the_command_makes_a_pt2_file_that_runs_where_this_package_is_not(best: 
 def test_a_safetensors_file_holds_the_weights_under_their_names(best: Path) -> None:
     result = export(config_of(best, "format=safetensors"))
     assert "file_ms_1" not in result  # there is no graph to run
-    classifier, trained = run.rebuild(best)
+    classifier, info = run.rebuild(best)
     with safe_open(best.with_suffix(".safetensors"), framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = file.metadata()
@@ -169,8 +169,8 @@ def test_a_safetensors_file_holds_the_weights_under_their_names(best: Path) -> N
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert json.loads(metadata["classes"]) == list(classifier.classes)
-    assert json.loads(metadata["std"]) == classifier.std.flatten().tolist()
-    network = run.build_network(trained, 10, 32)
+    assert json.loads(metadata["std"]) == info.std
+    network = run.make_network(info.network)
     network.load_state_dict(weights)
     mean, std = (torch.tensor(json.loads(metadata[k])).view(3, 1, 1) for k in ("mean", "std"))
     with torch.inference_mode():
@@ -185,18 +185,22 @@ def test_every_network_exports_whatever_the_classes_and_the_size(
 ) -> None:
     config = compose([f"model={model}", "data=shapes"])
     networks = [run.build_network(config, num_classes=4, image_size=40) for _ in range(2)]
+    facts: dict[str, Any] = {
+        "classes": ["a", "b", "c", "ü"],
+        "image_size": 40,
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.25, 0.2, 0.1],
+    }
     classifier = Classifier(
         networks[0],
-        classes=["a", "b", "c", "ü"],
-        image_size=40,
-        mean=[0.5, 0.4, 0.3],
-        std=[0.25, 0.2, 0.1],
+        **facts,
         optimizer=torch.optim.SGD,
         scheduler=linear_schedule,
         augment=Augment(),
     ).eval()
+    info = ModelInfo("0", model, {}, "shapes", **facts, precision="auto", deterministic=False)
     file = tmp_path / f"four.{kind}"
-    file.write_bytes(formats.make_file(kind, classifier, verify.describe(classifier, config)))
+    file.write_bytes(formats.make_file(kind, classifier, verify.describe(info)))
     runs = formats.run_file(kind, file, networks[1])
     images = torch.randint(0, 256, (9, 3, 40, 40), dtype=torch.uint8)
     assert runs(images).shape == (9, 4)
@@ -264,9 +268,9 @@ def test_a_network_that_cannot_be_exported_says_why(best: Path) -> None:
                 return images.mean((2, 3))
             return images.amax((2, 3))
 
-    classifier, trained = run.rebuild(best)
+    classifier, info = run.rebuild(best)
     classifier.network = Unsteady()
-    metadata = verify.describe(classifier, trained)
+    metadata = verify.describe(info)
     for kind in ("onnx", "pt2"):
         with (
             pytest.raises(UserError, match=r"(?s)unsteady: .*data-dependent.*HYDRA_FULL_ERROR"),

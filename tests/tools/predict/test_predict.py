@@ -41,8 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(trained: Path) -> ImageData:
-    _, config = run.rebuild(trained / "checkpoints" / "best.ckpt")
-    return run.build_data(config)
+    return run.build_data(compose(TINY, trained))
 
 
 @pytest.fixture
@@ -85,8 +84,8 @@ def test_predictions_are_those_of_the_training(
         "probability3",
     ]
     assert [row["image"] for row in table] == [f"photos/{number}.png" for number in range(60)]
-    classifier, config = run.rebuild(trained / "checkpoints" / "best.ckpt")
-    logits = Inference(classifier, 0, config.trainer.precision).logits(data.test.images, 25)
+    classifier, info = run.rebuild(trained / "checkpoints" / "best.ckpt")
+    logits = Inference(classifier, 0, info.precision).logits(data.test.images, 25)
     likeliest = logits.softmax(1).sort(dim=1, descending=True, stable=True)
     for number, key in enumerate(("", "2", "3")):
         expected = [data.classes[i] for i in likeliest.indices[:, number].tolist()]
@@ -312,7 +311,7 @@ def test_a_checkpoint_does_not_choose_the_folder(
     trained: Path, photos: Path, tmp_path: Path
 ) -> None:
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    content["hyper_parameters"]["config"]["choices"]["model"] = "a/../../../out"
+    content["hyper_parameters"]["model"] = "a/../../../out"
     torch.save(content, "odd.ckpt")
     overrides = ("checkpoint=odd.ckpt", "images=photos/1.png", "trainer.gpus=0")
     output = predict(compose(prepare_arguments(overrides), config_name="predict"))["output"]

@@ -10,10 +10,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import changed_record
 from conftest import TINY
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from programs import read_json, run_command
@@ -197,8 +199,7 @@ def test_an_interrupted_run_is_listed_and_not_counted(many: Path) -> None:
         ("metrics.json", "[1]", "metrics.json cannot be read: "),
         ("metrics.csv", "epoch\nx\n", "metrics.csv cannot be read: "),
         ("evaluation/evaluation.json", "", "evaluation.json cannot be read: "),
-        (".hydra/config.yaml", "a: [", "config.yaml cannot be read: "),
-        (".hydra/overrides.yaml", "- a: [", "overrides.yaml cannot be read: "),
+        ("config.yaml", "a: [", "config.yaml cannot be read: "),
         ("evaluation/evaluation.json", '{"test/acc_by_class": {"a": "b"}, "robustness": 3}', ""),
         ("evaluation/evaluation.json", '{"test/acc_by_class": 3, "test/acc": "?"}', ""),
         ("metrics.json", '{"test/acc": NaN, "epochs": "x", "seed": null}', ""),
@@ -255,6 +256,7 @@ def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
 
 def test_a_run_without_a_record_of_what_was_typed_claims_no_command(one: Path) -> None:
     shutil.rmtree(one / ".hydra")
+    (one / "config.yaml").unlink()
     page = write(one)
     for text in (page.read_text(), page.with_suffix(".md").read_text()):
         assert "Not recorded." in text
@@ -263,8 +265,8 @@ def test_a_run_without_a_record_of_what_was_typed_claims_no_command(one: Path) -
 
 
 def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
-    again = one / ".hydra" / "resumed_2026-11-25_00-00-00-000000"
-    again.mkdir()
+    again = {"time": "2026-11-25 00:00:00.000000", "overrides": []}
+    changed_record(one, lambda record: record["starts"].append(again))
     log = one / "train.log"
     log.write_text("2026-11-24 23:59:59,999 ERROR cifar_lightning.cli: Before.\n")
     assert RunFolder(one).read().status == "finished"
@@ -291,7 +293,8 @@ def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
 
 def test_names_with_dollar_signs_are_no_formulas(one: Path, many: Path) -> None:
     for run in ("0", "1"):
-        (many / run / ".hydra" / "overrides.yaml").write_text(f"['model=$\\foo_{run}$']")
+        start = {"time": "2026-11-25", "overrides": [f"model=$\\foo_{run}$"]}
+        changed_record(many / run, partial(dict.update, starts=[start]))
     write(many)
     svg = write(many).read_text()
     assert "$\\foo_0$" in svg
@@ -319,11 +322,11 @@ def test_what_was_typed_is_typed_again() -> None:
 
 
 def test_a_resumed_run_shows_both_commands(one: Path) -> None:
-    again = one / ".hydra" / "resumed_2026-11-25_00-00-00-000000"
-    again.mkdir()
     last = one / "checkpoints" / "last.ckpt"
     overrides = prepare_arguments(["trainer.max_epochs=9", "target_accuracy=null"])
-    (again / "overrides.yaml").write_text(json.dumps([f"resume='{last}'", *overrides]))
+    again = {"time": "2026-11-25 00:00:00", "overrides": [f"resume='{last}'", *overrides]}
+    changed_record(one, lambda record: record["starts"].append(again))
+    changed_record(one, lambda record: record.update(target_accuracy=None))
     html = write(one).read_text()
     assert "It went on, in the same folder, with:" in html
     assert "trainer.max_epochs=9 target_accuracy=null" in html
@@ -543,9 +546,8 @@ def test_hostile_text_stays_text(one: Path, many: Path, visit: Callable[..., Pag
     for folder, run in ((one, one), (many, many / "0")):
         metrics = metrics_of(run) | {"device": HOSTILE, "model": HOSTILE}
         (run / "metrics.json").write_text(json.dumps(metrics))
-        overrides = run / ".hydra" / "overrides.yaml"
-        overrides.write_text(json.dumps([*RunFolder(run).read().overrides, f"x={HOSTILE}"]))
-        (run / ".hydra" / "config.yaml").write_text(f"x: '{HOSTILE}'\n")
+        changed_record(run, lambda record: record.update(x=HOSTILE))
+        changed_record(run, lambda record: record["starts"][0]["overrides"].append(f"x={HOSTILE}"))
         page = visit(write(folder))
         assert HOSTILE in page.locator("main").inner_text()
         assert page.locator("main script, main img[src=x]").count() == 0

@@ -21,7 +21,7 @@ from programs import finish, only, read_json, wait_for
 from cifar_lightning.cli import resume_sweep
 from cifar_lightning.errors import UserError
 from cifar_lightning.sweep import jobs as sweep_jobs
-from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.tracking.run_folder import RunFolder, read_rows
 
 Job = list[str]
 
@@ -100,9 +100,7 @@ def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
         sweep_jobs.jobs_at_once({"n_jobs": 0}, 3)
 
 
-def test_a_job_is_told_its_folder_its_share_and_where_to_record_that_it_goes_on(
-    tmp_path: Path,
-) -> None:
+def test_a_job_is_told_its_folder_its_share_and_to_keep_what_it_began_with(tmp_path: Path) -> None:
     assert sweep_jobs.hydra_overrides(tmp_path, None, None) == []
     # A single one too: the launcher's own number may be another, or -1.
     assert sweep_jobs.hydra_overrides(tmp_path, None, 1) == ["hydra.launcher.n_jobs=1"]
@@ -112,7 +110,7 @@ def test_a_job_is_told_its_folder_its_share_and_where_to_record_that_it_goes_on(
     ]
     make_run(tmp_path / "3", [])
     *_, last = sweep_jobs.hydra_overrides(tmp_path, "3", None)
-    assert re.fullmatch(r"hydra\.output_subdir=\.hydra/resumed_\d{4}(-\d\d){2}_[\d-]{15}", last)
+    assert last == "hydra.output_subdir=null"
 
 
 # resume_sweep=DIR
@@ -357,7 +355,7 @@ def test_a_sweep_goes_on_where_it_broke_off(broken: Broken) -> None:
         assert [row["epoch"] for row in rows if "lr" in row] == [1.0, 2.0]
         assert len(first[how]) == 1
         assert rows[0] == first[how][0]  # its seconds too: the first epoch was not trained again
-        assert only("resumed_*/overrides.yaml", runs[how] / ".hydra")
+        assert len(RunFolder(runs[how]).starts()) == 2
     # Once more: nothing is missing.
     code, said = command(broken.place, f"resume_sweep={goes_on_by(broken)}")
     assert code == 0, said
