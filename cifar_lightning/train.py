@@ -84,7 +84,40 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     return metrics
 
 
-main = entry("train", train)
+def train_locked(config: DictConfig) -> dict[str, Any]:
+    """`train`, holding the lock of the run folder, for the command line."""
+    from contextlib import nullcontext
+
+    from cifar_lightning.system import processes
+    from cifar_lightning.system.locks import run_lock
+
+    # Of several processes, the first writes to the folder.
+    with run_lock(Path(config.run_dir)) if processes.is_first() else nullcontext():
+        return train(config)
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """Register the sweeper with Hydra; replace `resume_sweep=` and `resume=` by what Hydra takes."""
+    from importlib.util import find_spec
+
+    from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
+
+    if find_spec("cifar_lightning.sweep") is not None:  # which can be deleted
+        from hydra.core.plugins import Plugins
+
+        from cifar_lightning.sweep.resume import resume_sweep
+
+        # First, because Hydra executes the modules of all plugins that it finds once more.
+        plugins = Plugins.instance()
+        from hydra_plugins.cifar_lightning_sweeper import GridSweeper
+
+        # An editable install hides the plugin from Hydra, which looks in folders.
+        plugins.register(GridSweeper)
+        arguments = resume_sweep(arguments)
+    return in_run_folder(resume_auto(arguments))
+
+
+main = entry("train", train_locked, prepare)
 
 if __name__ == "__main__":
     # By this name the processes of a sweep's jobs find `train`, and not in their own `__main__`.

@@ -8,8 +8,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from cifar_lightning.cli.tasks import MISTAKES
-from cifar_lightning.config.messages import explain
+from cifar_lightning.config.messages import MISTAKES, explain
 
 LONGEST_MESSAGE = 3000  # characters: a screen, where the names in it are long
 

@@ -8,9 +8,15 @@ from typing import Any
 
 from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.jobs import JobFailed
+
+# These end in one message. Anything else is a fault of ours or of a network, with its traceback.
+# OSError too: it is the disk's or the machine's, and its message says where to find the traceback.
+MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException, OSError)
 
 # What a value that does not fit ends in, and perhaps a fault in a network.
 FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)

@@ -8,6 +8,8 @@ from pathlib import Path
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
 
+CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
+
 # Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
 PATH_KEYS = (
     "checkpoint",
@@ -96,3 +98,14 @@ def write_nothing(arguments: Sequence[str]) -> list[str]:
     same_for_all = any(a.startswith("hydra.run.dir=") and "${" not in a for a in arguments)
     folder = [] if same_for_all else ["hydra.run.dir=."]
     return [*folder, "hydra.output_subdir=null", "hydra/job_logging=terminal"]
+
+
+def options_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's options with their values, and the overrides."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_override = "=" in argument or argument.startswith("~")
+        of_option = argument.startswith("-") or before in CONFIG_DIR or not is_override
+        (options if of_option else overrides).append(argument)
+    return options, overrides

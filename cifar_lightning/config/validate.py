@@ -14,7 +14,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.models.budget import check
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
 OF_TRAINER = ("compile", "deterministic", "gpus", "max_epochs", "precision")  # which are read here
@@ -36,6 +35,14 @@ class Settings(TypedDict):
     rehearse_without_data: bool
 
 
+class Budget(TypedDict):
+    """The kinds of the values of `budget`, whose names the check of the network knows."""
+
+    max_params: float | None
+    min_dilated: int | None
+    min_separable: int | None
+
+
 def check_config(config: DictConfig) -> None:
     """Refuse what neither the data nor the machine is needed to judge, before the data is fetched.
 
@@ -53,7 +60,7 @@ def check_config(config: DictConfig) -> None:
         if not isinstance(values[key], dict):
             raise UserError(f"{key}={_typed(values[key])} is no option and no set of keys.")
     check_values("", get_type_hints(Settings), values)
-    check_arguments("budget", check, values["budget"])
+    check_values("budget.", get_type_hints(Budget), values["budget"])
     check_values("trainer.", {"compile": bool}, values["trainer"])
     for key in PARTS:
         check_part(key, values[key])

@@ -1,34 +1,46 @@
-"""Which jobs of a sweep are to be run, and with which of Hydra's overrides.
+"""The jobs of a sweep: which of them are to be run, and each in a process of its own.
 
 A job is a list of overrides; its folder is a run's.
 """
 
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
+from omegaconf import DictConfig, OmegaConf
+
 from cifar_lightning.errors import UserError
-from cifar_lightning.tracking.run_folder import run_folders
+from cifar_lightning.system import processes
+from cifar_lightning.system.jobs import JobDied, JobEnvironment, JobFailed, run_job
+from cifar_lightning.system.locks import run_lock
+from cifar_lightning.tracking.run_folder import RunFolder, run_folders
+
+log = logging.getLogger(__name__)
 
 Job = list[str]
 
 
 def missing_jobs(folder: Path, jobs: Sequence[Job], resume: bool) -> list[tuple[str | None, Job]]:
-    """The jobs that are not finished, each with its folder's name; None leaves that to Hydra.
+    """The jobs that are not finished, each with the name of its folder; None leaves it to Hydra.
 
     Args:
         folder: of the sweep.
-        jobs: all of it.
+        jobs: all of the sweep.
         resume: whether the folder may have runs already.
 
     Raises:
-        UserError: if it has, and may not.
+        UserError: if it has runs that it may not have.
     """
     there = run_folders(folder) if folder.is_dir() else []
     if there and not resume:
         raise UserError(
-            f"{folder} has runs already. resume_sweep={folder} goes on with them; another "
-            "hydra.sweep.dir begins anew."
+            f"{folder} has runs already. resume_sweep={folder} resumes them; another "
+            "hydra.sweep.dir starts a new sweep."
         )
     if not resume:
         return [(None, job) for job in jobs]
@@ -46,7 +58,7 @@ def missing_jobs(folder: Path, jobs: Sequence[Job], resume: bool) -> list[tuple[
 
 
 def with_each_value(jobs: Sequence[Job]) -> list[Job]:
-    """So many of the jobs that each override is in one of them."""
+    """Some of the jobs, such that each override is in at least one of them."""
     seen: set[str] = set()
     chosen = []
     for job in jobs:
@@ -74,17 +86,74 @@ def jobs_at_once(launcher: Any, jobs: int) -> int | None:
 
 
 def hydra_overrides(folder: Path, name: str | None, at_once: int | None) -> list[str]:
-    """What a job is told beside its own overrides.
+    """Hydra's overrides for a job, beside the job's own.
 
     Args:
         folder: of the sweep.
         name: of the job's folder in it, if Hydra is not to choose it.
         at_once: as `jobs_at_once` has it.
     """
-    told = [] if at_once is None else [f"hydra.launcher.n_jobs={at_once}"]
+    overrides = [] if at_once is None else [f"hydra.launcher.n_jobs={at_once}"]
     if name is not None:
-        told.append(f"hydra.sweep.subdir='{name}'")
+        overrides.append(f"hydra.sweep.subdir='{name}'")
     if name is not None and (folder / name / ".hydra").is_dir():
         # .hydra/ keeps what the run began with; the run's own record tells of its resumes.
-        told.append("hydra.output_subdir=null")
-    return told
+        overrides.append("hydra.output_subdir=null")
+    return overrides
+
+
+def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
+    """Run a job of a sweep in a process of its own, so that a crash leaves the others alone.
+
+    A run that is in the job's folder already is resumed from its last checkpoint.
+
+    Args:
+        task: what Hydra would have called in this process.
+        config: as Hydra composed it.
+
+    Raises:
+        JobFailed: if the job fails, or has no right to the run in its folder.
+    """
+    hydra_config = HydraConfig.get()
+    launcher, folder = hydra_config.launcher, RunFolder(Path(hydra_config.runtime.output_dir))
+    # Submitit starts a job again that was preempted, or ran out of its time.
+    may_resume = hydra_config.sweeper.resume or "SUBMITIT_EXECUTOR" in os.environ
+    in_parallel = launcher.get("n_jobs", 1) != 1  # a count, which the sweeper has made of -1
+    environment = JobEnvironment(
+        threads=launcher.get("cpus_per_task"),  # joblib divides the cores by OMP_NUM_THREADS
+        own_gpu=OmegaConf.select(config, "trainer.gpus") in ("auto", 1),
+        output=folder.path / "output.log" if in_parallel else None,
+        log=OmegaConf.to_container(hydra_config.job_logging, resolve=True),  # type: ignore[arg-type]
+    )
+    # Plain, because Hydra executes its plugins' modules twice, whose classes cannot be pickled.
+    plain: Any = OmegaConf.to_container(hydra_config)
+    ending = "failed"
+    try:
+        if processes.is_first():
+            with run_lock(folder.path):
+                pass  # or else the job would write to the log of a run that another process has
+        if folder.last.is_file():
+            if not may_resume:
+                raise JobFailed(
+                    f"{folder.path} has a run already, which was left as it was: of another job "
+                    "with the same hydra.sweep.subdir, or of another process that works on this "
+                    "sweep."
+                )
+            # By the run's own configuration, which is this job's.
+            config.resume, plain["overrides"]["task"] = str(folder.last), []
+        result = run_job(partial(_run, task, config, plain), environment)
+        ending = "finished"
+    except JobDied as error:  # what it raised, it has logged itself
+        log.error(str(error))
+        raise
+    finally:
+        if in_parallel:  # nothing else is printed of it here
+            print(f"{ending:<11}{folder.path}", flush=True)
+    return result
+
+
+def _run(task: Callable[[DictConfig], Any], config: DictConfig, hydra_config: Any) -> Any:
+    """The task, in the process of the job."""
+    setup_globals()  # for `${now:…}` and `${hydra:…}` in overrides
+    HydraConfig.instance().cfg = OmegaConf.create({"hydra": hydra_config})  # type: ignore[assignment]
+    return task(config)

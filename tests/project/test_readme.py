@@ -5,9 +5,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import cifar_lightning
-from cifar_lightning.cli import resume_auto
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.overrides import prepare_arguments
+from cifar_lightning.tracking.resume_auto import resume_auto
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text()

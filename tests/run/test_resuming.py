@@ -15,11 +15,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from cifar_lightning.checkpoints.record import write_record
-from cifar_lightning.cli import resume_auto
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.resume import resumed
 from cifar_lightning.system.locks import run_lock
+from cifar_lightning.tracking.resume_arguments import resume_auto
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import main, train
 

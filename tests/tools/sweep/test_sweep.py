@@ -18,9 +18,9 @@ from filelock import FileLock
 from omegaconf import OmegaConf
 from programs import finish, only, read_json, wait_for
 
-from cifar_lightning.cli import resume_sweep
 from cifar_lightning.errors import UserError
 from cifar_lightning.sweep import jobs as sweep_jobs
+from cifar_lightning.sweep.resume import resume_sweep
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
 
 Job = list[str]
@@ -45,7 +45,7 @@ def test_a_new_sweep_leaves_the_folders_names_to_hydra(tmp_path: Path) -> None:
 
 def test_a_folder_that_has_runs_is_for_a_resume_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "0", ["seed=0"])
-    with pytest.raises(UserError, match=rf"has runs already\. resume_sweep={tmp_path} goes on"):
+    with pytest.raises(UserError, match=rf"has runs already\. resume_sweep={tmp_path} resumes"):
         sweep_jobs.missing_jobs(tmp_path, [["seed=0"]], resume=False)
 
 
@@ -202,7 +202,9 @@ def test_with_overrides_it_is_the_sweep_that_they_make(recorded: Path) -> None:
 
 @pytest.mark.parametrize("value", ["", "none", "."])
 def test_a_folder_without_a_sweep_is_named(value: str) -> None:
-    with pytest.raises(UserError, match=rf"resume_sweep={re.escape(value)}: no sweep's folder"):
+    with pytest.raises(
+        UserError, match=rf"resume_sweep={re.escape(value)} is not the folder of a sweep"
+    ):
         resume_sweep([f"resume_sweep={value}"])
 
 
@@ -265,7 +267,8 @@ TWO_EPOCHS = (
 def start(place: Path, *typed: str, **environment: str) -> "subprocess.Popen[str]":
     """`python -m cifar_lightning.train`, in a folder that has the callback."""
     (place / "crash.py").write_text(CRASH)
-    env = os.environ | {"PYTHONPATH": str(place)} | environment
+    path = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = os.environ | {"PYTHONPATH": path} | environment
     return programs.start("train", *typed, cwd=place, env=env)
 
 
@@ -371,7 +374,7 @@ def test_a_sweep_grows_and_a_new_one_does_not_take_its_folder(tmp_path: Path) ->
     before = (place / "grown" / "0" / "metrics.json").stat().st_mtime_ns
     code, said = command(place, "-m", *options, "seed=1")
     assert code == 1
-    assert "Error: grown has runs already. resume_sweep=grown goes on with them" in said
+    assert "Error: grown has runs already. resume_sweep=grown resumes them" in said
     assert "Traceback" not in said
     code, said = command(place, *TINY, "seed=8,7", "resume_sweep=grown")
     assert code == 0, said
@@ -403,7 +406,7 @@ def test_two_jobs_do_not_share_a_folder(tmp_path: Path) -> None:
     code, said = command(tmp_path, "-m", *TINY, "seed=1,2", "hydra.sweep.subdir=same")
     assert code == 1
     assert f"{tmp_path}/runs/train" in said
-    assert "same has a run already, which was left as it is: of another job with the" in said
+    assert "same has a run already, which was left as it was: of another job with the" in said
     assert read_json(only("runs/train/*/same/metrics.json", tmp_path))["seed"] == 1
 
 

@@ -1,58 +1,20 @@
-"""What was typed to go on with: a sweep, or the newest run that is not finished."""
+"""What `resume=` on the command line stands for: `auto`, or a checkpoint in its run's folder."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from cifar_lightning.config.compose import as_typed, compose, key_of
-from cifar_lightning.config.overrides import is_sweep, prepare_arguments, quoted
+from cifar_lightning.config.overrides import (
+    CONFIG_DIR,
+    is_sweep,
+    options_and_overrides,
+    prepare_arguments,
+    quoted,
+)
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
-from cifar_lightning.tracking.run_folder import (
-    DEBUGGING,
-    RUNS,
-    RunFolder,
-    read_config_dir,
-    read_sweep,
-)
-
-CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
-
-
-def resume_sweep(arguments: Sequence[str]) -> list[str]:
-    """In the place of resume_sweep=DIR, what makes Hydra go on with the sweep in that folder.
-
-    Alone, it is the whole sweep as it was typed; with overrides, the sweep that they make, of which
-    the folder has some jobs. Hydra's own options (`hydra/launcher=…`) stay unless typed anew.
-
-    Raises:
-        UserError: if the folder has no sweep.
-    """
-    others = [argument for argument in arguments if not argument.startswith("resume_sweep=")]
-    if len(others) == len(arguments):
-        return others
-    value = next(a for a in reversed(arguments) if a not in others).partition("=")[2].strip("'\"")
-    folder = Path(value).expanduser()
-    if not value or not (folder / "multirun.yaml").is_file():
-        raise UserError(
-            f"resume_sweep={value}: no sweep's folder, which has a multirun.yaml. As in: "
-            "resume_sweep=runs/train/<date>_<time>_sweep"
-        )
-    # Options first, and what belongs to them: Hydra takes overrides in one stretch alone.
-    options, typed = _options_and_overrides(others)
-    if not is_sweep(options):
-        options.insert(0, "-m")
-    names = {option.partition("=")[0] for option in options}
-    if not names & set(CONFIG_DIR) and (place := read_config_dir(folder)):
-        options += [CONFIG_DIR[0], place]
-    left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
-    left_out |= {key_of(argument) for argument in typed}
-    recorded = [o for o in read_sweep(folder, "hydra") if key_of(o) not in left_out]
-    if "hydra/launcher" in left_out:  # another launcher has other options
-        recorded = [o for o in recorded if not key_of(o).startswith("hydra.launcher.")]
-    jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
-    goes_on = [f"hydra.sweep.dir={quoted(str(folder))}", "hydra.sweeper.resume=true"]
-    return [*options, *recorded, *jobs, *typed, *goes_on]
+from cifar_lightning.tracking.run_folder import DEBUGGING, RUNS, RunFolder
 
 
 def resume_auto(arguments: Sequence[str]) -> list[str]:
@@ -77,7 +39,7 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
 
 def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     """The last checkpoint of such a run."""
-    options, overrides = _options_and_overrides(arguments)
+    options, overrides = options_and_overrides(arguments)
     place = [o.partition("=")[2].strip("'\"") for o in options if o.startswith(CONFIG_DIR)]
     place += [after for o, after in pairwise(options) if o in CONFIG_DIR]
     further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in place if folder]
@@ -124,14 +86,3 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
             found += [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
         found.append(argument)
     return found
-
-
-def _options_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's options with what belongs to them, and the overrides."""
-    options: list[str] = []
-    overrides: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_override = "=" in argument or argument.startswith("~")
-        of_option = argument.startswith("-") or before in CONFIG_DIR or not is_override
-        (options if of_option else overrides).append(argument)
-    return options, overrides

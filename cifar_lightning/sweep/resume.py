@@ -1,0 +1,46 @@
+"""`resume_sweep=FOLDER`: the command line of a sweep, as its folder records it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar_lightning.config.compose import key_of
+from cifar_lightning.config.overrides import CONFIG_DIR, is_sweep, options_and_overrides, quoted
+from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import read_config_dir, read_sweep
+
+
+def resume_sweep(arguments: Sequence[str]) -> list[str]:
+    """Replace resume_sweep=FOLDER by the arguments that make Hydra resume the sweep there.
+
+    Alone, it is the whole sweep as it was typed. With overrides, it is the sweep that they make,
+    some of whose jobs are in the folder. Hydra's own options (`hydra/launcher=…`) stay as they
+    were unless they are typed again.
+
+    Raises:
+        UserError: if the folder has no sweep.
+    """
+    others = [argument for argument in arguments if not argument.startswith("resume_sweep=")]
+    if len(others) == len(arguments):
+        return others
+    value = next(a for a in reversed(arguments) if a not in others).partition("=")[2].strip("'\"")
+    folder = Path(value).expanduser()
+    if not value or not (folder / "multirun.yaml").is_file():
+        raise UserError(
+            f"resume_sweep={value} is not the folder of a sweep, which has a multirun.yaml. As in: "
+            "resume_sweep=runs/train/<date>_<time>_sweep"
+        )
+    # Options first: Hydra takes the overrides in one stretch alone.
+    options, typed = options_and_overrides(others)
+    if not is_sweep(options):
+        options.insert(0, "-m")
+    names = {option.partition("=")[0] for option in options}
+    if not names & set(CONFIG_DIR) and (config_dir := read_config_dir(folder)):
+        options += [CONFIG_DIR[0], config_dir]
+    left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
+    left_out |= {key_of(argument) for argument in typed}
+    recorded = [o for o in read_sweep(folder, "hydra") if key_of(o) not in left_out]
+    if "hydra/launcher" in left_out:  # another launcher has other options
+        recorded = [o for o in recorded if not key_of(o).startswith("hydra.launcher.")]
+    jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
+    resume = [f"hydra.sweep.dir={quoted(str(folder))}", "hydra.sweeper.resume=true"]
+    return [*options, *recorded, *jobs, *typed, *resume]

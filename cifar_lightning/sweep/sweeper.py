@@ -1,0 +1,109 @@
+"""The sweeper behind `-m`."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from cifar_lightning.errors import UserError
+from cifar_lightning.sweep import jobs as sweep_jobs
+
+
+class Sweeper(BasicSweeper):
+    """Runs every combination of the values typed, whether or not single jobs fail.
+
+    Args:
+        max_batch_size: number of jobs that the launcher gets at once; None gives it all.
+        params: further sweeps, by key.
+        resume: whether the folder may have jobs already, of which the unfinished ones are resumed.
+    """
+
+    def __init__(
+        self,
+        max_batch_size: int | None = None,
+        params: Mapping[str, str] | None = None,
+        resume: bool = False,
+    ) -> None:
+        super().__init__(max_batch_size, dict(params or {}))
+        self.resume = resume
+        self.lost: UserError | None = None  # why the launcher could not run some jobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Get the launcher, which will run each job in a process of its own.
+
+        Raises:
+            UserError: if it is not installed.
+        """
+        try:
+            super().setup(
+                hydra_context=hydra_context,
+                task_function=partial(sweep_jobs.run_apart, task_function),
+                config=config,
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"hydra/launcher: {error}. The extra sweep installs the launchers, as make setup "
+                "does: pip install -e '.[sweep]'"
+            ) from error
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run the jobs, and print a summary of them.
+
+        Raises:
+            SystemExit: with code 1, if a job is not finished.
+            UserError: if the folder has jobs already and this is no resume.
+        """
+        # Not at the top: Hydra imports this module at every start.
+        from cifar_lightning.sweep.summary import show_sweep
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        jobs = self.split_arguments(overrides, None)[0]
+        folder = Path(self.config.hydra.sweep.dir)
+        missing = sweep_jobs.missing_jobs(folder, jobs, self.resume)
+        # A composition with each value tells of mistakes; one of each job could take minutes.
+        self.validate_batch_is_legal(sweep_jobs.with_each_value([job for _, job in missing]))
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        at_once = sweep_jobs.jobs_at_once(self.config.hydra.launcher, len(missing))
+        if at_once is not None:  # joblib divides the cores by it
+            self.launcher.joblib["n_jobs"] = at_once  # type: ignore[union-attr]
+        launched = [
+            [*job, *sweep_jobs.hydra_overrides(folder, name, at_once)] for name, job in missing
+        ]
+        errors: list[Exception] = []
+        try:
+            errors = self._launch(launched)
+        finally:
+            finished = show_sweep(self.config.hydra.job.config_name, folder, jobs, errors)
+        if self.lost is not None:
+            raise self.lost
+        if not finished:
+            raise SystemExit(1)
+
+    def _launch(self, jobs: Sequence[Sequence[str]]) -> list[Exception]:
+        """Have the launcher run the jobs; returns the errors that they raised."""
+        assert self.launcher is not None
+        errors: list[Exception] = []
+        done = 0
+        if not jobs:  # a sweep that is finished
+            return []
+        for batch in self.split_overrides_to_chunks([list(j) for j in jobs], self.max_batch_size):
+            try:
+                results = self.launcher.launch(batch, initial_job_idx=done)
+            except RuntimeError as error:  # of the launcher: no job's exception comes out of it
+                self.lost = UserError(f"hydra/launcher: {error}")
+                results = []
+            # `return_value` would raise it, and print the job's overrides.
+            errors += [r._return_value for r in results if r.status is JobStatus.FAILED]
+            done += len(batch)
+        return errors
