@@ -97,7 +97,7 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """Register the sweeper with Hydra; replace `resume_sweep=` and `resume=` by what Hydra takes."""
+    """Register the sweeper; replace `resume_sweep=` and `resume=` by what Hydra takes."""
     from importlib.util import find_spec
 
     from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto

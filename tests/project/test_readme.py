@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 import cifar_lightning
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.overrides import prepare_arguments
-from cifar_lightning.tracking.resume_auto import resume_auto
+from cifar_lightning.tracking.resume_arguments import resume_auto
 
 ROOT = CONF.parent
 README = (ROOT / "README.md").read_text()
