@@ -14,7 +14,11 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import remove_leftovers
 
 # The files that a run replaces, by the folder they are in.
-REPLACED = {".": ("metrics.csv", "metrics.json"), "checkpoints": ("*.ckpt",), "figures": ("*.png",)}
+REPLACED = {
+    ".": ("config.yaml", "metrics.csv", "metrics.json"),
+    "checkpoints": ("*.ckpt",),
+    "figures": ("*.png",),
+}
 
 
 @contextlib.contextmanager
