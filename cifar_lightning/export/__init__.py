@@ -30,10 +30,11 @@ def export(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         `checkpoint`, `format` and `output`; `bytes` and `checkpoint_bytes`; `largest_difference`
-        between logits of the file and of PyTorch, on `images` of validation (or training, where
-        there is none), and the `tolerance`; where the file holds a graph, so not of safetensors,
-        milliseconds for batches of 1 and 256, `eager_ms_1`, `eager_ms_256` of PyTorch and
-        `file_ms_1`, `file_ms_256`, on so many `threads` of the CPU.
+        between logits of the file and of PyTorch, on so many `images`, which are `images_of`
+        `validation`, `train` (where there is no validation) or `noise` (where the images of the
+        run are not on this machine), and the `tolerance`; where the file holds a graph, so not of
+        safetensors, milliseconds for batches of 1 and 256, `eager_ms_1`, `eager_ms_256` of PyTorch
+        and `file_ms_1`, `file_ms_256`, on so many `threads` of the CPU.
 
     Raises:
         UserError: for a mistake that the user can mend, or if the file's logits differ from
@@ -47,6 +48,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning import run
     from cifar_lightning.checkpoints.io import find_checkpoint
     from cifar_lightning.config import validate
+    from cifar_lightning.errors import DataUnavailable
     from cifar_lightning.export import formats, verify
     from cifar_lightning.run.devices import keep_freed_memory
     from cifar_lightning.system.atomic import atomic_write
@@ -58,7 +60,12 @@ def export(config: DictConfig) -> dict[str, Any]:
     checkpoint = find_checkpoint(config.checkpoint)
     output = _output(config, checkpoint)
     classifier, info = run.rebuild(checkpoint)
-    images = verify.real_images(run.rebuild_data(config, checkpoint, info)[0])
+    try:
+        images, images_of = verify.real_images(run.rebuild_data(config, checkpoint, info)[0])
+    except DataUnavailable:
+        if "data" in config:
+            raise
+        images, images_of = verify.noise(info.image_size), "noise"
     network = run.make_network(info.network)
 
     keep_freed_memory()
@@ -83,6 +90,7 @@ def export(config: DictConfig) -> dict[str, Any]:
             "largest_difference": difference,
             "tolerance": config.tolerance,
             "images": len(images),
+            "images_of": images_of,
         }
         if kind != "safetensors":  # which PyTorch runs as it runs the checkpoint
             runs: dict[str, formats.Run] = {"eager": classifier, "file": run_file}

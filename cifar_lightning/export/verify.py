@@ -80,14 +80,21 @@ def describe(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def real_images(data: ImageData) -> Tensor:
-    """Images to check on: of validation, or of training where there is none; uint8 [N, 3, H, W].
+def real_images(data: ImageData) -> tuple[Tensor, str]:
+    """Images to check on, uint8 [N, 3, H, W], and whether they are of `validation` or `train`.
 
     Not of test, which are for final figures. N is `IMAGES` at most.
     """
     if data.val is not None:
-        return data.val.images[:IMAGES]
-    return data.train.images[data.train_index[:IMAGES]]
+        return data.val.images[:IMAGES], "validation"
+    return data.train.images[data.train_index[:IMAGES]], "train"
+
+
+def noise(image_size: int) -> Tensor:
+    """Images of random pixels to check on, the same at each call; uint8 [IMAGES, 3, H, W]."""
+    shape = (IMAGES, 3, image_size, image_size)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
 @torch.inference_mode()
@@ -217,7 +224,12 @@ def show(result: dict[str, Any], classifier: Classifier) -> None:
         if difference
         else "none between its logits and PyTorch's",
     )
-    note("checked on", f"{result['images']:,} images, in batches of 1, 7 and 256")
+    images = {
+        "validation": "validation images",
+        "train": "training images",
+        "noise": "images of random pixels, as the run's own are not here",
+    }[result["images_of"]]
+    note("checked on", f"{result['images']:,} {images}, in batches of 1, 7 and 256")
     if timed:
         note("threads", f"{result['threads']} of the CPU")
     note("file", result["output"])

@@ -160,7 +160,7 @@ def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dic
     Environment variables name them before the record does, but for what the run was typed with.
 
     Raises:
-        UserError: if neither a record nor the environment names them.
+        DataUnavailable: if neither a record nor the environment names them.
     """
     file = CONF / "data" / f"{option}.yaml"
     settings: dict[str, Any] = recorded
@@ -174,7 +174,7 @@ def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dic
             if f"data.{key}" not in typed and any(name in os.environ for name in names):
                 settings = (settings or here) | {key: here[key]}
     if not settings:
-        raise UserError(
+        raise DataUnavailable(
             f"{checkpoint} is not in its run's folder, whose record would name its data. "
             "data=OPTION does it too, as data=folder data.path=DIR_OR_ARCHIVE."
         )

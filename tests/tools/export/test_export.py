@@ -101,7 +101,7 @@ def test_the_result_says_what_was_measured(checkpoint: Path, onnx_result: dict[s
     assert onnx_result["bytes"] == file.stat().st_size
     assert onnx_result["checkpoint_bytes"] == checkpoint.stat().st_size
     assert 0 <= onnx_result["largest_difference"] < 1e-4
-    assert onnx_result["images"] == 50  # of validation
+    assert (onnx_result["images"], onnx_result["images_of"]) == (50, "validation")
     assert onnx_result["threads"] == torch.get_num_threads()
     for size in verify.TIMED:
         assert onnx_result[f"eager_ms_{size}"] > 0 < onnx_result[f"file_ms_{size}"]
@@ -113,9 +113,9 @@ def test_an_onnx_file_says_what_it_is_and_nothing_of_the_machine(checkpoint: Pat
     model = onnx.load_from_string(content)
     onnx.checker.check_model(model, full_check=True)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    classifier, _ = run.rebuild(checkpoint)
-    assert json.loads(metadata["classes"]) == list(classifier.classes)
-    assert json.loads(metadata["mean"]) == classifier.mean.flatten().tolist()
+    _, info = run.rebuild(checkpoint)
+    assert json.loads(metadata["classes"]) == info.classes
+    assert json.loads(metadata["mean"]) == info.mean
     assert json.loads(metadata["image_size"]) == 32
     assert (metadata["model"], metadata["data"]) == ("dilated_dw", "shapes")
     assert [entry.version for entry in model.opset_import] == [18]
@@ -160,6 +160,7 @@ def test_the_command_makes_a_pt2_file_that_runs_where_this_package_is_not(best: 
 
 def test_a_safetensors_file_holds_the_weights_under_their_names(best: Path) -> None:
     result = export(config_of(best, "format=safetensors"))
+    assert result["images_of"] == "noise"  # a checkpoint alone says nowhere where its data are
     assert "file_ms_1" not in result  # there is no graph to run
     classifier, info = run.rebuild(best)
     with safe_open(best.with_suffix(".safetensors"), framework="pt") as file:
@@ -206,13 +207,6 @@ def test_every_network_exports_whatever_the_classes_and_the_size(
     assert runs(images).shape == (9, 4)
     with torch.inference_mode():
         assert_close(runs(images), classifier(images))
-
-
-def test_without_validation_training_images_are_checked_on(
-    tiny: Callable[..., DictConfig],
-) -> None:
-    data = run.build_data(tiny("data.val_size=0"))
-    assert torch.equal(verify.real_images(data), data.train.images[data.train_index])
 
 
 def test_what_differs_by_more_than_the_tolerance_is_not_kept(best: Path) -> None:
@@ -321,13 +315,19 @@ def test_without_the_extra_it_says_what_to_install(kind: str, missing: str) -> N
     assert "Traceback" not in message
 
 
-def test_images_of_validation_are_checked_on_never_those_of_test(
+def test_images_of_validation_or_training_are_checked_on_never_those_of_test(
     tiny: Callable[..., DictConfig],
 ) -> None:
     data = run.build_data(tiny("data.val_size=60"))  # as many as of test
     assert data.val is not None
-    assert torch.equal(verify.real_images(data), data.val.images)
-    assert not torch.equal(data.val.images, data.test.images)
+    images, images_of = verify.real_images(data)
+    assert torch.equal(images, data.val.images)
+    assert not torch.equal(images, data.test.images)
+    assert images_of == "validation"
+    data = run.build_data(tiny("data.val_size=0"))
+    images, images_of = verify.real_images(data)
+    assert torch.equal(images, data.train.images[data.train_index])
+    assert images_of == "train"
 
 
 def test_it_is_the_file_that_is_timed(best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
