@@ -1,11 +1,13 @@
-"""Image folders and archives of any kind: they are read, or one message says why not."""
+"""Class folders of images, in a directory or an archive: read, or one message says why not."""
 
 import bz2
 import gzip
 import io
 import lzma
 import os
+import re
 import resource
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -18,11 +20,14 @@ from checkpoints import Bomb
 from data_sets import (
     CLASS_FOLDERS,
     PNG,
+    SOURCES,
+    Files,
     bomb,
     data_set,
     folder_data,
     png,
     ready,
+    small_data_set,
     tar_of,
     write_folder,
     write_tar,
@@ -35,6 +40,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cifar_lightning.data import FolderData
+from cifar_lightning.errors import DataUnavailable, UserError
 
 COMPRESSED: dict[str, Callable[..., bytes]] = {
     ".tar.gz": gzip.compress,
@@ -50,8 +56,8 @@ def jpeg() -> bytes:
     return file.getvalue()
 
 
-def endings_of(path: Path, image_size: int | None = 8) -> str | None:
-    """How the data ends that are in a directory or archive."""
+def read_or_named(path: Path, image_size: int | None = 8) -> str:
+    """Reads all batches of a directory or archive; the message of a failure, empty for none."""
     cache = path.parent / "cache"
     before = {*cache.glob("*.pt")}
 
@@ -65,23 +71,148 @@ def endings_of(path: Path, image_size: int | None = 8) -> str | None:
     assert not leftovers(path.parent)
     if message is not None:
         assert {*cache.glob("*.pt")} == before
-    return message
+    return message or ""
+
+
+# --------------------------------------------------------------------------- what is read
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("above", ["", "cifar10/deep/"])
+def test_directories_and_archives_give_the_same_images(
+    tmp_path: Path, kind: str, above: str
+) -> None:
+    data = ready(folder_data(SOURCES[kind](tmp_path, small_data_set(above))))
+    assert data.classes == ("cat", "dog")
+    assert data.train.images.shape == (12, 3, 32, 32)
+    assert data.train.images.dtype == torch.uint8
+    # In the order of the file names, the classes interleaved.
+    assert data.train.images[:, 0, 0, 0].tolist() == [10 * i for i in range(12)]
+    assert data.train.labels.tolist() == [0, 1] * 6
+    assert data.test.labels.tolist() == [0, 1] * 2
+    assert data.test.images[1, :, 5, 5].tolist() == [10, 0, 200]
+    # A channel that never changes can be divided by.
+    assert (data.mean[1], data.std[1]) == (0.0, 1.0)
+    assert 0 < data.std[0] < 1
+
+
+def test_numbers_in_names_count_by_value(tmp_path: Path) -> None:
+    files = {}
+    for part, count in (("train", 12), ("test", 4)):
+        for i in range(count):
+            kind = ("cat", "dog")[i % 2]
+            files[f"{part}/{kind}/{i}_{kind}.png"] = png((10 * i, 0, 0))  # as fast.ai names them
+    data = ready(folder_data(write_folder(tmp_path / "set", files)))
+    assert data.train.images[:, 0, 0, 0].tolist() == [10 * i for i in range(12)]
+
+
+def test_the_cache_spares_decoding_until_the_source_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_folder(tmp_path / "set", small_data_set())
+    decoded = []
+    original = Image.open
+
+    def counting(file: io.BytesIO) -> Image.Image:
+        decoded.append(file)
+        return original(file)
+
+    monkeypatch.setattr(Image, "open", counting)
+    ready(folder_data(path))
+    assert len(decoded) == 16
+    ready(folder_data(path))
+    assert len(decoded) == 16
+    changed = path / "train/cat/00000.png"
+    changed.write_bytes(png((77, 0, 0)))
+    os.utime(changed, ns=(1, 1))
+    data = ready(folder_data(path))
+    assert len(decoded) == 32
+    assert data.train.images[0, 0, 0, 0] == 77
+    (path / "train/cat/00012.png").write_bytes(png((1, 2, 3)))
+    assert len(ready(folder_data(path)).train) == 13
+
+
+def test_image_size_resizes_and_has_a_cache_of_its_own(tmp_path: Path) -> None:
+    files = small_data_set() | {"train/cat/00000.png": png((9, 9, 9), (40, 64))}
+    path = write_folder(tmp_path / "set", files)
+    for size in (24, 36):
+        images = ready(folder_data(path, image_size=size)).train.images
+        assert images.shape[2:] == (size, size)
+
+
+def test_oblong_images_are_refused_until_they_are_cut(tmp_path: Path) -> None:
+    files = {f"{folder}/0.png": png((9, 9, 9), (40, 30)) for folder in CLASS_FOLDERS}
+    path = write_folder(tmp_path / "set", files)
+    with pytest.raises(UserError, match=r"40 x 30 pixels; .* data\.image_size=30 cuts each"):
+        ready(FolderData(path, tmp_path / "cache", batch_size=1, val_size=0))
+    assert not read_or_named(path, image_size=30)
+
+
+# -------------------------------------------------------------------- mistakes in the data
+
+SMALL = small_data_set()
+MISTAKES: dict[str, tuple[Files, str]] = {
+    "mixed sizes": (
+        SMALL | {"train/dog/00011.png": png((0, 0, 0), (40, 30))},
+        r"mixed sizes: \S+ has \d+ x \d+ pixels, \S+ has \d+ x \d+ pixels\.",
+    ),
+    "not an image": (SMALL | {"train/dog/a.png": b"hello"}, "train/dog/a.png is not an image"),
+    "truncated image": (
+        SMALL | {"train/dog/00001.png": png((1, 2, 3))[:60]},
+        "train/dog/00001.png is not an image that can be read",
+    ),
+    "an archive": (
+        SMALL | {"train/cat/5": gzip.compress(b"hello")},
+        "train/cat/5 is not an image that can be read",
+    ),
+    "a class without test images": (
+        SMALL | {"train/emu/0.png": PNG},
+        "train and test differ in the classes emu",
+    ),
+    "two data sets": (SMALL | {"b/train/cat/0.png": PNG}, "more than one data set"),
+    "no test split": (
+        {name: content for name, content in SMALL.items() if "test" not in name},
+        "no images for test. Wanted: train/<class>/",
+    ),
+    "one class": (
+        {name: content for name, content in SMALL.items() if "dog" not in name},
+        "one class, cat: there is nothing to tell it from.",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("kind", ["folder", "tar.xz", "zip"])
+def test_what_is_wrong_with_the_images_is_named(tmp_path: Path, kind: str, mistake: str) -> None:
+    files, message = MISTAKES[mistake]
+    assert re.search(message, read_or_named(SOURCES[kind](tmp_path, files), image_size=None))
+
+
+@pytest.mark.parametrize("kind", ["folder", "xztar", "zip"])
+@pytest.mark.parametrize("places", [("train/emu",), ("train/emu", "test/emu")])
+def test_an_empty_class_folder_is_named(tmp_path: Path, kind: str, places: tuple[str, ...]) -> None:
+    source = write_folder(tmp_path / "whole", small_data_set("deep/"))
+    for place in (*places, ".hidden", "train/.hidden", "elsewhere"):
+        (source / "deep" / place).mkdir(parents=True)
+    if kind != "folder":
+        source = Path(shutil.make_archive(str(tmp_path / "x"), kind, source))
+    named = ", ".join(sorted(places))
+    assert f"no images in the class folders {named}. Wanted" in read_or_named(source)
+
+
+def test_a_missing_path_and_what_is_no_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataUnavailable, match=r"nowhere: there is no such file"):
+        folder_data(tmp_path / "nowhere").prepare_data()
+    with pytest.raises(DataUnavailable, match="CIFAR10_FOLDER"):
+        FolderData(None).prepare_data()
+    os.mkfifo(tmp_path / "pipe.tar")  # would be waited for
+    assert "is neither a file nor a directory" in read_or_named(tmp_path / "pipe.tar")
 
 
 # --------------------------------------------------------------------------- directories
 
-KINDS = (
-    "file",
-    "file",
-    "file",
-    "to a file",
-    "outside",
-    "nowhere",
-    "circle",
-    "up",
-    "pipe",
-    "folder",
-)
+LINKS = ("to a file", "outside", "nowhere", "circle", "up")
+KINDS = ("file", "file", "file", *LINKS, "pipe", "folder")
 
 
 def put(file: Path, kind: str, content: bytes, outside: Path) -> None:
@@ -128,7 +259,7 @@ def test_any_files_in_a_directory_are_read_or_named(
             file.parent.mkdir(exist_ok=True)
             if not os.path.lexists(file):
                 put(file, kind, content, folder)
-    endings_of(path, image_size)
+    read_or_named(path, image_size)
 
 
 def test_a_link_to_a_file_is_read_and_one_to_a_folder_is_named(tmp_path: Path) -> None:
@@ -140,33 +271,18 @@ def test_a_link_to_a_file_is_read_and_one_to_a_folder_is_named(tmp_path: Path) -
     assert data.train.images[0, :, 0, 0].tolist() == [0, 0, 250]
     (path / "train/dog").rename(tmp_path / "dog")
     (path / "train/dog").symlink_to(tmp_path / "dog")
-    message = endings_of(path)
-    assert message is not None
+    message = read_or_named(path)
     assert "no images in the class folders train/dog" in message
     assert "Links to folders are not followed" in message
 
 
-def test_a_pipe_in_the_place_of_the_data_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.tar")
-    message = endings_of(tmp_path / "pipe.tar")
-    assert message is not None
-    assert "is neither a file nor a directory" in message
-
-
-def test_a_huge_file_in_a_directory_is_not_read(tmp_path: Path) -> None:
+def test_what_no_memory_holds_is_refused_before_it_is_read(tmp_path: Path) -> None:
     path = write_folder(tmp_path / "set", data_set())
+    message = read_or_named(path, image_size=10**6)
+    assert "8 images of 1,000,000 x 1,000,000 pixels would need 72,000.0 GB" in message
     with (path / "train/cat/1.png").open("wb") as file:
         file.truncate(10**13)  # none of it is on the disk
-    message = endings_of(path)
-    assert message is not None
-    assert "train/cat/1.png has 10,000,000,000,000 bytes" in message
-
-
-def test_images_that_no_memory_holds_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
-    path = write_folder(tmp_path / "set", data_set())
-    message = endings_of(path, image_size=10**6)
-    assert message is not None
-    assert "8 images of 1,000,000 x 1,000,000 pixels would need 72,000.0 GB" in message
+    assert "train/cat/1.png has 10,000,000,000,000 bytes" in read_or_named(path)
 
 
 # ------------------------------------------------------------------------------ archives
@@ -207,17 +323,26 @@ def test_any_archive_is_read_or_refused_and_writes_nothing_beside_the_cache(
         path = folder / f"set{kind}"
         whole = COMPRESSED.get(kind, bytes)(tar_of(data_set(1), odd))
     path.write_bytes(data.draw(altered(whole)))
-    endings_of(path)
+    read_or_named(path)
     assert {file.name for file in folder.iterdir()} <= {path.name, "cache"}
 
 
-def test_names_that_climb_out_of_an_archive_are_refused(tmp_path: Path) -> None:
-    for number, name in enumerate(("/tmp/x/train/cat/1.png", "../train/cat/1.png")):
-        for write, ending in ((write_tar, ".tar.xz"), (write_zip, ".zip")):
-            path = write(tmp_path / f"{number}{ending}", {**data_set(), name: PNG})
-            message = endings_of(path)
-            assert message is not None
-            assert "which points out of it. It was not read." in message
+@pytest.mark.parametrize("kind", ["tar.xz", "tgz", "zip"])
+@pytest.mark.parametrize(
+    "name", ["../outside.png", "train/../../outside.png", "/train/cat/1.png", "../train/cat/1.png"]
+)
+def test_an_archive_cannot_write_outside(tmp_path: Path, kind: str, name: str) -> None:
+    path = SOURCES[kind](tmp_path, data_set() | {name: PNG})
+    assert "which points out of it. It was not read." in read_or_named(path)
+    assert not list(tmp_path.parent.rglob("outside.png"))
+
+
+@pytest.mark.parametrize("kind", ["tar.xz", "tgz", "tar", "zip"])
+def test_a_truncated_archive_is_named(tmp_path: Path, kind: str) -> None:
+    path = SOURCES[kind](tmp_path, SMALL)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = read_or_named(path)
+    assert "is damaged or not an archive" in message or "holds no images" in message
 
 
 @pytest.mark.parametrize(
@@ -248,8 +373,7 @@ def test_a_link_in_a_zip_is_the_text_that_it_is(tmp_path: Path) -> None:
         link = zipfile.ZipInfo("train/cat/5.png")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    message = endings_of(path)
-    assert message is not None
+    message = read_or_named(path)
     assert "train/cat/5.png is not an image that can be read: no image of a known format" in message
 
 
@@ -261,8 +385,7 @@ def test_an_encrypted_archive_and_one_of_another_compression_are_named(tmp_path:
         content[content.index(b"PK\1\2") + 2 + field] = value
         path = tmp_path / f"{said}.zip"
         path.write_bytes(content)
-        message = endings_of(path)
-        assert message is not None
+        message = read_or_named(path)
         assert said in message
 
 
@@ -276,8 +399,7 @@ def test_an_archive_that_unpacks_to_more_than_a_gigabyte_is_refused_and_not_unpa
     path = tmp_path / ("set.zip" if kind == "zip" else "set.tar.gz")
     path.write_bytes(bomb(kind))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    message = endings_of(path)
-    assert message is not None
+    message = read_or_named(path)
     assert "unpacks to more than 100 times its size" in message
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert used < 500_000  # kB
@@ -289,16 +411,8 @@ def test_a_single_large_file_in_an_archive_is_named(tmp_path: Path) -> None:
         write_tar(tmp_path / "set.tgz", files, "w:gz"),
         write_zip(tmp_path / "set.zip", files),
     ):
-        message = endings_of(path)
-        assert message is not None
+        message = read_or_named(path)
         assert "train/cat/5.png has 100,000,001 bytes, and 100,000,000 are the limit" in message
-
-
-def test_an_archive_in_an_archive_is_no_image(tmp_path: Path) -> None:
-    inner = gzip.compress(b"\0" * 10**8)
-    message = endings_of(write_tar(tmp_path / "set.tar", data_set() | {"train/cat/5": inner}, "w"))
-    assert message is not None
-    assert "train/cat/5 is not an image that can be read" in message
 
 
 # ------------------------------------------------------------------------- decoded images
