@@ -215,18 +215,18 @@ def _check_layout(
 ) -> None:
     classes = {split: {i.class_name for i in images if i.split == split} for split in SPLITS}
     if missing := " and ".join(split for split in SPLITS if not classes[split]):
-        raise UserError(f"{path} holds no images for {missing}. Wanted: {LAYOUT}.")
+        raise UserError(f"{path} holds no images for {missing}. Expected: {LAYOUT}.")
     if len(classes["train"] | classes["test"]) < 2:
         raise UserError(
             f"{path} holds one class, {_some(classes['train'])}: there is nothing to tell it from. "
-            f"Wanted: {LAYOUT}, of two classes or more."
+            f"Expected: {LAYOUT}, of two classes or more."
         )
     if len(roots := {image.root for image in images}) > 1:
         raise UserError(f"{path} holds more than one data set: {_some(roots)}.")
     if empty := class_folders - {(image.split, image.class_name) for image in images}:
         raise UserError(
             f"{path}: no images in the class folders {_some(map('/'.join, empty))}. "
-            f"Wanted: {LAYOUT}. Links to folders are not followed."
+            f"Expected: {LAYOUT}. Links to folders are not followed."
         )
     if different := classes["train"] ^ classes["test"]:
         raise UserError(f"{path}: train and test differ in the classes {_some(different)}.")

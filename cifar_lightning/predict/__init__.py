@@ -1,4 +1,4 @@
-"""Say what images show: `python -m cifar_lightning.predict checkpoint=PATH images=PATH`.
+"""Classify image files: `python -m cifar_lightning.predict checkpoint=PATH images=PATH`.
 
 10,000 files of CIFAR-10 take 10 s on two cores, as many photographs of 1200 x 900 pixels 22 s;
 benchmarks/results/ has the table.

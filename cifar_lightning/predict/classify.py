@@ -1,4 +1,4 @@
-"""Decodes image files and classifies them, some at a time."""
+"""Decodes and classifies image files in chunks."""
 
 import contextlib
 import os
@@ -27,26 +27,26 @@ Image = NDArray[np.uint8]
 
 
 def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Predictions:
-    """Decode and classify images, some at a time, so that memory holds any number of them.
+    """Decode and classify image files in chunks, so that any number of them fits into memory.
 
     Args:
-        paths: of the images, at least one.
+        paths: of the image files, at least one.
         inference: runs the classifier.
-        batch_size: images at a time in the network; the last digits of probabilities depend on it.
+        batch_size: images a forward pass; the last digits of probabilities depend on it.
 
     Raises:
-        UserError: if memory has no room for the images that are decoded at once.
+        UserError: if a chunk of decoded images does not fit into memory.
     """
     size, classes = inference.classifier.image_size, inference.classifier.classes
     found = Predictions()
-    kept: dict[int, Image] = {}  # for the contact sheet: every so many
-    every = 1
-    # Whole batches: they are then those of a test of the training, and so are the last digits.
+    kept: dict[int, Image] = {}  # every n-th image, for the contact sheet
+    every_nth = 1
+    # Whole batches, so that they and the last digits are those of a test run by the Trainer.
     chunk_size = batch_size * max(1, CHUNK // batch_size)
-    at_once = min(chunk_size, len(paths))
+    chunk = min(chunk_size, len(paths))
     check_memory(
-        f"{at_once:,} images of {size:,} x {size:,} pixels, as the checkpoint wants them,",
-        3 * at_once * size**2,
+        f"{chunk:,} images of {size:,} x {size:,} pixels, as the checkpoint wants them,",
+        3 * chunk * size**2,
         "A smaller batch_size helps where it is above 1,024.",
     )
     started = time.perf_counter()
@@ -64,11 +64,11 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
                 else:
                     position = len(found.rows) + len(images)
                     images[path] = image
-                    if position % every == 0:
+                    if position % every_nth == 0:
                         kept[position] = image
                     if len(kept) > 2 * ON_SHEET:
-                        every *= 2
-                        kept = {at: image for at, image in kept.items() if at % every == 0}
+                        every_nth *= 2
+                        kept = {at: image for at, image in kept.items() if at % every_nth == 0}
                 progress.advance(task)
             if images:
                 stacked = torch.from_numpy(np.stack(list(images.values())))  # [N, H, W, 3]
@@ -84,7 +84,7 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
 def _decoded(
     paths: Sequence[Path], size: int, threads: Executor
 ) -> Iterator[tuple[Path, Image | str]]:
-    """Each image, of so many pixels in height and width; or why it cannot be read."""
+    """Each image [size, size, 3], or the reason why it cannot be read."""
 
     def decode(path: Path) -> Image | str:
         try:
@@ -103,8 +103,8 @@ def _bytes_of(file: Path) -> int:
 
 
 def _rows(paths: Sequence[Path], probabilities: Tensor, classes: Sequence[str]) -> Iterator[Row]:
-    """A row for each of N images; probabilities [N, classes]."""
-    # Of equal ones the first class, as an accuracy counts it; in bf16 some images have such.
+    """A row of the table for each of N images; probabilities [N, classes]."""
+    # Of equally likely classes the first, as accuracy counts; in bf16 that happens.
     ranked = probabilities.sort(dim=1, descending=True, stable=True)
     values, indices = ranked.values[:, :3].tolist(), ranked.indices[:, :3].tolist()
     for path, row, picks in zip(paths, values, indices, strict=True):

@@ -1,4 +1,4 @@
-"""What a classifier took images for: a table, a contact sheet, and what the terminal shows."""
+"""Predictions: their table, contact sheet and summary in the terminal."""
 
 import contextlib
 import csv
@@ -31,14 +31,14 @@ Row = dict[str, str | float | None]
 
 @dataclass
 class Predictions:
-    """What became of the images.
+    """Predictions for images, and the images that could not be read.
 
     Attributes:
-        rows: of those that could be read, in order, by `COLUMNS`: the name as it was found, and the
-            three likeliest classes; None where there are not so many.
-        broken: the others, and why.
-        sheet: uint8 [H, W, 3], as the network sees it, by position in `rows`: of images spread over
-            all of them.
+        rows: one an image, in order, by `COLUMNS`: its name and the three most likely classes; None
+            where there are fewer.
+        broken: the images that could not be read, and why.
+        sheet: images for the contact sheet, spread over all of them, by position in `rows`: uint8
+            [H, W, 3], as the network sees them.
         seconds: from the first file to the last row.
     """
 
@@ -49,7 +49,7 @@ class Predictions:
 
 
 def nothing_found(images: str, left_out: Counter[str]) -> str:
-    """The message for a folder or a pattern without images; see `data.image.find_images`."""
+    """The message for a folder or a pattern without images; see `data.decode.find_images`."""
     if left_out:
         return f"images={images}: no image is in this folder, but {_counted(left_out)}."
     if Path(images).is_dir():
@@ -58,15 +58,15 @@ def nothing_found(images: str, left_out: Counter[str]) -> str:
 
 
 def check_output(typed: str, images: Sequence[Path]) -> Path:
-    """The table to write, refused where something would be lost.
+    """Check the path of the table before any work, so that nothing of the user's is overwritten.
 
     Args:
-        typed: its name.
-        images: that will be read.
+        typed: the value of `output`.
+        images: the images that will be read.
 
     Raises:
-        UserError: if its ending is of no kind of table, nothing can be written there, or it or its
-            contact sheet would overwrite an image, or what `predict` did not write.
+        UserError: if the ending is not one of `TABLES`, nothing can be written there, or the table
+            or its contact sheet would overwrite an image, or a file that `predict` did not write.
     """
     output = Path(typed)
     if output.suffix.lower() not in TABLES:
@@ -83,7 +83,7 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
             )
     if output.exists() and output.stat().st_size and not _is_table(output):
         raise UserError(
-            f"output={typed} would overwrite {output}, which is no earlier table of predictions. "
+            f"output={typed} would overwrite {output}, which is not a table of predictions. "
             "Name another output, or move that file away."
         )
     tables = (output, *(output.with_suffix(table) for table in TABLES))
@@ -97,7 +97,7 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
 
 
 def _is_table(file: Path) -> bool:
-    """Whether a file is there and begins as what `save` writes."""
+    """Whether a file exists and begins as a table that `save` wrote."""
     if not file.is_file():
         return False
     with file.open(encoding="utf-8-sig", errors="replace") as opened:  # Excel adds a mark
@@ -107,7 +107,7 @@ def _is_table(file: Path) -> bool:
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
-    """Equal for all names of a file; None if there is none."""
+    """Device and inode, equal for all names of a file; None if it does not exist."""
     with contextlib.suppress(OSError):
         status = file.stat()
         return status.st_dev, status.st_ino
@@ -115,7 +115,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 
 def save(predictions: Predictions, output: Path) -> Path:
-    """Write the table, of the kind that its ending says, and the contact sheet beside it.
+    """Write the table, in the format of its ending, and the contact sheet beside it.
 
     Returns:
         The contact sheet.
@@ -129,7 +129,7 @@ def save(predictions: Predictions, output: Path) -> Path:
         text.writelines(f"{json.dumps(row)}\n" for row in predictions.rows)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as file:
-        # The names of files are bytes, of which Python keeps what is no UTF-8 as surrogates.
+        # File names are bytes; Python keeps those that are not UTF-8 as surrogates.
         file.write(text.getvalue().encode(errors="surrogateescape"))
     sheet = output.with_suffix(".png")
     count, total = len(predictions.sheet), len(predictions.rows)
@@ -142,11 +142,11 @@ def save(predictions: Predictions, output: Path) -> Path:
 
 
 def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: Path) -> None:
-    """The first rows, what was left out, and where everything is."""
+    """Print the first rows, what was left out, and where the files are."""
     rows, broken, console = predictions.rows, predictions.broken, get_console()
     picks = [[_pick(row, n) for n in ("", "2", "3")] for row in rows[:ON_SCREEN]]
     widths = [max(map(len, column)) for column in zip(*picks, strict=True)]
-    room = max(console.width - sum(widths) - 2 * len(widths), 20)  # what is left for the names
+    room = max(console.width - sum(widths) - 2 * len(widths), 20)  # left for the file names
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("image", no_wrap=True)
     for name, width in zip(("class", "second", "third"), widths, strict=True):
@@ -167,7 +167,7 @@ def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: 
 
 
 def reasons(broken: Mapping[Path, str]) -> list[str]:
-    """A line for each of the first images that could not be read, and one for the others."""
+    """A line for each of the first images that could not be read, and the count of the others."""
     lines = [f"{_printable(str(path))}: {reason}" for path, reason in broken.items()]
     more = len(lines) - NAMED
     return lines[:NAMED] + [f"{more:,} more"] * (more > 0)
@@ -186,11 +186,11 @@ def _pick(row: Row, number: str) -> str:
 
 
 def _shortened(name: str, width: int) -> str:
-    """The end of a name, which tells files apart."""
+    """The end of a name, in which file names differ."""
     name = _printable(name)
     return name if len(name) <= width else f"…{name[1 - width :]}"
 
 
 def _printable(name: str) -> str:
-    """Names of files may hold line ends, commands to the terminal, and what is no UTF-8."""
+    """Replace line ends, terminal commands and what is not UTF-8: file names may hold any."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

@@ -37,13 +37,13 @@ def test_split_depends_on_its_seed_alone() -> None:
 
 
 def test_the_runs_seed_does_not_move_the_validation_split() -> None:
-    parts = []
+    splits = []
     for seed in (0, 1):
         data = ShapesData(train_size=200, test_size=50, val_size=50, batch_size=10, seed=seed)
         data.setup()
         assert data.val is not None
-        parts.append(data.val.images)
-    assert torch.equal(*parts)
+        splits.append(data.val.images)
+    assert torch.equal(*splits)
 
 
 @pytest.mark.parametrize(("val_size", "count"), [(50, 50), (0.25, 50), (0, 0)])
@@ -106,8 +106,8 @@ def test_order_is_new_in_each_epoch_and_the_same_for_a_seed() -> None:
     assert batches(TrainSampler(torch.arange(100, 200), 30, seed=6)) != first
 
 
-@pytest.mark.parametrize("given", [1, 2, 3, 4])
-def test_an_order_goes_on_within_an_epoch(given: int) -> None:
+@pytest.mark.parametrize("served", [1, 2, 3, 4])
+def test_batches_resume_within_an_epoch(served: int) -> None:
     """Of five batches, of which two are those with the largest losses once more."""
 
     def order(losses: Tensor) -> TrainSampler:
@@ -127,7 +127,7 @@ def test_an_order_goes_on_within_an_epoch(given: int) -> None:
     whole = take(order(losses), losses)
     assert len(whole) == 5
     first = order(stopped)
-    before = take(first, stopped, given)
+    before = take(first, stopped, served)
     state = copy.deepcopy(first.state_dict())
     again = order(others)
     again.load_state_dict(state)
@@ -138,7 +138,7 @@ def test_an_order_goes_on_within_an_epoch(given: int) -> None:
     assert len(take(again, others)) == 5
 
 
-def test_order_without_a_seed_is_as_given_and_complete() -> None:
+def test_evaluation_batches_are_in_order_and_complete() -> None:
     order = InOrderSampler(7, 3)
     assert batches(order) == [[0, 1, 2], [3, 4, 5], [6]]
     assert len(order) == 3
@@ -181,18 +181,18 @@ def test_shapes_are_the_same_for_a_seed_and_balanced() -> None:
 
 
 def test_a_linear_model_stays_under_40_percent_on_shapes() -> None:
-    parts = ShapesData().load()
+    data = ShapesData().load()
 
     def features(images: Tensor) -> Tensor:
         return torch.cat([images.flatten(1) / 255 - 0.5, torch.ones(len(images), 1)], 1)
 
     # Ridge regression to one-hot labels, the best of several strengths, chosen on the test
     # images themselves: in the linear model's favour.
-    x, y = features(parts.train.images), torch.nn.functional.one_hot(parts.train.labels).float()
+    x, y = features(data.train.images), torch.nn.functional.one_hot(data.train.labels).float()
     gram = x.T @ x
     accuracies = []
     for strength in (1.0, 30.0, 1000.0):
         weights = torch.linalg.solve(gram + strength * torch.eye(len(gram)), x.T @ y)
-        guesses = (features(parts.test.images) @ weights).argmax(1)
-        accuracies.append((guesses == parts.test.labels).float().mean().item())
+        predictions = (features(data.test.images) @ weights).argmax(1)
+        accuracies.append((predictions == data.test.labels).float().mean().item())
     assert 0.08 < max(accuracies) < 0.40

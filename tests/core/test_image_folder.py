@@ -172,7 +172,7 @@ MISTAKES: dict[str, tuple[Files, str]] = {
     "two data sets": (SMALL | {"b/train/cat/0.png": PNG}, "more than one data set"),
     "no test split": (
         {name: content for name, content in SMALL.items() if "test" not in name},
-        "no images for test. Wanted: train/<class>/",
+        "no images for test. Expected: train/<class>/",
     ),
     "one class": (
         {name: content for name, content in SMALL.items() if "dog" not in name},
@@ -197,7 +197,7 @@ def test_an_empty_class_folder_is_named(tmp_path: Path, kind: str, places: tuple
     if kind != "folder":
         source = Path(shutil.make_archive(str(tmp_path / "x"), kind, source))
     named = ", ".join(sorted(places))
-    assert f"no images in the class folders {named}. Wanted" in read_or_named(source)
+    assert f"no images in the class folders {named}. Expected" in read_or_named(source)
 
 
 def test_a_missing_path_and_what_is_no_file_are_named(tmp_path: Path) -> None:

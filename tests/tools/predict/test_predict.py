@@ -260,7 +260,7 @@ MISTAKES = {
     ("images=photos", "output=linked.csv"): r"overwrite linked\.png, which is one of the images",
     ("images='*.csv'", "output=an_image.csv"): r"overwrite an_image\.csv, which is one of the",
     ("images=photos", "output=mine.csv"): r"overwrite mine\.png with a contact sheet",
-    ("images=photos", "output=labels.csv"): r"overwrite labels\.csv, which is no earlier table",
+    ("images=photos", "output=labels.csv"): r"overwrite labels\.csv, which is not a table",
     ("images=photos", "output=labels.jsonl"): r"overwrite labels\.png with a contact sheet",
     ("images=photos", "output=mine.png/t.csv"): r"mine\.png is a file, where a folder is needed",
     ("images=[a,b]",): r"images=\['a', 'b'\] should be a valid string",
