@@ -216,7 +216,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["data=folder", f"data.path={__file__}"], ["test_cli.py is damaged or not an archive"]),
     (
         ["data=folder", f"data.path={CONF}"],
-        ["conf holds no images for train and test. Wanted: train/<class>/* and test/<class>/*."],
+        ["conf holds no images for train and test. Expected: train/<class>/* and test/<class>/*."],
     ),
     (
         ["data.root=/proc/x", "data.mirrors=[]"],
