@@ -56,8 +56,8 @@ OPTIONS = (
     "trainer.gpus=0",
     f"trainer.max_epochs={EPOCHS}",
     "trainer.val_check_interval=0.5",
-    "callbacks=revisit",
-    "callbacks.revisit.fraction=0.25",
+    "callbacks=hard_examples",
+    "callbacks.hard_examples.fraction=0.25",
     "target_accuracy=1.0",  # which is not reached
     "+callbacks.witness._target_=faults.Witness",
 )

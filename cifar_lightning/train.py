@@ -53,8 +53,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     console.show_network(
         classifier.network, config.choices.model, data.image_size, budget, not in_job_process()
     )
-    if config.teacher is not None:
-        classifier.teacher = run.build_teacher(config, classifier)
+    classifier.distillation = run.build_distillation(config, classifier)
     callbacks = run.build_callbacks(config, data) | (callbacks or {})
     interruption = Interruption(RunFolder(Path(config.run_dir)).last)
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
@@ -78,7 +77,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             run_logger.log_end(loggers, metrics, figures, classifier, data, callbacks["best"])
             console.show_result(config, metrics, loggers)
         if not finished:
-            interruption.leave()
+            interruption.exit_by_signal()
     if config.rehearse_without_data and config.choices.data == "shapes":
         console.banner(console.REHEARSAL, "This was a rehearsal")
     return metrics

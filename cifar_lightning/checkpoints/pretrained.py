@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cifar_lightning import models
 from cifar_lightning.errors import UserError
+from cifar_lightning.models.blocks import normalise
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -39,7 +40,7 @@ class Pretrained(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [N, classes] of images uint8 RGB [N, 3, H, W]."""
-        logits: Tensor = self.network((images / 255 - self.mean) / self.std)
+        logits: Tensor = self.network(normalise(images, self.mean, self.std))
         return logits
 
 

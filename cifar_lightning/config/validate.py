@@ -7,7 +7,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, NotRequired, TypedDict, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -29,9 +29,7 @@ class Settings(TypedDict):
     target_confidence: float
     label_smoothing: float
     cutmix: float
-    teacher: str | None
-    teacher_weight: float
-    teacher_temperature: float
+    teacher: NotRequired[str | None]
     rehearse_without_data: bool
 
 
@@ -51,7 +49,7 @@ def check_config(config: DictConfig) -> None:
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
     groups = (*PARTS, "budget", "callbacks", "logger")
-    missing = [key for key in (*Settings.__annotations__, *groups) if key not in values]
+    missing = [key for key in (*sorted(Settings.__required_keys__), *groups) if key not in values]
     if not missing and isinstance(values["trainer"], dict):
         missing = [f"trainer.{key}" for key in OF_TRAINER if key not in values["trainer"]]
     if missing:
@@ -64,6 +62,8 @@ def check_config(config: DictConfig) -> None:
     check_values("trainer.", {"compile": bool}, values["trainer"])
     for key in PARTS:
         check_part(key, values[key])
+    if values.get("teacher") is not None:
+        check_part("distillation", values.get("distillation"))
     for group in ("callbacks", "logger"):
         for name, part in values[group].items():
             if part is not None:  # taken out

@@ -22,7 +22,13 @@ from cifar_lightning.run.devices import device_name
 from cifar_lightning.run.inference import Inference
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking import console, plots
-from cifar_lightning.training import measures
+from cifar_lightning.training.metrics import (
+    calibration,
+    class_accuracies,
+    confident_mistakes,
+    confusion_matrix,
+    scores,
+)
 
 RESULTS = "evaluation.json"
 PICTURES = ("confusion_matrix", "reliability", "mistakes", "robustness")
@@ -83,16 +89,16 @@ def measure(
         seconds = time.perf_counter() - start
         flipped = inference.logits(images, batch_size, flip=True, advance=lambda n: advance(2 * n))
         curves = _robustness(inference, images, labels, batch_size, advance) if robustness else None
-    matrix = measures.confusion_matrix(logits.argmax(1), labels, len(data.classes))
-    by_class = zip(data.classes, measures.class_accuracies(matrix), strict=True)
+    matrix = confusion_matrix(logits.argmax(1), labels, len(data.classes))
+    by_class = zip(data.classes, class_accuracies(matrix), strict=True)
     results = {
         "images": len(images),
-        **{f"test/{name}": value for name, value in measures.scores(logits, labels).items()},
-        **{f"test/{name}_flip": v for name, v in measures.scores(flipped, labels).items()},
+        **{f"test/{name}": value for name, value in scores(logits, labels).items()},
+        **{f"test/{name}_flip": v for name, v in scores(flipped, labels).items()},
         "test/acc_by_class": dict(by_class),
         "robustness": curves,
         "confusion_matrix": matrix.tolist(),  # labels in rows, predictions in columns
-        "calibration": measures.calibration(logits, labels),
+        "calibration": calibration(logits, labels),
         "images_per_s": round(len(images) / seconds, 1),
         "batch_size": batch_size,
         "precision": inference.precision,
@@ -167,15 +173,15 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
 
 def _mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
     """The images that the classifier was surest of and wrong; None where it is always right."""
-    confidences, guesses = logits.softmax(1).max(1)  # [N], [N]
-    wrong = measures.confident_mistakes(guesses, confidences, data.test.labels, MISTAKES)
+    confidences, predictions = logits.softmax(1).max(1)  # [N], [N]
+    wrong = confident_mistakes(predictions, confidences, data.test.labels, MISTAKES)
     if not len(wrong.index):
         return None
     captions = [
         f"{data.classes[label]}\n{data.classes[guess]} {confidence:.0%}"
         for label, guess, confidence in zip(
             data.test.labels[wrong.index].tolist(),
-            wrong.guesses.tolist(),
+            wrong.predictions.tolist(),
             wrong.confidences.tolist(),
             strict=True,
         )

@@ -1,9 +1,20 @@
-"""Blocks that the networks share."""
+"""Blocks that the networks share, and the normalisation of their inputs."""
 
 from collections.abc import Iterable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images uint8 [N, 3, H, W] to zero mean and unit variance by channel, float32.
+
+    Args:
+        images: with values from 0 to 255.
+        mean: of the training images on the scale 0 to 1, [1, 3, 1, 1].
+        std: likewise.
+    """
+    return (images / 255 - mean) / std
 
 
 def conv_relu_norm(

@@ -11,7 +11,7 @@ from cifar_lightning.run.build import (
     instantiate_part,
     make_network,
 )
-from cifar_lightning.run.load import build_teacher, rebuild, rebuild_data
+from cifar_lightning.run.load import build_distillation, rebuild, rebuild_data
 from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "build_classifier",
     "build_data",
     "build_data_or_rehearse",
+    "build_distillation",
     "build_network",
-    "build_teacher",
     "build_trainer",
     "instantiate_part",
     "make_network",

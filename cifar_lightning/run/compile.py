@@ -9,7 +9,6 @@ from torch._dynamo.exc import TorchDynamoException
 
 from cifar_lightning.data import ImageData
 from cifar_lightning.tracking import console
-from cifar_lightning.training.callbacks import LowResolutionFirst
 from cifar_lightning.training.module import Classifier
 
 # CUDA graphs warm up in the first call and are recorded in the second; the third plays them.
@@ -99,5 +98,7 @@ class WarmUp(pl.Callback):
             network.load_state_dict(before)
 
     def _sizes(self, trainer: pl.Trainer) -> set[int]:
-        first = [c for c in trainer.callbacks if isinstance(c, LowResolutionFirst)]  # type: ignore[attr-defined]
-        return {self.data.image_size, *(c.size for c in first if c.until)}
+        sizes = {self.data.image_size}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            sizes.update(getattr(callback, "train_sizes", ()))
+        return sizes

@@ -128,7 +128,7 @@ def fit(
             "evaluate, predict and export may take this one."
         ) from error
     # A signal may have come after the last step.
-    return finished and (interruption is None or not interruption.is_told(trainer))
+    return finished and (interruption is None or not interruption.interrupted(trainer))
 
 
 def evaluate_best(

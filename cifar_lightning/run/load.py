@@ -16,10 +16,9 @@ from cifar_lightning.config.compose import CONF, key_of
 from cifar_lightning.config.paths import PLACES
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
-from cifar_lightning.run.build import build_data, make_network, named
+from cifar_lightning.run.build import build_data, instantiate_part, make_network
 from cifar_lightning.tracking.run_folder import RunFolder
-from cifar_lightning.training.distillation import Teacher
-from cifar_lightning.training.module import Classifier
+from cifar_lightning.training.module import Classifier, Distils
 
 BATCH_SIZE = 256  # images at a time, where neither the command line nor a record says
 
@@ -70,12 +69,15 @@ def _not_for_training(*_: Any) -> NoReturn:
     raise UserError("A classifier of a checkpoint is for inference; resume=PATH trains it further.")
 
 
-def build_teacher(config: DictConfig, classifier: Classifier) -> Teacher:
-    """The teacher that `teacher` names, for a classifier.
+def build_distillation(config: DictConfig, classifier: Classifier) -> Distils | None:
+    """The distillation from the checkpoint that `teacher` names; None if it names none.
 
     Raises:
-        UserError: if it is no checkpoint, or if its images or classes are others.
+        UserError: if the checkpoint cannot be read, or has other classes or another image size than
+            the classifier.
     """
+    if config.get("teacher") is None:
+        return None
     teacher, info = rebuild(config.teacher)
     facts = (list(classifier.classes), classifier.image_size)
     known = (list(teacher.classes), teacher.image_size)
@@ -84,8 +86,10 @@ def build_teacher(config: DictConfig, classifier: Classifier) -> Teacher:
             f"teacher={config.teacher} knows {_described(*known)}, but the data are "
             f"{_described(*facts)}."
         )
-    with named("teacher"):
-        return Teacher(teacher, info.model, config.teacher_weight, config.teacher_temperature)
+    distillation: Distils = instantiate_part(
+        config.distillation, "distillation", teacher=teacher, name=info.model
+    )
+    return distillation
 
 
 def rebuild_data(

@@ -21,7 +21,6 @@ from cifar_lightning.tracking.console import EpochLines, ProgressBar
 from cifar_lightning.tracking.csv_logger import Curves
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.run_logger import RunLogger
-from cifar_lightning.training.callbacks import GradientNorm, RevisitHardest
 
 NO_DDP_IN_SWEEPS = (
     "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
@@ -129,8 +128,7 @@ def build_trainer(
         arguments["precision"] = choose_precision(arguments["accelerator"])
     if not has_validation:
         arguments["limit_val_batches"] = 0
-    # The norm last: other callbacks may change the gradients.
-    watching = sorted(callbacks.values(), key=lambda callback: isinstance(callback, GradientNorm))
+    watching = sorted(callbacks.values(), key=lambda c: getattr(c, "RUNS_LAST", False))
     if get_console().is_terminal:
         watching.append(ProgressBar(refresh_rate=5))
     trainer: pl.Trainer = instantiate_part(
@@ -155,9 +153,8 @@ def _why_one_device(callbacks: dict[str, Callback]) -> str | None:
     started = launch()
     if in_job_process() and (started is None or started.total == 1):
         return NO_DDP_IN_SWEEPS
-    if any(isinstance(callback, RevisitHardest) for callback in callbacks.values()):
-        return RevisitHardest.ONE_DEVICE
-    return None
+    reasons = (getattr(callback, "ONE_DEVICE", None) for callback in callbacks.values())
+    return next((reason for reason in reasons if reason), None)
 
 
 def _check_processes(num_nodes: int, devices: int) -> None:

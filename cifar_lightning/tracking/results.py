@@ -16,8 +16,8 @@ from cifar_lightning.models.budget import Budget, train_tflop
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking import console, plots, saliency
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
-from cifar_lightning.training import measures
 from cifar_lightning.training.callbacks import TargetReached, Throughput
+from cifar_lightning.training.metrics import class_accuracies, confusion_matrix
 from cifar_lightning.training.module import Classifier
 
 CLASSES_SHOWN = 8  # an image each
@@ -59,7 +59,7 @@ def collect(
         "data": config.choices.data,
         "model": config.choices.model,
         "params": budget.parameters,
-        "teacher": None if classifier.teacher is None else classifier.teacher.name,
+        "teacher": None if classifier.distillation is None else classifier.distillation.name,
         "seed": config.seed,
         "epochs": epochs,
         "stopped_by": ending if finished else "interrupted",
@@ -85,11 +85,11 @@ def collect(
 def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
     """Of the network, and of its teacher's answers on images of full size."""
     own = train_tflop(classifier.network, throughput.images_by_size)
-    if classifier.teacher is None:
+    if classifier.distillation is None:
         return own
     seen = {classifier.image_size: throughput.images}
     # Without a backward pass, which costs twice the forward one.
-    return own + train_tflop(classifier.teacher.classifier, seen) / 3
+    return own + train_tflop(classifier.distillation.teacher, seen) / 3
 
 
 def _epoch_of(score: Tensor | None, trainer: pl.Trainer, run_dir: str) -> float | int | None:
@@ -139,8 +139,8 @@ def save_test(
     if tested is None:  # as in a search
         return {}
     labels = data.test.labels[tested.index]
-    matrix = measures.confusion_matrix(tested.guesses, labels, len(data.classes))
-    by_class = dict(zip(data.classes, measures.class_accuracies(matrix), strict=True))
+    matrix = confusion_matrix(tested.predictions, labels, len(data.classes))
+    by_class = dict(zip(data.classes, class_accuracies(matrix), strict=True))
     title = _title(metrics)
     figures = {
         "confusion_matrix": plots.confusion_matrix(matrix.numpy(), data.classes, title),
@@ -179,13 +179,13 @@ def save_explanations(
         layers = saliency.feature_maps(classifier, images[:1])
         if not layers:
             return {}  # without convolutions on maps there is nothing to show
-        guesses, activations = saliency.activation_maps(classifier, images)
+        predictions, activations = saliency.activation_maps(classifier, images)
     except Exception as error:  # a training is not lost for what a network of one's own refuses
         console.note("figures", f"the layers of this network cannot be shown: {error}")
         return {}
     captions = [
-        f"{data.classes[label]}\npredicted: {data.classes[guess]}"
-        for label, guess in zip(labels, guesses.tolist(), strict=True)
+        f"{data.classes[label]}\npredicted: {data.classes[prediction]}"
+        for label, prediction in zip(labels, predictions.tolist(), strict=True)
     ]
     maps = [(layer.name, layer.maps[0].numpy()) for layer in layers]
     seen = [(layer.name, layer.maps[:, 0].numpy()) for layer in activations if layer.spatial]

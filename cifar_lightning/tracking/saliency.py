@@ -58,13 +58,13 @@ def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, lis
         images: uint8 [N, 3, H, W].
 
     Returns:
-        The guesses int64 [N], and the layers with maps [N, 1, H, W] from 0 to 1, of the images'
+        The predictions int64 [N], and the layers with maps [N, 1, H, W] from 0 to 1, of the images'
         size.
     """
     with torch.enable_grad():
         logits, layers = _run(classifier, images)
-        guesses = logits.argmax(1)  # [N]
-        score = logits.gather(1, guesses[:, None]).sum()
+        predictions = logits.argmax(1)  # [N]
+        score = logits.gather(1, predictions[:, None]).sum()
         # Layers that the logits do not depend on, as of an auxiliary head, have none.
         layers = [layer for layer in layers if layer.maps.requires_grad]
         gradients = torch.autograd.grad(score, [x.maps for x in layers], allow_unused=True)
@@ -78,7 +78,7 @@ def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, lis
         large = F.interpolate(summed, images.shape[-2:], mode="bilinear")
         scaled = large / large.amax((2, 3), keepdim=True).clamp_min(1e-12)
         found.append(replace(layer, maps=scaled))
-    return guesses.cpu(), found
+    return predictions.cpu(), found
 
 
 def _run(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:

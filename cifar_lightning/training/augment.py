@@ -142,8 +142,8 @@ def cutmix(
 
 def _spans(centre: Tensor, side: Tensor, size: int) -> Tensor:
     """Which of `size` pixels in a row lie within side / 2 of the centre, both fractions [N, 1]."""
-    places = (torch.arange(size, device=centre.device) + 0.5) / size
-    return (places - centre).abs() < side / 2
+    pixels = (torch.arange(size, device=centre.device) + 0.5) / size
+    return (pixels - centre).abs() < side / 2
 
 
 def scale(images: Tensor, size: int) -> Tensor:
@@ -161,14 +161,14 @@ def scale(images: Tensor, size: int) -> Tensor:
 
 
 class Augment:
-    """Shift, flip and cutout in this order, then what else there is; 0 or `none` leaves one out.
+    """Shift, flip and cutout in this order, then `extra`; 0 or `none` leaves one out.
 
     Args:
         shift: largest shift in pixels, see `random_shift`.
         flip: `none`, `random` (see `random_flip`) or `alternating` (see `alternating_flip`).
         cutout: side of the square in pixels, see `cutout`.
-        also: functions of images and generator, called last in their order, for augmentations of
-            one's own: docs/extend.md.
+        extra: functions of images and generator, called last in their order, for augmentations of
+            your own: docs/extend.md.
 
     Raises:
         ValueError: if `flip` is none of the three.
@@ -179,14 +179,14 @@ class Augment:
         shift: int = 0,
         flip: Literal["none", "random", "alternating"] = "none",
         cutout: int = 0,
-        also: Sequence[Callable[..., Tensor]] = (),
+        extra: Sequence[Callable[..., Tensor]] = (),
     ) -> None:
         if flip not in ("none", "random", "alternating"):
             raise ValueError(f"flip must be none, random or alternating, not {flip!r}")
         self.shift = shift
         self.flip = flip
         self.cutout = cutout
-        self.also = also
+        self.extra = extra
 
     def __call__(
         self, images: Tensor, index: Tensor, epoch: int, generator: torch.Generator
@@ -200,6 +200,6 @@ class Augment:
             images = alternating_flip(images, index, epoch)
         if self.cutout:
             images = cutout(images, self.cutout, generator)
-        for function in self.also:
+        for function in self.extra:
             images = function(images, generator=generator)
         return images

@@ -1,7 +1,7 @@
-"""The LightningModule: network, loss, optimizer."""
+"""The LightningModule: network, loss, training step, optimizer."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -11,42 +11,52 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cifar_lightning.models.blocks import normalise
 from cifar_lightning.training.augment import cutmix, scale
-from cifar_lightning.training.distillation import Teacher
-from cifar_lightning.training.metrics import Guesses, Scores, Tested
+from cifar_lightning.training.metrics import Predictions, Scores, TestPredictions
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """Images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]."""
 
 
-class Classifier(pl.LightningModule):
-    """Classifies uint8 images; normalisation is part of it, so a checkpoint needs no preprocessing.
+class Distils(Protocol):
+    """What the module needs of a distillation, as `training.distillation.Distillation` has it."""
 
-    Logs once a validation, or once an epoch where there is none: `train/loss` and `train/acc`
-    (since the last time, on augmented images, the loss smoothed), `val/loss`, `val/acc` and `lr`;
-    on the test images `test/loss` and `test/acc`.
+    teacher: nn.Module
+    name: str  # of the teacher's network
+
+    def losses(self, images: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
+        """The losses [N] with the teacher's share in them."""
+
+
+class Classifier(pl.LightningModule):
+    """Trains a network on uint8 images. Normalisation is part of it, so it takes raw images.
+
+    Logs at each validation, or each epoch where there is none: `train/loss` and `train/acc` (since
+    the last time, on augmented images, with label smoothing), `val/loss`, `val/acc` and `lr`; in a
+    test `test/loss` and `test/acc`.
 
     Args:
         network: maps normalised images [N, 3, H, W] to logits [N, classes].
         classes: class names.
-        image_size: height and width, in pixels, of the images that it is for.
+        image_size: height and width of the images in pixels.
         mean, std: of the training images by channel, on the scale 0 to 1.
         optimizer: makes the optimizer from the network's parameters.
-        scheduler: makes the schedule, stepped once an optimizer step, from the optimizer and the
-            number of steps.
-        augment: from images (uint8), index, epoch and a generator, to images; training only.
+        scheduler: makes the schedule, stepped after every optimizer step, from the optimizer and
+            the number of steps.
+        augment: maps images (uint8), index, epoch and a generator to images; training only.
         label_smoothing: share of the target spread evenly over the classes in training.
-        cutmix: probability that a training image gets a part of another one, see `cutmix`; its
-            loss is the mean of those on both labels, by their shares of the pixels, and
-            `train/acc` is that on its own.
+        cutmix: probability that a part of a training image is replaced by another image, see
+            `cutmix`. Its loss is the mean of the losses on both labels, weighted by their shares of
+            the pixels; `train/acc` counts its own label.
         seed: of the augmentation.
 
     Attributes:
-        train_size: pixels, height and width, that training steps scale their images to; None for
+        train_size: height and width in pixels that training steps scale their images to; None for
             no scaling.
-        tested: what the last test took each image for; None before it.
-        teacher: whose answers training learns too; None for the labels alone. Checkpoints are
-            without it.
+        tested: the predictions of the last test; None before it.
+        distillation: adds a teacher's answers to the loss; None to learn the labels alone. It is
+            not part of checkpoints.
 
     Raises:
         ValueError: if `label_smoothing` or `cutmix` is not in [0, 1].
@@ -89,37 +99,37 @@ class Classifier(pl.LightningModule):
         self.fit_scores = Scores(len(classes))
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
-        self.test_guesses = Guesses()
-        self.tested: Tested | None = None
-        self.teacher: Teacher | None = None
+        self.test_predictions = Predictions()
+        self.tested: TestPredictions | None = None
+        self.distillation: Distils | None = None
         self._random_state: dict[str, Tensor] | None = None
 
     def on_fit_start(self) -> None:
-        """Have the teacher, which is no part of this module, on the same device."""
-        if self.teacher is not None:
-            self.teacher.classifier.to(self.device)
+        """Move the teacher, which is not a submodule, to the device."""
+        if self.distillation is not None:
+            self.distillation.teacher.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a training that goes on within an epoch needs beside Lightning's own."""
-        checkpoint["fit_scores"] = self.fit_scores.counted()
-        # For layers such as dropout; the steps' own randomness comes from their numbers.
+        """Save what a resume within an epoch needs beside Lightning's own state."""
+        checkpoint["fit_scores"] = self.fit_scores.counts()
+        # For layers such as dropout; the randomness of a step depends on its number alone.
         checkpoint["random_state"] = _random_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back; earlier versions have saved nothing of it."""
+        """Restore it."""
         if self.trainer.is_global_zero:  # of all devices together
-            self.fit_scores.go_on_from(checkpoint.get("fit_scores", {}))
-        self._random_state = checkpoint.get("random_state")
+            self.fit_scores.restore(checkpoint["fit_scores"])
+        self._random_state = checkpoint["random_state"]
 
     def on_train_start(self) -> None:
-        """Set the generators last: what comes before may have drawn from them."""
+        """Restore the random state last: what ran before may have drawn from it."""
         if self._random_state is not None:
             _set_random_state(self._random_state, self.device)
             self._random_state = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """From uint8 to zero mean and unit variance by channel; channels_last, in its dtype."""
-        normalised = (images / 255 - self.mean) / self.std
+        normalised = normalise(images, self.mean, self.std)
         return normalised.to(self.mean.dtype, memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -128,10 +138,10 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
-        """The loss of one augmented batch: smoothed cross-entropy, and the teacher's share.
+        """The loss of one augmented batch: smoothed cross-entropy, with a teacher's share if any.
 
         Returns:
-            `loss`, its mean; `losses` [N]; and `image_size`, in pixels, that the network saw.
+            `loss`, the mean; `losses` [N]; and `image_size`, in pixels, of the network's inputs.
         """
         images, labels, index = batch
         generator = self._generator(batch_idx)
@@ -146,8 +156,8 @@ class Classifier(pl.LightningModule):
         losses = self._smoothed(logits, labels)
         if others is not None:
             losses = kept * losses + (1 - kept) * self._smoothed(logits, labels[others])
-        if self.teacher is not None:
-            losses = self.teacher.losses(images, logits, losses)
+        if self.distillation is not None:
+            losses = self.distillation.losses(images, logits, losses)
         loss = losses.mean()
         # Kept on the device: reading a value here would make the GPU wait at every step.
         self.fit_scores.update(loss.detach(), logits.detach(), labels)
@@ -160,7 +170,7 @@ class Classifier(pl.LightningModule):
         )
 
     def _generator(self, batch_idx: int) -> torch.Generator:
-        """The randomness of one step, from what the step is alone, so that it survives a resume."""
+        """The randomness of one step. It depends on the step alone, so it survives a resume."""
         step = (self.seed % 2**32, self.current_epoch, batch_idx, self.global_rank)
         return torch.Generator(self.device).manual_seed(hash(step))
 
@@ -171,25 +181,25 @@ class Classifier(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Count one test batch; returns its logits [N, classes], for callbacks."""
         logits = self._evaluate(batch, self.test_scores)
-        self.test_guesses.update(batch[2], logits)
+        self.test_predictions.update(batch[2], logits)
         return logits
 
     def _evaluate(self, batch: Batch, scores: Scores) -> Tensor:
         """Count a batch; returns its logits [N, classes]."""
         images, labels, _ = batch
         if not len(images):
-            # Other devices have the last batches, and some networks take no empty ones.
+            # Other devices have the last batches, and some networks refuse empty ones.
             return self.mean.new_empty(0, len(self.classes))
-        # Compiling pays in training; each size of batch that comes here would be compiled anew.
+        # Not compiled: each new batch size would be compiled again.
         with torch.compiler.set_stance("force_eager"):
             logits: Tensor = self(images)
         scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
         return logits
 
     def on_validation_epoch_end(self) -> None:
-        """Log training and validation together, so that they share a row and a step."""
+        """Log training and validation together, so that they share a row of metrics.csv."""
         self._log("val", self.val_scores)
-        # Not in a validation of its own, nor in Lightning's before the first step.
+        # Not in Trainer.validate, nor in Lightning's validation before the first step.
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._log_training()
 
@@ -199,24 +209,24 @@ class Classifier(pl.LightningModule):
             self._log_training()
 
     def on_test_epoch_end(self) -> None:
-        """Log the test figures."""
+        """Log the test metrics and keep the predictions."""
         self._log("test", self.test_scores)
-        rows = self.test_guesses.compute().cpu()
-        index, guesses, confidences = rows[rows[:, 0].argsort()].unbind(1)
-        self.tested = Tested(index.long(), guesses.long(), confidences)
-        self.test_guesses.reset()
+        rows = self.test_predictions.compute().cpu()
+        index, predictions, confidences = rows[rows[:, 0].argsort()].unbind(1)
+        self.tested = TestPredictions(index.long(), predictions.long(), confidences)
+        self.test_predictions.reset()
 
     def _log_training(self) -> None:
         self._log("train", self.fit_scores)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    def _log(self, part: str, scores: Scores) -> None:
-        self.log(f"{part}/loss", scores.loss.compute())
-        self.log(f"{part}/acc", scores.accuracy.compute())
+    def _log(self, split: str, scores: Scores) -> None:
+        self.log(f"{split}/loss", scores.loss.compute())
+        self.log(f"{split}/acc", scores.accuracy.compute())
         scores.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer over the network's parameters and its schedule over the whole training."""
+        """The optimizer of the network's parameters, and its schedule over the whole training."""
         optimizer = self.make_optimizer(self.network.parameters())
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {
@@ -226,7 +236,7 @@ class Classifier(pl.LightningModule):
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """Of PyTorch's own generators: the CPU's, and that of a GPU."""
+    """The state of PyTorch's global generators: the CPU's, and the GPU's if there is one."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 

@@ -200,7 +200,7 @@ def test_augment_ends_with_functions_of_ones_own() -> None:
     expected = random_shift(images, 2, g := generator())
     for size in (4, 8):
         expected = cutout(expected, size, g)
-    assert torch.equal(Augment(2, also=squares)(images, index, 0, generator()), expected)
+    assert torch.equal(Augment(2, extra=squares)(images, index, 0, generator()), expected)
 
 
 def test_augment_refuses_an_unknown_flip() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.training.augment import Augment, cutmix
-from cifar_lightning.training.distillation import Teacher
+from cifar_lightning.training.distillation import Distillation
 from cifar_lightning.training.metrics import Scores
 from cifar_lightning.training.module import Classifier
 from cifar_lightning.training.optim import linear_schedule
@@ -92,44 +92,44 @@ def linear() -> nn.Module:
 
 
 def test_the_teachers_share_is_the_divergence_from_its_answers() -> None:
-    pupil, taught = classifier(linear(), label_smoothing=0.3), classifier(linear())
-    pupil.augment = lambda images, index, epoch, generator: images
+    student, taught = classifier(linear(), label_smoothing=0.3), classifier(linear())
+    student.augment = lambda images, index, epoch, generator: images
     labels = torch.arange(16) % 3
     batch = (images(), labels, torch.arange(16))
-    alone = pupil.training_step(batch, 0)["losses"]
-    pupil.teacher = Teacher(taught, "linear", weight=0.25, temperature=2.0)
-    together = pupil.training_step(batch, 0)["losses"]
+    alone = student.training_step(batch, 0)["losses"]
+    student.distillation = Distillation(taught, "linear", weight=0.25, temperature=2.0)
+    together = student.training_step(batch, 0)["losses"]
     p = (taught(images()) / 2).softmax(1)
-    divergence = (p * (p.log() - (pupil(images()) / 2).log_softmax(1))).sum(1)
+    divergence = (p * (p.log() - (student(images()) / 2).log_softmax(1))).sum(1)
     assert isinstance(alone, Tensor)
     assert isinstance(together, Tensor)
     assert torch.allclose(together, 0.75 * alone + 0.25 * 4 * divergence, atol=1e-6)
 
 
-def test_a_pupil_with_its_teachers_weights_has_nothing_to_learn_from_it() -> None:
+def test_a_student_with_its_teachers_weights_has_nothing_to_learn_from_it() -> None:
     network = linear()
-    pupil, taught = classifier(network), classifier(network)
-    pupil.augment = lambda images, index, epoch, generator: images
-    pupil.teacher = Teacher(taught, "linear", weight=1.0, temperature=4.0)
-    loss = pupil.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
+    student, taught = classifier(network), classifier(network)
+    student.augment = lambda images, index, epoch, generator: images
+    student.distillation = Distillation(taught, "linear", weight=1.0, temperature=4.0)
+    loss = student.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
     assert isinstance(loss, Tensor)
     assert loss.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_teacher_sees_the_augmented_images_and_stays_as_it_is() -> None:
-    pupil, taught = classifier(linear()), classifier(nn.Sequential(nn.BatchNorm2d(3), linear()))
-    pupil.augment = lambda images, index, epoch, generator: images.flip(-1)
+    student, taught = classifier(linear()), classifier(nn.Sequential(nn.BatchNorm2d(3), linear()))
+    student.augment = lambda images, index, epoch, generator: images.flip(-1)
     seen = []
     taught.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    pupil.teacher = Teacher(taught, "linear", weight=0.5, temperature=1.0)
+    student.distillation = Distillation(taught, "linear", weight=0.5, temperature=1.0)
     before = {name: tensor.clone() for name, tensor in taught.state_dict().items()}
-    loss = pupil.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
+    loss = student.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
     assert isinstance(loss, Tensor)
     loss.backward()
     assert torch.equal(seen[0], taught.normalise(images().flip(-1)))
     assert all(torch.equal(before[name], now) for name, now in taught.state_dict().items())
     assert all(weight.grad is None for weight in taught.parameters())
-    assert "teacher" not in str([*pupil.state_dict()])
+    assert "teacher" not in str([*student.state_dict()])
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_teacher_sees_the_augmented_images_and_stays_as_it_is() -> None:
 )
 def test_a_teacher_refuses(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Teacher(classifier(linear()), "linear", **arguments)
+        Distillation(classifier(linear()), "linear", **arguments)
 
 
 def test_augmentation_is_for_training_only_and_depends_on_the_step_alone() -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cifar_lightning.training import measures
+from cifar_lightning.training import metrics as measures
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 PROBABILITIES = torch.tensor(
@@ -44,7 +44,7 @@ def test_mistakes_come_most_confident_first() -> None:
     confidences, guesses = LOGITS.softmax(1).max(1)
     wrong = measures.confident_mistakes(guesses, confidences, LABELS, 2)
     assert wrong.index.tolist() == [3, 1]
-    assert wrong.guesses.tolist() == [0, 1]
+    assert wrong.predictions.tolist() == [0, 1]
     assert wrong.confidences.tolist() == pytest.approx([0.8, 0.7])
     right = measures.confident_mistakes(guesses[:1], confidences[:1], LABELS[:1], 2)
     assert len(right.index) == 0

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
-from cifar_lightning.training.callbacks import FurtherMetric
+from cifar_lightning.training.callbacks.extra_metric import ExtraMetric
 
 Compose = Callable[..., DictConfig]
 OF_CLASSES = "torchmetrics.classification.Multiclass"
@@ -23,7 +23,7 @@ def typed(metric: str, *options: str, key: str = "again") -> list[str]:
     """The command line's, for a callback that conf/ has not."""
     place = f"+callbacks.{key}"
     made = [f"{place}.metric._target_={metric}", f"{place}.metric._partial_=true"]
-    callback = f"{place}._target_=cifar_lightning.training.callbacks.FurtherMetric"
+    callback = f"{place}._target_=cifar_lightning.training.callbacks.extra_metric.ExtraMetric"
     return [callback, f"{place}.name=again", *made, *(f"{place}.metric.{o}" for o in options)]
 
 
@@ -56,7 +56,7 @@ def test_what_is_no_metric_of_classes_is_refused(
 @pytest.mark.parametrize("name", ["loss", "acc"])
 def test_it_does_not_take_the_names_that_are_there(name: str) -> None:
     with pytest.raises(ValueError, match=f"name={name} is taken"):
-        FurtherMetric(name, lambda: None)  # type: ignore[arg-type,return-value]
+        ExtraMetric(name, lambda: None)  # type: ignore[arg-type,return-value]
 
 
 def test_two_of_one_name_are_refused(tiny: Compose) -> None:
@@ -82,7 +82,7 @@ def in_two_processes(metric: list[str], folder: Path) -> subprocess.CompletedPro
 def test_what_keeps_every_image_is_refused_in_several_processes(tmp_path: Path) -> None:
     ended = in_two_processes(typed(f"{OF_CLASSES}AUROC"), tmp_path)
     assert ended.returncode == 1
-    assert ended.stderr.count("Error: The metric again keeps what it saw of every image") == 1
+    assert ended.stderr.count("Error: The metric again keeps values of every image") == 1
     assert "metric.thresholds=100" in ended.stderr
     assert "Traceback" not in ended.stderr
 

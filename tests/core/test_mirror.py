@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW, ResidualDW, initialise
-from cifar_lightning.models.mirror import (
+from cifar_lightning.training.callbacks.mirror import (
     mirror_channels,
     mirror_index,
     partners_of,

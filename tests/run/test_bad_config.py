@@ -23,8 +23,8 @@ OPTIONS: tuple[tuple[str, ...], ...] = (
     (),
     ("optimizer=sgd", "scheduler=cosine", "augment=strong"),
     ("optimizer=adamw", "scheduler=constant", "model=resnet20", *LIFTED),
-    ("model=residual_dw_257k", "init=identity", "callbacks=low_resolution"),
-    ("model=residual_dw_1m", "init=random", "callbacks=revisit"),
+    ("model=residual_dw_257k", "init=identity", "callbacks=progressive_resizing"),
+    ("model=residual_dw_1m", "init=random", "callbacks=hard_examples"),
     ("callbacks=mirror", "trainer=ddp_sim"),
     ("experiment=airbench94", "data=shapes", *SMALL[1:5]),
 )

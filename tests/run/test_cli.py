@@ -166,7 +166,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["seed=true"], ["seed=true should be a valid integer."]),
     (["target_accuracy=80%"], ["target_accuracy=80% should be a valid number."]),
     (["cutmix=1.5"], ["cutmix=1.5 is not from 0 to 1, as 0.5."]),
-    (["teacher_weight=some"], ["teacher_weight=some should be a valid number."]),
+    (["teacher=x", "distillation.weight=some"], ["distillation.weight=some should be a valid"]),
     (["data=shapes", "teacher=nowhere.ckpt"], ["nowhere.ckpt: there is no such file."]),
     (["label_smoothing=some"], ["label_smoothing=some should be a valid number."]),
     (["rehearse_without_data=2"], ["rehearse_without_data=2 should be a valid boolean."]),
@@ -231,7 +231,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (
         ["data=shapes", *SHAPES, "optimizer.lr=nan"],
         [
-            "The loss is not a finite number any more: step 2, in epoch 1 (learning rate nan, ",
+            "The loss became NaN or infinite: step 2, in epoch 1 (learning rate nan, ",
             "optimizer.lr",
         ],
     ),

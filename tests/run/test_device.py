@@ -22,14 +22,11 @@ from cifar_lightning.data.sampler import TrainSampler
 from cifar_lightning.data.splits import ImageSplit
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.training.augment import Augment
-from cifar_lightning.training.callbacks import (
-    GradientNorm,
-    LowResolutionFirst,
-    MirrorSymmetry,
-    RevisitHardest,
-    TerminateOnNaN,
-    Throughput,
-)
+from cifar_lightning.training.callbacks import TerminateOnNaN, Throughput
+from cifar_lightning.training.callbacks.grad_norm import GradientNorm
+from cifar_lightning.training.callbacks.hard_examples import HardExampleReplay
+from cifar_lightning.training.callbacks.mirror import MirrorSymmetry
+from cifar_lightning.training.callbacks.progressive_resizing import ProgressiveResizing
 from cifar_lightning.training.module import Classifier
 from cifar_lightning.training.optim import Muon, linear_schedule
 
@@ -67,7 +64,7 @@ def train_an_epoch(
     classifier: Classifier, part: ImageSplit, optimizer: torch.optim.Optimizer
 ) -> int:
     """What the Trainer has done in the steps of an epoch, without Lightning's own part."""
-    mirror, norm, revisit = MirrorSymmetry(), GradientNorm(), RevisitHardest(0.5)
+    mirror, norm, revisit = MirrorSymmetry(), GradientNorm(), HardExampleReplay(0.5)
     mirror._partners, mirror._index = _partners_and_index(classifier)
     nan = TerminateOnNaN(every_n_steps=2)
     watching = [revisit, Throughput(), nan]
@@ -82,7 +79,7 @@ def train_an_epoch(
         steps = 0
         while chosen is not None:
             batch = part[chosen]
-            LowResolutionFirst(24, 0.5).on_train_batch_start(TRAINER, classifier, batch, steps)
+            ProgressiveResizing(24, 0.5).on_train_batch_start(TRAINER, classifier, batch, steps)
             nan.on_train_batch_start(TRAINER, classifier, batch, steps)
             outputs = classifier.training_step(batch, steps)
             assert isinstance(outputs["loss"], Tensor)

@@ -292,7 +292,7 @@ for config.data.batch_size in (24, 60):
             figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
             tested = classifier.tested if measure == trainer.test else None
             if tested is not None:
-                columns = (tested.index, tested.guesses, tested.confidences)
+                columns = (tested.index, tested.predictions, tested.confidences)
                 figures["tested"] = [column.tolist() for column in columns]
             measured.append(figures | {"rank": trainer.global_rank, "of": trainer.world_size})
 Path(f"{output}-{trainer.global_rank}.json").write_text(json.dumps({"measured": measured}))
@@ -427,7 +427,7 @@ def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
             ["trainer.gpus=0"],
             "torchrun started 1 x 2 processes (machines x processes on each), but",
         ),
-        (["trainer=ddp_sim", "optimizer.lr=nan"], "The loss is not a finite number any more"),
+        (["trainer=ddp_sim", "optimizer.lr=nan"], "The loss became NaN or infinite"),
     ],
 )
 def test_a_mistake_of_all_processes_is_said_once(
@@ -496,7 +496,7 @@ def test_the_gpus_of_all_machines_share_the_batch(
 
 
 def test_revisiting_is_refused_on_several_machines(tiny: Compose, shapes: ShapesData) -> None:
-    config = tiny("callbacks=revisit", "trainer.num_nodes=2", "data.batch_size=24")
+    config = tiny("callbacks=hard_examples", "trainer.num_nodes=2", "data.batch_size=24")
     with pytest.raises(UserError, match="works on one device"):
         run.build_trainer(config, run.build_callbacks(config, shapes))
 

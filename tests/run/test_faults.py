@@ -194,7 +194,7 @@ def test_a_nan_on_one_of_two_devices_ends_both(
         "callbacks.nan.every_n_steps=1",
     )
     message = one_message(ended)
-    assert message.startswith("The loss is not a finite number any more: step 4, in epoch 1 (")
+    assert message.startswith("The loss became NaN or infinite: step 4, in epoch 1 (")
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ def assert_the_same_run(one: Path, other: Path) -> None:
 
 INT, TERM = signal.SIGINT, signal.SIGTERM
 HALVES = "trainer.val_check_interval=0.5"
-REVISIT = ("callbacks=revisit", "callbacks.revisit.fraction=0.5")
+REVISIT = ("callbacks=hard_examples", "callbacks.hard_examples.fraction=0.5")
 MOMENTS = [
     (Told(TERM, "batch", 1, 2), 9, []),
     (Told(INT, "validation", 1, 2), 9, [HALVES]),
@@ -170,7 +170,9 @@ def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
         k: v for k, v in whole.items() if "images_per_s" not in k
     }
     # The rest of its first epoch is not known any more.
-    with pytest.raises(UserError, match=r"ended within an epoch.* cannot go on to another target"):
+    with pytest.raises(
+        UserError, match=r"stopped within an epoch.* cannot be resumed with another target"
+    ):
         train(as_typed(tiny, [f"resume={last}", "target_accuracy=1.0"]))
     assert read_checkpoint(last).global_step == 3
 

@@ -18,7 +18,9 @@ Compose = Callable[..., DictConfig]
 def test_compiling_is_done_before_the_first_step_and_changes_nothing(
     tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny("trainer.compile=true", "callbacks=low_resolution", "trainer.precision=32-true")
+    config = tiny(
+        "trainer.compile=true", "callbacks=progressive_resizing", "trainer.precision=32-true"
+    )
     data = run.build_data(config)
     classifier, _ = run.build_classifier(config, data)
     before = {name: value.clone() for name, value in classifier.state_dict().items()}

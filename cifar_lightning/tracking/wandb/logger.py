@@ -20,9 +20,13 @@ from cifar_lightning.models.budget import Budget
 from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.tracking.wandb.code_state import code_state
 from cifar_lightning.tracking.wandb.service import Messages, end_service
-from cifar_lightning.training import measures
 from cifar_lightning.training.callbacks import TargetReached
-from cifar_lightning.training.metrics import Tested
+from cifar_lightning.training.metrics import (
+    TestPredictions,
+    class_accuracies,
+    confident_mistakes,
+    confusion_matrix,
+)
 from cifar_lightning.training.module import Classifier
 
 if TYPE_CHECKING:
@@ -240,31 +244,31 @@ def save_shareable(checkpoint: Path, file: Path) -> None:
     torch.save(kept, file)
 
 
-def _accuracy_by_class(tested: Tested, data: ImageData) -> dict[str, float | None]:
+def _accuracy_by_class(tested: TestPredictions, data: ImageData) -> dict[str, float | None]:
     labels = data.test.labels[tested.index]
-    matrix = measures.confusion_matrix(tested.guesses, labels, len(data.classes))
-    by_class = zip(data.classes, measures.class_accuracies(matrix), strict=True)
+    matrix = confusion_matrix(tested.predictions, labels, len(data.classes))
+    by_class = zip(data.classes, class_accuracies(matrix), strict=True)
     return {f"test/acc_by_class/{name}": accuracy for name, accuracy in by_class}
 
 
-def _mistakes(tested: Tested, data: ImageData) -> list[list[Any]]:
+def _mistakes(tested: TestPredictions, data: ImageData) -> list[list[Any]]:
     """Rows of `MISTAKE_COLUMNS`, the most confident first."""
     import wandb
 
     labels = data.test.labels[tested.index]  # [N]
-    wrong = measures.confident_mistakes(tested.guesses, tested.confidences, labels, MISTAKES)
+    wrong = confident_mistakes(tested.predictions, tested.confidences, labels, MISTAKES)
     positions = tested.index[wrong.index]  # [M], among the test images
     images = data.test.images[positions].permute(0, 2, 3, 1)  # [M, H, W, 3]
     large = images.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
     return [
         [
             wandb.Image(image),
-            *(data.classes[label], data.classes[guess], round(confidence, 4), position),
+            *(data.classes[label], data.classes[prediction], round(confidence, 4), position),
         ]
-        for image, label, guess, confidence, position in zip(
+        for image, label, prediction, confidence, position in zip(
             large.numpy(),
             labels[wrong.index].tolist(),
-            wrong.guesses.tolist(),
+            wrong.predictions.tolist(),
             wrong.confidences.tolist(),
             positions.tolist(),
             strict=True,

@@ -1,4 +1,4 @@
-"""A metric beside loss and accuracy."""
+"""Logs one more metric beside loss and accuracy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,20 @@ from torchmetrics import Metric
 from cifar_lightning.errors import UserError
 
 
-class FurtherMetric(pl.Callback):
+class ExtraMetric(pl.Callback):
     """Logs one more metric of validation and test, as `val/NAME` and `test/NAME`.
 
     It is then in metrics.csv, that of the test in metrics.json, and on W&B.
 
     Args:
         name: any but `loss` and `acc`.
-        metric: a class of torchmetrics, or one of one's own on its `Metric`; takes `num_classes`,
-            counts logits [N, classes] and labels [N], and gives one number.
+        metric: a torchmetrics class, or your own subclass of its `Metric`. It takes `num_classes`,
+            is updated with logits [N, classes] and labels [N], and computes one number.
 
     Raises:
         ValueError: if `name` is `loss` or `acc`.
-        UserError: before the first step, if the metric does not go with the data's classes or
-            with the number of processes, or if two have one name.
+        UserError: before the first step, if the metric does not work with the data's classes or
+            the number of processes, or if two metrics have the same name.
     """
 
     def __init__(self, name: str, metric: Callable[..., Metric]) -> None:
@@ -34,12 +34,12 @@ class FurtherMetric(pl.Callback):
         self._make = metric
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Try it out, on an image of each class."""
-        names = [other.name for other in trainer.callbacks if isinstance(other, FurtherMetric)]  # type: ignore[attr-defined]
+        """Try the metric on one image of each class."""
+        names = [other.name for other in trainer.callbacks if isinstance(other, ExtraMetric)]  # type: ignore[attr-defined]
         if names.count(self.name) > 1:
             raise UserError(
-                f"Two metrics have the name {self.name}, and one would take the other's place: "
-                "give one of them another name, as callbacks.KEY.name=NAME does."
+                f"Two metrics have the name {self.name}: give one of them another name, as in "
+                "callbacks.KEY.name=NAME."
             )
         try:
             self._begin(trainer, pl_module)
@@ -55,16 +55,16 @@ class FurtherMetric(pl.Callback):
             )
         if value.numel() != 1:
             raise UserError(
-                f"The metric {self.name} gives {value.numel()} numbers, not one. An option may say "
-                "how they become one, as average=macro does."
+                f"The metric {self.name} gives {value.numel()} numbers, not one. Perhaps an option "
+                "reduces them to one, as average=macro."
             )
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew."""
+        """Start with a new metric."""
         self._begin(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin anew."""
+        """Start with a new metric."""
         self._begin(trainer, pl_module)
 
     def on_validation_batch_end(
@@ -97,9 +97,9 @@ class FurtherMetric(pl.Callback):
             )
         if trainer.world_size > 1 and _keeps_lists(metric):
             raise UserError(
-                f"The metric {self.name} keeps what it saw of every image, which several "
-                "processes cannot put together where one of them has no images. An option may "
-                "make it count instead, as metric.thresholds=100 does; or train in one process."
+                f"The metric {self.name} keeps values of every image, which several processes "
+                "cannot combine if one of them has no images. Perhaps an option makes it count "
+                "instead, as metric.thresholds=100; or train in one process."
             )
         self._metric = metric.to(pl_module.device)
 
@@ -110,6 +110,6 @@ class FurtherMetric(pl.Callback):
 
 
 def _keeps_lists(metric: Metric) -> bool:
-    """Whether it, or one that it wraps, has a state that grows with the images."""
+    """Whether the metric, or one that it wraps, has a state that grows with the images."""
     parts = [part for part in metric.modules() if isinstance(part, Metric)]
     return any(isinstance(state, list) for p in parts for state in p.metric_state.values())

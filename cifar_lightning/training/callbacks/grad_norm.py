@@ -1,4 +1,4 @@
-"""How large the gradients are."""
+"""The norm of the gradients."""
 
 from typing import Any
 
@@ -11,26 +11,28 @@ from torch.optim import Optimizer
 class GradientNorm(pl.Callback):
     """Logs `train/grad_norm`: the L2 norm of all gradients together, a mean over the steps.
 
-    With each validation, or each epoch where there is none; since the last time. The gradients are
-    of all devices, unscaled, accumulated, and not clipped yet. Steps that 16-bit training skips,
-    because a gradient is not finite, do not count.
+    Logged with each validation, or each epoch where there is none: the mean since the last time.
+    The gradients are of all devices, unscaled, accumulated, and not clipped yet. Steps that 16-bit
+    training skips, because a gradient is not finite, do not count.
 
     Attributes:
-        last: that of the last step, on the device; None before it.
+        gradient_norm: of the last step, on the device; None before it.
     """
+
+    RUNS_LAST = True  # other callbacks may change the gradients
 
     def __init__(self) -> None:
         # On the device: reading them would make a GPU wait.
         self._sum: Tensor | float = 0.0
         self._steps: Tensor | int = 0
-        self.last: Tensor | None = None
+        self.gradient_norm: Tensor | None = None
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Add a step's."""
+        """Add the norm of this step."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        self.last = norm = get_total_norm(gradients).detach()
+        self.gradient_norm = norm = get_total_norm(gradients).detach()
         finite = norm.isfinite()
         self._sum = self._sum + norm.where(finite, norm.new_zeros(()))
         self._steps = self._steps + finite.int()
@@ -46,13 +48,13 @@ class GradientNorm(pl.Callback):
             self._log(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sum so far, for a training that goes on within an epoch."""
+        """The sum so far, for a resume within an epoch."""
         return {"sum": self._sum, "steps": self._steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on adding."""
+        """Continue the sum."""
         self._sum, self._steps = state_dict["sum"], state_dict["steps"]
-        float(self._sum), float(self._steps)  # what is no number is refused here
+        float(self._sum), float(self._steps)  # a damaged value is refused here
 
     def _log(self, pl_module: pl.LightningModule) -> None:
         if isinstance(self._steps, Tensor):

@@ -1,4 +1,4 @@
-"""The hardest images once more."""
+"""Hard-example replay: images with a large loss are seen again."""
 
 from typing import Any, cast
 
@@ -8,25 +8,25 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 
 
-class RevisitHardest(pl.Callback):
-    """Makes an epoch all training images once and then, again, those with the largest losses.
+class HardExampleReplay(pl.Callback):
+    """Repeats the training images with the largest losses at the end of each epoch.
 
-    An image's loss is the one it had when the epoch saw it, so the choice costs nothing; images
-    that a network has right already would teach it little (Jiang et al., "Accelerating Deep
-    Learning by Focusing on the Biggest Losers", 2019). Images that had no place in a whole batch,
-    fewer than a batch of them, count as hard.
+    An image's loss is the one from its training step in this epoch, so the choice costs nothing.
+    Images that are classified correctly with confidence teach little (Jiang et al., "Accelerating
+    Deep Learning by Focusing on the Biggest Losers", 2019). Images left out of the epoch's
+    incomplete last batch count as hard.
 
     Args:
-        fraction: of the training images that come again, from 0 to 1.
+        fraction: share of the training images that are repeated, from 0 to 1.
 
     Raises:
         ValueError: if `fraction` is not in [0, 1].
-        UserError: before the training, on several devices, where each knows its own losses only.
+        UserError: before the training, on several devices: each knows only its own losses.
     """
 
     ONE_DEVICE = (
-        "Revisiting the hardest images works on one device: take trainer.gpus=1, or "
-        "callbacks.revisit=null."
+        "Hard-example replay works on one device only: take trainer.gpus=1, or "
+        "callbacks.hard_examples=null."
     )
 
     def __init__(self, fraction: float) -> None:
@@ -35,7 +35,7 @@ class RevisitHardest(pl.Callback):
         self.fraction = fraction
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Tell the data before its batches are counted."""
+        """Set the share before the batches of an epoch are counted."""
         if trainer.world_size > 1:
             raise UserError(self.ONE_DEVICE)
         _data(trainer).replay = self.fraction
@@ -48,13 +48,13 @@ class RevisitHardest(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Note the losses, on the device."""
+        """Store the losses of the batch, on the device."""
         _, _, index = batch
-        noted = _data(trainer).losses
-        noted[index.to(noted.device)] = outputs["losses"].to(noted)
+        losses = _data(trainer).losses
+        losses[index.to(losses.device)] = outputs["losses"].to(losses)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the data as they were."""
+        """Stop repeating images."""
         _data(trainer).replay = 0.0
 
 

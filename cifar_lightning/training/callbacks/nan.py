@@ -1,4 +1,4 @@
-"""Losses that are no numbers."""
+"""Stops a training whose loss or weights are NaN or infinite."""
 
 import math
 from collections.abc import Sequence
@@ -10,36 +10,35 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.training.callbacks.grad_norm import GradientNorm
 
 
 class TerminateOnNaN(pl.Callback):
-    """Ends a training whose loss or weights are not finite, before a checkpoint is made of them.
+    """Stops a training whose loss or weights are not finite, before a checkpoint is saved.
 
     Args:
-        every_n_steps: steps between two looks on a CPU; on a GPU, which waits whenever a value is
-            read, it looks only when a checkpoint may follow, as it does on a CPU too.
+        every_n_steps: steps between two checks on a CPU. A GPU has to wait whenever a value is
+            read, so there it checks only before a checkpoint may be saved.
 
     Raises:
         ValueError: if `every_n_steps` is below 1.
-        UserError: from the training, naming the step, its learning rate and, where `GradientNorm`
-            measures it, the norm of its gradients.
+        UserError: during the training, with the step, its learning rate and, if a callback has
+            the attribute `gradient_norm`, the norm of its gradients.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self._losses: list[Tensor] = []  # since the last look
+        self._losses: list[Tensor] = []  # since the last check
         self._rates: list[float] = []
-        # Of the gradients, as far as they are measured; the first is of the step before.
+        # Of the gradients, if a callback measures them; the first is of the step before.
         self._norms: list[Tensor | None] = [None]
         self._step = 0  # of the last loss, counted from 1 over the whole training
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the learning rate; after the step it is already that of the next."""
+        """Store the learning rate; after the step it is already that of the next."""
         self._rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
@@ -50,25 +49,25 @@ class TerminateOnNaN(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Note the loss; look from time to time."""
+        """Store the loss; check every `every_n_steps` steps."""
         self._losses.append(outputs["loss"])
-        measured = [c for c in trainer.callbacks if isinstance(c, GradientNorm)]  # type: ignore[attr-defined]
-        self._norms.append(measured[0].last if measured else None)
+        norms = (getattr(c, "gradient_norm", None) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        self._norms.append(next((norm for norm in norms if norm is not None), None))
         self._step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1
         if len(self._losses) >= self.every_n_steps and not self._losses[0].is_cuda:
-            self._look(trainer)
+            self._check(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look before the best checkpoint is saved."""
+        """Check before the best checkpoint is saved."""
         if trainer.state.fn == "fit":
-            self._look(trainer, pl_module)
+            self._check(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look before the last checkpoint is saved."""
-        self._look(trainer, pl_module)
+        """Check before the last checkpoint is saved."""
+        self._check(trainer, pl_module)
 
-    def _look(self, trainer: pl.Trainer, module: pl.LightningModule | None = None) -> None:
-        """Look at the noted losses, and at the weights and statistics of a module."""
+    def _check(self, trainer: pl.Trainer, module: pl.LightningModule | None = None) -> None:
+        """Check the stored losses, and the weights and statistics of a module."""
         losses, self._losses = self._losses, []
         norms, self._norms = self._norms, self._norms[-1:]
         rates, self._rates = self._rates, []
@@ -77,35 +76,38 @@ class TerminateOnNaN(pl.Callback):
         if not finite.all():
             step = self._step - len(losses) + 1 + int(finite.int().argmin())
         elif module and not is_finite(module):
-            step = self._step  # its loss was a number, what it did to the weights is not
-        # All devices stop together, or those that go on would wait for the others for ever.
+            step = self._step  # its loss was finite, the weights after it are not
+        # All devices stop together: those that continued would wait for the others for ever.
         found = torch.tensor(float(step), device=trainer.strategy.root_device)
         first = trainer.strategy.reduce(found, reduce_op="min").item()
         if first < math.inf:
             epoch = (int(first) - 1) // int(trainer.num_training_batches) + 1
-            place = int(first) - self._step - 1 + len(losses)  # among those of this look
+            position = int(first) - self._step - 1 + len(losses)  # among those of this check
             raise UserError(
-                f"The loss is not a finite number any more: step {first:.0f}, in epoch {epoch}"
-                f"{_circumstances(place, rates, norms)}. "
-                "The training was stopped; the checkpoints are of before that. What helps: a lower "
+                f"The loss became NaN or infinite: step {first:.0f}, in epoch {epoch}"
+                f"{_circumstances(position, rates, norms)}. "
+                "The training was stopped; the checkpoints are from before that step. Try a lower "
                 "learning rate (optimizer.lr), a longer warm-up (scheduler.warmup), or "
                 "trainer.precision=32-true."
             )
 
 
-def _circumstances(place: int, rates: Sequence[float], norms: Sequence[Tensor | None]) -> str:
+def _circumstances(position: int, rates: Sequence[float], norms: Sequence[Tensor | None]) -> str:
     """The learning rate at a step, and the gradient norms there and at the step before.
 
     Args:
-        place: of the step among those looked at, from 0.
+        position: of the step among those checked, from 0.
         rates: of these steps.
         norms: of the step before them, and of these.
     """
-    if not 0 <= place < len(rates):  # its weights were found to be at fault after the last look
+    if not 0 <= position < len(rates):  # found in the weights, after the last check
         return ""
-    facts = [f"learning rate {rates[place]:.3g}"]
-    for words, norm in (("gradient norm", norms[place + 1]), ("one step before", norms[place])):
-        facts += [] if norm is None else [f"{words} {norm.item():.3g}"]
+    facts = [f"learning rate {rates[position]:.3g}"]
+    for label, norm in (
+        ("gradient norm", norms[position + 1]),
+        ("one step before", norms[position]),
+    ):
+        facts += [] if norm is None else [f"{label} {norm.item():.3g}"]
     return f" ({', '.join(facts)})"
 
 

@@ -1,4 +1,4 @@
-"""The same few batches over and over."""
+"""Trains and validates on the same few batches, as debug=overfit does."""
 
 from typing import Any, cast
 
@@ -11,15 +11,15 @@ from cifar_lightning.training.augment import Augment
 
 
 class SameBatches(pl.Callback):
-    """Makes every epoch of the same few images, as they are, and has them validate too.
+    """Makes every epoch consist of the same few images, and validates on them too.
 
-    They are balanced over the classes, and nothing augments them, whatever the module's `augment`
-    is. How many is the Trainer's `limit_train_batches`, times the batch size; without this callback
-    each epoch would have other ones. Lightning's own `overfit_batches` does the same for data whose
-    order is not theirs to decide, and validates on other images.
+    They are balanced over the classes and not augmented, whatever the module's `augment` is. There
+    are the Trainer's `limit_train_batches` times the batch size of them. Lightning's own
+    `overfit_batches` cannot be used: the data module decides the order of its images itself, and
+    it would validate on other images.
 
     Raises:
-        UserError: before the training, if `limit_train_batches` is no count of batches, or more
+        UserError: before the training, if `limit_train_batches` is not a count of batches, or more
             than there are.
     """
 
@@ -38,17 +38,17 @@ class SameBatches(pl.Callback):
                 "batches that there are."
             )
         self._before = data.train_index, data.val, pl_module.augment
-        # Not the first ones: where file names begin with the class, these are of one class alone.
+        # Not the first ones: they are of one class if the file names begin with the class.
         labels = data.train.labels[data.train_index]
         drawn, _ = split_balanced(labels, batches * data.batch_size, data.split_seed)
         index = data.train_index[drawn]
         data.train_index = index
         data.val = ImageSplit(data.train.images[index], data.train.labels[index])
-        # Past nn.Module, which puts nothing but a module in the place of one.
+        # Through vars(), because nn.Module would not replace a module by a function.
         vars(pl_module)["augment"] = Augment()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the data as they were."""
+        """Restore the data and the augmentation."""
         if self._before is not None:
             data = _data(trainer)
             data.train_index, data.val, vars(pl_module)["augment"] = self._before

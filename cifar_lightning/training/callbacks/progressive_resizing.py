@@ -1,4 +1,4 @@
-"""Small images first, full ones later."""
+"""Progressive resizing: small images first, full-size ones later."""
 
 from typing import Any, Protocol, cast
 
@@ -9,17 +9,17 @@ from cifar_lightning.errors import UserError
 
 
 class Resizing(Protocol):
-    """A module whose training steps see images of `train_size` pixels, of their own with None."""
+    """A module whose training steps scale images to `train_size` pixels; None: no scaling."""
 
     train_size: int | None
 
 
-class LowResolutionFirst(pl.Callback):
-    """Trains on small images first, whose steps cost less, and on full ones at the end.
+class ProgressiveResizing(pl.Callback):
+    """Trains on small images first, whose steps cost less, and on full-size ones at the end.
 
-    Progressive resizing (Howard, in DAWNBench, 2018; Tan and Le, "EfficientNetV2", 2021). For
-    networks that end in a mean over the last map, and so take images of any size. Validation and
-    test see full images.
+    See Howard, in DAWNBench, 2018, and Tan and Le, "EfficientNetV2", 2021. For networks that end in
+    a mean over the last map and so take images of any size. Validation and test use full-size
+    images.
 
     Args:
         size: of the small images, height and width in pixels.
@@ -27,8 +27,8 @@ class LowResolutionFirst(pl.Callback):
 
     Raises:
         ValueError: if `size` is below 1 or `until` is not in [0, 1].
-        UserError: before the first step, if the network cannot take images so small, or the data's
-            are no larger.
+        UserError: before the first step, if the network cannot take images of that size, or the
+            data's images are not larger.
     """
 
     def __init__(self, size: int, until: float) -> None:
@@ -38,15 +38,16 @@ class LowResolutionFirst(pl.Callback):
             raise ValueError(f"until must be from 0 to 1, not {until}")
         self.size = size
         self.until = until
+        self.train_sizes = (size,) if until else ()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Try the small size out."""
+        """Try the small size."""
         full = trainer.datamodule.image_size  # type: ignore[attr-defined]
         if self.size >= full:
             raise UserError(
-                f"Low resolution first gives the network images of {self.size} x {self.size} "
-                f"pixels, but the data's have {full} x {full}: take fewer, as "
-                f"callbacks.low_resolution.size={full * 3 // 4}."
+                f"Progressive resizing begins with images of {self.size} x {self.size} pixels, but "
+                f"the data's have {full} x {full}: take fewer, as in "
+                f"callbacks.progressive_resizing.size={full * 3 // 4}."
             )
         image = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8, device=pl_module.device)
         try:
@@ -54,8 +55,8 @@ class LowResolutionFirst(pl.Callback):
                 pl_module.eval()(image)
         except RuntimeError as error:
             raise UserError(
-                f"The network cannot take images of {self.size} x {self.size} pixels, which "
-                f"low resolution first gives it: {error}"
+                f"The network cannot take images of {self.size} x {self.size} pixels, with which "
+                f"progressive resizing begins: {error}"
             ) from error
         finally:
             pl_module.train()
@@ -63,6 +64,6 @@ class LowResolutionFirst(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Say which size the step sees."""
+        """Set the image size of the step."""
         small = trainer.global_step < self.until * trainer.estimated_stepping_batches
         cast(Resizing, pl_module).train_size = self.size if small else None

@@ -1,4 +1,4 @@
-"""Stopping at a target, and the margin that makes its promise hold."""
+"""Stops training at a target accuracy, with a margin for the test images."""
 
 import math
 from statistics import NormalDist
@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 
 
 class TargetReached(pl.Callback):
-    """Stops training once validation says that test accuracy will be at or above a target.
+    """Stops training once validation accuracy promises a target accuracy on the test images.
 
-    A validation at exactly the target is above it on the test images only every other time, so the
-    threshold is higher by a margin: that of `validation_threshold`. Lightning's EarlyStopping
-    stops strictly above its threshold only.
+    A run whose validation accuracy is exactly the target reaches it on the test images only half of
+    the time, so the threshold is higher by the margin of `validation_threshold`. (Lightning's
+    EarlyStopping stops only strictly above its threshold.)
 
     Args:
         target: test accuracy from 0 to 1; None trains to the end.
@@ -41,12 +41,12 @@ class TargetReached(pl.Callback):
         self._best = -math.inf  # accuracy of all validations so far, over resumes too
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """End a run that goes on when it had reached the target already, and was not tested."""
+        """Stop at once when a resumed run had reached the target before."""
         if self.reached_by(self._best):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare the validation that has just ended."""
+        """Compare the accuracy of this validation."""
         if trainer.state.fn == "fit":
             self._best = max(self._best, trainer.callback_metrics["val/acc"].item())
             trainer.should_stop |= self.reached_by(self._best)
@@ -56,8 +56,8 @@ class TargetReached(pl.Callback):
         return {"best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing."""
-        self._best = float(state_dict["best"])  # or it is refused here, not at a validation
+        """Restore the best accuracy."""
+        self._best = float(state_dict["best"])  # a damaged value is refused here
 
     def reached_by(self, accuracy: float) -> bool:
         """Whether a validation accuracy is at or above the threshold; False without a target."""
@@ -68,12 +68,12 @@ class TargetReached(pl.Callback):
 def validation_threshold(
     target: float, confidence: float, val_images: int, test_images: int
 ) -> float:
-    """The validation accuracy that promises a test accuracy of at least `target`.
+    """The validation accuracy at which test accuracy is at least `target`, with some confidence.
 
     Both accuracies are shares of images drawn at random, so their difference has the standard error
-    sqrt(p (1 - p) (1 / val_images + 1 / test_images)); of it as many are added to the target as a
-    normal distribution has below `confidence`. With 5,000 and 10,000 images and a confidence of
-    0.9, 0.80 becomes 0.8089. It is never above 1.
+    sqrt(p (1 - p) (1 / val_images + 1 / test_images)). The margin is that error times the quantile
+    of the normal distribution at `confidence`. With 5,000 and 10,000 images and a confidence of
+    0.9, 0.80 becomes 0.8089. The result is at most 1.
 
     Args:
         target: from 0 to 1.

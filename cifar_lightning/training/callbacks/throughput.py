@@ -1,4 +1,4 @@
-"""The clock of a run."""
+"""Training time and throughput."""
 
 import time
 from typing import Any
@@ -6,17 +6,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from cifar_lightning.errors import UserError
-
 
 class Throughput(pl.Callback):
-    """Measures training alone: no set-up, no validation, no checkpoints.
+    """Measures training time alone, without set-up, validation and checkpoints.
 
     Logs, with each validation or each epoch where there is none, `throughput/images_per_s` (since
     the last time), `throughput/train_seconds` and `epoch` (since the start).
 
     Attributes:
-        seconds: of training so far, over resumes too.
+        seconds: training time so far, resumes included.
         images_by_size: images trained on so far, over all devices, by their size in pixels.
         epochs: trained so far; a fraction within an epoch.
     """
@@ -31,7 +29,7 @@ class Throughput(pl.Callback):
 
     @property
     def images(self) -> int:
-        """Trained on so far, over all devices."""
+        """Images trained on so far, over all devices."""
         return sum(self.images_by_size.values())
 
     @property
@@ -55,7 +53,7 @@ class Throughput(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the images; no reading of the clock here, which would make a GPU wait."""
+        """Count the images. The clock is not read here: a GPU would have to wait."""
         images = len(batch[0]) * trainer.world_size
         size = outputs.get("image_size", batch[0].shape[-1])
         self.images_by_size[size] = self.images_by_size.get(size, 0) + images
@@ -83,7 +81,7 @@ class Throughput(pl.Callback):
         self._stop(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been measured so far, for a resume."""
+        """The measurements so far, for a resume."""
         return {
             "seconds": self.seconds,
             "images_by_size": dict(self.images_by_size),
@@ -91,17 +89,8 @@ class Throughput(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from an earlier run.
-
-        Raises:
-            UserError: if it was one of a version that did not count images by their size.
-        """
-        if "images_by_size" not in state_dict:
-            raise UserError(
-                "resume: the checkpoint is of an earlier version of cifar-lightning, with which it "
-                "can be resumed; its weights can be read by rebuild(checkpoint)."
-            )
-        # Converted: what is no number is refused here, and not in the middle of the training.
+        """Continue from an earlier run's measurements."""
+        # Converted: a damaged value is refused here, not in the middle of the training.
         self.seconds = self._logged_seconds = float(state_dict["seconds"])
         sizes = state_dict["images_by_size"].items()
         self.images_by_size = {int(size): int(images) for size, images in sizes}
@@ -124,6 +113,6 @@ class Throughput(pl.Callback):
 
 
 def _finish_work(device: torch.device) -> None:
-    """A GPU works on after the program has gone on: wait, or the clock shows the launching only."""
+    """Wait for a GPU, which works asynchronously: else only the launching would be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -21,7 +21,7 @@ from cifar_lightning.evaluate import evaluate, evaluation, main
 from cifar_lightning.evaluate.corruptions import CORRUPTIONS
 from cifar_lightning.run.inference import Inference
 from cifar_lightning.train import train
-from cifar_lightning.training import measures
+from cifar_lightning.training import metrics as measures
 
 Compose = Callable[..., DictConfig]
 

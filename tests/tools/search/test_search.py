@@ -352,7 +352,7 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(tmp_path: Path) -> N
     assert endings == {
         "raise": {("failed", "a fault of mine")},
         "kill": {("failed", died)},
-        "no_number": {("failed", "The loss is not a finite number any more")},
+        "no_number": {("failed", "The loss became NaN or infinite")},
         "no": {("complete", "")},
     }
     assert output.count("failed: a fault of mine") == sum(

@@ -252,7 +252,7 @@ ENDS = {
     "exit": "Its process ended with exit code 0 before the work was done.",
     "_exit": "Its process ended with exit code 3 before the work was done.",
     "kill": "Its process was ended by SIGKILL, as the system does when memory runs out.",
-    "diverge": "The loss is not a finite number any more: step 8, in epoch 2 (learning rate ",
+    "diverge": "The loss became NaN or infinite: step 8, in epoch 2 (learning rate ",
 }
 
 TWO_EPOCHS = (
