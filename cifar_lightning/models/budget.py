@@ -35,7 +35,12 @@ def count(network: nn.Module, image_size: int = 32) -> Budget:
     Args:
         network: takes images [N, 3, image_size, image_size]; its training mode is kept.
         image_size: in pixels.
+
+    Raises:
+        UserError: if the network has no parameters.
     """
+    if next(network.parameters(), None) is None:
+        raise UserError("model: the network has no parameters, so there is nothing to train.")
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     separable = sum(
         _is_depthwise(first)

@@ -61,10 +61,17 @@ def choose_devices(
     return "gpu", gpus
 
 
-def choose_precision(accelerator: str) -> str:
-    """bf16 where the chip runs it fast, else 16-bit on a GPU, else 32-bit."""
+def choose_precision(accelerator: str, devices: int | list[int] = 1) -> str:
+    """bf16 where every chosen chip runs it fast, else 16-bit on a GPU, else 32-bit.
+
+    Args:
+        accelerator: Lightning's name.
+        devices: a count, or the indices of GPUs.
+    """
     if accelerator in ("gpu", "cuda"):
-        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+        indices = devices if isinstance(devices, list) else range(devices)
+        oldest = min(torch.cuda.get_device_capability(index) for index in indices)
+        return "bf16-mixed" if oldest >= (8, 0) else "16-mixed"
     flags = _cpu_info().get("flags", "").split()
     return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32-true"
 

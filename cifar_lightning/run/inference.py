@@ -21,7 +21,7 @@ class Inference:
 
     Args:
         classifier: moved to the device and put into the precision; stays in evaluation mode.
-        gpus: see `hardware.choose_devices`; one device.
+        gpus: see `run.devices.choose_devices`; one device.
         precision: `auto` or a name of Lightning's.
         deterministic: as the Trainer had it.
 
@@ -42,11 +42,13 @@ class Inference:
         deterministic: bool | Literal["warn"] | None = False,
     ) -> None:
         accelerator, devices = choose_devices(gpus, torch.cuda.device_count(), 1, ONE_DEVICE)
+        if precision == "auto":
+            precision = choose_precision(accelerator, devices)
         try:
             trainer = pl.Trainer(
                 accelerator=accelerator,
                 devices=devices,
-                precision=choose_precision(accelerator) if precision == "auto" else precision,  # type: ignore[arg-type]
+                precision=precision,  # type: ignore[arg-type]
                 # Other kernels would give other digits: see `run.build_trainer`.
                 deterministic=deterministic,
                 benchmark=not deterministic,

@@ -125,7 +125,7 @@ def build_trainer(
     # cuDNN picks its fastest kernels by trying them, which may differ from run to run.
     arguments.setdefault("benchmark", not arguments["deterministic"])
     if arguments["precision"] == "auto":
-        arguments["precision"] = choose_precision(arguments["accelerator"])
+        arguments["precision"] = choose_precision(arguments["accelerator"], devices)
     if not has_validation:
         arguments["limit_val_batches"] = 0
     watching = sorted(callbacks.values(), key=lambda c: getattr(c, "RUNS_LAST", False))

@@ -31,9 +31,11 @@ def launch() -> Launch | None:
         "bash",
         "interactive",
     ):
-        total = variables["SLURM_NTASKS"]
-        per_node = variables.get("SLURM_NTASKS_PER_NODE", total)
-        return Launch("srun", int(variables.get("SLURM_PROCID", 0)), int(total), int(per_node))
+        total = int(variables["SLURM_NTASKS"])
+        # Without --ntasks-per-node, srun spreads the tasks evenly over the nodes of its step.
+        nodes = variables.get("SLURM_STEP_NUM_NODES") or variables.get("SLURM_NNODES") or 1
+        per_node = int(variables.get("SLURM_NTASKS_PER_NODE") or total // int(nodes))
+        return Launch("srun", int(variables.get("SLURM_PROCID", 0)), total, per_node)
     return None
 
 

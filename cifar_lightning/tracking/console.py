@@ -1,6 +1,7 @@
 """What a run shows on the terminal."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +80,33 @@ class ProgressBar(RichProgressBar):
 
 @rank_zero_only
 def show_network(
-    network: nn.Module, name: str, image_size: int, budget: Budget, layers: bool = True
+    network: nn.Module,
+    name: str,
+    image_size: int,
+    budget: Budget,
+    limits: Mapping[str, Any],
+    layers: bool = True,
 ) -> None:
-    """The network, layer by layer if wanted, and what the budget says of it."""
+    """Print what the network has, layer by layer if wanted, and which limits it is within.
+
+    Args:
+        network: takes images [N, 3, image_size, image_size].
+        name: of its option in conf/model/.
+        image_size: in pixels.
+        budget: what was counted in it.
+        limits: the arguments of `models.budget.check`, which it passed; None or 0 is no limit.
+        layers: whether to print a table of the layers.
+    """
     console = get_console()
     if layers:
         table = _layers(network, image_size)
         console.print(table, highlight=False, markup=False, soft_wrap=True)
+    kept = ", ".join(f"{key}={limit:,.0f}" for key, limit in limits.items() if limit)
     console.print(
-        f"[bold]{escape(name)}[/] keeps the budget: {budget.parameters:,} parameters, "
+        f"[bold]{escape(name)}[/]: {budget.parameters:,} parameters, "
         f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
-        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds an image\n",
+        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds per image; "
+        f"{f'within the budget ({kept})' if kept else 'no budget is set'}\n",
         highlight=False,
         soft_wrap=True,
     )

@@ -25,8 +25,10 @@ class Muon(Optimizer):
 
     Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024): the
     momentum of a weight [out, in, h, w], as a matrix [out, in * h * w], is replaced by the nearest
-    orthogonal matrix. Before each update the weight is rescaled to norm sqrt(out): a batch norm
-    behind it makes its length meaningless, and a fixed length fixes what the rate means.
+    orthogonal matrix. Before each update the weight is rescaled to norm sqrt(out), so that the
+    learning rate is a step's size relative to the weight. Where a batch norm follows, this changes
+    nothing that the network computes; where none does, as behind the pointwise layers of
+    `dilated_dw`, it fixes the norm of the weight.
 
     Args:
         params: all parameters of a network, in the order of its layers.

@@ -71,6 +71,11 @@ def test_a_broken_limit_is_named_with_the_excess(budget: Budget, message: str) -
         check(budget)
 
 
+def test_a_network_without_parameters_is_refused() -> None:
+    with pytest.raises(UserError, match="the network has no parameters"):
+        count(nn.Flatten())
+
+
 @pytest.mark.parametrize("lifted", [None, 0])
 def test_none_and_zero_lift_the_limits(lifted: int | None) -> None:
     check(Budget(10**9, 0, 0, 0), max_params=lifted, min_dilated=lifted, min_separable=lifted)

@@ -84,17 +84,19 @@ def test_precision_on_a_cpu_asks_the_chip(
     flags: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "_cpu_info", lambda: {"flags": flags})
-    assert devices.choose_precision("cpu") == precision
+    assert devices.choose_precision("cpu", 1) == precision
 
 
 @pytest.mark.parametrize(
-    ("capability", "precision"), [((9, 0), "bf16-mixed"), ((7, 5), "16-mixed")]
+    ("chosen", "precision"),
+    [(1, "16-mixed"), (2, "16-mixed"), ([1], "bf16-mixed"), ([2, 1], "bf16-mixed")],
 )
-def test_precision_on_a_gpu_asks_the_chip(
-    capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
+def test_precision_on_a_gpu_asks_the_chips_that_were_chosen(
+    chosen: int | list[int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert devices.choose_precision("gpu") == precision
+    chips = [(7, 5), (9, 0), (8, 0)]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=0: chips[index])
+    assert devices.choose_precision("gpu", chosen) == precision
 
 
 def test_the_device_has_its_own_name() -> None:

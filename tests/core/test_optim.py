@@ -27,6 +27,19 @@ def test_muon_gets_the_inner_dense_and_pointwise_convolutions() -> None:
     assert (muon["lr"], sgd["lr"]) == (0.1, 0.05)
 
 
+def test_the_norm_of_a_weight_counts_only_where_no_batch_norm_follows() -> None:
+    torch.manual_seed(0)
+    network = DilatedDW()
+    images = torch.randn(64, 3, 32, 32)
+    with torch.no_grad():
+        logits = network(images)
+        for row in (3, 6, 8, 12, 17, 19):  # Muon's
+            doubled = copy.deepcopy(network)
+            doubled.get_parameter(f"layers.{row}.weight").mul_(2)
+            change = (doubled(images) - logits).norm() / logits.norm()
+            assert (change > 0.1) == (row in (17, 19)), (row, change)
+
+
 def test_the_head_may_learn_faster_and_decays_as_fast_as_the_rest() -> None:
     network = DilatedDW()
     groups = Muon(network.parameters(), sgd_lr=0.1, head_lr=0.4, weight_decay=0.02).param_groups

@@ -265,7 +265,7 @@ def test_two_processes_leave_the_files_of_one_and_speak_with_one_voice(
     assert [path.name for path in two.folder.iterdir()] == ["runs"]
     assert len(list(two.folder.glob("runs/wandb/offline-run-*"))) <= 1  # with W&B
     said = "".join(two.outputs)
-    assert said.count("multiply-adds an image") == 1
+    assert said.count("multiply-adds per image") == 1
     assert said.count("epoch 2/4") == 1
     assert "Warning" not in said
 
@@ -365,7 +365,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path, monkeypatch: pytest.Mon
         output = finish(program)
         assert program.returncode == 0, output
         assert "Warning" not in output
-        assert output.count("multiply-adds an image") == 1  # one process speaks
+        assert output.count("multiply-adds per image") == 1  # one process speaks
         metrics = read_json(Path(f"{devices}/metrics.json"))
         assert (metrics["world_size"], metrics["epochs"]) == (devices, 3)
         losses[devices] = [

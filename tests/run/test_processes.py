@@ -10,6 +10,12 @@ SRUN = {
     "SLURM_NTASKS_PER_NODE": "4",
     "SLURM_PROCID": "0",
 }
+SPREAD = {
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "8",
+    "SLURM_NNODES": "2",
+    "SLURM_PROCID": "0",
+}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +27,9 @@ SRUN = {
         (TORCHRUN | {"RANK": "0"}, Launch("torchrun", 0, 4, 2), True),
         (SRUN, Launch("srun", 0, 8, 4), True),
         (SRUN | {"SLURM_PROCID": "4", "SLURM_LOCALID": "0"}, Launch("srun", 4, 8, 4), False),
+        # srun --nodes=2 --ntasks=8, and a step on one of an allocation's two nodes.
+        (SPREAD, Launch("srun", 0, 8, 4), True),
+        (SPREAD | {"SLURM_STEP_NUM_NODES": "1"}, Launch("srun", 0, 8, 8), True),
         # torchrun on a machine that SLURM gave.
         (SRUN | TORCHRUN, Launch("torchrun", 3, 4, 2), False),
         # A shell there.
@@ -37,7 +46,7 @@ def test_a_process_knows_which_it_is(
     is_first: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name in (*TORCHRUN, *SRUN, "LOCAL_RANK"):
+    for name in (*TORCHRUN, *SRUN, *SPREAD, "SLURM_STEP_NUM_NODES", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
