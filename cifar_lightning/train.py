@@ -74,10 +74,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         device = devices.device_name(trainer.strategy.root_device)
         metrics = results.collect(config, trainer, classifier, callbacks, budget, device, finished)
         if trainer.is_global_zero:
-            figures = results.save_curves(config, metrics)
-            if finished:
-                figures |= results.save_explanations(config, classifier, data)
-                figures |= results.save_test(config, classifier, data, metrics)
+            figures = results.save_plots(config, classifier, data, metrics, finished)
             results.save(config, metrics)  # last: a run that has them is over
             run_logger.log_end(loggers, metrics, figures, classifier, data, callbacks["best"])
             console.show_result(config, metrics, loggers)

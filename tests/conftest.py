@@ -25,6 +25,7 @@ TINY = (
     "data.val_size=50",
     "data.batch_size=25",
     "logger=csv",
+    "plots=false",  # which take longer than the training
     "trainer.max_epochs=1",
     "trainer.gpus=0",
 )

@@ -119,6 +119,34 @@ def save(config: DictConfig, metrics: dict[str, Any]) -> None:
         file.write(f"{json.dumps(metrics, indent=2)}\n".encode())
 
 
+def save_plots(
+    config: DictConfig,
+    classifier: Classifier,
+    data: ImageData,
+    metrics: dict[str, Any],
+    finished: bool,
+) -> dict[str, Path]:
+    """Write the plots of a run to `figures/`.
+
+    Args:
+        config: of the run; nothing is written where its `plots` is false.
+        classifier: that was tested.
+        data: of the run.
+        metrics: as `collect` returns them.
+        finished: whether it was tested; else there are the curves alone.
+
+    Returns:
+        The PNG files by their names.
+    """
+    if not config.plots:
+        return {}
+    figures = save_curves(config, metrics)
+    if finished:
+        figures |= save_explanations(config, classifier, data)
+        figures |= save_test(config, classifier, data, metrics)
+    return figures
+
+
 def save_curves(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
     """Write `figures/learning_curves.png`; returns the picture by its name."""
     run_dir = Path(config.run_dir)

@@ -33,7 +33,7 @@ def debug(option: str, run_dir: Path, *overrides: str) -> DictConfig:
 
 
 def test_a_smoke_run_does_three_steps_and_all_that_a_run_leaves(tmp_path: Path) -> None:
-    config = debug("fast", tmp_path, "data.batch_size=20", "data.val_size=100")
+    config = debug("fast", tmp_path, "plots=true", "data.batch_size=20", "data.val_size=100")
     metrics = train(config)
     assert metrics["train_images"] == 3 * 20
     assert metrics["val/acc"] is not None

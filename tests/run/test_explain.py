@@ -115,7 +115,7 @@ OF_EVERY_RUN = {"class_accuracies.png", "confusion_matrix.png", "learning_curves
 def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
     tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny("budget.min_dilated=0", "budget.min_separable=0", "init=random")
+    config = tiny("plots=true", "budget.min_dilated=0", "budget.min_separable=0", "init=random")
     config.model = {"_target_": "test_explain.RefusesGradients", "num_classes": 10}
     assert train(config)["test/acc"] is not None
     shown = capsys.readouterr().out
@@ -126,17 +126,19 @@ def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
 
 
 def test_a_run_has_the_figures(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny())
+    train(tiny("plots=true"))
     figures = tmp_path / "run" / "figures"
     of_layers = {"activation_maps.png", "feature_maps.png", "filters.png"}
     assert {path.name for path in figures.iterdir()} == OF_EVERY_RUN | of_layers
     for path in figures.iterdir():
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # not a blank one
+    with Image.open(figures / "learning_curves.png") as picture:
+        assert picture.size == (1200, 480)
 
 
 def test_a_network_without_convolutions_trains_and_has_none(tiny: Compose, tmp_path: Path) -> None:
-    config = tiny("budget.min_dilated=0", "budget.min_separable=0", "init=random")
+    config = tiny("plots=true", "budget.min_dilated=0", "budget.min_separable=0", "init=random")
     config.model = {"_target_": "test_explain.Flat", "num_classes": 10}
     train(config)
     names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
@@ -194,7 +196,7 @@ def test_figures_of_a_run_name_what_they_show(
         return draw(images, captions, layers, title)
 
     monkeypatch.setattr(plots, "activation_maps", watched)
-    config = tiny("target_accuracy=null")
+    config = tiny("plots=true", "target_accuracy=null")
     train(config)
     data = run.build_data(config)
     assert [c.split("\n")[0] for c in seen["captions"]] == list(data.classes[:8])

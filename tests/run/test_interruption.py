@@ -220,7 +220,7 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint(tiny: Compose, tmp_path:
 def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
     """Told one process alone, at a step that is the first's."""
     options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
-    options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
+    options += ["plots=true", "data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
     options += ["trainer.max_epochs=200"]
     program = start("train", *options)
     wait_for(lambda: list(tmp_path.glob("runs/train/*/checkpoints/last.ckpt")), program)
@@ -309,7 +309,7 @@ def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
-    options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
+    options += ["plots=true", "data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
     program = start("train", *options, "trainer.max_epochs=2", "+callbacks.late._target_=late.Late")
     output = finish(program)
     assert program.returncode != 0

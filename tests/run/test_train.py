@@ -11,7 +11,6 @@ import torch
 from checkpoints import weights_of
 from conftest import TINY, needs_cifar10
 from omegaconf import DictConfig
-from PIL import Image
 from programs import finish, only, read_json, start, wait_for
 
 from cifar_lightning import run
@@ -86,8 +85,7 @@ def test_a_run_leaves_what_it_should(tiny: Compose, tmp_path: Path) -> None:
     assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12, rel=1e-4)
     assert metrics["torch"] == torch.__version__
     assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    with Image.open(folder / "figures" / "learning_curves.png") as picture:
-        assert picture.size == (1200, 480)
+    assert not (folder / "figures").exists()  # plots=false
     *_, last = read_rows(folder)
     assert last["test/acc"] == pytest.approx(metrics["test/acc"], abs=1e-6)  # rounded
 

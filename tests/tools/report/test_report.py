@@ -43,7 +43,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ("seed=3,4", "optimizer.lr=0.02,0.002,-1")
     target = ("target_accuracy=0.001", "target_confidence=0.5")
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = run_command("train", "-m", *TINY, *options, *target, cwd=folder, env=env)
+    ended = run_command("train", "-m", *TINY, "plots=true", *options, *target, cwd=folder, env=env)
     assert ended.returncode == 1, ended.stdout  # of those that failed
     (sweep,) = folder.glob("runs/train/*_sweep")
     return sweep

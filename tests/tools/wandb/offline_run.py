@@ -14,8 +14,13 @@ from cifar_lightning.tracking.wandb.code_state import code_state
 def offline_run(tmp_path_factory: pytest.TempPathFactory) -> OfflineRun:
     """It reaches its target."""
     folder = tmp_path_factory.mktemp("wandb")
-    options = [*TINY, "logger=default", "logger.wandb.mode=offline", "optimizer.lr=0.05"]
-    options += ["target_accuracy=0.05", "trainer.max_epochs=3", "+trainer.min_epochs=2"]
+    options = [*TINY, "plots=true", "logger=default", "logger.wandb.mode=offline"]
+    options += [
+        "optimizer.lr=0.05",
+        "target_accuracy=0.05",
+        "trainer.max_epochs=3",
+        "+trainer.min_epochs=2",
+    ]
     code = code_state()
     ended = subprocess.run(
         [sys.executable, "-m", "cifar_lightning.train", *options],

@@ -222,7 +222,7 @@ def test_paths_are_left_out_of_a_configuration() -> None:
 
 def test_less_can_be_logged(tiny: Compose) -> None:
     less = [f"logger.wandb.log_{what}=false" for what in ("code", "images", "checkpoint")]
-    train(tiny(*OFFLINE, *less))
+    train(tiny("plots=true", *OFFLINE, *less))
     (folder,) = run_folders()
     shown = recorded(folder)
     assert not shown.of("artifact")

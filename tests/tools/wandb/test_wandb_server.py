@@ -39,8 +39,12 @@ AS_OTHERS = 'hostname secret-host && test "$(hostname)" = secret-host && exec "$
 def start(
     url: str, *arguments: str, online: bool = True, before: Sequence[str] = ()
 ) -> subprocess.Popen[str]:
-    options = [*TINY, "logger=default", "target_accuracy=null", "logger.wandb.finish_timeout=3"]
-    options += [f"logger.wandb.mode={'online' if online else 'offline'}", *arguments]
+    options = [*TINY, "plots=true", "logger=default", "target_accuracy=null"]
+    options += [
+        "logger.wandb.finish_timeout=3",
+        f"logger.wandb.mode={'online' if online else 'offline'}",
+        *arguments,
+    ]
     place = {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "HOME": str(Path.cwd())}
     place["WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"] = "1"  # seconds
     return subprocess.Popen(
