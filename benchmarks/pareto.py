@@ -8,7 +8,7 @@ stands apart. Speeds are of float32 inference and of a training step in the trai
 batch of 128 each, the networks taking turns. Options are those of training; in the environment,
 EXPERIMENTS and SEEDS say which networks and seeds, ROUNDS how many turns, and FOLDER where the
 table, the picture and the runs go. A run whose figures are there, in NAME_SEED.json, is not
-repeated, and one that was broken off goes on from its last epoch; all are of one data option, with
+repeated, and an interrupted one is resumed from its last epoch; all are of one data option, with
 the same class names and size of images. FOLDER=benchmarks/results/pareto has those that were
 measured so far. The last line of the output is JSON.
 """
@@ -59,7 +59,7 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     _command("evaluate", f"checkpoint={folder.best}", "robustness=false")
     metrics = json.loads(folder.metrics_json.read_text())
     evaluation = json.loads((folder.evaluation / "evaluation.json").read_text())
-    # What it was trained on: one that was broken off goes on with its own.
+    # What it was trained on: an interrupted one is resumed with its own.
     facts = torch.load(folder.best, weights_only=True)["hyper_parameters"]
     found = {"experiment": name, **metrics, "test/acc_flip": evaluation["test/acc_flip"]}
     found |= {key: facts[key] for key in ("classes", "image_size")}

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.
+    """A mistake that the user can fix.
 
     The command line shows its message without a traceback and exits with code 1, so the
     message says what was wrong, where, and what to do.

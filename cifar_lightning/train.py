@@ -26,7 +26,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         What `metrics.json` in the run's folder holds.
 
     Raises:
-        UserError: for a mistake that the user can mend.
+        UserError: for a mistake that the user can fix.
         KeyboardInterrupt: after Ctrl-C, when the training is saved and the run's files are written.
         SystemExit: after SIGTERM likewise, with the code 143.
     """

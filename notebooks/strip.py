@@ -102,7 +102,7 @@ def _places(folder: Path) -> list[tuple[str, str]]:
     for name in sorted(names, key=len, reverse=True):
         if Path(name) == Path(name).parent:
             continue  # a fraction is no path
-        if names[name] == ".":  # what is below goes on without
+        if names[name] == ".":  # what is below continues without
             places.append((rf"{START}{re.escape(name)}/(?=\w|\.)", ""))
         places.append((rf"{START}{re.escape(name)}(?![\w-])", names[name]))
     return [*places, (rf"{START}{re.escape(tempfile.gettempdir())}/{NAME}", "TEMPORARY")]

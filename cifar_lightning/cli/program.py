@@ -161,7 +161,7 @@ def _prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]] | 
     """The command line as Hydra takes it, in this one of a run's processes.
 
     Raises:
-        UserError: for arguments that cannot be meant.
+        UserError: for arguments that are invalid.
     """
     if prepare is not None:
         arguments = prepare(arguments)

@@ -83,8 +83,8 @@ def _explain_os(error: OSError, config_name: str) -> str:
     shown = "HYDRA_FULL_ERROR=1 shows where it was met."
     if training and error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN):
         return (
-            f"{error.strerror}{where}. Is its disk still there? resume=LAST_CHECKPOINT goes on "
-            f"from what was saved before; {elsewhere}\n{shown}"
+            f"{error.strerror}{where}. Is its disk still there? resume=LAST_CHECKPOINT resumes "
+            f"the run from there; {elsewhere}\n{shown}"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
         return f"{error.strerror}{where}. {elsewhere}\n{shown}"

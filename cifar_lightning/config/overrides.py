@@ -41,7 +41,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         key, equals, value = argument.partition("=")
         if not equals and not before.startswith("-") and Path(argument).exists():
             raise UserError(
-                f"{argument}: nothing says what this file is for. Arguments are KEY=VALUE; for "
+                f"{argument}: expected KEY=VALUE. Arguments are KEY=VALUE; for "
                 "several images, images=FOLDER or a pattern in quotes, images='photos/*.png'."
             )
         if equals and not key:

@@ -21,7 +21,7 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
         The addresses `workspace` and `report`; of a dry run `panels.specification`.
 
     Raises:
-        UserError: for a mistake that the user can mend, or what W&B refuses.
+        UserError: for a mistake that the user can fix, or what W&B refuses.
     """
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import json

@@ -22,7 +22,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         What `evaluation.json` holds, in `output` or `evaluation.default_folder`.
 
     Raises:
-        UserError: for a mistake that the user can mend.
+        UserError: for a mistake that the user can fix.
     """
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     from pathlib import Path

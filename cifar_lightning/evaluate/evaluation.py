@@ -178,8 +178,8 @@ def _mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
     if not len(wrong.index):
         return None
     captions = [
-        f"{data.classes[label]}\n{data.classes[guess]} {confidence:.0%}"
-        for label, guess, confidence in zip(
+        f"{data.classes[label]}\n{data.classes[prediction]} {confidence:.0%}"
+        for label, prediction, confidence in zip(
             data.test.labels[wrong.index].tolist(),
             wrong.predictions.tolist(),
             wrong.confidences.tolist(),

@@ -37,7 +37,7 @@ def export(config: DictConfig) -> dict[str, Any]:
         and `file_ms_1`, `file_ms_256`, on so many `threads` of the CPU.
 
     Raises:
-        UserError: for a mistake that the user can mend, or if the file's logits differ from
+        UserError: for a mistake that the user can fix, or if the file's logits differ from
             PyTorch's by more than `tolerance`. Nothing is left of the file then.
     """
     _check(config)

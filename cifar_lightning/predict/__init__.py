@@ -27,7 +27,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         `contact_sheet`, the files that were written.
 
     Raises:
-        UserError: for a mistake that the user can mend, as that no image could be read; nothing is
+        UserError: for a mistake that the user can fix, as that no image could be read; nothing is
             written then.
     """
     from cifar_lightning import run

@@ -20,7 +20,7 @@ def report(config: DictConfig) -> Path:
         The page's path.
 
     Raises:
-        UserError: for a mistake that the user can mend.
+        UserError: for a mistake that the user can fix.
     """
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import webbrowser

@@ -1,4 +1,4 @@
-"""What is done before the first step, so that the clock does not show it: compiling, warming up."""
+"""Compiles the network and warms it up before the first step, outside of the training time."""
 
 import time
 
@@ -16,7 +16,7 @@ CALLS_TO_WARM_UP = 3
 
 
 def compile_network(network: nn.Module, device: torch.device, graphs: bool = True) -> None:
-    """Have a network compiled when it is next called, for each size of input anew.
+    """Compile a network at its next call, once for each input size.
 
     In place, so that its state dict keeps its keys.
 
@@ -31,10 +31,10 @@ def compile_network(network: nn.Module, device: torch.device, graphs: bool = Tru
 
 
 class WarmUp(pl.Callback):
-    """Does before the first step what its clock should not show.
+    """Compiles and warms up the network before the first step.
 
     Compiles the network for its training steps, where that is wanted; without a working compiler a
-    warning is shown and the training goes on without. On a GPU, has cuDNN choose its kernels.
+    warning is shown and the network stays uncompiled. On a GPU, has cuDNN choose its kernels.
 
     Args:
         data: its batches and images have the sizes to do it for.
@@ -72,7 +72,7 @@ class WarmUp(pl.Callback):
             hint = " On Debian and Ubuntu: apt-get install g++." if "compiler" in reason else ""
             console.banner(
                 f"trainer.compile=true was not possible: {reason}\n\n"
-                f"Training goes on without.{hint}",
+                f"The network is not compiled.{hint}",
                 "Not compiled",
             )
             return

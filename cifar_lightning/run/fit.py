@@ -1,4 +1,4 @@
-"""Has the Trainer do its work: quietly, and with being told to stop as an answer."""
+"""Runs Trainer.fit and Trainer.test; returns False if interrupted."""
 
 import contextlib
 import math
@@ -25,11 +25,11 @@ from cifar_lightning.training.module import Classifier
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Leave out what Lightning says at every start and is true of no mistake here."""
+    """Ignore Lightning's warnings that point to no mistake here."""
     with warnings.catch_warnings():
         for message in (
             ".*does not have many workers.*",  # batches come from memory by one indexing
-            ".*exists and is not empty.*",  # a run that goes on has checkpoints there already
+            ".*exists and is not empty.*",  # a resumed run has checkpoints there already
             ".*smaller than the logging interval.*",  # metrics are logged once a validation
             ".*sync_dist=True.*",  # torchmetrics has summed over the devices already
             ".*isinstance\\(treespec, LeafSpec\\).*",  # between torch 2.15 and Lightning 2.6
@@ -39,13 +39,13 @@ def quiet() -> Iterator[None]:
 
 
 class BestSoFar(pl.Callback):
-    """Has a run that goes on know its best checkpoint, as far as there is one.
+    """Restores the path and accuracy of the best checkpoint in a resumed run.
 
     Attributes:
-        goes_on: whether it has done a step, so that what Lightning restored has been of use.
+        has_stepped: whether it has done a step, so that what Lightning restored was valid.
     """
 
-    goes_on = False
+    has_stepped = False
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -63,8 +63,8 @@ class BestSoFar(pl.Callback):
             state["best_k_models"] = {str(place / Path(path).name): acc for path, acc in best}
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """The network, the optimizer and the schedule have done their part."""
-        self.goes_on = True
+        """Note that the restored network, optimizer and schedule work."""
+        self.has_stepped = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget it if it is not there, or of a step that is yet to be done.
@@ -92,14 +92,14 @@ def fit(
     config: DictConfig,
     interruption: Interruption | None = None,
 ) -> bool:
-    """Train; returns False if the training was told to stop.
+    """Train; returns False if interrupted.
 
     Args:
         trainer: its callbacks are added to.
         classifier: to train.
         data: to train on.
         config: `resume` and `trainer.compile` are read.
-        interruption: what is done about being told; None for what Lightning does.
+        interruption: saves a checkpoint when interrupted; None for what Lightning does.
 
     Raises:
         UserError: if Lightning refuses the configuration, or the checkpoint's state does not fit.
@@ -119,11 +119,11 @@ def fit(
     except (UserError, OSError):
         raise
     except Exception as error:  # Lightning and PyTorch raise whatever a state leads them into
-        if best is None or best.goes_on:
+        if best is None or best.has_stepped:
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
-            f"resume={config.resume} could not be gone on from: {reason}. Perhaps its training's "
+            f"resume={config.resume} cannot be resumed: {reason}. Perhaps its training's "
             "state is damaged, or of another version; then take another checkpoint of the run. "
             "evaluate, predict and export may take this one."
         ) from error
@@ -134,10 +134,10 @@ def fit(
 def evaluate_best(
     trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Callback
 ) -> bool:
-    """Read the test images once, with the best checkpoint; returns False if told to stop.
+    """Test the best checkpoint once; returns False if interrupted.
 
     Raises:
-        UserError: if a run that goes on has lost that checkpoint.
+        UserError: if a resumed run has lost that checkpoint.
     """
     assert isinstance(checkpoint, ModelCheckpoint)
     # By hand: with ckpt_path Lightning would put the callbacks' state of that time back too, and
@@ -155,7 +155,7 @@ def evaluate_best(
 
 
 def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
-    """Lightning ends the program when it is told to stop; here that is an answer."""
+    """Returns False if interrupted, where Lightning would end the program."""
     try:
         work()
     except SIGTERMException:

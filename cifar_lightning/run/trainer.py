@@ -74,7 +74,7 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
 
 
 def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
-    """The curves of a run that goes on.
+    """The curves of a resumed run.
 
     Raises:
         UserError: if they cannot be read.
@@ -85,8 +85,8 @@ def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
             raise ValueError("a row has no step")
     except ValueError as error:
         raise UserError(
-            f"{run_dir}/metrics.csv cannot be read: {error}. Move it away, and the run goes on "
-            "without the curves so far."
+            f"{run_dir}/metrics.csv cannot be read: {error}. Move it away to resume "
+            "the run without the curves so far."
         ) from error
     return rows
 

@@ -176,7 +176,8 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
     places += [("profile", str(file)) for file in Path(config.run_dir).glob("fit-*profile*.txt")]
     last = RunFolder(Path(config.run_dir)).last
     if metrics["stopped_by"] == "interrupted" and last.exists():
-        places.append(("go on", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}"))
+        resume = shlex.quote(f"resume={last}")
+        places.append(("resume", f"python -m cifar_lightning.train {resume}"))
     for logger in loggers:
         if isinstance(logger, RunLogger):
             places.append((logger.label, logger.how_to_open()))

@@ -17,12 +17,12 @@ FILE = "metrics.csv"
 class Curves(Logger):
     """Writes `metrics.csv`: a row a validation, and one for the test.
 
-    Lightning's CSVLogger deletes the file of a run that goes on, and appends to it, so that a full
+    Lightning's CSVLogger deletes the file of a resumed run, and appends to it, so that a full
     disk leaves half a row. The file is small: this one writes it anew, whole, with every row.
 
     Args:
         run_dir: the run's folder.
-        steps_done: of a run that goes on after so many steps, the rows of these are kept, but for
+        steps_done: in a resumed run, the rows of so many steps are kept, but for
             the test's, which will be tested anew; None keeps nothing.
     """
 

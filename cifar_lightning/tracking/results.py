@@ -192,7 +192,7 @@ def save_explanations(
 
     `filters.png` has the first layer's, `feature_maps.png` one image on its way through the
     network, `activation_maps.png` where each layer saw the class that was predicted. The images
-    are of the validation part, or of the training part without one: test images are read once.
+    are validation images, or training images where there are none: test images are read once.
 
     Returns:
         The pictures by their names.

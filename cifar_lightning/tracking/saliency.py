@@ -105,7 +105,7 @@ def _watched(network: nn.Module) -> Iterator[list[Layer]]:
         if maps.shape[2:] != (1, 1):
             spatial = convolution.kernel_size != (1, 1)
             layers.append(Layer(f"{number} {kind_of(convolution)}", maps, spatial))
-        # The network goes on with a copy: the next layer may work in place.
+        # The network continues with a copy: the next layer may work in place.
         return maps.clone()
 
     hooks = [

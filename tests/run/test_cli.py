@@ -69,7 +69,7 @@ def test_a_comma_makes_a_sweep_where_one_is_typed_and_no_such_file_exists(tmp_pa
 
 def test_a_file_without_a_key_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.png").touch()
-    with pytest.raises(UserError, match=r"b\.png: nothing says what this file is for"):
+    with pytest.raises(UserError, match=r"b\.png: expected KEY=VALUE"):
         prepare_arguments(["images=a.png", "b.png"])
     # The value of one of Hydra's own options may be a file's name.
     assert prepare_arguments(["--config-dir", str(tmp_path)]) == ["--config-dir", str(tmp_path)]

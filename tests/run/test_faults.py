@@ -141,7 +141,7 @@ def test_a_disk_that_vanishes_in_training_ends_in_one_message_and_keeps_what_it_
     )
     message = one_message(ended)
     assert message.startswith("No such file or directory (")
-    assert "Is its disk still there? resume=LAST_CHECKPOINT goes on" in message
+    assert "Is its disk still there? resume=LAST_CHECKPOINT resumes" in message
     assert (tmp_path / "in_its_place").read_text() == ""
     last = tmp_path / "saved" / "checkpoints" / "last.ckpt"
     epochs = read_checkpoint(last).global_step // 6
