@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.config.compose import compose
 from cifar_lightning.data import ShapesData
+from cifar_lightning.train import train
 
 # A whole run in about a second: 6 steps an epoch.
 TINY = (
@@ -57,6 +58,14 @@ def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
         return compose([*TINY, *overrides], tmp_path / run_dir)
 
     return compose_tiny
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one tiny run, which no test changes."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train(compose([*TINY, "target_accuracy=null"], folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -109,7 +109,7 @@ def test_of_an_animation_the_first_picture_counts(kind: str) -> None:
 
 
 # Odd sizes, of which eighths and quarters are no whole numbers.
-@pytest.mark.parametrize("shape", [(1201, 901), (901, 1203), (640, 427), (99, 33), (33, 300)])
+@pytest.mark.parametrize("shape", [(1201, 901), (640, 427), (33, 300)])
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_resized_images_are_what_all_pixels_give(kind: str, shape: tuple[int, int]) -> None:
     file = encoded(photograph(*shape), kind)
@@ -127,9 +127,11 @@ def test_the_middle_square_counts() -> None:
         assert red.max() < 25
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
-@pytest.mark.parametrize("size", [None, 32])
+@pytest.mark.parametrize(
+    ("kind", "orientation", "size"),
+    [("jpeg", n, 32) for n in range(1, 9)]
+    + [(k, 6, None) for k in ("jpeg", "png", "tiff", "webp")],
+)
 def test_photographs_are_turned_as_they_say(kind: str, orientation: int, size: int | None) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -167,12 +169,11 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-@pytest.mark.parametrize("size", [None, 32])
-def test_what_is_broken_is_said(tmp_path: Path, name: str, size: int | None) -> None:
+def test_what_is_broken_is_said(tmp_path: Path, name: str) -> None:
     content, reason = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=reason or "."):
-        decode_image(tmp_path / name, size)
+        decode_image(tmp_path / name, 32)
 
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:

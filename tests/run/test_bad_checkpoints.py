@@ -14,23 +14,16 @@ from typing import Any
 
 import pytest
 import torch
-import yaml  # type: ignore[import-untyped]
-from checkpoints import Bomb, changed, in_network
+from checkpoints import changed, in_network
 from conftest import TINY
 from endings import cases, ends_well, leftovers
-from hydra.utils import instantiate
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints import io as checkpoint
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
-from cifar_lightning.evaluate import evaluate
-from cifar_lightning.export import export
-from cifar_lightning.predict import predict
-from cifar_lightning.report import report
 from cifar_lightning.run import resume
 from cifar_lightning.system.memory import free_memory
 from cifar_lightning.train import train
@@ -96,7 +89,7 @@ def saved(content: object, file: Path) -> Path:
     return file
 
 
-@cases(100)
+@cases(40)
 @given(data=st.data())
 def test_any_altered_bytes_are_rebuilt_or_named(
     data: st.DataObject, trained: Path, case: Callable[[], Path]
@@ -170,7 +163,7 @@ def altered(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict
 REMOVED = object()
 
 
-@cases(200)
+@cases(50)
 @given(data=st.data())
 def test_any_altered_entry_is_rebuilt_or_named(
     data: st.DataObject, content: dict[str, Any], case: Callable[[], Path]
@@ -185,7 +178,7 @@ def test_any_altered_entry_is_rebuilt_or_named(
 KEYS = ("callbacks", "hyper_parameters", "loops", "state_dict", "global_step", "x", 5)
 
 
-@cases(40)
+@cases(20)
 @given(value=st.one_of(odd_values, st.dictionaries(st.sampled_from(KEYS), odd_values)))
 def test_any_other_file_of_pytorchs_is_named(value: Any, case: Callable[[], Path]) -> None:
     file = saved(value, case())
@@ -215,10 +208,6 @@ def ten_times_ten(depth: int) -> list[Any]:
             ),
             r"the network's weights would need .* GB of memory|can't allocate memory",
         ),
-        (
-            lambda network: network.update(depths=[10**9, 0, 0]),
-            "the network has more than 10,000 weight tensors",
-        ),
     ],
 )
 def test_a_small_checkpoint_that_would_fill_any_memory_is_refused(
@@ -244,30 +233,19 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_has_is_refused(
 # ------------------------------------------------------------------------ no finite numbers
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_no_numbers_are_named_by_every_command(
-    value: float, last: Path, tmp_path: Path
-) -> None:
+def test_weights_that_are_not_finite_are_named(last: Path, tmp_path: Path) -> None:
     name = next(iter(torch.load(last, weights_only=True)["state_dict"]))
 
     def spoil(content: dict[str, Any]) -> None:
-        content["state_dict"][name].view(-1)[0] = value
+        content["state_dict"][name].view(-1)[0] = math.inf
 
     changed(last, spoil)
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    for command, name_of_config, more in (
-        (evaluate, "evaluate", []),
-        (export, "export", ["format=safetensors"]),
-        (predict, "predict", [f"images={tmp_path}/a.png"]),
-        (train, "train", [*SMALLEST, f"teacher={last}"]),
-        (train, "train", [f"resume={last}"]),
-    ):
-        typed = [] if command is train else [f"checkpoint={last}"]
-        config = compose([*typed, *more], tmp_path / "run", name_of_config)
-        before = set(tmp_path.rglob("*"))
+    before = set(tmp_path.rglob("*"))
+    resumed = compose([f"resume={last}"], tmp_path / "run")
+    for read in (lambda: run.rebuild(last), lambda: train(resumed)):
         with pytest.raises(UserError, match=f"{name} of its weights is not all finite"):
-            command(config)
-        assert set(tmp_path.rglob("*")) == before
+            read()
+    assert set(tmp_path.rglob("*")) == before
 
 
 # --------------------------------------------------------------------------------- resuming
@@ -286,6 +264,7 @@ def train_further(file: Path) -> str | None:
 STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "epoch", "global_step")
 
 
+@pytest.mark.slow
 @cases(20)
 @given(data=st.data())
 def test_any_altered_training_state_is_resumed_or_named(
@@ -296,42 +275,3 @@ def test_any_altered_training_state_is_resumed_or_named(
     value = data.draw(st.one_of(st.just(REMOVED), odd_values))
     train_further(saved(altered(content, place, value), case()))
     assert not Path("was_called").exists()
-
-
-# -------------------------------------------------------------------------- strangers' files
-
-
-def test_code_in_a_teacher_is_not_run(last: Path) -> None:
-    torch.save(torch.load(last, weights_only=True) | {"more": Bomb()}, last)
-    with pytest.raises(UserError, match=r"last\.ckpt is not a checkpoint of cifar-lightning"):
-        train(compose([*SMALLEST, f"teacher={last}"], "run"))
-    assert not Path("was_called").exists()
-    torch.load(last, weights_only=False)  # it would have been
-    assert Path("was_called").is_dir()
-
-
-def test_what_a_teacher_wants_to_call_is_not_called(last: Path) -> None:
-    call = {"_target_": "os.mkdir", "path": "was_called"}
-    changed(last, in_network(lambda network: network.update(call)))
-    with pytest.raises(UserError, match=r"wants to call 'os\.mkdir' in model"):
-        train(compose([*SMALLEST, f"teacher={last}"], "run"))
-    assert not Path("was_called").exists()
-    instantiate(call)  # it would have been
-    assert Path("was_called").is_dir()
-
-
-@pytest.mark.parametrize("name", ["config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"])
-def test_code_in_a_runs_folder_is_not_run_by_a_report_of_it(
-    name: str, trained: Path, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(trained.parents[1], tmp_path / "run"))
-    (folder / ".hydra").mkdir()
-    if name.startswith(".hydra"):
-        (folder / "config.yaml").unlink()
-    code = "!!python/object/apply:os.mkdir [was_called]\n"
-    (folder / name).write_text(code)
-    assert ends_well(lambda: report(compose([f"run={folder}"], config_name="report"))) is None
-    assert (folder / "report.html").is_file()
-    assert not Path("was_called").exists()
-    yaml.unsafe_load(code)  # it would have been
-    assert Path("was_called").is_dir()

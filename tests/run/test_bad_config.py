@@ -87,7 +87,7 @@ def build(config: DictConfig) -> None:
     run.build_trainer(config, callbacks, has_validation=data.val is not None)
 
 
-@cases(200)
+@cases(80)
 @given(place=st.sampled_from(PLACES), value=values)
 @example(place=((), "data.train_size"), value=10**12)
 @example(place=((), "data.train_size"), value=10**20)
@@ -118,7 +118,7 @@ def test_any_value_under_any_key_builds_or_ends_in_one_message(
     assert not leftovers(Path.cwd())
 
 
-@cases(75)
+@cases(30)
 @given(
     key=st.sampled_from(sorted({key for options, key in PLACES if not options})),
     typed=st.one_of(

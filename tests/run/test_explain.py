@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cifar_lightning import run
 from cifar_lightning.data import ShapesData
-from cifar_lightning.tracking import plots, saliency
+from cifar_lightning.tracking import plots, results, saliency
 from cifar_lightning.train import train
 from cifar_lightning.training.module import Classifier
 
@@ -125,24 +125,11 @@ def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
     assert names == OF_EVERY_RUN
 
 
-def test_a_run_has_the_figures(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny("plots=true"))
-    figures = tmp_path / "run" / "figures"
-    of_layers = {"activation_maps.png", "feature_maps.png", "filters.png"}
-    assert {path.name for path in figures.iterdir()} == OF_EVERY_RUN | of_layers
-    for path in figures.iterdir():
-        with Image.open(path) as picture:
-            assert np.asarray(picture.convert("L")).std() > 10  # not a blank one
-    with Image.open(figures / "learning_curves.png") as picture:
-        assert picture.size == (1200, 480)
-
-
-def test_a_network_without_convolutions_trains_and_has_none(tiny: Compose, tmp_path: Path) -> None:
-    config = tiny("plots=true", "budget.min_dilated=0", "budget.min_separable=0", "init=random")
-    config.model = {"_target_": "test_explain.Flat", "num_classes": 10}
-    train(config)
-    names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert names == OF_EVERY_RUN
+def test_a_network_without_convolutions_has_no_pictures_of_layers(
+    classifier: Classifier, tiny: Compose, shapes: ShapesData
+) -> None:
+    classifier.network = Flat(10)
+    assert results.save_explanations(tiny(), classifier, shapes) == {}
 
 
 class Flat(nn.Sequential):
@@ -185,20 +172,27 @@ def test_activation_maps_are_of_each_layer_and_of_what_speaks_for_the_class(
     assert second.maps[..., :16, :].max() == second.maps[..., :, :16].max() == 0
 
 
-def test_figures_of_a_run_name_what_they_show(
+def test_a_run_has_figures_that_name_what_they_show(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
     draw = plots.activation_maps
 
     def watched(images: Any, captions: list[str], layers: Any, title: str) -> Any:
-        seen.update(images=images, captions=captions, layers=layers)
+        seen.update(captions=captions, layers=layers)
         return draw(images, captions, layers, title)
 
     monkeypatch.setattr(plots, "activation_maps", watched)
-    config = tiny("plots=true", "target_accuracy=null")
+    config = tiny("plots=true")
     train(config)
-    data = run.build_data(config)
-    assert [c.split("\n")[0] for c in seen["captions"]] == list(data.classes[:8])
+    assert [c.split("\n")[0] for c in seen["captions"]] == list(run.build_data(config).classes[:8])
     assert "dilation 2" in " ".join(name for name, _ in seen["layers"])
     assert not [name for name, _ in seen["layers"] if "pointwise" in name]
+    figures = tmp_path / "run" / "figures"
+    of_layers = {"activation_maps.png", "feature_maps.png", "filters.png"}
+    assert {path.name for path in figures.iterdir()} == OF_EVERY_RUN | of_layers
+    for path in figures.iterdir():
+        with Image.open(path) as picture:
+            assert np.asarray(picture.convert("L")).std() > 10  # not a blank one
+    with Image.open(figures / "learning_curves.png") as picture:
+        assert picture.size == (1200, 480)

@@ -301,6 +301,7 @@ def test_the_notice_that_slurm_gives_to_all_processes_is_the_callers_to_take(
     assert "Its process was ended by SIGTERM" in output(start("works.call('signalled')"))
 
 
+@pytest.mark.slow
 def test_a_worker_of_joblib_can_have_jobs() -> None:
     pytest.importorskip("joblib")
     jobs = "joblib.delayed(works.pid_of_a_job)() for _ in range(3)"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from checkpoints import changed_record
 from conftest import TINY
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
@@ -608,3 +609,16 @@ def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> 
     )
     heading.get_by_role("button").click()
     assert column(page, "Figures of all runs", 1)[:4] == list("3041")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"])
+def test_code_in_a_runs_folder_is_not_run(name: str, trained: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    if name.startswith(".hydra"):
+        (folder / "config.yaml").unlink()
+    code = "!!python/object/apply:os.mkdir [was_called]\n"
+    (folder / name).write_text(code)
+    assert write(folder).is_file()
+    assert not Path("was_called").exists()
+    yaml.unsafe_load(code)  # it would have been
+    assert Path("was_called").is_dir()
