@@ -8,7 +8,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report wandb-view wandb-sync test test-all test-gpu lint format hooks \
-    bench bench-target bench-stop bench-cold bench-wandb bench-pareto bench-scaling faults wheel \
+    bench bench-target bench-stop bench-cold bench-wandb bench-pareto bench-scaling wheel \
     notebooks lock audit
 
 help:  ## list the targets
@@ -102,9 +102,6 @@ bench-pareto: $(READY)  ## accuracy, parameters, multiply-adds, images/s of all 
 
 bench-wandb: $(READY)  ## what the gradient norm and W&B cost
 	$(PYTHON) benchmarks/wandb_overhead.py $(ARGS)
-
-faults: $(READY)  ## kill trainings 72 times, fill disks, compare what comes out (ten minutes)
-	$(PYTHON) benchmarks/faults.py
 
 bench-scaling: $(READY)  ## two processes, two jobs, two search workers beside one
 	$(PYTHON) benchmarks/scaling.py $(ARGS)

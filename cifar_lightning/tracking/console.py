@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 import torchinfo
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, RichProgressBar
@@ -113,15 +114,17 @@ def show_network(
 
 
 def _layers(network: nn.Module, image_size: int) -> str:
-    summary = torchinfo.summary(
-        network,
-        input_size=(1, 3, image_size, image_size),
-        col_names=("output_size", "num_params", "mult_adds"),
-        col_width=15,
-        depth=3,
-        verbose=0,
-        device="cpu",
-    )
+    # It draws an image; a job of a sweep, which has no table, must have the same random numbers.
+    with torch.random.fork_rng(devices=[]):
+        summary = torchinfo.summary(
+            network,
+            input_size=(1, 3, image_size, image_size),
+            col_names=("output_size", "num_params", "mult_adds"),
+            col_width=15,
+            depth=3,
+            verbose=0,
+            device="cpu",
+        )
     return str(summary).replace("Units.MEGABYTES", "M")  # torchinfo prints its enum's name
 
 

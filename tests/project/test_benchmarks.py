@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY, needs_unshare
+from conftest import TINY
 from PIL import Image
 
 from cifar_lightning.config.compose import CONF
@@ -34,7 +34,7 @@ def last_line(script: str, *options: str, **environment: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_throughput_compares_pipelines_and_settings() -> None:
-    settings = {"BATCH_SIZES": "10,25", "PRECISIONS": "32-true", "SETTING_ROUNDS": "1"}
+    settings = {"BATCH_SIZES": "25", "PRECISIONS": "32-true", "SETTING_ROUNDS": "1"}
     images = {"IMAGES": "50", "SETTING_IMAGES": "50"}
     summary = last_line("throughput.py", ROUNDS="1", WORKERS="1", **images, **settings)
     for pipeline in ("alone", "bare", "conventional"):
@@ -43,12 +43,7 @@ def test_throughput_compares_pipelines_and_settings() -> None:
             summary["images_per_s"] / rate, rel=0.01
         )
     measured = summary["settings"]
-    assert [(s["batch_size"], s["compile"]) for s in measured] == [
-        (10, False),
-        (10, True),
-        (25, False),
-        (25, True),
-    ]
+    assert [(s["batch_size"], s["compile"]) for s in measured] == [(25, False), (25, True)]
     for s in measured:
         tflops = s["images_per_s"] * 6 * 44_167_744 / 1e12
         assert s["share_of_peak"] == pytest.approx(tflops / s["peak_tflops"], rel=0.05)
@@ -59,7 +54,7 @@ def test_throughput_compares_pipelines_and_settings() -> None:
 def test_time_to_target_measures_each_recipe_once(tmp_path: Path) -> None:
     environment = {
         "EXPERIMENTS": "default,conventional",
-        "SEEDS": "0,1",
+        "SEEDS": "0",
         "CONVENTIONAL_EPOCHS": "2",
         "WORKERS": "1",
         "FOLDER": str(tmp_path / "results"),
@@ -68,10 +63,10 @@ def test_time_to_target_measures_each_recipe_once(tmp_path: Path) -> None:
     first = last_line("time_to_target.py", *options, **environment)
     assert [r["experiment"] for r in first["recipes"]] == ["default", "conventional"]
     default, conventional = first["recipes"]
-    assert (default["seeds"], default["train_images"]) == (2, 350)
+    assert (default["seeds"], default["train_images"]) == (1, 350)
     assert conventional["train_images"] == 2 * 256
     runs = (tmp_path / "results" / "runs.jsonl").read_text()
-    assert len(runs.splitlines()) == 4
+    assert len(runs.splitlines()) == 2
     for line in runs.splitlines():
         figures = json.loads(line)
         seconds, accuracy = figures["curve"][-1]
@@ -97,7 +92,7 @@ def test_the_stop_rule_is_judged_for_all_weights_and_margins() -> None:
 @pytest.mark.slow
 def test_scaling_compares_one_with_two() -> None:
     options = ("trainer.max_epochs=1", "data.batch_size=50")  # which two devices can share
-    summary = last_line("scaling.py", *options, ROUNDS="1", JOBS="2", TRIALS="2")
+    summary = last_line("scaling.py", *options, ROUNDS="1", JOBS="2", TRIALS="1")
     for name in ("processes", "jobs", "workers"):
         found = summary[name]
         assert found["ratio"] == pytest.approx(found["2"] / found["1"], rel=0.1)
@@ -113,39 +108,21 @@ def test_wandb_is_measured_beside_none() -> None:
         assert summary[f"{name}_seconds_beside"] > 0
 
 
-@needs_unshare("--mount")
-@pytest.mark.slow
-def test_a_short_campaign_of_faults_loses_nothing() -> None:
-    ended = subprocess.run(
-        [sys.executable, str(CONF.parent / "benchmarks" / "faults.py")],
-        env=os.environ | {"KILLS": "9", "DISKS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    *_, table, _, line = ended.stdout.splitlines()
-    summary = json.loads(line)
-    assert 6 <= summary["injected"] <= 10  # some come too late
-    assert summary["lost"] == 0
-    assert table == f"| all | {summary['injected']} | {summary['injected']} | 0 |"
-
-
 @pytest.mark.slow
 def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
     environment = {
-        "EXPERIMENTS": "best_dilated_dw,airbench94",
-        "SEEDS": "0,1",
+        "EXPERIMENTS": "best_dilated_dw,best_257k",
+        "SEEDS": "0",
         "ROUNDS": "1",
         "FOLDER": str(tmp_path / "results"),
     }
     options = ("trainer.max_epochs=1",)
     first = last_line("pareto.py", *options, **environment)
-    assert [n["experiment"] for n in first["networks"]] == ["best_dilated_dw", "airbench94"]
+    assert [n["experiment"] for n in first["networks"]] == ["best_dilated_dw", "best_257k"]
     for network in first["networks"]:
-        assert (network["seeds"], network["epochs"]) == (2, 1)
+        assert (network["seeds"], network["epochs"]) == (1, 1)
         assert network["train_images_per_s"] > 0
-    assert [n["params"] for n in first["networks"]] == [257_856, 1_972_792]
+    assert [n["params"] for n in first["networks"]] == [257_856, 256_014]
     with Image.open(tmp_path / "results" / "pareto.png") as picture:
         assert picture.size == (960, 540)
     assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
@@ -154,15 +131,14 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
     # A second start trains what is missing alone, and goes on with what was broken off; of the
     # finished runs it needs the figures.
     results = tmp_path / "results"
-    for run in ("best_dilated_dw_1", "airbench94_0", "airbench94_1"):
-        shutil.rmtree(results / run)
+    shutil.rmtree(results / "best_257k_0")
     (results / "best_dilated_dw_0.json").unlink()
     (results / "best_dilated_dw_0" / "metrics.json").unlink()
     second = last_line("pareto.py", *options, **environment)
     for key in ("test/acc", "test/acc_flip", "train_tflop"):
         assert [n[key] for n in second["networks"]] == [n[key] for n in first["networks"]]
     assert len(RunFolder(results / "best_dilated_dw_0").starts()) == 2
-    assert not (results / "airbench94_1").exists()
+    assert not (results / "best_257k_0").exists()
 
 
 @pytest.mark.parametrize("params", [20_000, 40_000_000])

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from test_train import as_typed
 from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
+from cifar_lightning.system.jobs import JobDied, JobEnvironment, run_job
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks import Interruption
@@ -51,22 +53,20 @@ class Told(pl.Callback):
     def on_validation_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
         self._now(trainer, "validation", trainer.fit_loop.batch_idx)
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, *others: Any) -> None:
+        self._now(trainer, "saving", trainer.fit_loop.batch_idx)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, *others: Any) -> None:
         self._now(trainer, "epoch end", 0)
 
 
-def run_told(config: DictConfig, told: Told, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run_told(config: DictConfig, told: Told) -> Any:
     """Train until the signal; returns the program's exit code."""
-    from cifar_lightning import run
-
-    build = run.build_callbacks
     # What a shell starts by & ignores Ctrl-C, and so might these tests.
     before = signal.signal(INT, signal.default_int_handler)
     try:
-        with monkeypatch.context() as patch:
-            patch.setattr(run, "build_callbacks", lambda *args: build(*args) | {"told": told})
-            with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
-                train(config)
+        with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
+            train(config, {"told": told})
     finally:
         signal.signal(INT, before)
     return getattr(ending.value, "code", 130)
@@ -104,7 +104,7 @@ def assert_the_same_run(one: Path, other: Path) -> None:
     assert rows[0] == rows[1]
 
 
-INT, TERM = signal.SIGINT, signal.SIGTERM
+INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 HALVES = "trainer.val_check_interval=0.5"
 REVISIT = ("callbacks=hard_examples", "callbacks.hard_examples.fraction=0.5")
 MOMENTS = [
@@ -113,15 +113,11 @@ MOMENTS = [
     (Told(TERM, "batch", 1, 7), 17, REVISIT),
 ]
 MORE_MOMENTS = [
-    (Told(INT, "batch", 1, 2), 9, []),
     (Told(TERM, "batch", 0, 0), 1, ["optimizer=sgd"]),
     (Told(TERM, "batch", 1, 5), 12, []),  # the last of an epoch
-    (Told(TERM, "validation", 1, 5), 12, []),
     (Told(TERM, "batch", 1, 2), 9, [HALVES]),  # after which a validation is due
-    (Told(TERM, "batch", 1, 3), 10, [HALVES]),
     (Told(TERM, "epoch end", 0), 7, []),
     (Told(TERM, "epoch end", 2), 18, []),  # only the test is missing
-    (Told(TERM, "batch", 1, 1), 11, REVISIT),
     (Told(TERM, "batch", 1, 2), 5, ["+trainer.accumulate_grad_batches=2"]),
     (Told(TERM, "batch", 1, 2), 11, ["data.val_size=0"]),
     (Told(TERM, "batch", 1, 2), 9, [f"model._target_={__name__}.Dropping"]),
@@ -137,7 +133,6 @@ MORE_MOMENTS = [
 def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
     tiny: Compose,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     told: Told,
     step: int,
     overrides: Sequence[str],
@@ -146,7 +141,7 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
     overrides = [f"target_accuracy={target}", *overrides, "trainer.max_epochs=3"]
     whole = train(tiny(*overrides))
     (tmp_path / "run").rename(tmp_path / "whole")
-    code = run_told(tiny(*overrides), told, monkeypatch)
+    code = run_told(tiny(*overrides), told)
     assert code == {INT: 130, TERM: 143}[told.number]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last).global_step == step
@@ -154,6 +149,31 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
     measured = ("seconds", "images_per_s", "tflop")
     for key, value in whole.items():
         assert any(word in key for word in measured) or resumed[key] == value, key
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_is_resumed_to_the_bit(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    """By SIGKILL, in processes of their own; at most an epoch is lost each time."""
+    options = ["target_accuracy=1.0", HALVES, *REVISIT, "trainer.max_epochs=3"]
+    train(tiny(*options))
+    (tmp_path / "run").rename(tmp_path / "whole")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    config = tiny(*options)
+    for told in (
+        Told(KILL, "batch", 0, 3),
+        Told(KILL, "validation", 1, 3),
+        Told(KILL, "saving", 1, 8),
+        Told(KILL, "batch", 2, 7),
+    ):
+        with pytest.raises(JobDied, match="SIGKILL"):
+            run_job(partial(train, config, {"told": told}), JobEnvironment())
+        if told.at[0]:
+            assert steps_of(last) == 9 * told.at[0]
+            config = as_typed(tiny, [f"resume={last}"])
+    train(config)
     assert_the_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -266,7 +286,7 @@ def steps_of(checkpoint: Path) -> int:
 
 
 def test_weights_that_are_no_numbers_do_not_replace_the_last_checkpoint(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, tmp_path: Path
 ) -> None:
     class Ruining(Told):
         def on_train_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
@@ -276,20 +296,20 @@ def test_weights_that_are_no_numbers_do_not_replace_the_last_checkpoint(
             super().on_train_batch_start(trainer, *others)
 
     options = ["target_accuracy=null", "trainer.max_epochs=3"]
-    assert run_told(tiny(*options), Ruining(TERM, "batch", 1, 3), monkeypatch) == 143
+    assert run_told(tiny(*options), Ruining(TERM, "batch", 1, 3)) == 143
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert read_checkpoint(last).global_step == 6
     assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 3
 
 
 def test_told_in_the_validation_that_reaches_the_target_a_run_has_only_its_test_to_do(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, tmp_path: Path
 ) -> None:
     options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
     train(tiny(*options))
     (tmp_path / "run").rename(tmp_path / "whole")
     told = Told(TERM, "validation", 0, 2)
-    assert run_told(tiny(*options), told, monkeypatch) == 143
+    assert run_told(tiny(*options), told) == 143
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 0.5
     assert_the_same_run(tmp_path / "run", tmp_path / "whole")
@@ -339,16 +359,14 @@ def test_a_finished_run_without_its_best_checkpoint_says_so(
 
 
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose,
 ) -> None:
     """As what a shell has started by & does."""
     before = signal.signal(INT, signal.SIG_IGN)
     try:
-        from cifar_lightning import run
-
-        build, told = run.build_callbacks, Told(INT, "batch", 0, 2)
-        monkeypatch.setattr(run, "build_callbacks", lambda *args: build(*args) | {"told": told})
-        assert train(tiny("target_accuracy=null"))["stopped_by"] == "max_epochs"
+        told = Told(INT, "batch", 0, 2)
+        metrics = train(tiny("target_accuracy=null"), {"told": told})
+        assert metrics["stopped_by"] == "max_epochs"
         assert told.sent
         assert signal.getsignal(INT) is signal.SIG_IGN
     finally:
