@@ -1,28 +1,148 @@
 """The commands as programs: run to their end, or started so that they can be stopped."""
 
+import atexit
 import json
+import logging
+import multiprocessing
+import os
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
+# Importing these takes a command most of a short run's time: 12 seconds on a slow core. So commands
+# are forked from a process that has imported them, one for all tests, and nothing of ours.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["hydra", "matplotlib.pyplot", "pytorch_lightning", "pydantic", "torchinfo", "wandb"]
+)
+
+
+class Program:
+    """`python -m cifar_lightning.NAME` in a process of its own, with the methods of `Popen`.
+
+    The process has its own working directory, variables, modules, and signals, and ends as a
+    program does. What an interpreter or a library reads only when it starts, as `LANG` or
+    `OMP_NUM_THREADS`, is of the tests: a test of such a variable starts `sys.executable`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        typed: Sequence[str],
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stderr_apart: bool = False,
+    ) -> None:
+        self._stdout = tempfile.NamedTemporaryFile()  # noqa: SIM115
+        self._stderr = tempfile.NamedTemporaryFile() if stderr_apart else self._stdout  # noqa: SIM115
+        self._process = _FORKS.Process(
+            target=_be_program,
+            args=(
+                name,
+                typed,
+                cwd or Path.cwd(),
+                dict(os.environ if env is None else env),
+                self._stdout.name,
+                self._stderr.name,
+            ),
+        )
+        self._process.start()
+        atexit.register(self._process.kill)  # nobody waits for what a failed test has left
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self._process.is_alive():
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        """Waits for the end and returns what was printed to standard output and error."""
+        self._process.join(timeout)
+        if self._process.is_alive():
+            raise TimeoutError(f"It still runs after {timeout} seconds: {self._printed()}")
+        return self._printed()
+
+    def _printed(self) -> tuple[str, str]:
+        streams = [self._stdout] if self._stderr is self._stdout else [self._stdout, self._stderr]
+        texts = [Path(file.name).read_text(errors="surrogateescape") for file in streams]
+        return texts[0], texts[1] if len(texts) == 2 else ""
+
+
+def _be_program(
+    name: str, typed: Sequence[str], cwd: Path, env: dict[str, str], stdout: str, stderr: str
+) -> None:
+    """Makes of a forked process what `python -m` would have started."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, path in ((1, stdout), (2, stderr)):
+        with Path(path).open("ab") as file:
+            os.dup2(file.fileno(), number)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    tests = str(Path(__file__).parent)
+    others = [folder for folder in sys.path if not folder.startswith(tests)]
+    sys.path[:] = [str(cwd), *filter(None, env.get("PYTHONPATH", "").split(":")), *others]
+    # Lightning, imported before Hydra sets logging up, writes to the terminal by itself.
+    for library in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(library).handlers.clear()
+        logging.getLogger(library).propagate = True
+    # The jobs of a sweep are forked from the same process.
+    vars(forkserver)["_forkserver"].ensure_running = resource_tracker.ensure_running
+    sys.argv[1:] = typed
+    try:
+        runpy.run_module(f"cifar_lightning.{name}", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # which a forked process leaves out
+
 
 def run_command(
-    name: str, *typed: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    name: str,
+    *typed: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
 ) -> subprocess.CompletedProcess[str]:
-    """`python -m cifar_lightning.NAME`, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", f"cifar_lightning.{name}", *typed],
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        cwd=cwd,
-        env=env,
-        timeout=300,
-    )
+    """Runs `python -m cifar_lightning.NAME` to its end.
+
+    Quick: the process is forked from one that has imported the libraries; see `Program`.
+
+    Args:
+        name: of the command, as `train`.
+        typed: its arguments.
+        cwd: the working directory; that of the test if None.
+        env: all environment variables; those of the test if None.
+        timeout: seconds after which the test fails.
+
+    Returns:
+        Exit code, standard output and standard error, as `subprocess.run` returns them.
+    """
+    program = Program(name, typed, cwd, env, stderr_apart=True)
+    try:
+        stdout, stderr = program.communicate(timeout)
+    finally:
+        program.kill()
+    assert program.returncode is not None
+    return subprocess.CompletedProcess([name, *typed], program.returncode, stdout, stderr)
 
 
 def one_message(ended: subprocess.CompletedProcess[str]) -> str:
@@ -35,31 +155,22 @@ def one_message(ended: subprocess.CompletedProcess[str]) -> str:
 
 def start(
     name: str, *typed: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> "subprocess.Popen[str]":
-    """`python -m cifar_lightning.NAME`; what it says comes from `finish`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", f"cifar_lightning.{name}", *typed],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=cwd,
-        env=env,
-        # What a shell starts by & ignores Ctrl-C, and so would what the tests start then.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+) -> Program:
+    """Starts `python -m cifar_lightning.NAME`; what it prints to both streams `finish` returns."""
+    return Program(name, typed, cwd, env)
 
 
-def finish(program: "subprocess.Popen[str]") -> str:
-    """What a program says until its end, for which five minutes are waited."""
+def finish(program: Program, timeout: float = 300) -> str:
+    """Waits for a program's end and returns what it printed."""
     try:
-        return program.communicate(timeout=300)[0]
+        return program.communicate(timeout)[0]
     finally:
         program.kill()
 
 
 def wait_for(
     condition: Callable[[], Any],
-    program: "subprocess.Popen[str] | None" = None,
+    program: "Program | subprocess.Popen[str] | None" = None,
     seconds: float = 200,
 ) -> None:
     """Return when something is so; fail if it does not come, or a program has ended before."""

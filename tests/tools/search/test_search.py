@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.trial import TrialState
-from programs import finish, run_command, start, wait_for
+from programs import Program, finish, run_command, start, wait_for
 
 from cifar_lightning.config.compose import compose
 from cifar_lightning.config.overrides import prepare_arguments
@@ -118,7 +117,7 @@ class Crash(pl.Callback):
 """
 
 
-def start_search(*typed: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
+def start_search(*typed: str, cwd: Path, **environment: str) -> Program:
     cwd.mkdir(exist_ok=True)
     return start("search", *typed, cwd=cwd, env=os.environ | environment)
 

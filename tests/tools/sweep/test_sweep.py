@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -264,7 +263,7 @@ TWO_EPOCHS = (
 )
 
 
-def start(place: Path, *typed: str, **environment: str) -> "subprocess.Popen[str]":
+def start(place: Path, *typed: str, **environment: str) -> programs.Program:
     """`python -m cifar_lightning.train`, in a folder that has the callback."""
     (place / "crash.py").write_text(CRASH)
     path = os.pathsep.join([str(place), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -275,6 +274,7 @@ def start(place: Path, *typed: str, **environment: str) -> "subprocess.Popen[str
 def command(place: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     program = start(place, *arguments, **environment)
     output = finish(program)
+    assert program.returncode is not None
     return program.returncode, output
 
 
