@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints.io import read_checkpoint
+from cifar_lightning.checkpoints.record import write_record
 from cifar_lightning.config.compose import compose
 from cifar_lightning.data.sampler import TrainSampler
 from cifar_lightning.errors import UserError
@@ -485,6 +486,7 @@ def test_the_methods_go_on_after_a_resume_as_if_there_had_been_no_break(
     classifier, _ = run.build_classifier(config, data)
     trainer = run.build_trainer(config, run.build_callbacks(config, data))
     trainer.callbacks.append(StopAfterEpoch())  # type: ignore[attr-defined]
+    write_record(config, [])
     with fit.quiet():
         fit.fit(trainer, classifier, data, config)
     again = train(compose([f"resume={tmp_path}/broken/checkpoints/last.ckpt"], tmp_path / "broken"))
