@@ -162,9 +162,3 @@ def test_every_block_is_read_short_and_as_the_linter_wants_it(tmp_path: Path) ->
         ruff = [sys.executable, "-m", "ruff", *command, "."]
         ended = subprocess.run(ruff, cwd=checkout, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stdout + ended.stderr
-
-
-def test_what_it_links_to_exists() -> None:
-    headings = {re.sub(r"\W+", "-", name.lower()) for name in RECIPES}
-    for link in re.findall(r"\]\(([^)]+)\)", DOC):
-        assert link.removeprefix("#") in headings or (ROOT / "docs" / link).is_file(), link

@@ -1,12 +1,7 @@
-"""The package as a library: its public names, their types, and docs/library.md."""
+"""The package as a library: its public names and docs/library.md."""
 
 import inspect
 import re
-import shutil
-import site
-import subprocess
-import sys
-import venv
 from pathlib import Path
 
 import pytest
@@ -48,10 +43,6 @@ def test_each_public_name_says_what_it_takes(name: str) -> None:
             assert re.search(rf"\b{parameter}\b", described(name)), parameter
 
 
-def test_the_page_has_three_examples() -> None:
-    assert len(EXAMPLES) == 3
-
-
 def run_example(code: str, capsys: pytest.CaptureFixture[str]) -> str:
     code = code.replace(*SMALLER)
     exec(compile(code, "library.md", "exec"), {"__name__": "__main__"})
@@ -80,37 +71,3 @@ def test_the_example_with_photographs(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(lines) == 2
     for number, line in enumerate(lines):
         assert re.fullmatch(rf"{number}\.jpg: ({classes}) \(\d+%\)", line)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("marked", [True, False])
-def test_a_type_checker_sees_the_types_where_the_package_is_installed(
-    marked: bool, tmp_path: Path
-) -> None:
-    # Copied, not installed from this checkout: there the types would be found in any case.
-    venv.create(tmp_path / "env", with_pip=False)
-    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
-    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
-    shutil.copytree(Path(cifar_lightning.__file__).parent, packages / "cifar_lightning")
-    if not marked:
-        (packages / "cifar_lightning" / "py.typed").unlink()
-    file = tmp_path / "of_a_user.py"
-    file.write_text(
-        "from cifar_lightning import Muon, load, nonsense\n"
-        'reveal_type(load("best_dilated_dw"))\n'
-        'Muon([], lr="high")\n'
-    )
-    ended = subprocess.run(
-        [sys.executable, "-m", "mypy", "--python-executable", tmp_path / "env/bin/python", file],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    if marked:
-        assert (
-            'Revealed type is "cifar_lightning.checkpoints.pretrained.Pretrained"' in ended.stdout
-        )
-        assert 'has no attribute "nonsense"' in ended.stdout
-        assert 'Argument "lr" to "Muon" has incompatible type "str"' in ended.stdout
-    else:
-        assert "missing library stubs or py.typed marker" in ended.stdout
