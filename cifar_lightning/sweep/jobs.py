@@ -130,8 +130,11 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     ending = "failed"
     try:
         if processes.is_first():
-            with run_lock(folder.path):
-                pass  # or else the job would write to the log of a run that another process has
+            try:
+                with run_lock(folder.path):
+                    pass  # or else the job would write to the log of a run that another process has
+            except UserError as error:
+                raise JobFailed(str(error)) from None
         if folder.last.is_file():
             if not may_resume:
                 raise JobFailed(

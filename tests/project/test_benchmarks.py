@@ -47,7 +47,7 @@ def test_throughput_compares_pipelines_and_settings() -> None:
     for s in measured:
         tflops = s["images_per_s"] * 6 * 44_167_744 / 1e12
         assert s["share_of_peak"] == pytest.approx(tflops / s["peak_tflops"], rel=0.05)
-    assert [s["compile_seconds"] > 0 for s in measured if s["compile"]] == [True, True]
+    assert [s["compile_seconds"] > 0 for s in measured if s["compile"]] == [True]
 
 
 @pytest.mark.slow
@@ -118,11 +118,11 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
     }
     options = ("trainer.max_epochs=1",)
     first = last_line("pareto.py", *options, **environment)
-    assert [n["experiment"] for n in first["networks"]] == ["best_dilated_dw", "best_257k"]
+    assert [n["experiment"] for n in first["networks"]] == ["best_257k", "best_dilated_dw"]
     for network in first["networks"]:
         assert (network["seeds"], network["epochs"]) == (1, 1)
         assert network["train_images_per_s"] > 0
-    assert [n["params"] for n in first["networks"]] == [257_856, 256_014]
+    assert [n["params"] for n in first["networks"]] == [256_014, 257_856]
     with Image.open(tmp_path / "results" / "pareto.png") as picture:
         assert picture.size == (960, 540)
     assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2

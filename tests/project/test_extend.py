@@ -100,10 +100,10 @@ def test_an_augmentation_is_part_of_a_training(tmp_path: Path) -> None:
     checkout, _ = checkout_with("An augmentation", tmp_path)
     (best,) = checkout.glob("runs/train/*/checkpoints/best.ckpt")
     program = (
-        "import torch; from cifar_lightning import rebuild\n"
-        f"classifier, _ = rebuild({str(best)!r})\n"
+        "import torch; from hydra.utils import instantiate; from omegaconf import OmegaConf\n"
+        f"augment = instantiate(OmegaConf.load({str(best.parents[1] / 'config.yaml')!r}).augment)\n"
         "images = torch.tensor([200, 100, 0]).byte().view(1, 3, 1, 1).expand(5000, 3, 32, 32)\n"
-        "seen = classifier.augment(images, torch.arange(5000), 0, torch.Generator())\n"
+        "seen = augment(images, torch.arange(5000), 0, torch.Generator())\n"
         "print((seen == 100).flatten(1).all(1).float().mean().item())"
     )
     share = call(f"python -c {shlex.quote(program)}", checkout)

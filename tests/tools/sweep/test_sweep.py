@@ -331,7 +331,7 @@ def test_however_jobs_end_the_others_run_and_a_table_names_the_causes(broken: Br
     assert said.count("Traceback") == 1  # of the fault; the others are none, or the user's to mend
     assert "RuntimeError: a fault of the callback" in said
     assert f"report     {broken.folder}/report.html\n" in said
-    assert "The loss is not a finite number" in (broken.folder / "report.html").read_text()
+    assert "The loss became NaN or infinite" in (broken.folder / "report.html").read_text()
     assert f"resume     python -m cifar_lightning.train resume_sweep={goes_on_by(broken)}" in said
 
 
