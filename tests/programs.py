@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +39,8 @@ class Program:
         env: Mapping[str, str] | None = None,
         stderr_apart: bool = False,
     ) -> None:
-        self._stdout = tempfile.NamedTemporaryFile()  # noqa: SIM115
-        self._stderr = tempfile.NamedTemporaryFile() if stderr_apart else self._stdout  # noqa: SIM115
+        self._stdout = _new_file()
+        self._stderr = _new_file() if stderr_apart else self._stdout
         self._process = _FORKS.Process(
             target=_be_program,
             args=(
@@ -49,8 +48,8 @@ class Program:
                 typed,
                 cwd or Path.cwd(),
                 dict(os.environ if env is None else env),
-                self._stdout.name,
-                self._stderr.name,
+                self._stdout,
+                self._stderr,
             ),
         )
         self._process.start()
@@ -83,18 +82,27 @@ class Program:
         return self._printed()
 
     def _printed(self) -> tuple[str, str]:
-        streams = [self._stdout] if self._stderr is self._stdout else [self._stdout, self._stderr]
-        texts = [Path(file.name).read_text(errors="surrogateescape") for file in streams]
-        return texts[0], texts[1] if len(texts) == 2 else ""
+        stdout = self._stdout.read_text(errors="surrogateescape")
+        if self._stderr == self._stdout:
+            return stdout, ""
+        return stdout, self._stderr.read_text(errors="surrogateescape")
+
+
+def _new_file() -> Path:
+    """Makes an empty file, which is deleted when the tests end."""
+    number, name = tempfile.mkstemp()
+    os.close(number)
+    atexit.register(os.unlink, name)
+    return Path(name)
 
 
 def _be_program(
-    name: str, typed: Sequence[str], cwd: Path, env: dict[str, str], stdout: str, stderr: str
+    name: str, typed: Sequence[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path
 ) -> None:
     """Makes of a forked process what `python -m` would have started."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in ((1, stdout), (2, stderr)):
-        with Path(path).open("ab") as file:
+        with path.open("ab") as file:
             os.dup2(file.fileno(), number)
     os.chdir(cwd)
     os.environ.clear()
@@ -106,8 +114,6 @@ def _be_program(
     for library in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(library).handlers.clear()
         logging.getLogger(library).propagate = True
-    # The jobs of a sweep are forked from the same process.
-    vars(forkserver)["_forkserver"].ensure_running = resource_tracker.ensure_running
     sys.argv[1:] = typed
     try:
         runpy.run_module(f"cifar_lightning.{name}", run_name="__main__", alter_sys=True)

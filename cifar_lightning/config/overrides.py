@@ -41,8 +41,8 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         key, equals, value = argument.partition("=")
         if not equals and not before.startswith("-") and Path(argument).exists():
             raise UserError(
-                f"{argument}: expected KEY=VALUE. Arguments are KEY=VALUE; for "
-                "several images, images=FOLDER or a pattern in quotes, images='photos/*.png'."
+                f"{argument}: expected KEY=VALUE. For several images, images=FOLDER or a pattern "
+                "in quotes, images='photos/*.png'."
             )
         if equals and not key:
             raise UserError(f"{argument}: no space belongs before the equals sign.")

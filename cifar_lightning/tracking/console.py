@@ -103,11 +103,11 @@ def show_network(
         table = _layers(network, image_size)
         console.print(table, highlight=False, markup=False, soft_wrap=True)
     kept = ", ".join(f"{key}={limit:,.0f}" for key, limit in limits.items() if limit)
+    budget_kept = f"within the budget ({kept})" if kept else "no budget is set"
     console.print(
         f"[bold]{escape(name)}[/]: {budget.parameters:,} parameters, "
         f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
-        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds per image; "
-        f"{f'within the budget ({kept})' if kept else 'no budget is set'}\n",
+        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds per image; {budget_kept}\n",
         highlight=False,
         soft_wrap=True,
     )
