@@ -101,7 +101,7 @@ def test_no_experiment_may_be_typed() -> None:
     assert prepare_arguments(["experiment=null", "seed=1"]) == ["seed=1"]
 
 
-SHAPES = [option for option in TINY if option != "data=shapes"]
+FEW = [option for option in TINY if option.startswith("data")]  # 150 training images
 
 # What is typed, and what the message says of it. With a word for the reader: would you know what to
 # do now?
@@ -137,14 +137,9 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     # kinds
     (["optimizer.lr=abc"], ["optimizer.lr=abc should be a valid number."]),
     (["optimizer=sgd", "optimizer.lr=null"], ["optimizer.lr=null should be a valid number."]),
-    (["trainer.max_epochs=1.5"], ["trainer.max_epochs=1.5 should be a valid integer."]),
     (["trainer.compile=perhaps"], ["trainer.compile=perhaps should be a valid boolean."]),
     (["trainer.deterministic=5"], ["=5 should be a valid boolean or 'warn'."]),
-    (["augment.shift=1.5"], ["augment.shift=1.5 should be a valid integer."]),
     (["augment.flip=up"], ["augment.flip=up should be 'none', 'random' or 'alternating'."]),
-    (["scheduler.warmup=long"], ["scheduler.warmup=long should be a valid number."]),
-    (["init.dirac=9"], ["init.dirac=9 should be a valid boolean."]),
-    (["model.num_classes=ten"], ["model.num_classes=ten should be a valid integer."]),
     (["budget.max_params=1e5x"], ["budget.max_params=1e5x should be a valid number."]),
     (["trainer.max_epochs=null"], ["trainer.max_epochs=null is not a count from 1"]),
     (
@@ -161,56 +156,56 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["+callbacks.mine.x=1"], ["callbacks.mine has no _target_, the class or function to call"]),
     (["data.mirrors=x"], ["data.mirrors=x should be a list, as in [a,b]."]),
     (["data.val_size=abc"], ["data.val_size=abc should be a valid integer or a valid number."]),
-    (["data.batch_size=2.5"], ["data.batch_size=2.5 should be a valid integer."]),
-    (["seed=null"], ["seed=null should be a valid integer."]),
     (["seed=true"], ["seed=true should be a valid integer."]),
     (["target_accuracy=80%"], ["target_accuracy=80% should be a valid number."]),
     (["cutmix=1.5"], ["cutmix=1.5 is not from 0 to 1, as 0.5."]),
     (["teacher=x", "distillation.weight=some"], ["distillation.weight=some should be a valid"]),
-    (["data=shapes", "teacher=nowhere.ckpt"], ["nowhere.ckpt: there is no such file."]),
-    (["label_smoothing=some"], ["label_smoothing=some should be a valid number."]),
+    ([*FEW, "teacher=nowhere.ckpt"], ["nowhere.ckpt: there is no such file."]),
     (["rehearse_without_data=2"], ["rehearse_without_data=2 should be a valid boolean."]),
     # ranges
-    (["data=shapes", "optimizer.lr=-1"], ["optimizer: lr must not be negative, not -1"]),
-    (["data=shapes", "optimizer.momentum=1"], ["momentum must be at least 0 and below 1, not 1"]),
-    (["data=shapes", "scheduler.warmup=2"], ["scheduler: warmup must be at least 0 and below 1"]),
-    (["data=shapes", "augment.shift=40"], ["augment: max_shift must be from 0 to 31, not 40"]),
-    (["data=shapes", "augment.cutout=-1"], ["augment: size must not be negative, not -1"]),
-    (["data=shapes", "init.whiten=-1"], ["init: whiten must not be negative, not -1"]),
-    (["data=shapes", "label_smoothing=2"], ["label_smoothing must be from 0 to 1, not 2"]),
-    (["data=shapes", "target_accuracy=80"], ["target_accuracy=80 is not from 0 to 1, as 0.8"]),
+    ([*FEW, "optimizer.lr=-1"], ["optimizer: lr must not be negative, not -1"]),
+    ([*FEW, "optimizer.momentum=1"], ["momentum must be at least 0 and below 1, not 1"]),
+    ([*FEW, "scheduler.warmup=2"], ["scheduler: warmup must be at least 0 and below 1"]),
+    ([*FEW, "augment.shift=40"], ["augment: max_shift must be from 0 to 31, not 40"]),
+    ([*FEW, "label_smoothing=2"], ["label_smoothing must be from 0 to 1, not 2"]),
+    ([*FEW, "target_accuracy=80"], ["target_accuracy=80 is not from 0 to 1, as 0.8"]),
     (["target_confidence=1"], ["target_confidence=1 is not from 0.5 to below 1, as 0.9."]),
-    (["data=shapes", "callbacks.nan.every_n_steps=0"], ["every_n_steps must be at least 1"]),
-    (["data=shapes", "trainer.gpus=99"], ["trainer.gpus=99, but this machine has"]),
+    ([*FEW, "callbacks.nan.every_n_steps=0"], ["every_n_steps must be at least 1"]),
+    ([*FEW, "trainer.gpus=99"], ["trainer.gpus=99, but this machine has"]),
     (
-        ["data=shapes", "trainer.gpus=[7,8]"],
+        [*FEW, "trainer.gpus=[7,8]"],
         ["trainer.gpus=[7, 8] names a GPU", "this machine has"],
     ),
-    (["data=shapes", "trainer.gpus=two"], ["is not auto, a count from 0, or a list as in [0,2]"]),
-    (["data=shapes", "trainer.max_epochs=0"], ["trainer.max_epochs=0 is not a count from 1"]),
-    (["data=shapes", "trainer.num_nodes=0"], ["trainer.num_nodes=0 is not a count from 1"]),
-    (["data=shapes", "trainer.num_nodes=2"], ["num_nodes=2, but this process was started alone"]),
-    (["trainer.num_nodes=two"], ["trainer.num_nodes=two should be a valid integer"]),
-    (["data=shapes", "trainer.val_check_interval=0"], ["val_check_interval=0 is not above 0"]),
-    (["data=shapes", "trainer.val_check_interval=2.5"], ["2.5", "[0.0, 1.0] or an int"]),
-    (["data=shapes", "trainer.precision=8"], ["trainer: Precision 8 is invalid", "bf16-mixed"]),
-    (["data=shapes", "data.train_size=3"], ["data: train_size must be at least 10, not 3"]),
-    (["data=shapes", "data.image_size=0"], ["data: image_size must be at least 8, not 0"]),
-    (["data=folder", "data.image_size=0"], ["data: image_size must be at least 1, not 0"]),
-    (["data=shapes", "data.batch_size=0"], ["data.batch_size=0 is not from 1 to 4500"]),
-    (["data=shapes", "data.batch_size=9999"], ["is not from 1 to 4500, the number of training"]),
-    (["data=shapes", "data.val_size=0"], ["data.val_size=0", "target_accuracy=null"]),
-    (["data=shapes", "data.val_size=-2"], ["data.val_size=-2 of 5000", "a fraction such as 0.1"]),
+    ([*FEW, "trainer.gpus=two"], ["is not auto, a count from 0, or a list as in [0,2]"]),
+    ([*FEW, "trainer.max_epochs=0"], ["trainer.max_epochs=0 is not a count from 1"]),
+    ([*FEW, "trainer.num_nodes=2"], ["num_nodes=2, but this process was started alone"]),
+    ([*FEW, "trainer.val_check_interval=0"], ["val_check_interval=0 is not above 0"]),
+    ([*FEW, "trainer.val_check_interval=2.5"], ["2.5", "[0.0, 1.0] or an int"]),
+    ([*FEW, "trainer.precision=8"], ["trainer: Precision 8 is invalid", "bf16-mixed"]),
+    ([*FEW, "data.train_size=3"], ["data: train_size must be at least 10, not 3"]),
+    ([*FEW, "data.image_size=0"], ["data: image_size must be at least 8, not 0"]),
+    ([*FEW, "data.batch_size=0"], ["data.batch_size=0 is not from 1 to 150"]),
+    ([*FEW, "data.batch_size=9999"], ["is not from 1 to 150, the number of training"]),
+    ([*FEW, "data.val_size=0"], ["data.val_size=0", "target_accuracy=null"]),
+    ([*FEW, "data.val_size=-2"], ["data.val_size=-2 of 200", "a fraction such as 0.1"]),
     (
-        ["data=shapes", "budget.max_params=1000"],
+        [*FEW, "budget.max_params=1000"],
         ["257,856 parameters, 256,856 more than budget.max_params=1,000", "null"],
     ),
-    (["data=shapes", "budget.min_dilated=9"], ["8 fewer than budget.min_dilated=9"]),
+    ([*FEW, "budget.min_dilated=9"], ["8 fewer than budget.min_dilated=9"]),
     # files
     (["resume=none.ckpt"], ["resume=none.ckpt: there is no such file"]),
     (["resume=."], ["resume=. is a folder. Name a checkpoint, such as checkpoints/last.ckpt"]),
     (["resume="], ["resume= names no file or folder"]),
     ([f"resume={__file__}"], ["test_cli.py is not in its run's folder", "config.yaml"]),
+    (
+        ["data.mirrors=[http://127.0.0.1:9/x.tar.gz]", "data.root=none"],
+        [
+            "http://127.0.0.1:9/x.tar.gz: [Errno 111] Connection refused",
+            "data=folder data.path=",
+            "data=shapes",
+        ],
+    ),
     (["data=folder", "data.path="], ["data.path= names no file or folder"]),
     (["data=folder", "data.path=no where"], ["no where: there is no such file"]),
     (["data=folder", f"data.path={__file__}"], ["test_cli.py is damaged or not an archive"]),
@@ -229,7 +224,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     ),
     # divergence
     (
-        ["data=shapes", *SHAPES, "optimizer.lr=nan"],
+        [*TINY, "optimizer.lr=nan"],
         [
             "The loss became NaN or infinite: step 2, in epoch 1 (learning rate nan, ",
             "optimizer.lr",
@@ -258,7 +253,7 @@ def message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run_here
 
 
-@pytest.mark.parametrize(("typed", "expected"), MESSAGES, ids=lambda x: "_".join(x)[:60])
+@pytest.mark.parametrize(("typed", "expected"), MESSAGES, ids=lambda x: x[-1][:60])
 def test_a_mistake_ends_in_one_message(
     typed: Sequence[str], expected: Sequence[str], message: Message
 ) -> None:
@@ -274,7 +269,6 @@ def test_a_mistake_ends_in_one_message(
     ("typed", "expected"),
     [
         (["modle=dilated_dw"], "Error: There is no 'modle'"),
-        (["data=shapes", "optimizer.lr=abc"], "Error: optimizer.lr=abc should be"),
         (["--hlep"], "unrecognized arguments: --hlep"),
     ],
 )

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,76 +93,52 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(
     tiny: Compose, tmp_path: Path
 ) -> None:
     losses = {}
-    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", -1)):
-        train(tiny(f"seed={seed}", "trainer.max_epochs=2", "target_accuracy=null", run_dir=name))
+    for name, seed in (("a", 0), ("b", 0), ("c", -1)):
+        train(tiny(f"seed={seed}", "target_accuracy=null", run_dir=name))
         losses[name] = [row.get("train/loss") for row in read_rows(tmp_path / name)]
     assert losses["a"] == losses["b"]
     assert losses["a"] != losses["c"]
-    assert losses["a"] != losses["d"]
 
 
-def test_the_best_checkpoint_is_tested_though_a_later_one_is_worse(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    validate = Classifier.on_validation_epoch_end
-
-    def ruin_the_last_epoch(classifier: Classifier) -> None:
-        if classifier.current_epoch == 2:
-            classifier.val_scores.accuracy.reset()
-            classifier.val_scores.accuracy.update(torch.eye(10)[:5], torch.arange(5, 10))
-        validate(classifier)
-
-    monkeypatch.setattr(Classifier, "on_validation_epoch_end", ruin_the_last_epoch)
-    metrics = train(tiny("target_accuracy=null", "trainer.max_epochs=3", "data.train_size=600"))
-    assert [row["val/acc"] for row in read_rows(tmp_path / "run")[:3]][2] == 0.0
-    checkpoints = tmp_path / "run" / "checkpoints"
-    best, last = (weights_of(checkpoints / f"{name}.ckpt") for name in ("best", "last"))
-    assert not torch.equal(best["network.layers.21.weight"], last["network.layers.21.weight"])
-    # The clock is the whole run's, the test figures are the best checkpoint's.
-    assert metrics["epochs"] == 3
-    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 3 * 550 / 1e12, rel=1e-4)
-    *_, row, _ = read_rows(tmp_path / "run")
-    assert metrics["train_seconds"] == pytest.approx(row["throughput/train_seconds"], abs=1e-4)
-    accuracies = {}
-    for name in ("best", "last"):
-        classifier, _ = run.rebuild(checkpoints / f"{name}.ckpt")
-        test = run.build_data(tiny("data.train_size=600")).test
-        with torch.no_grad(), torch.autocast("cpu", enabled=metrics["precision"] != "32-true"):
-            losses = torch.nn.functional.cross_entropy(
-                torch.cat([classifier(images).float() for images in test.images.split(25)]),
-                test.labels,
-            )
-        accuracies[name] = losses.item()
-    assert metrics["test/loss"] == pytest.approx(accuracies["best"], abs=1e-3)
-    assert metrics["test/loss"] != pytest.approx(accuracies["last"], abs=1e-3)
-
-
-def test_the_last_checkpoint_is_the_last_though_an_earlier_one_is_better(
+def test_the_best_checkpoint_is_tested_though_later_ones_are_worse(
     tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validate = Classifier.on_validation_epoch_end
 
     def worse_and_worse(classifier: Classifier) -> None:
-        classifier.val_scores.accuracy.reset()
         right = 5 - classifier.current_epoch
         labels = torch.arange(10)
         labels = torch.where(labels < right, labels, (labels + 1) % 10)
+        classifier.val_scores.accuracy.reset()
         classifier.val_scores.accuracy.update(torch.eye(10), labels)
         validate(classifier)
 
     monkeypatch.setattr(Classifier, "on_validation_epoch_end", worse_and_worse)
-    train(tiny("target_accuracy=null", "trainer.max_epochs=3"))
-    steps = {
-        name: checkpoint.read_checkpoint(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
-        for name in ("best", "last")
-    }
-    assert steps["best"].global_step == 6
-    assert steps["last"].global_step == 18
+    metrics = train(tiny("target_accuracy=null", "trainer.max_epochs=3"))
+    # The clock is the whole run's, the test figures are the best checkpoint's.
+    assert (metrics["epochs"], metrics["best_epoch"], metrics["val/acc"]) == (3, 1, 0.5)
+    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 3 * 150 / 1e12, rel=1e-4)
+    *_, row, _ = read_rows(tmp_path / "run")
+    assert metrics["train_seconds"] == pytest.approx(row["throughput/train_seconds"], abs=1e-4)
+    test = run.build_data(tiny()).test
+    losses, steps = {}, {}
+    for name in ("best", "last"):
+        path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
+        steps[name] = checkpoint.read_checkpoint(path).global_step
+        classifier, _ = run.rebuild(path)
+        with torch.no_grad(), torch.autocast("cpu", enabled=metrics["precision"] != "32-true"):
+            logits = torch.cat([classifier(images).float() for images in test.images.split(25)])
+        losses[name] = torch.nn.functional.cross_entropy(logits, test.labels).item()
+    assert steps == {"best": 6, "last": 18}
+    assert metrics["test/loss"] == pytest.approx(losses["best"], abs=1e-3)
+    assert metrics["test/loss"] != pytest.approx(losses["last"], abs=1e-3)
 
 
 def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_path: Path) -> None:
-    metrics = train(tiny("data.val_size=0", "target_accuracy=null", "trainer.max_epochs=2"))
-    assert metrics["best_epoch"] == 2
+    # Accumulated gradients do not change what an epoch is.
+    options = ("data.val_size=0", "target_accuracy=null", "+trainer.accumulate_grad_batches=2")
+    metrics = train(tiny(*options, "trainer.max_epochs=2"))
+    assert (metrics["epochs"], metrics["best_epoch"]) == (2, 2)
     assert metrics["val/acc"] is None
     assert metrics["test/acc"] > 0
     assert metrics["images_per_s"] == pytest.approx(2 * 200 / metrics["train_seconds"], rel=1e-4)
@@ -176,11 +151,8 @@ def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_p
     assert all(torch.equal(best[key], last[key]) for key in best)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
-def test_a_resumed_run_is_the_run_that_was_not_broken_off(
-    tiny: Compose, tmp_path: Path, optimizer: str
-) -> None:
-    overrides = ["target_accuracy=null", "trainer.max_epochs=4", f"optimizer={optimizer}"]
+def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny: Compose, tmp_path: Path) -> None:
+    overrides = ["target_accuracy=null", "trainer.max_epochs=3"]
     keep = (
         "+callbacks.keep={_target_:pytorch_lightning.callbacks.ModelCheckpoint,save_top_k:-1,"
         "every_n_epochs:2,dirpath:${run_dir}/checkpoints,filename:'{epoch}',save_weights_only:false}"
@@ -212,44 +184,27 @@ def as_typed(tiny: Compose, typed: list[str]) -> DictConfig:
     return config
 
 
-def test_a_finished_run_can_be_resumed_and_still_knows_its_target(
+def test_a_finished_run_is_resumed_as_it_was_or_left_as_it_is(
     tiny: Compose, tmp_path: Path
 ) -> None:
     first = train(tiny("target_accuracy=0.0"))
-    again = train(as_typed(tiny, [f"resume={tmp_path}/run/checkpoints/last.ckpt"]))
     assert first["stopped_by"] == "target"
-    assert again == first
-    rows = read_rows(tmp_path / "run")
-    assert len([row for row in rows if "test/acc" in row]) == 1
-
-
-def test_a_refused_resume_loses_nothing(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny("target_accuracy=null", "trainer.max_epochs=2"))
-    before = (tmp_path / "run" / "metrics.csv").read_bytes()
-    typed = [f"resume={tmp_path}/run/checkpoints/best.ckpt", "trainer.gpus=99"]
-    with pytest.raises(UserError, match=r"trainer\.gpus=99"):
-        train(as_typed(tiny, typed))
-    assert (tmp_path / "run" / "metrics.csv").read_bytes() == before
-
-
-@pytest.mark.parametrize("rows", ["epoch,step\n1.0,x\n", "epoch,step\n1.0\n", "epoch\n1.0\n"])
-def test_curves_that_cannot_be_read_end_a_resume_in_a_message(
-    tiny: Compose, tmp_path: Path, rows: str
-) -> None:
-    train(tiny("target_accuracy=null"))
     curves = tmp_path / "run" / "metrics.csv"
-    curves.write_text(rows)
-    typed = [f"resume={tmp_path}/run/checkpoints/last.ckpt", "trainer.max_epochs=2"]
-    with pytest.raises(UserError, match=r"metrics\.csv cannot be read: .* Move it away"):
-        train(as_typed(tiny, typed))
-    assert curves.read_text() == rows
+    rows = curves.read_bytes()
+    resume = f"resume={tmp_path}/run/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"trainer\.gpus=99"):
+        train(as_typed(tiny, [resume, "trainer.gpus=99"]))
+    assert curves.read_bytes() == rows
+    for damaged in (b"epoch,step\n1.0,x\n", b"epoch,step\n1.0\n", b"epoch\n1.0\n"):
+        curves.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"metrics\.csv cannot be read: .* Move it away"):
+            train(as_typed(tiny, [resume]))
+        assert curves.read_bytes() == damaged
+    curves.write_bytes(rows)
+    assert train(as_typed(tiny, [resume])) == first
+    assert len([row for row in read_rows(tmp_path / "run") if "test/acc" in row]) == 1
     curves.unlink()
-    assert train(as_typed(tiny, typed))["epochs"] == 2
-
-
-def test_accumulated_gradients_do_not_change_what_an_epoch_is(tiny: Compose) -> None:
-    metrics = train(tiny("+trainer.accumulate_grad_batches=2", "target_accuracy=null"))
-    assert metrics["epochs"] == 1
+    assert train(as_typed(tiny, [resume]))["epochs"] == 1
 
 
 def test_the_command_of_the_readme_runs() -> None:
@@ -267,46 +222,23 @@ def test_the_command_of_the_readme_runs() -> None:
     assert "Warning" not in output
 
 
-def test_a_sweep_runs_all_its_jobs_though_one_fails() -> None:
-    program = start("train", "-m", *TINY, "augment.flip=random,sideways,none")
-    output = finish(program)
-    assert program.returncode == 1
-    assert "augment.flip=sideways should be 'none', 'random' or 'alternating'." in output
-    assert "Traceback" not in output
-    sweep = only("runs/train/*_sweep")
-    assert {path.parent.name for path in sweep.glob("*/metrics.json")} == {"0", "2"}
-
-
-def test_no_data_and_no_network_end_in_one_message(tmp_path: Path) -> None:
-    program = start(
-        "train", "data.mirrors=[http://127.0.0.1:9/x.tar.gz]", f"data.root={tmp_path}/none"
-    )
-    began = time.monotonic()
-    output = finish(program)
-    assert program.returncode == 1
-    assert "http://127.0.0.1:9/x.tar.gz: [Errno 111] Connection refused" in output
-    assert "data=folder data.path=" in output
-    assert "data=shapes" in output
-    assert "Traceback" not in output
-    assert time.monotonic() - began < 60  # a hang, not a speed
-
-
-def test_a_rehearsal_says_so_at_both_ends(tmp_path: Path) -> None:
-    program = start(
-        "train",
+def test_a_rehearsal_says_so_at_both_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (
         "rehearse_without_data=true",
         "data.mirrors=[http://127.0.0.1:9/x.tar.gz]",
         f"data.root={tmp_path}/none",
-        "logger=csv",
         "+trainer.limit_train_batches=3",
-        "trainer.max_epochs=1",
+        "+trainer.limit_val_batches=1",
+        "+trainer.limit_test_batches=1",
     )
-    output = finish(program)
-    assert program.returncode == 0, output
+    tiny = [option for option in TINY if not option.startswith("data")]
+    assert train(compose([*tiny, *options]))["data"] == "shapes"
+    output = capsys.readouterr().out
     assert output.count("NOT a CIFAR-10 figure") == 2
     assert output.index("NOT a CIFAR-10") < output.index("epoch 1/1")
     assert output.rindex("NOT a CIFAR-10") > output.index("test/acc")
-    assert read_json(only("runs/train/*/metrics.json"))["data"] == "shapes"
 
 
 @pytest.mark.slow
@@ -354,15 +286,12 @@ def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
 
 
 @pytest.mark.slow
-def test_a_seed_gives_the_same_weights_in_two_processes_and_another_one_does_not() -> None:
-    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
-        output = finish(program := start("train", *TINY, f"seed={seed}", f"hydra.run.dir={name}"))
+def test_a_seed_gives_the_same_weights_in_two_processes() -> None:
+    for name in ("one", "two"):
+        output = finish(program := start("train", *TINY, "seed=7", f"hydra.run.dir={name}"))
         assert program.returncode == 0, output
-    one, two, three = (
-        weights_of(Path(name, "checkpoints", "last.ckpt")) for name in ("one", "two", "three")
-    )
+    one, two = (weights_of(Path(name, "checkpoints", "last.ckpt")) for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    assert not all(torch.equal(one[key], three[key]) for key in one)
 
 
 @pytest.mark.slow
