@@ -5,7 +5,7 @@ import inspect
 import os
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, get_type_hints
 
@@ -48,15 +48,7 @@ def check_config(config: DictConfig) -> None:
         UserError: names the key, its value, and what would fit.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
-    groups = (*PARTS, "budget", "callbacks", "logger")
-    missing = [key for key in (*sorted(Settings.__required_keys__), *groups) if key not in values]
-    if not missing and isinstance(values["trainer"], dict):
-        missing = [f"trainer.{key}" for key in OF_TRAINER if key not in values["trainer"]]
-    if missing:
-        raise UserError(f"{', '.join(missing)} cannot be taken out. Set it to another value.")
-    for key in groups:
-        if not isinstance(values[key], dict):
-            raise UserError(f"{key}={_typed(values[key])} is no option and no set of keys.")
+    _check_presence(values)
     check_values("", get_type_hints(Settings), values)
     check_values("budget.", get_type_hints(Budget), values["budget"])
     check_values("trainer.", {"compile": bool}, values["trainer"])
@@ -68,30 +60,59 @@ def check_config(config: DictConfig) -> None:
         for name, part in values[group].items():
             if part is not None:  # taken out
                 check_part(f"{group}.{name}", part)
+    _check_ranges(values)
+
+
+def _check_presence(values: Any) -> None:
+    """Refuse a configuration without a key that is read, or with a value in place of a group."""
+    groups = (*PARTS, "budget", "callbacks", "logger")
+    _refuse_missing("", values, (*sorted(Settings.__required_keys__), *groups))
+    for key in groups:
+        if not isinstance(values[key], dict):
+            raise UserError(f"{key}={_typed(values[key])} is no option and no set of keys.")
+    _refuse_missing("trainer.", values["trainer"], OF_TRAINER)
     for name in ("best", "throughput"):
         if values["callbacks"].get(name) is None:
             raise UserError(f"callbacks.{name} cannot be taken out: the results come from it.")
 
+
+def _refuse_missing(prefix: str, values: Mapping[str, Any], keys: Iterable[str]) -> None:
+    missing = ", ".join(f"{prefix}{key}" for key in keys if key not in values)
+    if missing:
+        raise UserError(f"{missing} cannot be taken out. Set it to another value.")
+
+
+def _check_ranges(values: Any) -> None:
+    """Refuse values of the right kind that no constructor would refuse by their key."""
     target, trainer = values["target_accuracy"], values["trainer"]
-    epochs, interval = trainer["max_epochs"], trainer.get("val_check_interval")
-    if target is not None and not 0 <= target <= 1:
-        raise UserError(f"target_accuracy={target} is not from 0 to 1, as 0.8, or null.")
-    if not 0.5 <= values["target_confidence"] < 1:
-        raise UserError(
-            f"target_confidence={values['target_confidence']} is not from 0.5 to below 1, as 0.9."
-        )
-    if not 0 <= values["cutmix"] <= 1:
-        raise UserError(f"cutmix={values['cutmix']} is not from 0 to 1, as 0.5.")
+    epochs, nodes = trainer["max_epochs"], trainer.get("num_nodes", 1)
+    interval, confidence = trainer.get("val_check_interval"), values["target_confidence"]
+    cutmix = values["cutmix"]
+    ranges = (
+        (
+            "target_accuracy",
+            target,
+            target is None or 0 <= target <= 1,
+            "from 0 to 1, as 0.8, or null",
+        ),
+        ("target_confidence", confidence, 0.5 <= confidence < 1, "from 0.5 to below 1, as 0.9"),
+        ("cutmix", cutmix, 0 <= cutmix <= 1, "from 0 to 1, as 0.5"),
+        ("trainer.max_epochs", epochs, isinstance(epochs, int) and epochs >= 1, "a count from 1"),
+        ("trainer.num_nodes", nodes, isinstance(nodes, int) and nodes >= 1, "a count from 1"),
+        (
+            "trainer.val_check_interval",
+            interval,
+            not isinstance(interval, int | float) or interval > 0,
+            "above 0",
+        ),
+    )
+    for key, value, fits, range_ in ranges:
+        if not fits:
+            raise UserError(f"{key}={_typed(value)} is not {range_}.")
     if target is not None and values["data"].get("val_size") == 0:
         raise UserError(
             "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
         )
-    if not isinstance(epochs, int) or epochs < 1:
-        raise UserError(f"trainer.max_epochs={_typed(epochs)} is not a count from 1.")
-    if not isinstance(trainer.get("num_nodes", 1), int) or trainer.get("num_nodes", 1) < 1:
-        raise UserError(f"trainer.num_nodes={trainer['num_nodes']} is not a count from 1.")
-    if isinstance(interval, int | float) and interval <= 0:
-        raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
 
 
 def check_part(key: str, part: Any) -> None:
