@@ -1,15 +1,10 @@
 import logging
 import os
-import secrets
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
-import sqlalchemy
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
@@ -104,40 +99,3 @@ def needs_unshare(what: str) -> pytest.MarkDecorator:
     command = f"unshare --map-root-user {what}"
     code = subprocess.call(["sh", "-c", f"{command} true 2>/dev/null"])
     return pytest.mark.skipif(code != 0, reason=f"{command} is not possible here")
-
-
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """The address of a real server, Debian's, without its last part, a database."""
-    if not POSTGRES:
-        message = "A real PostgreSQL server keeps studies here: apt-get install postgresql"
-        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
-    # Not below pytest's folder, which is its user's alone; the server refuses to be root's.
-    folder = Path(tempfile.mkdtemp())
-    user = "postgres" if os.getuid() == 0 else None
-    if user:
-        shutil.chown(folder, user)
-    start = partial(subprocess.run, check=True, user=user, capture_output=True, cwd=folder)
-    port = 20_000 + secrets.randbelow(20_000)
-    listening = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    start([POSTGRES[-1] / "initdb", "-D", "data", "-A", "trust", "-U", "someone"])
-    control = [POSTGRES[-1] / "pg_ctl", "-D", "data", "-w"]
-    # Its own log: the server would keep a pipe open for ever.
-    start([*control, "-o", listening, "-l", "log", "start"], capture_output=False)
-    yield f"postgresql://someone:secret@127.0.0.1:{port}"
-    start([*control, "-m", "immediate", "stop"])
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def database(postgres: str) -> str:
-    name = f"studies_{secrets.token_hex(4)}"
-    address = f"{postgres.replace('postgresql', 'postgresql+psycopg')}/postgres"
-    engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    engine.dispose()
-    return f"{postgres}/{name}"

@@ -32,12 +32,12 @@ MOST_TENSORS = 10_000
 
 
 @contextmanager
-def named(key: str) -> Iterator[None]:
-    """Turn what a constructor or function refuses into a message that names the key.
+def config_errors(key: str) -> Iterator[None]:
+    """Turn errors of a constructor or function into a message that names the configuration's key.
 
     Raises:
-        UserError: for a value or an argument that is refused, which PyTorch says by any of these
-            exceptions; or for one that memory has no room for.
+        UserError: for a refused value or argument, for which PyTorch raises any of these
+            exceptions; or if memory does not suffice.
     """
     try:
         yield
@@ -59,7 +59,7 @@ def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
     Raises:
         UserError: if the target refuses its arguments.
     """
-    with named(key):
+    with config_errors(key):
         return instantiate(config, **arguments)
 
 
@@ -72,7 +72,7 @@ def build_data(config: DictConfig) -> ImageData:
     """
     data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
     data.prepare_data()
-    with named("data"):
+    with config_errors("data"):
         data.setup()
     return data
 
@@ -164,23 +164,23 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         UserError: if the network breaks the budget.
     """
     network = build_network(config, len(data.classes), data.image_size)
-    with named("model"), _taking_images(data.image_size):
+    with config_errors("model"), hint_image_size(data.image_size):
         budget = count(network, data.image_size)
-    with named("budget"):
+    with config_errors("budget"):
         check(budget, **config.budget)
     classifier = _make_classifier(config, network, data)
     images = PIXELS_FOR_INITIALISATION // data.image_size**2
     sample = data.train.images[data.train_index[:images]]
     initialise = instantiate_part(config.init, "init")
-    with named("init"):
+    with config_errors("init"):
         initialise(network, classifier.normalise(sample))
-    _try_out(classifier, data)
+    dry_run(classifier, data)
     return classifier, budget
 
 
 @contextmanager
-def _taking_images(size: int) -> Iterator[None]:
-    """Say with what a network refuses how its images get the size that it was written for."""
+def hint_image_size(size: int) -> Iterator[None]:
+    """Add to a network's error on images of this size how to scale them to CIFAR's."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -192,13 +192,13 @@ def _taking_images(size: int) -> Iterator[None]:
         ) from error
 
 
-def _try_out(classifier: Classifier, data: ImageData) -> None:
-    """Make now what the first step would make, so that a mistake is named before the training."""
-    with named("optimizer"):
+def dry_run(classifier: Classifier, data: ImageData) -> None:
+    """Make optimizer and scheduler and augment two images, to find mistakes before the training."""
+    with config_errors("optimizer"):
         optimizer = classifier.make_optimizer(classifier.network.parameters())
-    with named("scheduler"):
+    with config_errors("scheduler"):
         classifier.make_scheduler(optimizer, 100)
-    with named("augment"):
+    with config_errors("augment"):
         index = torch.arange(2)
         classifier.augment(data.test.images[index], index, 0, torch.Generator())
 
@@ -208,7 +208,7 @@ def _make_classifier(config: DictConfig, network: nn.Module, data: ImageData) ->
     optimizer = instantiate_part(config.optimizer, "optimizer")
     scheduler = instantiate_part(config.scheduler, "scheduler")
     augment = instantiate_part(config.augment, "augment")
-    with named("label_smoothing"):
+    with config_errors("label_smoothing"):
         classifier = Classifier(
             network,
             classes=data.classes,

@@ -16,15 +16,15 @@ CALLS_TO_WARM_UP = 3
 
 
 def compile_network(network: nn.Module, device: torch.device, graphs: bool = True) -> None:
-    """Compile a network at its next call, once for each input size.
+    """Compile a network in place, so that the keys of its state dict stay the same.
 
-    In place, so that its state dict keeps its keys.
+    It is compiled at the next call, and again for each other input size.
 
     Args:
         network: to compile.
-        device: that it is on.
-        graphs: whether its kernels become CUDA graphs on a GPU, which are launched as one. They
-            need the gradients to be cleared after every backward pass.
+        device: the network's.
+        graphs: whether to use CUDA graphs on a GPU, which launch all kernels at once. They need the
+            gradients to be cleared after every backward pass.
     """
     mode = "reduce-overhead" if graphs and device.type == "cuda" else "default"
     network.compile(mode=mode, dynamic=False)
@@ -33,15 +33,15 @@ def compile_network(network: nn.Module, device: torch.device, graphs: bool = Tru
 class WarmUp(pl.Callback):
     """Compiles and warms up the network before the first step.
 
-    Compiles the network for its training steps, where that is wanted; without a working compiler a
-    warning is shown and the network stays uncompiled. On a GPU, has cuDNN choose its kernels.
+    Without a working compiler a warning is shown and the network stays uncompiled. On a GPU without
+    compiling, cuDNN chooses its kernels now.
 
     Args:
-        data: its batches and images have the sizes to do it for.
+        data: its batch size and image size are used.
         compiling: whether to compile.
 
     Attributes:
-        compile_seconds: that compiling took; None before it, without, and where it was impossible.
+        compile_seconds: time that compiling took; None if the network was not compiled.
     """
 
     def __init__(self, data: ImageData, compiling: bool) -> None:
@@ -50,7 +50,7 @@ class WarmUp(pl.Callback):
         self.compile_seconds: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compile; run each size of images that training has."""
+        """Compile, or on a GPU warm up, for each image size of the training."""
         assert isinstance(pl_module, Classifier)
         if self.compiling:
             self._compile(trainer, pl_module)
@@ -59,7 +59,7 @@ class WarmUp(pl.Callback):
 
     def _compile(self, trainer: pl.Trainer, classifier: Classifier) -> None:
         start = time.perf_counter()
-        torch.compiler.reset()  # of earlier runs in this process: beyond a limit, none is compiled
+        torch.compiler.reset()  # earlier runs in this process count towards a limit of compilations
         graphs = trainer.accumulate_grad_batches == 1
         compile_network(classifier.network, classifier.device, graphs)
         try:
@@ -67,7 +67,7 @@ class WarmUp(pl.Callback):
         except TorchDynamoException as error:
             classifier.network._compiled_call_impl = None
             lines = [line for line in str(error).splitlines() if line.strip()]
-            # The first may only name the part that another error came from.
+            # The first line may only name the backend that failed.
             reason = next((line for line in lines if not line.startswith("backend=")), "")
             hint = " On Debian and Ubuntu: apt-get install g++." if "compiler" in reason else ""
             console.banner(
@@ -80,7 +80,7 @@ class WarmUp(pl.Callback):
         console.note("compiled", f"in {self.compile_seconds:.1f} s, left out of the seconds below")
 
     def _run(self, trainer: pl.Trainer, classifier: Classifier) -> None:
-        """Run the network forward and backward on zeros, and leave it as it was."""
+        """Run the network forward and backward on zeros, then restore its state."""
         network = classifier.network
         before = {name: value.clone() for name, value in network.state_dict().items()}
         batch = self.data.batch_size // trainer.world_size

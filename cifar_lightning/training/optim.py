@@ -165,12 +165,12 @@ def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
 
 
 def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
-    """From 0 up to the full rate over a fraction of the steps, then straight to 0.
+    """Linear warm-up, then linear decay to 0.
 
     Args:
-        optimizer: whose learning rates are the full ones.
-        total_steps: of the training; the schedule is stepped once an optimizer step.
-        warmup: the fraction, from 0 to below 1.
+        optimizer: its learning rates are the peak of the schedule.
+        total_steps: optimizer steps of the training; the schedule is stepped after each.
+        warmup: fraction of the steps, from 0 to below 1.
 
     Raises:
         ValueError: if `warmup` is not in [0, 1).
@@ -179,12 +179,12 @@ def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 
 
 def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
-    """Up in a warm-up, then down as half a cosine (Loshchilov and Hutter, "SGDR", 2017).
+    """Linear warm-up, then cosine decay to 0 (Loshchilov and Hutter, "SGDR", 2017).
 
     Args:
-        optimizer: whose learning rates are the full ones.
-        total_steps: of the training.
-        warmup: the fraction of them, from 0 to below 1.
+        optimizer: its learning rates are the peak of the schedule.
+        total_steps: optimizer steps of the training; the schedule is stepped after each.
+        warmup: fraction of the steps, from 0 to below 1.
 
     Raises:
         ValueError: if `warmup` is not in [0, 1).
@@ -195,12 +195,12 @@ def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 
 
 def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
-    """Up in a warm-up, then at the full rate to the end.
+    """Linear warm-up, then a constant rate.
 
     Args:
-        optimizer: whose learning rates are the full ones.
-        total_steps: of the training.
-        warmup: the fraction of them, from 0 to below 1.
+        optimizer: its learning rates are the peak of the schedule.
+        total_steps: optimizer steps of the training; the schedule is stepped after each.
+        warmup: fraction of the steps, from 0 to below 1.
 
     Raises:
         ValueError: if `warmup` is not in [0, 1).
@@ -209,9 +209,9 @@ def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.
 
 
 def _schedule(
-    optimizer: Optimizer, total_steps: int, warmup: float, fall: Callable[[float], float]
+    optimizer: Optimizer, total_steps: int, warmup: float, decay: Callable[[float], float]
 ) -> LambdaLR:
-    """A schedule stepped once an optimizer step; `fall` maps the done part [0, 1] to a factor.
+    """Linear warm-up, then `decay`, which maps the progress after it, 0 to 1, to a factor.
 
     Raises:
         ValueError: if `warmup` is not in [0, 1).
@@ -224,6 +224,6 @@ def _schedule(
         if step < warmup_steps:
             # + 1: a first step at rate 0 would be a step for nothing.
             return (step + 1) / (warmup_steps + 1)
-        return fall(min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
+        return decay(min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
 
     return LambdaLR(optimizer, factor)

@@ -3,8 +3,6 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lightning.training.augment import Augment, cutmix
-from cifar_lightning.training.distillation import Distillation
-from cifar_lightning.training.metrics import Scores
 from cifar_lightning.training.module import Classifier
 from cifar_lightning.training.optim import linear_schedule
 
@@ -87,63 +85,6 @@ def test_shares_are_from_0_to_1(name: str, value: float) -> None:
         classifier(nn.Flatten(), **{name: value})
 
 
-def linear() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-
-
-def test_the_teachers_share_is_the_divergence_from_its_answers() -> None:
-    student, taught = classifier(linear(), label_smoothing=0.3), classifier(linear())
-    student.augment = lambda images, index, epoch, generator: images
-    labels = torch.arange(16) % 3
-    batch = (images(), labels, torch.arange(16))
-    alone = student.training_step(batch, 0)["losses"]
-    student.distillation = Distillation(taught, "linear", weight=0.25, temperature=2.0)
-    together = student.training_step(batch, 0)["losses"]
-    p = (taught(images()) / 2).softmax(1)
-    divergence = (p * (p.log() - (student(images()) / 2).log_softmax(1))).sum(1)
-    assert isinstance(alone, Tensor)
-    assert isinstance(together, Tensor)
-    assert torch.allclose(together, 0.75 * alone + 0.25 * 4 * divergence, atol=1e-6)
-
-
-def test_a_student_with_its_teachers_weights_has_nothing_to_learn_from_it() -> None:
-    network = linear()
-    student, taught = classifier(network), classifier(network)
-    student.augment = lambda images, index, epoch, generator: images
-    student.distillation = Distillation(taught, "linear", weight=1.0, temperature=4.0)
-    loss = student.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
-    assert isinstance(loss, Tensor)
-    assert loss.item() == pytest.approx(0, abs=1e-6)
-
-
-def test_a_teacher_sees_the_augmented_images_and_stays_as_it_is() -> None:
-    student, taught = classifier(linear()), classifier(nn.Sequential(nn.BatchNorm2d(3), linear()))
-    student.augment = lambda images, index, epoch, generator: images.flip(-1)
-    seen = []
-    taught.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
-    student.distillation = Distillation(taught, "linear", weight=0.5, temperature=1.0)
-    before = {name: tensor.clone() for name, tensor in taught.state_dict().items()}
-    loss = student.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
-    assert isinstance(loss, Tensor)
-    loss.backward()
-    assert torch.equal(seen[0], taught.normalise(images().flip(-1)))
-    assert all(torch.equal(before[name], now) for name, now in taught.state_dict().items())
-    assert all(weight.grad is None for weight in taught.parameters())
-    assert "teacher" not in str([*student.state_dict()])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"weight": 1.1, "temperature": 1.0}, "weight must be from 0 to 1, not 1.1"),
-        ({"weight": 0.5, "temperature": 0.0}, "temperature must be above 0, not 0.0"),
-    ],
-)
-def test_a_teacher_refuses(arguments: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Distillation(classifier(linear()), "linear", **arguments)
-
-
 def test_augmentation_is_for_training_only_and_depends_on_the_step_alone() -> None:
     model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), seed=7)
     augmented = []
@@ -164,15 +105,3 @@ def test_augmentation_is_for_training_only_and_depends_on_the_step_alone() -> No
     model.training_step(batch, 0)
     assert torch.equal(augmented[0], augmented[2])
     assert not torch.equal(augmented[0], augmented[1])
-
-
-def test_accuracy_is_over_images_not_over_classes() -> None:
-    scores = Scores(3)
-    logits = torch.eye(3)[torch.tensor([0, 0, 0, 0])]
-    scores.update(torch.tensor([1.0, 2.0, 3.0, 4.0]), logits, torch.tensor([0, 0, 0, 1]))
-    scores.update(torch.tensor([5.0]), torch.eye(3)[2:], torch.tensor([2]))
-    assert scores.accuracy.compute() == 0.8  # by classes it would be 0.67
-    assert scores.loss.compute() == 3.0
-    scores.reset()
-    scores.update(torch.tensor([5.0]), torch.eye(3)[2:], torch.tensor([2]))
-    assert scores.accuracy.compute() == 1.0

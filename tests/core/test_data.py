@@ -196,3 +196,19 @@ def test_a_linear_model_stays_under_40_percent_on_shapes() -> None:
         predictions = (features(data.test.images) @ weights).argmax(1)
         accuracies.append((predictions == data.test.labels).float().mean().item())
     assert 0.08 < max(accuracies) < 0.40
+
+
+def test_every_epoch_chooses_anew_what_comes_again() -> None:
+    """Else a resumed run, which knows of no earlier epoch, would go another way."""
+    losses = torch.zeros(10)
+    order = TrainSampler(torch.arange(10), 4, seed=0, replay=0.4, losses=losses)
+    for _ in range(2):
+        batches = iter(order)
+        first = torch.cat([next(batches), next(batches)])
+        assert losses.isinf().all()
+        losses[first] = torch.arange(8.0)
+        # The two that had no place in a whole batch, and the two with the largest losses.
+        left_out = set(range(10)) - set(first.tolist())
+        assert set(next(batches).tolist()) == left_out | set(first[-2:].tolist())
+        losses.fill_(-1.0)
+        assert next(batches, None) is None

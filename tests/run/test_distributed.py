@@ -20,7 +20,6 @@ from programs import finish, read_json, run_command, start
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import PACKAGE
-from cifar_lightning.data import ShapesData
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
@@ -493,12 +492,6 @@ def test_the_gpus_of_all_machines_share_the_batch(
     typed = ("trainer.num_nodes=2", "trainer.gpus=auto", "data.batch_size=12")
     trainer = run.build_trainer(tiny(*typed, "+trainer.accelerator=cpu"), {})
     assert (trainer.num_nodes, trainer.num_devices) == (2, 3)
-
-
-def test_revisiting_is_refused_on_several_machines(tiny: Compose, shapes: ShapesData) -> None:
-    config = tiny("callbacks=hard_examples", "trainer.num_nodes=2", "data.batch_size=24")
-    with pytest.raises(UserError, match="works on one device"):
-        run.build_trainer(config, run.build_callbacks(config, shapes))
 
 
 def test_a_sweep_under_torchrun_is_refused() -> None:

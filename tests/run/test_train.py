@@ -48,32 +48,6 @@ METRICS = [
 ]
 
 
-def test_a_teacher_trains_a_student_whose_checkpoint_needs_it_no_more(
-    tiny: Compose, tmp_path: Path
-) -> None:
-    of_teacher = train(tiny("model=residual_dw_257k", "target_accuracy=null", run_dir="teacher"))
-    taught_by = f"teacher={tmp_path}/teacher/checkpoints/best.ckpt"
-    options = [taught_by, "target_accuracy=null", "trainer.max_epochs=2"]
-    metrics = train(tiny(*options, "distillation.weight=1", run_dir="student"))
-    alone = train(tiny("target_accuracy=null", "trainer.max_epochs=2", run_dir="alone"))
-    assert (of_teacher["teacher"], metrics["teacher"]) == (None, "residual_dw_257k")
-    assert metrics["train_tflop"] == pytest.approx(
-        alone["train_tflop"] + 2 / 3 * of_teacher["train_tflop"], rel=1e-4
-    )
-    weights = weights_of(tmp_path / "student/checkpoints/last.ckpt")
-    others = weights_of(tmp_path / "alone/checkpoints/last.ckpt")
-    assert weights.keys() == others.keys()
-    assert not all(torch.equal(weights[name], others[name]) for name in weights)
-
-    resume = f"resume={tmp_path}/student/checkpoints/last.ckpt"
-    with pytest.raises(UserError, match=r"at 32 x 32 pixels, but the data are .* at 28 x 28"):
-        train(tiny(taught_by, "data.image_size=28", run_dir="other"))
-    shutil.rmtree(tmp_path / "teacher")
-    assert run.rebuild(tmp_path / "student/checkpoints/best.ckpt")[0].distillation is None
-    with pytest.raises(UserError, match=r"best\.ckpt: there is no such file"):
-        train(compose([resume, "trainer.max_epochs=3"], tmp_path / "student"))
-
-
 def test_a_run_leaves_what_it_should(tiny: Compose, tmp_path: Path) -> None:
     metrics = train(tiny("target_accuracy=null"))
     folder = tmp_path / "run"

@@ -21,7 +21,7 @@ from cifar_lightning.evaluate import evaluate, evaluation, main
 from cifar_lightning.evaluate.corruptions import CORRUPTIONS
 from cifar_lightning.run.inference import Inference
 from cifar_lightning.train import train
-from cifar_lightning.training import metrics as measures
+from cifar_lightning.training import metrics
 
 Compose = Callable[..., DictConfig]
 
@@ -222,7 +222,7 @@ def test_an_evaluation_is_of_the_images_it_says(
     for number, name in enumerate(shapes.classes):
         right = (guesses[labels == number] == number).float().mean().item()
         assert found["test/acc_by_class"][name] == pytest.approx(right, abs=1e-6)
-    mirrored = measures.scores(sure.logits(images, 50, flip=True), labels)
+    mirrored = metrics.scores(sure.logits(images, 50, flip=True), labels)
     assert {k: found[f"test/{k}_flip"] for k in mirrored} == mirrored
     assert found["test/loss_flip"] != found["test/loss"]
     for name, corruption in CORRUPTIONS.items():
@@ -239,7 +239,7 @@ def test_an_evaluation_is_of_the_images_it_says(
 def test_mistakes_have_their_own_captions(sure: Inference, shapes: ShapesData) -> None:
     logits = sure.logits(shapes.test.images, 100)
     confidences, guesses = logits.softmax(1).max(1)
-    wrong = measures.confident_mistakes(guesses, confidences, shapes.test.labels, 36)
+    wrong = metrics.confident_mistakes(guesses, confidences, shapes.test.labels, 36)
     figure = evaluation._mistakes(logits, shapes, "t")
     assert figure is not None
     (axes,) = figure.axes

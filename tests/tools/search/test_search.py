@@ -4,7 +4,12 @@ import csv
 import json
 import os
 import re
+import secrets
+import shutil
 import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,6 +17,7 @@ from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from conftest import TINY
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import (
@@ -29,7 +35,6 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.search import outcome, search, worker
 from cifar_lightning.search.space import as_overrides, examples, parse_space
 from cifar_lightning.search.study import (
-    current_trials,
     is_of_machine,
     open_search,
     without_password,
@@ -40,6 +45,42 @@ from cifar_lightning.tracking.run_folder import read_rows
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 # What may be chosen.
+
+POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The address of a real server, Debian's, without its last part, a database."""
+    if not POSTGRES:
+        message = "A real PostgreSQL server keeps studies here: apt-get install postgresql"
+        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
+    # Not below pytest's folder, which is its user's alone; the server refuses to be root's.
+    folder = Path(tempfile.mkdtemp())
+    user = "postgres" if os.getuid() == 0 else None
+    if user:
+        shutil.chown(folder, user)
+    start = partial(subprocess.run, check=True, user=user, capture_output=True, cwd=folder)
+    port = 20_000 + secrets.randbelow(20_000)
+    listening = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    start([POSTGRES[-1] / "initdb", "-D", "data", "-A", "trust", "-U", "someone"])
+    control = [POSTGRES[-1] / "pg_ctl", "-D", "data", "-w"]
+    # Its own log: the server would keep a pipe open for ever.
+    start([*control, "-o", listening, "-l", "log", "start"], capture_output=False)
+    yield f"postgresql://someone:secret@127.0.0.1:{port}"
+    start([*control, "-m", "immediate", "stop"])
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def database(postgres: str) -> str:
+    name = f"studies_{secrets.token_hex(4)}"
+    address = f"{postgres.replace('postgresql', 'postgresql+psycopg')}/postgres"
+    engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    engine.dispose()
+    return f"{postgres}/{name}"
 
 
 @pytest.mark.parametrize(
@@ -91,42 +132,32 @@ def test_numbers_have_four_digits() -> None:
 # Whole searches.
 
 SMALL = (
-    *(option for option in TINY if not option.startswith(("data.train_size", "trainer.max"))),
-    "data.train_size=400",
-    "trainer.max_epochs=5",
+    *TINY,
+    "trainer.max_epochs=2",
     "pruner=null",
     "heartbeat_interval=1",
-    "grace_period=3",
+    "grace_period=5",
+    "+callbacks.pause._target_=trial_callbacks.Pause",
 )
 DONE = re.compile(r"^trial +(\d+) ", re.MULTILINE)
-MINE = """
-import os, signal
-import pytorch_lightning as pl
-import torch
-
-class Crash(pl.Callback):
-    def __init__(self, how):
-        self.how = how
-    def on_train_epoch_end(self, trainer, module):
-        if self.how == "raise":
-            raise RuntimeError("a fault of mine")
-        if self.how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "no_number":
-            next(module.network.parameters()).data.fill_(torch.nan)
-"""
 
 
-def start_search(*typed: str, cwd: Path, **environment: str) -> Program:
+def start_search(*typed: str, cwd: Path, pause_in: int) -> Program:
+    """A search as a program, which waits within one of its trials."""
     cwd.mkdir(exist_ok=True)
-    return start("search", *typed, cwd=cwd, env=os.environ | environment)
+    path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+    return start(
+        "search",
+        *typed,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path, "PAUSE_IN": str(pause_in)},
+    )
 
 
-def run_search(*arguments: str, cwd: Path, **environment: str) -> str:
-    program = start_search(*arguments, cwd=cwd, **environment)
-    output = finish(program)
-    assert program.returncode == 0, output
-    return output
+def run_search(cwd: Path, *overrides: str) -> dict[str, Any]:
+    """A search in this process; its trials have processes of their own."""
+    folder = cwd / "runs/search/lr_augment"
+    return search(compose([*SMALL, *overrides], folder, "search"))
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -135,16 +166,17 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def results(folder: Path) -> list[dict[str, str]]:
-    """The table without what no two trainings have alike; a retried trial has a new number."""
+    """The table without seconds, and without numbers, one of which a retry takes."""
     different = ("train_seconds", "trial")
     return [{k: v for k, v in row.items() if k not in different} for row in table(folder)]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a search of five trials that nothing disturbed."""
+    """The folder of a search of three trials that nothing disturbed."""
     cwd = tmp_path_factory.mktemp("whole")
-    run_search(*SMALL, "n_trials=5", cwd=cwd)
+    found = run_search(cwd, "n_trials=3")
+    assert found["complete"] == 3
     return cwd / "runs/search/lr_augment"
 
 
@@ -152,93 +184,72 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_search_leaves_what_it_should(whole: Path) -> None:
     rows = table(whole)
     assert [(row["trial"], row["state"]) for row in rows] == [
-        (str(n), "complete") for n in range(5)
+        (str(n), "complete") for n in range(3)
     ]
     space = ("optimizer.lr", "optimizer.sgd_lr", "augment", "label_smoothing")
-    assert len({tuple(row[key] for key in space) for row in rows}) == 5
+    assert len({tuple(row[key] for key in space) for row in rows}) == 3
     assert all(0.02 <= float(row["optimizer.lr"]) <= 0.4 for row in rows)
     for row in rows:
         trial = whole / "trials" / row["trial"]
         metrics = json.loads((trial / "metrics.json").read_text())
         assert metrics["val/acc"] == pytest.approx(float(row["val/acc"]))
         assert metrics["test/acc"] is None  # test images are not for choosing
-        assert (metrics["stopped_by"], metrics["epochs"]) == ("max_epochs", 5)
-        config = OmegaConf.load(trial / ".hydra" / "config.yaml")
+        assert (metrics["stopped_by"], metrics["epochs"]) == ("max_epochs", 2)
+        config = OmegaConf.load(trial / "config.yaml")
         assert config.optimizer.lr == float(row["optimizer.lr"])
         assert config.choices.augment == row["augment"]
         assert config.sweep == "lr_augment"
     for name in ("history", "importance"):
         assert (whole / f"{name}.png").stat().st_size > 5000
 
-
-@pytest.mark.slow
-def test_the_best_configuration_is_an_experiment(
-    whole: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # The best configuration is an experiment, which is tested.
     file = whole / "conf" / "experiment" / "lr_augment_best.yaml"
     _, command, result, *_ = file.read_text().splitlines()
-    best = max(table(whole), key=lambda row: float(row["val/acc"]))
+    best = max(rows, key=lambda row: float(row["val/acc"]))
     assert f"{float(best['val/acc']):.2%} validation accuracy" in result
     assert "experiment=lr_augment_best" in command
-    monkeypatch.chdir(whole.parents[2])
-    typed = ["--cfg", "job", *command.split()[4:]]
-    ended = run_command("train", *typed)
+    ended = run_command("train", "--cfg", "job", *command.split()[4:])
     assert ended.returncode == 0, ended.stderr
     config = OmegaConf.create(ended.stdout)
     assert isinstance(config, DictConfig)
-    trial = OmegaConf.load(whole / "trials" / best["trial"] / ".hydra" / "config.yaml")
-    assert isinstance(trial, DictConfig)
+    trial_config = OmegaConf.load(whole / "trials" / best["trial"] / "config.yaml")
+    assert isinstance(trial_config, DictConfig)
     for key in ("model", "optimizer", "scheduler", "augment", "data", "label_smoothing", "init"):
-        assert config[key] == trial[key], key
+        assert config[key] == trial_config[key], key
     assert config.target_accuracy is None
-    assert config.trainer.max_epochs == 5
-    assert "limit_test_batches" not in config.trainer  # it is tested
+    assert config.trainer.max_epochs == 2
+    assert "limit_test_batches" not in config.trainer
 
 
 @pytest.mark.slow
-def test_killed_half_way_and_started_again_it_ends_as_if_nothing_had_been(
+def test_stopped_and_killed_and_started_again_it_ends_as_if_nothing_had_been(
     whole: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "killed/runs/search/lr_augment"
-    program = start_search(*SMALL, "n_trials=5", cwd=tmp_path / "killed")
-    wait_for((folder / "trials/2/checkpoints/last.ckpt").exists, program)
-    program.kill()
-    finish(program)
-    study = optuna.load_study(study_name="lr_augment", storage=f"sqlite:///{folder}/study.db")
-    states = [trial.state for trial in study.trials]
-    assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING]
-    before = [(folder / f"trials/{number}/metrics.json").stat().st_mtime_ns for number in (0, 1)]
-    run_search(*SMALL, "n_trials=5", cwd=tmp_path / "killed")
-    assert [trial.state for trial in current_trials(study)] == [TrialState.COMPLETE] * 5
-    # Bit by bit, and the third trial was resumed from its checkpoint.
-    assert results(folder) == results(whole)
-    epochs = [row["epoch"] for row in read_rows(folder / "trials/2") if "lr" in row]
-    assert epochs == [1, 2, 3, 4, 5]
-    assert (folder / "trials/2/output.log").read_text().count("epoch 1/5") == 1
-    after = [(folder / f"trials/{number}/metrics.json").stat().st_mtime_ns for number in (0, 1)]
-    assert after == before
-    # Once more there is nothing to do.
-    assert not DONE.findall(run_search(*SMALL, "n_trials=5", cwd=tmp_path / "killed"))
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_the_trial_to_the_next_start(tmp_path: Path) -> None:
-    cwd = tmp_path / "stopped"
-    folder = cwd / "runs/search/lr_augment"
-    program = start_search(*SMALL, "n_trials=2", cwd=cwd)
-    wait_for((folder / "trials/0/checkpoints/last.ckpt").exists, program)
-    program.send_signal(signal.SIGINT)
-    output = finish(program)
-    assert program.returncode == 130, output
+    folder = tmp_path / "runs/search/lr_augment"
+    stopped = start_search(*SMALL, "n_trials=3", cwd=tmp_path, pause_in=1)
+    wait_for((folder / "trials/1/paused").exists, stopped)
+    stopped.send_signal(signal.SIGINT)
+    output = finish(stopped)
+    assert stopped.returncode == 130, output
     assert "Traceback" not in output
-    assert table(folder)[0]["state"] == "waiting"
-    assert [row["state"] for row in _again(cwd)] == ["complete", "complete"]
-    assert (folder / "trials/0/output.log").read_text().count("epoch 1/5") == 1
+    assert DONE.findall(output) == ["0"]
+    assert [row["state"] for row in table(folder)] == ["complete", "waiting"]
 
+    killed = start_search(*SMALL, "n_trials=3", cwd=tmp_path, pause_in=3)  # 2 was the retry of 1
+    wait_for((folder / "trials/3/paused").exists, killed)
+    killed.kill()
+    assert DONE.findall(finish(killed)) == ["1"]
+    finished = [folder / f"trials/{number}/metrics.json" for number in (0, 1)]
+    before = [file.stat().st_mtime_ns for file in finished]
 
-def _again(cwd: Path) -> list[dict[str, str]]:
-    run_search(*SMALL, "n_trials=2", cwd=cwd)
-    return table(cwd / "runs/search/lr_augment")
+    assert run_search(tmp_path, "n_trials=3")["complete"] == 3
+    assert [file.stat().st_mtime_ns for file in finished] == before
+    # To the bit, and each trial was resumed from its checkpoint, under its number.
+    assert results(folder) == results(whole)
+    for number in (1, 3):
+        epochs = [row["epoch"] for row in read_rows(folder / f"trials/{number}") if "lr" in row]
+        assert epochs == [1, 2]
+        assert (folder / f"trials/{number}/output.log").read_text().count("epoch 1/2") == 1
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -266,7 +277,7 @@ def take_part(config: DictConfig) -> int:
 
 def test_several_workers_run_exactly_so_many_trials(tmp_path: Path, address: str) -> None:
     (tmp_path / "conf/search").mkdir(parents=True)
-    config = composed(tmp_path, f"storage={address}", "n_trials=60")
+    config = composed(tmp_path, f"storage={address}", "n_trials=30")
     config.search.params = {"optimizer.lr": "choice(0.1,0.2)"}
     study = open_search(config).study
     for lr in ("0.1", "0.2"):  # what all others are then the same as, so that nothing is trained
@@ -286,103 +297,82 @@ def test_several_workers_run_exactly_so_many_trials(tmp_path: Path, address: str
         work = partial(take_part, config)
         done = [*threads.map(partial(run_job, work), [JobEnvironment()] * 3)]
     states = [trial.state for trial in study.get_trials()]
-    assert states.count(TrialState.COMPLETE) == 60
+    assert states.count(TrialState.COMPLETE) == 30
     assert set(states) <= {TrialState.COMPLETE, TrialState.WAITING, TrialState.FAIL}
-    assert sum(done) == 58
-    assert min(done) > 5
+    assert sum(done) == 28
 
 
 @pytest.mark.slow
-def test_two_workers_share_one_study_and_one_is_killed(tmp_path: Path) -> None:
-    cwd = tmp_path / "shared"
-    first, second = (start_search(*SMALL, "n_trials=8", cwd=cwd) for _ in range(2))
-    wait_for(lambda: len([*cwd.glob("runs/search/*/trials/*/checkpoints/last.ckpt")]) > 2, first)
-    first.kill()
-    done = [[int(number) for number in DONE.findall(finish(p))] for p in (first, second)]
-    assert second.returncode == 0
+def test_a_worker_takes_over_what_one_that_is_killed_leaves(tmp_path: Path, address: str) -> None:
+    options = ("n_trials=3", f"storage={address}", "grace_period=10")
+    first = start_search(*SMALL, *options, cwd=tmp_path / "first", pause_in=0)
+    trials = tmp_path / "first/runs/search/lr_augment/trials"
+    wait_for((trials / "0/paused").exists, first)
+    # With SQLite on one machine; with a server on two, which have folders of their own.
+    cwd = tmp_path / ("first" if address.startswith("sqlite") else "second")
     folder = cwd / "runs/search/lr_augment"
-    rows = table(folder)
-    assert [row["state"] for row in rows] == ["complete"] * 8
-    assert sorted(done[0] + done[1]) == sorted(int(row["trial"]) for row in rows)
-    assert all(done)
-    # The trial that was running was resumed, under its number.
-    logs = [log.read_text() for log in folder.glob("trials/*/output.log")]
-    assert [log.count("epoch 1/5") for log in logs] == [1] * 8
+
+    def kill() -> None:
+        """When the second worker runs a trial while the first one does."""
+        wait_for((folder / "trials/1/checkpoints/last.ckpt").exists, first)
+        first.kill()
+
+    with ThreadPoolExecutor(1) as threads:
+        killing = threads.submit(kill)
+        assert run_search(cwd, *options)["complete"] == 3
+        killing.result()
+    assert DONE.findall(finish(first)) == []
+    assert [(row["trial"], row["state"]) for row in table(folder)] == [
+        (str(n), "complete") for n in range(3)
+    ]
+    # Where its files are, the trial was resumed.
+    log = (folder / "trials/0/output.log").read_text()
+    assert log.count("epoch 1/2") == log.count("epoch 2/2") == 1
+    texts = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [text for text in texts if b"secret@" in text]
+
+
+def enqueued(tmp_path: Path, key: str, values: Sequence[str], *overrides: str) -> DictConfig:
+    """A search's configuration; it will try these values in this order."""
+    config = composed(tmp_path, f"n_trials={len(values)}", "trainer.max_epochs=2", *overrides)
+    config.search.params = {key: f"choice({','.join(sorted(set(values)))})"}
+    study = open_search(config).study
+    for value in values:
+        study.enqueue_trial({key: value})
+    return config
 
 
 @pytest.mark.slow
-def test_two_machines_share_one_postgresql_study_and_one_dies(
-    tmp_path: Path, database: str
+def test_what_goes_wrong_fails_the_trial_and_not_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = (*SMALL, "n_trials=6", f"storage={database}")
-    first, second = (start_search(*options, cwd=tmp_path / name) for name in ("first", "second"))
-    running = tmp_path / "first/runs/search/lr_augment/trials"
-    wait_for(lambda: list(running.glob("*/checkpoints/last.ckpt")), first)
-    first.kill()
-    finish(first)
-    output = finish(second)
-    assert second.returncode == 0, output
-    assert "secret" not in output
-    rows = table(tmp_path / "second/runs/search/lr_augment")
-    assert [row["state"] for row in rows] == ["complete"] * 6
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert not [path for path in files if b"secret@" in path.read_bytes()]
-
-
-@pytest.mark.slow
-def test_what_goes_wrong_fails_the_trial_and_not_the_search(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(MINE)
-    (tmp_path / "conf" / "search").mkdir(parents=True)
-    params = {"+callbacks.crash.how": "choice(raise,kill,no_number,no)"}
-    OmegaConf.save({"params": params}, tmp_path / "conf" / "search" / "crashes.yaml")
-    output = run_search(
-        *("--config-dir", str(tmp_path / "conf"), "search=crashes", "n_trials=12", *SMALL),
-        "+callbacks.crash._target_=mine.Crash",
-        cwd=tmp_path / "here",
-        PYTHONPATH=str(tmp_path),
-    )
-    rows = table(tmp_path / "here/runs/search/crashes")
-    assert len(rows) == 12
-    endings: dict[str, set[tuple[str, str]]] = {}
-    for row in rows:
-        how, reason = row["+callbacks.crash.how"], row["reason"].partition(":")[0]
-        endings.setdefault(how, set()).add((row["state"], reason))
-    died = "Its process was ended by SIGKILL, as the system does when memory runs out."
-    assert endings == {
-        "raise": {("failed", "a fault of mine")},
-        "kill": {("failed", died)},
-        "no_number": {("failed", "The loss became NaN or infinite")},
-        "no": {("complete", "")},
-    }
-    assert output.count("failed: a fault of mine") == sum(
-        row["+callbacks.crash.how"] == "raise" for row in rows
-    )
+    target = "+callbacks.failure._target_=trial_callbacks.Failure"
+    ways = ["raise", "kill", "nan", "no", "no"]
+    found = search(enqueued(tmp_path, "+callbacks.failure.how", ways, target))
+    assert (found["failed"], found["complete"], found["best"]) == (3, 2, 3)
+    rows = table(tmp_path / "search")
+    reasons = [row["reason"].partition(":")[0] for row in rows]
+    assert reasons == [
+        "a fault of mine",
+        "Its process was ended by SIGKILL, as the system does when memory runs out.",
+        "The loss is not a finite number any more",
+        "",
+        "",
+    ]
+    assert "trial 0  failed: a fault of mine" in capsys.readouterr().out
     # The same once more is not trained once more.
-    good = [row for row in rows if row["state"] == "complete"]
-    assert {row["same_as"] for row in good[1:]} <= {good[0]["trial"]}
-    assert not any(
-        (tmp_path / f"here/runs/search/crashes/trials/{row['trial']}").exists() for row in good[1:]
-    )
+    assert [row["same_as"] for row in rows] == ["", "", "", "", "3"]
+    assert not (tmp_path / "search/trials/4").exists()
 
 
 @pytest.mark.slow
 def test_a_trial_without_prospects_is_pruned(tmp_path: Path) -> None:
-    (tmp_path / "conf" / "search").mkdir(parents=True)
-    params = {"optimizer.lr": "choice(0.1,1e-9)", "seed": "range(3)"}
-    OmegaConf.save({"params": params}, tmp_path / "conf" / "search" / "lr.yaml")
-    output = run_search(
-        *("--config-dir", str(tmp_path / "conf"), "search=lr", "n_trials=8"),
-        *(option for option in SMALL if option != "pruner=null"),
-        *("optimizer.sgd_lr=1e-9", "pruner.n_startup_trials=2", "pruner.n_warmup_steps=1"),
-        cwd=tmp_path / "here",
-    )
-    rows = table(tmp_path / "here/runs/search/lr")
-    pruned = [row for row in rows if row["state"] == "pruned"]
-    assert pruned, output
-    for row in pruned:
-        metrics = tmp_path / "here/runs/search/lr/trials" / row["trial"] / "metrics.json"
-        assert json.loads(metrics.read_text())["stopped_by"] == "pruned"
-        assert 2 <= float(row["epochs"]) < 5
+    pruner = ("pruner.n_startup_trials=1", "optimizer.sgd_lr=1e-9", "trainer.max_epochs=3")
+    search(enqueued(tmp_path, "optimizer.lr", ["0.1", "1e-9"], *pruner))
+    assert [row["state"] for row in table(tmp_path / "search")] == ["complete", "pruned"]
+    metrics = json.loads((tmp_path / "search/trials/1/metrics.json").read_text())
+    assert metrics["stopped_by"] == "pruned"
+    assert metrics["epochs"] < 3
 
 
 # Mistakes.
@@ -406,7 +396,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["optimizer.lr=0.1"], r"optimizer\.lr is searched by search=lr_augment"),
         (["data.val_size=0"], r"data\.val_size=0 leaves no images to judge a trial by"),
         (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing is searched"),
-        (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 is not a count from 1"),
+        (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 should be greater than or equal to 1"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
         (["sampler=null"], r"sampler has no _target_"),
         (["trainer=ddp_sim"], r"A trial of a search trains on one device"),

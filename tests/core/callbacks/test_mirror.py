@@ -1,11 +1,16 @@
 import copy
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from cifar_lightning import run
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW, ResidualDW, initialise
+from cifar_lightning.train import train
 from cifar_lightning.training.callbacks.mirror import (
     mirror_channels,
     mirror_index,
@@ -13,6 +18,8 @@ from cifar_lightning.training.callbacks.mirror import (
     symmetrise,
     symmetrise_statistics,
 )
+
+Compose = Callable[..., DictConfig]
 
 
 def images(n: int = 8, size: int = 32) -> Tensor:
@@ -130,3 +137,35 @@ def test_a_layer_whose_mirror_image_is_unknown_is_refused(layer: nn.Module) -> N
     network = nn.Sequential(nn.Conv2d(3, 4, 3), layer)
     with pytest.raises(UserError, match=type(layer).__name__):
         mirror_index(network, torch.arange(4))
+
+
+def test_mirror_symmetry_refuses_a_network_that_cannot_have_it(tiny: Compose) -> None:
+    with pytest.raises(UserError, match="not mirror-symmetric, even with symmetric weights"):
+        train(tiny("experiment=airbench94", "data.batch_size=25", "callbacks=mirror"))
+
+
+def both_logits(checkpoint: Path) -> tuple[Tensor, Tensor]:
+    classifier, _ = run.rebuild(checkpoint)
+    images = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return classifier(images.byte()), classifier(images.byte().flip(-1))
+
+
+def test_trained_with_mirror_symmetry_a_mirrored_image_gets_the_same_logits(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    train(tiny("callbacks=mirror", "target_accuracy=null", "trainer.max_epochs=2"))
+    for name in ("best", "last"):
+        logits, mirrored = both_logits(tmp_path / f"run/checkpoints/{name}.ckpt")
+        assert logits.std() > 0.1
+        assert torch.allclose(logits, mirrored, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_it_works_in_every_precision_and_without_validation(
+    tiny: Compose, tmp_path: Path, precision: str
+) -> None:
+    options = ["callbacks=mirror", "target_accuracy=null", "data.val_size=0"]
+    train(tiny(*options, f"trainer.precision={precision}"))
+    tolerance = 1e-3 if precision == "64-true" else 0.1
+    assert torch.allclose(*both_logits(tmp_path / "run/checkpoints/best.ckpt"), atol=tolerance)

@@ -53,10 +53,9 @@ def test_what_is_no_metric_of_classes_is_refused(
         train(tiny(*typed(*metric)))
 
 
-@pytest.mark.parametrize("name", ["loss", "acc"])
-def test_it_does_not_take_the_names_that_are_there(name: str) -> None:
-    with pytest.raises(ValueError, match=f"name={name} is taken"):
-        ExtraMetric(name, lambda: None)  # type: ignore[arg-type,return-value]
+def test_it_does_not_take_the_names_that_are_there() -> None:
+    with pytest.raises(ValueError, match="name=acc is taken"):
+        ExtraMetric("acc", lambda: None)  # type: ignore[arg-type,return-value]
 
 
 def test_two_of_one_name_are_refused(tiny: Compose) -> None:

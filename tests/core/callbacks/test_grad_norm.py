@@ -1,0 +1,105 @@
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from test_callbacks import Diverging
+from torch import Tensor
+
+from cifar_lightning import run
+from cifar_lightning.errors import UserError
+from cifar_lightning.run import fit
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+from cifar_lightning.training.callbacks.grad_norm import GradientNorm
+
+Compose = Callable[..., DictConfig]
+
+
+class Halves(pl.Callback):
+    """Changes the gradients, as some methods do; listed behind the norm."""
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= 2
+
+
+CHANGED = "+callbacks.halves._target_=test_grad_norm.Halves"
+
+
+@pytest.mark.parametrize("options", [[CHANGED], ["data.val_size=0"]])
+def test_the_gradient_norm_is_the_mean_of_what_the_optimizer_saw(
+    tiny: Compose, tmp_path: Path, options: list[str]
+) -> None:
+    config = tiny("target_accuracy=null", "trainer.max_epochs=2", *options)
+    data = run.build_data(config)
+    classifier, _ = run.build_classifier(config, data)
+    callbacks = run.build_callbacks(config, data)
+    trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
+    seen: list[float] = []
+
+    class Spy(pl.Callback):
+        def on_train_batch_end(self, *arguments: object) -> None:
+            squares = [p.grad.square().sum() for p in classifier.parameters() if p.grad is not None]
+            seen.append(torch.stack(squares).sum().sqrt().item())
+
+    trainer.callbacks.append(Spy())  # type: ignore[attr-defined]
+    with fit.quiet(), run.open_loggers(config) as trainer.loggers:
+        fit.fit(trainer, classifier, data, config)
+    steps = len(seen) // 2
+    means = [sum(seen[:steps]) / steps, sum(seen[steps:]) / steps]
+    rows = read_rows(tmp_path / "run")
+    assert [row["train/grad_norm"] for row in rows] == pytest.approx(means, rel=1e-4)
+
+
+def test_a_step_that_is_skipped_has_no_gradient_norm() -> None:
+    callback = GradientNorm()
+    logged: dict[str, Tensor] = {}
+    module = torch.nn.Linear(1, 2, bias=False)
+    module.log = logged.__setitem__  # type: ignore[assignment]
+    for gradient in ([3.0, 4.0], [float("inf"), 0.0], [6.0, 8.0]):
+        module.weight.grad = torch.tensor(gradient)[:, None]
+        callback.on_before_optimizer_step(None, module, None)  # type: ignore[arg-type]
+    fitting = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    callback.on_validation_epoch_end(fitting, module)  # type: ignore[arg-type]
+    assert logged["train/grad_norm"] == 7.5
+
+
+LR, NORM = r"(?P<lr>\S+)", r"(?P<norm>\S+)"
+
+
+@pytest.mark.parametrize("every", [1, 50])
+def test_the_learning_rate_and_the_gradient_norms_of_a_step_without_a_number_are_named(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    monkeypatch.setattr(Diverging, "bad_step", 10)
+    monkeypatch.setattr(run.build, "Classifier", Diverging)
+    norms: list[float] = []
+    rates: list[float] = []
+
+    def note(callback: GradientNorm, trainer: pl.Trainer, *others: Any) -> None:
+        measure(callback, trainer, *others)
+        assert callback.gradient_norm is not None
+        norms.append(callback.gradient_norm.item())
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    measure = GradientNorm.on_before_optimizer_step
+    monkeypatch.setattr(GradientNorm, "on_before_optimizer_step", note)
+    options = ["target_accuracy=null", "trainer.max_epochs=2"]
+    said = rf"step 10, in epoch 2 \(learning rate {LR}, gradient norm nan, one step before {NORM}\)"
+    with pytest.raises(UserError, match=said) as error:
+        train(tiny(*options, f"callbacks.nan.every_n_steps={every}"))
+    found = re.search(said, str(error.value))
+    assert found is not None
+    assert found["lr"] == f"{rates[9]:.3g}" != f"{rates[8]:.3g}"
+    assert found["norm"] == f"{norms[8]:.3g}" != f"{norms[7]:.3g}"
+    with pytest.raises(UserError, match=rf"step 10, in epoch 2 \(learning rate {LR}\)\."):
+        train(
+            tiny(*options, f"callbacks.nan.every_n_steps={every}", "callbacks.gradient_norm=null")
+        )

@@ -1,0 +1,101 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import weights_of
+from omegaconf import DictConfig
+from test_classifier import classifier, images
+from torch import Tensor, nn
+
+from cifar_lightning import run
+from cifar_lightning.config.compose import compose
+from cifar_lightning.errors import UserError
+from cifar_lightning.train import train
+from cifar_lightning.training.distillation import Distillation
+
+Compose = Callable[..., DictConfig]
+
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+
+def test_the_teachers_share_is_the_divergence_from_its_answers() -> None:
+    student, taught = classifier(linear(), label_smoothing=0.3), classifier(linear())
+    student.augment = lambda images, index, epoch, generator: images
+    labels = torch.arange(16) % 3
+    batch = (images(), labels, torch.arange(16))
+    alone = student.training_step(batch, 0)["losses"]
+    student.distillation = Distillation(taught, "linear", weight=0.25, temperature=2.0)
+    together = student.training_step(batch, 0)["losses"]
+    p = (taught(images()) / 2).softmax(1)
+    divergence = (p * (p.log() - (student(images()) / 2).log_softmax(1))).sum(1)
+    assert isinstance(alone, Tensor)
+    assert isinstance(together, Tensor)
+    assert torch.allclose(together, 0.75 * alone + 0.25 * 4 * divergence, atol=1e-6)
+
+
+def test_a_student_with_its_teachers_weights_has_nothing_to_learn_from_it() -> None:
+    network = linear()
+    student, taught = classifier(network), classifier(network)
+    student.augment = lambda images, index, epoch, generator: images
+    student.distillation = Distillation(taught, "linear", weight=1.0, temperature=4.0)
+    loss = student.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
+    assert isinstance(loss, Tensor)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_teacher_sees_the_augmented_images_and_stays_as_it_is() -> None:
+    student, taught = classifier(linear()), classifier(nn.Sequential(nn.BatchNorm2d(3), linear()))
+    student.augment = lambda images, index, epoch, generator: images.flip(-1)
+    seen = []
+    taught.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    student.distillation = Distillation(taught, "linear", weight=0.5, temperature=1.0)
+    before = {name: tensor.clone() for name, tensor in taught.state_dict().items()}
+    loss = student.training_step((images(), torch.arange(16) % 3, torch.arange(16)), 0)["loss"]
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert torch.equal(seen[0], taught.normalise(images().flip(-1)))
+    assert all(torch.equal(before[name], now) for name, now in taught.state_dict().items())
+    assert all(weight.grad is None for weight in taught.parameters())
+    assert "teacher" not in str([*student.state_dict()])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weight": 1.1, "temperature": 1.0}, "weight must be from 0 to 1, not 1.1"),
+        ({"weight": 0.5, "temperature": 0.0}, "temperature must be above 0, not 0.0"),
+    ],
+)
+def test_a_teacher_refuses(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Distillation(classifier(linear()), "linear", **arguments)
+
+
+def test_a_teacher_trains_a_student_whose_checkpoint_needs_it_no_more(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    of_teacher = train(tiny("model=residual_dw_257k", "target_accuracy=null", run_dir="teacher"))
+    taught_by = f"teacher={tmp_path}/teacher/checkpoints/best.ckpt"
+    options = [taught_by, "target_accuracy=null", "trainer.max_epochs=2"]
+    metrics = train(tiny(*options, "distillation.weight=1", run_dir="student"))
+    alone = train(tiny("target_accuracy=null", "trainer.max_epochs=2", run_dir="alone"))
+    assert (of_teacher["teacher"], metrics["teacher"]) == (None, "residual_dw_257k")
+    assert metrics["train_tflop"] == pytest.approx(
+        alone["train_tflop"] + 2 / 3 * of_teacher["train_tflop"], rel=1e-4
+    )
+    weights = weights_of(tmp_path / "student/checkpoints/last.ckpt")
+    others = weights_of(tmp_path / "alone/checkpoints/last.ckpt")
+    assert weights.keys() == others.keys()
+    assert not all(torch.equal(weights[name], others[name]) for name in weights)
+
+    resume = f"resume={tmp_path}/student/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"at 32 x 32 pixels, but the data are .* at 28 x 28"):
+        train(tiny(taught_by, "data.image_size=28", run_dir="other"))
+    shutil.rmtree(tmp_path / "teacher")
+    assert run.rebuild(tmp_path / "student/checkpoints/best.ckpt")[0].distillation is None
+    with pytest.raises(UserError, match=r"best\.ckpt: there is no such file"):
+        train(compose([resume, "trainer.max_epochs=3"], tmp_path / "student"))
