@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -117,8 +118,9 @@ def _be_program(
     sys.argv[1:] = typed
     try:
         runpy.run_module(f"cifar_lightning.{name}", run_name="__main__", alter_sys=True)
-    finally:
-        atexit._run_exitfuncs()  # which a forked process leaves out
+    finally:  # as an interpreter ends, and a forked process does not
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
 
 
 def run_command(

@@ -21,6 +21,7 @@ from cifar_lightning.models import budget
 
 PACKAGE = Path(cifar_lightning.__file__).parent
 CONFIGS = {"config", "example", "result", "trained"}  # the names that the code has for them
+TOOLS = ("dashboard", "evaluate", "export", "predict", "report", "search")
 # Parts without a `_target_` whose keys are the arguments of a function all the same.
 ARGUMENTS = {"budget": budget.check}
 # What is taken whole, whatever its keys.
@@ -50,11 +51,16 @@ def dotted(node: ast.AST) -> str | None:
 @cache
 def keys_read(command: str) -> set[str]:
     """What the code of a command reads by name; of those that look at checkpoints, its own."""
-    by_training = command in ("train", "search")
-    files = [*(PACKAGE / command).glob("*.py"), *(PACKAGE / "run").glob("*.py")]
+    if command in ("train", "search"):
+        others = {PACKAGE / tool for tool in TOOLS if tool != command}
+        files = [f for f in PACKAGE.rglob("*.py") if not others.intersection(f.parents)]
+    else:
+        files = [*(PACKAGE / command).glob("*.py"), *(PACKAGE / "run").glob("*.py")]
     found = set()
-    for file in PACKAGE.rglob("*.py") if by_training else files:
+    for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(getattr(node, "ctx", ast.Load()), ast.Load):
+                continue  # written, not read
             name, _, key = (dotted(node) or "").partition(".")
             if name in CONFIGS:
                 found.add(key)
@@ -115,7 +121,7 @@ def not_of_logging(content: Any) -> Iterator[str]:
 
 def all_configurations() -> list[tuple[str, ...]]:
     """Each command by itself, and with each option of each group that it has."""
-    commands = ["dashboard", "evaluate", "export", "predict", "report", "search", "train"]
+    commands = [*TOOLS, "train"]
     shared = {"in_place", "debugging"}
     assert {path.stem for path in CONF.glob("*.yaml")} == {*commands, *shared}
     of_data = [f"data={option}" for option in names("data")]
@@ -143,6 +149,7 @@ def test_every_key_is_read(configuration: tuple[str, ...]) -> None:
     [
         ("train.yaml", "unused: 3", ("train",), "unused"),
         ("predict.yaml", "robustness: true", ("predict",), "robustness"),  # evaluate's
+        ("train.yaml", "robustness: true", ("train",), "robustness"),
         ("data/shapes.yaml", "angle: 3", ("train", "data=shapes"), "data.angle"),
         ("trainer/ddp.yaml", "colour: 3", ("train", "trainer=ddp"), "trainer.colour"),
         ("callbacks/default.yaml", "of_none: {a: 3}", ("train",), "callbacks.of_none.a"),

@@ -396,7 +396,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["optimizer.lr=0.1"], r"optimizer\.lr is searched by search=lr_augment"),
         (["data.val_size=0"], r"data\.val_size=0 leaves no images to judge a trial by"),
         (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing is searched"),
-        (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 should be greater than or equal to 1"),
+        (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 is not a count from 1"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
         (["sampler=null"], r"sampler has no _target_"),
         (["trainer=ddp_sim"], r"A trial of a search trains on one device"),

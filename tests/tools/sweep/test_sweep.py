@@ -388,7 +388,9 @@ def test_a_sweep_grows_and_a_new_one_does_not_take_its_folder(tmp_path: Path) ->
 @pytest.mark.slow
 def test_a_job_that_another_process_works_on_is_left_alone(tmp_path: Path) -> None:
     for number in "01":
-        make_run(tmp_path / "s" / number, [f"seed={number}", *TINY], finished=number == "1")
+        typed = [f"seed={number}", *TINY]
+        as_hydra_records = [option.replace("=false", "=False") for option in typed]
+        make_run(tmp_path / "s" / number, as_hydra_records, finished=number == "1")
         (tmp_path / "s" / number / "train.log").write_text("as it was\n")
     options = ["hydra.sweep.dir=s", "hydra.sweeper.resume=true", "seed=0,1", *TINY]
     with FileLock(tmp_path / "s" / "0" / ".lock"):
