@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY
+from programs import run_command
 from test_install import ROOT, sources
 
 DOC = (ROOT / "docs" / "extend.md").read_text()
@@ -61,21 +62,26 @@ def call(command: str, checkout: Path) -> str:
     """What a command prints in a checkout, with settings that make it quick."""
     words = shlex.split(command)
     given = dict(word.split("=", 1) for word in words[: words.index("python")])
+    environment = {**os.environ, **given, "PYTHONPATH": str(checkout), "ROUNDS": "1"}
     program, *options = words[words.index("python") + 1 :]
     if program == "-m":
-        program, options = f"-m {options[0]}", options[1:]
-    name = re.split(r"[./ ]cifar_lightning\.|/", program)[-1]
+        name = options.pop(0).removeprefix("cifar_lightning.")
+    else:
+        name = Path(program).name
     options += SMALLER.get(name, [])
     if "data=shapes" in options:
         options += OF_SHAPES
-    ended = subprocess.run(
-        [sys.executable, *program.split(), *options],
-        cwd=checkout,
-        env={**os.environ, **given, "PYTHONPATH": str(checkout), "ROUNDS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    if program == "-m":
+        ended = run_command(name, *options, cwd=checkout, env=environment)
+    else:
+        ended = subprocess.run(
+            [sys.executable, program, *options],
+            cwd=checkout,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
     assert ended.returncode == 0, f"{command}\n{ended.stdout}{ended.stderr}"
     return ended.stdout
 
@@ -84,6 +90,7 @@ def metrics_of(run: Path) -> dict[str, Any]:
     return dict(json.loads((run / "metrics.json").read_text()))
 
 
+@pytest.mark.slow
 def test_a_network_stands_in_the_table(tmp_path: Path) -> None:
     checkout, (_, table) = checkout_with("A network", tmp_path)
     (run,) = checkout.glob("runs/train/*")

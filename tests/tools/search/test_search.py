@@ -347,7 +347,7 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = "+callbacks.failure._target_=trial_callbacks.Failure"
-    ways = ["raise", "kill", "nan", "no", "no"]
+    ways = ["raise", "kill", "diverge", "no", "no"]
     found = search(enqueued(tmp_path, "+callbacks.failure.how", ways, target))
     assert (found["failed"], found["complete"], found["best"]) == (3, 2, 3)
     rows = table(tmp_path / "search")
@@ -355,7 +355,7 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(
     assert reasons == [
         "a fault of mine",
         "Its process was ended by SIGKILL, as the system does when memory runs out.",
-        "The loss is not a finite number any more",
+        "The loss became NaN or infinite",
         "",
         "",
     ]
@@ -368,7 +368,7 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(
 @pytest.mark.slow
 def test_a_trial_without_prospects_is_pruned(tmp_path: Path) -> None:
     pruner = ("pruner.n_startup_trials=1", "optimizer.sgd_lr=1e-9", "trainer.max_epochs=3")
-    search(enqueued(tmp_path, "optimizer.lr", ["0.1", "1e-9"], *pruner))
+    search(enqueued(tmp_path, "optimizer.lr", ["0.1", "1e-09"], *pruner))
     assert [row["state"] for row in table(tmp_path / "search")] == ["complete", "pruned"]
     metrics = json.loads((tmp_path / "search/trials/1/metrics.json").read_text())
     assert metrics["stopped_by"] == "pruned"

@@ -14,7 +14,7 @@ class Failure(pl.Callback):
     """Fails at the end of the first epoch, or not.
 
     Args:
-        how: `raise`, `kill`, `nan` or `no`.
+        how: `raise`, `kill`, `diverge` or `no`.
     """
 
     def __init__(self, how: str) -> None:
@@ -25,7 +25,7 @@ class Failure(pl.Callback):
             raise RuntimeError("a fault of mine")
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "nan":
+        if self.how == "diverge":
             next(pl_module.parameters()).data.fill_(torch.nan)
 
 
