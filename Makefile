@@ -31,7 +31,9 @@ $(DEPENDENCIES): requirements.lock
 	    $$python -m venv --clear .uv && sed -n '/^uv==/,/# via/p' $< | .uv/bin/python -m pip \
 	    install --quiet --disable-pip-version-check --require-hashes -r /dev/stdin; fi && \
 	$(UV) venv --quiet --clear --python "$$python" .venv
-	@$(UV) pip install --quiet --require-hashes --python $(PYTHON) -r $<
+	@# Where Python may not keep bytecode, it is made now: each start would compile torch anew.
+	@$(UV) pip install --quiet --require-hashes --python $(PYTHON) -r $< \
+	    $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 	@touch $@
 
 $(READY): $(DEPENDENCIES) pyproject.toml

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 # Importing these takes a command most of a short run's time: 12 seconds on a slow core. So commands
-# are forked from a process that has imported them, one for all tests, and nothing of ours.
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    ["hydra", "matplotlib.pyplot", "pytorch_lightning", "pydantic", "torchinfo", "wandb"]
+# are forked from a process that has imported them, one for all tests, and nothing of ours; nor W&B,
+# whose folder of pictures would be that of all forks, and deleted with the first one.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["hydra", "matplotlib.pyplot", "pytorch_lightning", "pydantic", "torchinfo"]
 )
 
 
@@ -42,7 +43,7 @@ class Program:
     ) -> None:
         self._stdout = _new_file()
         self._stderr = _new_file() if stderr_apart else self._stdout
-        self._process = _FORKS.Process(
+        self._process = FORKS.Process(
             target=_be_program,
             args=(
                 name,

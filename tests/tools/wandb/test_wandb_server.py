@@ -9,13 +9,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import programs
 import pytest
 from conftest import TINY, needs_unshare
-from programs import only, wait_for
+from programs import Program, only, wait_for
 from wandb_files import recorded, run_folders, without_service
 from wandb_server import KEY, Behaviour, WandbServer, wandb_server
 
@@ -23,7 +24,7 @@ from cifar_lightning.config.compose import CONF
 from cifar_lightning.tracking.run_folder import read_rows
 
 NOWHERE = "http://127.0.0.1:9"
-EPOCHS = 60  # about ten seconds, in which a server can go away
+EPOCHS = 20  # some seconds, in which a server can go away
 IN_TIME = 80  # seconds, from its going away to the end
 
 
@@ -34,33 +35,27 @@ def server() -> Iterator[WandbServer]:
 
 
 AS_OTHERS = 'hostname secret-host && test "$(hostname)" = secret-host && exec "$@"'
+OPTIONS = [*TINY, "plots=true", "logger=default", "target_accuracy=null"]
 
 
-def start(
-    url: str, *arguments: str, online: bool = True, before: Sequence[str] = ()
-) -> subprocess.Popen[str]:
-    options = [*TINY, "plots=true", "logger=default", "target_accuracy=null"]
-    options += [
-        "logger.wandb.finish_timeout=3",
-        f"logger.wandb.mode={'online' if online else 'offline'}",
-        *arguments,
-    ]
-    place = {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "HOME": str(Path.cwd())}
-    place["WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL"] = "1"  # seconds
-    return subprocess.Popen(
-        [*before, sys.executable, "-m", "cifar_lightning.train", *options],
-        env=without_service() | place | {"USER": "secret_user", "LOGNAME": "secret_user"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def environment(url: str) -> dict[str, str]:
+    """All variables of a training whose W&B server is at this address."""
+    return without_service() | {
+        "WANDB_BASE_URL": url,
+        "WANDB_API_KEY": KEY,
+        "WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1",  # seconds
+        "HOME": str(Path.cwd()),
+    }
 
 
-def finish(program: subprocess.Popen[str], seconds: float = IN_TIME) -> str:
-    try:
-        output = program.communicate(timeout=seconds)[0]
-    finally:
-        program.kill()
+def start(url: str, *arguments: str, online: bool = True) -> Program:
+    mode = f"logger.wandb.mode={'online' if online else 'offline'}"
+    options = [*OPTIONS, "logger.wandb.finish_timeout=3", mode, *arguments]
+    return programs.start("train", *options, env=environment(url))
+
+
+def finish(program: Program) -> str:
+    output = programs.finish(program, IN_TIME)
     assert program.returncode == 0, output
     assert "Traceback" not in output
     return output
@@ -103,13 +98,14 @@ def test_an_online_run_is_uploaded_whole(server: WandbServer) -> None:
 @needs_unshare("--uts")
 @pytest.mark.slow
 def test_a_server_learns_nothing_of_the_machine(server: WandbServer) -> None:
-    training = start(
-        server.url,
-        "logger.wandb.finish_timeout=60",
-        "+trainer.default_root_dir=/secret_place/x",
-        before=["unshare", "--map-root-user", "--uts", "sh", "-c", AS_OTHERS, "sh"],
+    options = [*OPTIONS, "logger.wandb.mode=online", "+trainer.default_root_dir=/secret_place/x"]
+    training = [sys.executable, "-m", "cifar_lightning.train", *options]
+    subprocess.run(
+        ["unshare", "--map-root-user", "--uts", "sh", "-c", AS_OTHERS, "sh", *training],
+        env=environment(server.url) | {"USER": "secret_user", "LOGNAME": "secret_user"},
+        check=True,
+        timeout=100,
     )
-    finish(training)
     texts = [json.dumps(variables) for _, variables in server.asked]
     texts += [b.decode(errors="replace") for path, b in server.sent if "diff.patch" not in path]
     assert len(texts) > 50
@@ -125,7 +121,7 @@ def test_a_server_that_goes_away_ends_no_training(
     server: WandbServer, behaviour: Behaviour
 ) -> None:
     program = start(server.url, f"trainer.max_epochs={EPOCHS}")
-    wait_for(server.saw_a_row.is_set, seconds=100)
+    wait_for(server.saw_a_row.is_set, program)
     server.behaviour = behaviour
     output = finish(program)
     check_that_nothing_is_lost(
@@ -158,7 +154,7 @@ def test_a_server_that_is_away_from_the_start_makes_the_run_offline(
 @pytest.mark.slow
 def test_without_its_own_process_wandb_ends_no_training(server: WandbServer) -> None:
     program = start(server.url, f"trainer.max_epochs={EPOCHS}")
-    wait_for(server.saw_a_row.is_set, seconds=100)
+    wait_for(server.saw_a_row.is_set, program)
     os.kill(core_of(program.pid), signal.SIGKILL)
     output = finish(program)
     check_that_nothing_is_lost(output, EPOCHS, "W&B: ")
@@ -192,10 +188,8 @@ def test_a_training_that_is_killed_leaves_the_rows_so_far() -> None:
 
 
 def resume(url: str, checkpoint: Path, *arguments: str, online: bool) -> None:
-    place = {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "HOME": str(Path.cwd())}
-    place |= {} if online else {"WANDB_MODE": "offline"}
-    command = [sys.executable, "-m", "cifar_lightning.train", f"resume={checkpoint}", *arguments]
-    subprocess.run(command, env=without_service() | place, check=True, timeout=100)
+    mode = {} if online else {"WANDB_MODE": "offline"}
+    finish(programs.start("train", f"resume={checkpoint}", *arguments, env=environment(url) | mode))
 
 
 @pytest.mark.slow
