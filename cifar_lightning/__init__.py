@@ -1,7 +1,7 @@
 """A small, honest CIFAR-10 research template on PyTorch Lightning, Hydra and W&B.
 
-The public names, which docs/library.md lists, load what they need when they are first used, so that
-importing the package, as the command line does, costs nothing.
+The public names, which docs/library.md lists, are imported when they are first used, so that
+importing the package is fast.
 """
 
 from importlib import import_module
@@ -46,8 +46,8 @@ __all__ = [
     "train_tflop",
 ]
 
-# Train, evaluate and the like are modules' names already: cifar_lightning.train.train(compose(…)).
-_HOMES = {
+# Without `train` and `evaluate`, which are submodules: cifar_lightning.train.train(compose(…)).
+_MODULES = {
     "training.augment": (
         *("Augment", "alternating_flip", "cutmix", "cutout"),
         *("flip", "random_flip", "random_shift", "scale"),
@@ -91,15 +91,15 @@ if TYPE_CHECKING:
         linear_schedule,
     )
 
-else:  # hidden, as type checkers would take any name for one that is there
+else:  # hidden from type checkers, to which it would make any name valid
 
     def __getattr__(name: str) -> Any:
-        for home, names in _HOMES.items():
+        for module, names in _MODULES.items():
             if name in names:
-                return getattr(import_module(f"{__name__}.{home}"), name)
+                return getattr(import_module(f"{__name__}.{module}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """For completion, in notebooks and editors."""
+    """Names for completion in notebooks and editors."""
     return [*globals(), *__all__]

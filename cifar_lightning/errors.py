@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake ends in."""
+"""Exceptions for what the user can fix."""
 
 
 class UserError(Exception):
@@ -10,4 +10,4 @@ class UserError(Exception):
 
 
 class DataUnavailable(UserError):
-    """The data set is neither on this machine nor to be had from its mirrors."""
+    """The data set is not on this machine and could not be downloaded."""

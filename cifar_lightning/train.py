@@ -1,4 +1,4 @@
-"""Train a network to the target on CIFAR-10: `python -m cifar_lightning.train`.
+"""Train a network on CIFAR-10 to the target accuracy: `python -m cifar_lightning.train`.
 
 The default recipe reaches 81.7 % ± 0.2 test accuracy (10 seeds, CIFAR-10 JPEG copy) in 4
 epochs; benchmarks/results/ has the times.
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 
 def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) -> dict[str, Any]:
-    """One run: fit until the target or the last epoch, then test the best checkpoint once.
+    """Train until the target or the last epoch, then test the best checkpoint once.
 
     Args:
-        config: as `cli.compose` gives it.
-        callbacks: by name, beside those of the configuration.
+        config: from `config.compose.compose`, or from the command line.
+        callbacks: further ones beside the configuration's, by name.
 
     Returns:
-        What `metrics.json` in the run's folder holds.
+        The content of `metrics.json` in the run folder.
 
     Raises:
         UserError: for a mistake that the user can fix.
-        KeyboardInterrupt: after Ctrl-C, when the training is saved and the run's files are written.
-        SystemExit: after SIGTERM likewise, with the code 143.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint and the run's files are written.
+        SystemExit: likewise after SIGTERM, with exit code 143.
     """
-    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    # Imported here, so that `--help` and a mistyped option are answered at once.
     import pytorch_lightning as pl
 
     from cifar_lightning import run
     from cifar_lightning.checkpoints.record import write_record
     from cifar_lightning.config import validate
-    from cifar_lightning.config.compose import as_typed
+    from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
     from cifar_lightning.system.jobs import in_job_process
     from cifar_lightning.tracking import console, results, run_logger
     from cifar_lightning.tracking.run_folder import RunFolder
     from cifar_lightning.training.callbacks import Interruption
 
-    typed = as_typed(config)
+    overrides = overrides_of(config)
     if config.resume is not None:
         config = resume.resumed(config)
     validate.check_config(config)
@@ -65,7 +65,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     with fit.quiet(), run.open_loggers(config) as loggers:
         trainer.loggers = loggers
         if trainer.is_global_zero:
-            write_record(config, typed)
+            write_record(config, overrides)
         console.show_start(config, data, trainer, callbacks)
         run_logger.log_start(loggers, config, budget, callbacks)
         finished = fit.fit(trainer, classifier, data, config, interruption) and fit.evaluate_best(
@@ -75,7 +75,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         metrics = results.collect(config, trainer, classifier, callbacks, budget, device, finished)
         if trainer.is_global_zero:
             figures = results.save_plots(config, classifier, data, metrics, finished)
-            results.save(config, metrics)  # last: a run that has them is over
+            results.save(config, metrics)  # last: metrics.json marks a run as finished
             run_logger.log_end(loggers, metrics, figures, classifier, data, callbacks["best"])
             console.show_result(config, metrics, loggers)
         if not finished:
@@ -86,33 +86,33 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
 
 def train_locked(config: DictConfig) -> dict[str, Any]:
-    """`train`, holding the lock of the run folder, for the command line."""
+    """Run `train` while holding the lock of the run folder."""
     from contextlib import nullcontext
 
     from cifar_lightning.system import processes
     from cifar_lightning.system.locks import run_lock
 
-    # Of several processes, the first writes to the folder.
+    # Of several processes, only the first writes to the folder.
     with run_lock(Path(config.run_dir)) if processes.is_first() else nullcontext():
         return train(config)
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """Register the sweeper; replace `resume_sweep=` and `resume=` by what Hydra takes."""
+    """Register the sweeper, and translate `resume_sweep=` and `resume=` for Hydra."""
     from importlib.util import find_spec
 
     from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 
-    if find_spec("cifar_lightning.sweep") is not None:  # which can be deleted
+    if find_spec("cifar_lightning.sweep") is not None:  # it may have been deleted
         from hydra.core.plugins import Plugins
 
         from cifar_lightning.sweep.resume import resume_sweep
 
-        # First, because Hydra executes the modules of all plugins that it finds once more.
+        # Before the plugin is imported: this executes the modules of all plugins that it finds.
         plugins = Plugins.instance()
         from hydra_plugins.cifar_lightning_sweeper import GridSweeper
 
-        # An editable install hides the plugin from Hydra, which looks in folders.
+        # Hydra searches folders, and so does not find the plugin of an editable install.
         plugins.register(GridSweeper)
         arguments = resume_sweep(arguments)
     return in_run_folder(resume_auto(arguments))
@@ -121,7 +121,7 @@ def prepare(arguments: list[str]) -> list[str]:
 main = entry("train", train_locked, prepare)
 
 if __name__ == "__main__":
-    # By this name the processes of a sweep's jobs find `train`, and not in their own `__main__`.
+    # Imported by name, because a sweep's job processes unpickle `train` by its module's name.
     from cifar_lightning.train import main as program
 
     program()

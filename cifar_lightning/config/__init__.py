@@ -1,1 +1,1 @@
-"""Composes, checks and explains configurations; imports neither torch nor Lightning."""
+"""Composes and checks configurations, and explains errors; imports neither torch nor Lightning."""

@@ -1,4 +1,4 @@
-"""From the names of options to a whole configuration."""
+"""Composes configurations with Hydra."""
 
 import contextlib
 import re
@@ -12,21 +12,21 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cifar_lightning.config.paths import names_a_place
+from cifar_lightning.config.paths import sets_path
 
 PACKAGE = Path(__file__).resolve().parents[1]
-# Inside the package where it was installed, beside it in a checkout.
+# Inside the package if it is installed, beside it in a checkout.
 CONF = PACKAGE / "conf" if (PACKAGE / "conf").is_dir() else PACKAGE.parent / "conf"
 
-# Overrides that a run's title has in other words, that do not change what is trained, or that every
-# trial of a search has.
+# Overrides that a run's title leaves out: it has them in another form, they do not change what is
+# trained, or all trials of a search have them.
 NOT_IN_TITLE = (
     *("data", "experiment", "seed", "trainer", "trainer.gpus", "trainer.num_nodes"),
     *("target_accuracy", "trainer.limit_test_batches"),
 )
-# What `complete` adds to a configuration.
+# Keys that `complete` adds to a configuration.
 ADDED = ("choices", "overrides", "sweep", "run_dir", "run_id")
-LONGEST_TITLE = 100  # W&B has room for 128
+LONGEST_TITLE = 100  # characters; W&B allows 128
 
 OmegaConf.register_new_resolver(
     "run_name",
@@ -36,13 +36,13 @@ OmegaConf.register_new_resolver(
 
 
 def title(choices: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> str:
-    """A run's name on W&B: what it trains, what was typed that changes it, and its seed."""
+    """A run's name on W&B: experiment or model, overrides that change the training, and seed."""
     experiment, model = choices.get("experiment"), str(choices.get("model"))
     words = [experiment or model]
     for override in overrides:
         key = key_of(override)
-        said = key in NOT_IN_TITLE or (key == "model" and not experiment)
-        if not said and not key.startswith("hydra") and not names_a_place(override):
+        left_out = key in NOT_IN_TITLE or (key == "model" and not experiment)
+        if not left_out and not key.startswith("hydra") and not sets_path(override):
             words.append(override.lstrip("+"))
     name, ending = " ".join(words), f" seed {seed}"
     room = LONGEST_TITLE - len(ending)
@@ -58,15 +58,15 @@ def compose(
     config_name: str = "train",
     sweep: str | None = None,
 ) -> DictConfig:
-    """The configuration that the command line would give, for notebooks and tests.
+    """Compose a configuration as the command line does, for notebooks and tests.
 
     Args:
-        overrides: as typed after the command.
-        run_dir: the run's folder; by default a new one below runs/.
+        overrides: as on the command line.
+        run_dir: the run's folder; by default a new one in runs/.
         config_name: the file in conf/.
-        sweep: the name of the sweep or search that it is a run of.
+        sweep: name of the sweep or search that the run belongs to.
     """
-    running = GlobalHydra.instance().is_initialized()  # a command composes for others, as a search
+    running = GlobalHydra.instance().is_initialized()  # within a command, such as search
     with (
         contextlib.nullcontext()
         if running
@@ -75,9 +75,9 @@ def compose(
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     hydra_config = config.hydra
     if run_dir is None:
-        # As conf/debugging.yaml has it.
-        place = "debug" if hydra_config.runtime.choices.get("debug") else config_name
-        run_dir = f"runs/{place}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
+        # As in conf/debugging.yaml.
+        task = "debug" if hydra_config.runtime.choices.get("debug") else config_name
+        run_dir = f"runs/{task}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
     with open_dict(config):
         del config["hydra"]
     complete(config, hydra_config, run_dir, sweep)
@@ -85,7 +85,14 @@ def compose(
 
 
 def complete(config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: str | None) -> None:
-    """Add what only Hydra knows: options chosen, overrides typed, the run's folder and names."""
+    """Add what only Hydra knows: choices, overrides, the run's folder and id.
+
+    Args:
+        config: changed in place.
+        hydra_config: Hydra's own part of the configuration.
+        run_dir: the run's folder.
+        sweep: name of the sweep or search that the run belongs to, if any.
+    """
     choices = hydra_config.runtime.choices
     with open_dict(config):
         config.choices = {g: o for g, o in choices.items() if not str(g).startswith("hydra/")}
@@ -93,21 +100,21 @@ def complete(config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: 
         config.sweep = sweep
         folder = Path(run_dir).absolute()
         config.run_dir = str(folder)
-        # Names the run elsewhere too, as on W&B; in a sweep's folder the jobs are mere numbers.
+        # The run's name elsewhere, as on W&B; jobs in a sweep's folder have only numbers.
         name = f"{folder.parent.name}-{folder.name}" if folder.name.isdigit() else folder.name
-        # A folder may be used twice, a name on W&B may not.
+        # A folder may be used twice, an id on W&B may not.
         config.run_id = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}-{secrets.token_hex(3)}"
 
 
-def as_typed(config: DictConfig) -> list[str]:
-    """The overrides of a configuration, as they were typed.
+def overrides_of(config: DictConfig) -> list[str]:
+    """The overrides of a configuration, with interpolations unresolved.
 
-    `seed=${hydra:job.num}`, say, has its meaning within the job alone.
+    `seed=${hydra:job.num}`, for example, can be resolved only within its job.
     """
     overrides: Any = OmegaConf.to_container(config.overrides)
     return list(overrides)
 
 
 def key_of(override: str) -> str:
-    """What an override, as typed, sets."""
+    """The key that an override sets."""
     return override.lstrip("+~").partition("=")[0]

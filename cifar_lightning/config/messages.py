@@ -1,4 +1,4 @@
-"""One message for a mistake, with what would be right."""
+"""Turns exceptions into error messages for users, with suggestions."""
 
 import difflib
 import errno
@@ -14,25 +14,24 @@ from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.jobs import JobFailed
 
-# These end in one message. Anything else is a fault of ours or of a network, with its traceback.
-# OSError too: it is the disk's or the machine's, and its message says where to find the traceback.
+# Exceptions that end in one message; all others are bugs, and end in a traceback. An OSError comes
+# from the disk or the machine, and its message says how to get the traceback.
 MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException, OSError)
 
-# What a value that does not fit ends in, and perhaps a fault in a network.
+# What a wrong value raises, and perhaps a bug in a network.
 FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
 
 
 def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> str:
-    """One message for a mistake, with the nearest valid names where a name is wrong.
+    """Turn an exception into an error message, with the nearest valid names if a name is wrong.
 
     Args:
-        error: what ended the command.
+        error: that ended the command.
         config_name: the file in conf/.
-        arguments: what was typed; the options chosen in it decide which names are valid.
+        arguments: of the command line; the options chosen there decide which names are valid.
 
     Returns:
-        Lines of printable characters: names of files, and values, may hold commands to the
-        terminal.
+        Printable lines, because file names and values may contain terminal escape sequences.
     """
     message = _explain(error, config_name, arguments)
     return "".join(
@@ -64,11 +63,11 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
 
 
 def _explain_os(error: OSError, config_name: str) -> str:
-    """What the operating system refuses, and where the files of a run can go instead."""
-    place = error.filename2 or error.filename
-    where = f" ({place})" if place else ""
+    """Explain an error of the operating system, and how to write files to another folder."""
+    path = error.filename2 or error.filename
+    where = f" ({path})" if path else ""
     training = config_name == "train"
-    option = "hydra.run.dir=FOLDER puts the run" if training else "output=PATH puts what is written"
+    option = "hydra.run.dir=FOLDER puts the run" if training else "output=PATH puts the output"
     elsewhere = {"predict": f"{option} elsewhere.", "report": ""}.get(
         config_name,
         f"{option} elsewhere, data.root=FOLDER the official files and data.cache_dir=FOLDER the "
@@ -77,25 +76,26 @@ def _explain_os(error: OSError, config_name: str) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         resume = ", with resume=LAST_CHECKPOINT if there is one" * training
         return (
-            f"The disk is full{where}. What was saved before is whole. Free some space and start "
+            f"The disk is full{where}. What was saved before is intact. Free some space and start "
             f"again{resume}{f'; or {elsewhere}' if elsewhere else '.'}"
         )
-    shown = "HYDRA_FULL_ERROR=1 shows where it was met."
+    hint = "HYDRA_FULL_ERROR=1 shows where it was raised."
     if training and error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN):
         return (
             f"{error.strerror}{where}. Is its disk still there? resume=LAST_CHECKPOINT resumes "
-            f"the run from there; {elsewhere}\n{shown}"
+            f"the run from there; {elsewhere}\n{hint}"
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
-        return f"{error.strerror}{where}. {elsewhere}\n{shown}"
+        return f"{error.strerror}{where}. {elsewhere}\n{hint}"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return f"A file is where a folder is needed{where}. {elsewhere}\n{shown}"
-    return f"{error}\n{shown}"
+        return f"A file is where a folder is needed{where}. {elsewhere}\n{hint}"
+    return f"{error}\n{hint}"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
+    """Suggest the nearest of the known names."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if not close:  # right in the last part, wrong in the way there
+    if not close:  # perhaps only the groups before the last dot are wrong
         last = name.rpartition(".")[2]
         close = [k for k in known if k.rpartition(".")[2] == last][:3]
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -103,7 +103,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _elsewhere(name: str) -> str:
-    """Where a key stands in another option of its group, as `data.path` does in data=folder."""
+    """Name the options of a key's group that have it, as data=folder has `data.path`."""
     group, _, key = name.partition(".")
     options = [
         path.stem for path in sorted((CONF / group).glob("*.yaml")) if key in OmegaConf.load(path)
@@ -112,7 +112,7 @@ def _elsewhere(name: str) -> str:
 
 
 def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
-    """All groups and keys, with the options that were typed and exist."""
+    """All groups and keys, with the options on the command line that exist."""
     chosen = []
     for argument in arguments:
         group, _, option = argument.partition("=")

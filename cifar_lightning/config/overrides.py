@@ -1,4 +1,4 @@
-"""What was typed, made ready for Hydra's grammar."""
+"""Command-line overrides, checked and quoted for Hydra's grammar."""
 
 import os
 import re
@@ -8,9 +8,9 @@ from pathlib import Path
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
 
-CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for a further folder of configurations
+CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for another folder of configurations
 
-# Paths that people type: Hydra's grammar wants them quoted where they hold =, spaces or brackets.
+# Keys of paths, which Hydra's grammar needs quoted if they contain =, spaces or brackets.
 PATH_KEYS = (
     "checkpoint",
     "data.cache_dir",
@@ -30,7 +30,7 @@ PATH_KEYS = (
 
 
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:
-    """Quote paths for Hydra's grammar.
+    """Quote paths for Hydra's grammar, and refuse overrides that it would misread.
 
     Raises:
         UserError: if a path is empty, a group is given no option, or there is a space before an
@@ -47,7 +47,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         if equals and not key:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
         if argument in ("experiment=null", "debug=null"):
-            continue  # as it is without; Hydra does not take it
+            continue  # the default, which Hydra does not accept
         group = key.lstrip("+")
         is_group = group != "" and (CONF / group).is_dir()
         if is_group and not all(map(_names_option, value.split(","))):
@@ -65,7 +65,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _names_option(value: str) -> bool:
-    """Whether it may be a name, and not what Hydra takes for a value of another kind."""
+    """Whether a value may be the name of an option, and not a number, null or a dictionary."""
     if value.strip().lower() in ("null", "true", "false") or value.strip().startswith("{"):
         return False
     try:
@@ -81,19 +81,19 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 
 
 def quoted(value: str) -> str:
-    """A text as Hydra's grammar takes it, in single quotes.
+    """Quote a text for Hydra's grammar, in single quotes.
 
-    Before a quote, a backslash would be an escape, so it is doubled there.
+    Backslashes are doubled before a quote only, where they would escape it.
     """
     escaped = re.sub(r"(\\+)(?='|$)", r"\1\1", value).replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def write_nothing(arguments: Sequence[str]) -> list[str]:
-    """Overrides for a process that is not the first: the run's folder and its log are of that one.
+    """Overrides for a process that is not the first, which alone writes the run folder and the log.
 
-    Each of torchrun's and srun's processes is a command of its own, with a time of its own in the
-    name that its run folder would have.
+    torchrun and srun start one command per process, each of which would name a run folder by its
+    own time.
     """
     same_for_all = any(a.startswith("hydra.run.dir=") and "${" not in a for a in arguments)
     folder = [] if same_for_all else ["hydra.run.dir=."]
@@ -101,7 +101,7 @@ def write_nothing(arguments: Sequence[str]) -> list[str]:
 
 
 def options_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's options with their values, and the overrides."""
+    """Split arguments into Hydra's options with their values, and overrides."""
     options: list[str] = []
     overrides: list[str] = []
     for before, argument in zip(["", *arguments], arguments, strict=False):

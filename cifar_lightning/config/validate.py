@@ -1,4 +1,4 @@
-"""Checks a configuration against the signatures it goes to, before anything is built."""
+"""Checks a configuration against the signatures of what it calls, before anything is built."""
 
 import difflib
 import inspect
@@ -16,13 +16,19 @@ from pydantic.errors import PydanticUserError
 from cifar_lightning.errors import UserError
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
-OF_TRAINER = ("compile", "deterministic", "gpus", "max_epochs", "precision")  # which are read here
+TRAINER_KEYS = (
+    "compile",
+    "deterministic",
+    "gpus",
+    "max_epochs",
+    "precision",
+)  # which the run reads
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
 ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 
 
 class Settings(TypedDict):
-    """The kinds of the values at the configuration's top; those of its parts say their classes."""
+    """Types of the values at the configuration's top level; the others' are in signatures."""
 
     seed: int
     target_accuracy: float | None
@@ -34,7 +40,7 @@ class Settings(TypedDict):
 
 
 class Budget(TypedDict):
-    """The kinds of the values of `budget`, whose names the check of the network knows."""
+    """Types of the values of `budget`."""
 
     max_params: float | None
     min_dilated: int | None
@@ -42,7 +48,7 @@ class Budget(TypedDict):
 
 
 def check_config(config: DictConfig) -> None:
-    """Refuse what neither the data nor the machine is needed to judge, before the data is fetched.
+    """Check all that can be checked without the data and the machine.
 
     Raises:
         UserError: names the key, its value, and what would fit.
@@ -58,32 +64,34 @@ def check_config(config: DictConfig) -> None:
         check_part("distillation", values.get("distillation"))
     for group in ("callbacks", "logger"):
         for name, part in values[group].items():
-            if part is not None:  # taken out
+            if part is not None:  # null removes it
                 check_part(f"{group}.{name}", part)
     _check_ranges(values)
 
 
 def _check_presence(values: Any) -> None:
-    """Refuse a configuration without a key that is read, or with a value in place of a group."""
+    """Refuse a configuration that lacks a key, or has a value where a group is needed."""
     groups = (*PARTS, "budget", "callbacks", "logger")
     _refuse_missing("", values, (*sorted(Settings.__required_keys__), *groups))
     for key in groups:
         if not isinstance(values[key], dict):
-            raise UserError(f"{key}={_typed(values[key])} is no option and no set of keys.")
-    _refuse_missing("trainer.", values["trainer"], OF_TRAINER)
+            raise UserError(
+                f"{key}={_in_yaml(values[key])} is neither an option nor a group of keys."
+            )
+    _refuse_missing("trainer.", values["trainer"], TRAINER_KEYS)
     for name in ("best", "throughput"):
         if values["callbacks"].get(name) is None:
-            raise UserError(f"callbacks.{name} cannot be taken out: the results come from it.")
+            raise UserError(f"callbacks.{name} cannot be removed: the results come from it.")
 
 
 def _refuse_missing(prefix: str, values: Mapping[str, Any], keys: Iterable[str]) -> None:
     missing = ", ".join(f"{prefix}{key}" for key in keys if key not in values)
     if missing:
-        raise UserError(f"{missing} cannot be taken out. Set it to another value.")
+        raise UserError(f"{missing} cannot be removed. Set it to another value.")
 
 
 def _check_ranges(values: Any) -> None:
-    """Refuse values of the right kind that no constructor would refuse by their key."""
+    """Refuse values of the right type that are out of range, and that no constructor checks."""
     target, trainer = values["target_accuracy"], values["trainer"]
     epochs, nodes = trainer["max_epochs"], trainer.get("num_nodes", 1)
     interval, confidence = trainer.get("val_check_interval"), values["target_confidence"]
@@ -108,26 +116,27 @@ def _check_ranges(values: Any) -> None:
     )
     for key, value, fits, range_ in ranges:
         if not fits:
-            raise UserError(f"{key}={_typed(value)} is not {range_}.")
+            raise UserError(f"{key}={_in_yaml(value)} is not {range_}.")
     if target is not None and values["data"].get("val_size") == 0:
         raise UserError(
-            "data.val_size=0 leaves no images to see the target on: say target_accuracy=null too."
+            "data.val_size=0 leaves no validation images to measure the target on: set "
+            "target_accuracy=null too."
         )
 
 
 def check_part(key: str, part: Any) -> None:
-    """Check a part of a configuration against the class or function that it goes to.
+    """Check a part of a configuration against the class or function that it calls.
 
     Args:
-        key: where it stands in the configuration.
-        part: its `_target_` and arguments, as a container of primitives.
+        key: of the part, for the message.
+        part: its `_target_` and arguments, as a dictionary of primitives.
 
     Raises:
-        UserError: if there is no such target, or its arguments do not fit.
+        UserError: if the target cannot be imported, or its arguments are wrong.
     """
     if not isinstance(part, dict) or not isinstance(part.get("_target_"), str):
-        raise UserError(f"{key} has no _target_, the class or function to call: {_typed(part)}.")
-    ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # not (only) Lightning's
+        raise UserError(f"{key} has no _target_, the class or function to call: {_in_yaml(part)}.")
+    ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # which the run converts
     arguments = {k: v for k, v in part.items() if not k.startswith("_") and k not in ours}
     try:
         target = pkgutil.resolve_name(part["_target_"])
@@ -137,38 +146,38 @@ def check_part(key: str, part: Any) -> None:
 
 
 def check_folder(key: str, folder: Path) -> None:
-    """Check that files can be written to a folder, which need not be there yet.
+    """Check that files can be written to a folder, which need not exist yet.
 
     Args:
-        key: that it stems from, as it was typed.
-        folder: nothing is made.
+        key: the override that names it, for the message.
+        folder: is not created.
 
     Raises:
-        UserError: names what is in the way.
+        UserError: if a file is in the way, or permissions are missing.
     """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise UserError(f"{key}: {place} is a file, where a folder is needed.")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise UserError(f"{key}: nothing can be written to {place}.")
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{key}: {existing} is a file, where a folder is needed.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{key}: nothing can be written to {existing}.")
 
 
 def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, Any]) -> None:
-    """Check that a class or function has arguments of these names, and takes values of these kinds.
+    """Check the names and types of arguments against a class or function.
 
     Args:
-        key: where the values stand in the configuration.
-        target: the class or function; of what it has no annotation for, any value will do.
-        values: by name.
+        key: of the arguments in the configuration, for the message.
+        target: the class or function; arguments without annotation may have any type.
+        values: the arguments, by name.
 
     Raises:
-        UserError: names the first that does not fit.
+        UserError: names the first that is wrong.
     """
     try:
         parameters = inspect.signature(target).parameters
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    except (TypeError, ValueError):  # some built-in functions have no signature
         return
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in values:
@@ -179,34 +188,34 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:
         hints = get_type_hints(function)
-    except Exception:  # annotations may be any text, or names that only a type checker sees
+    except Exception:  # annotations may be any text, or names that only type checkers import
         return
     given = {
         name: value
         for name, value in values.items()
-        if not _makes_object(value)
+        if not _is_instantiated(value)
         and (value is not None or name not in parameters or parameters[name].default is not None)
     }
     check_values(f"{key}.", hints, given)
 
 
-def _makes_object(value: Any) -> bool:
-    """Whether it is not the value that is passed on, but an object that Hydra makes of it."""
+def _is_instantiated(value: Any) -> bool:
+    """Whether Hydra instantiates an object from a value, and passes that on instead."""
     if isinstance(value, dict):
-        return "_target_" in value or any(map(_makes_object, value.values()))
-    return isinstance(value, list) and any(map(_makes_object, value))
+        return "_target_" in value or any(map(_is_instantiated, value.values()))
+    return isinstance(value, list) and any(map(_is_instantiated, value))
 
 
 def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Check that values are of the kinds that type hints say.
+    """Check values against type hints.
 
     Args:
-        prefix: stands before the names in the message.
-        hints: types by name.
+        prefix: of the names, in the message.
+        hints: types, by name.
         values: by name.
 
     Raises:
-        UserError: names the first that does not fit, and what would.
+        UserError: names the first of a wrong type, and what is right.
     """
     for name, value in values.items():
         if name not in hints:
@@ -214,26 +223,26 @@ def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any
         try:
             kind = TypeAdapter(hints[name], config=ANY_CLASS)
             try:
-                # Not strictly where it is a list, which YAML has for tuples too.
+                # Lists not strictly, because YAML has them for tuples too.
                 kind.validate_python(value, strict=not isinstance(value, list))
             except ValidationError:
-                # A path is typed as text.
+                # Paths are texts in YAML.
                 if not isinstance(value, str) or not isinstance(kind.validate_python(value), Path):
                     raise
         except ValidationError as error:
-            raise UserError(f"{prefix}{name}={_typed(value)}{_what_fits(error)}.") from None
-        except PydanticUserError:  # a type that no value of a configuration could have
+            raise UserError(f"{prefix}{name}={_in_yaml(value)}{_expected(error)}.") from None
+        except PydanticUserError:  # a type that no value in YAML has
             continue
 
 
-def _typed(value: Any) -> str:
-    """As a user types it."""
+def _in_yaml(value: Any) -> str:
+    """A value in YAML's spelling."""
     return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
-def _what_fits(error: ValidationError) -> str:
-    """Pydantic's messages as the end of a sentence."""
-    # Tensors and the like cannot be typed; where nothing else fits, they are named all the same.
+def _expected(error: ValidationError) -> str:
+    """Pydantic's messages, as the end of a sentence."""
+    # Not those for tensors and the like, which YAML cannot have, unless there are no others.
     errors = error.errors()
     errors = [e for e in errors if e["type"] != "is_instance_of"] or errors
     found = [ONE_FOR_A_LIST if e["type"] == "sequence_str" else e["msg"] for e in errors]

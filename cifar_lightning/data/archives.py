@@ -1,4 +1,4 @@
-"""Names and contents of the files in a directory or an archive, with limits for a hostile one."""
+"""Reads files from a directory or an archive, with limits against malicious archives."""
 
 import bz2
 import gzip
@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 from cifar_lightning.errors import UserError
 
-# What the readers raise on a file that is truncated, altered, encrypted or not an archive: also
-# ValueError, for names that are not UTF-8, and RuntimeError, for passwords.
-DAMAGED = (
+# What reading raises if a file is truncated, altered, encrypted or not an archive: ValueError for
+# names that are not UTF-8, RuntimeError for passwords.
+READ_ERRORS = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, ValueError, RuntimeError, LookupError, OverflowError),
 )
@@ -26,10 +26,10 @@ COMPRESSED: dict[bytes, Callable[..., Any]] = {  # by the first bytes of a file
     b"\xfd7zXZ": lzma.open,
     b"\x5d\x00\x00": lzma.open,  # .tar.lzma
 }
-# Far more than an image has: uncompressed, 33 million pixels.
+# Far above the size of an image: 33 million pixels, uncompressed.
 LARGEST_FILE = 100_000_000  # bytes
-# Images hardly compress: an archive that unpacks to more than this many times its size is made to
-# fill the memory or to take for ever. One that unpacks to little does neither.
+# Images hardly compress: an archive that unpacks to more than this many times its size, unless that
+# is little, was made to fill the memory.
 LARGEST_EXPANSION = 100
 SMALL_ARCHIVE = 1_000_000_000  # bytes, unpacked
 
@@ -38,17 +38,17 @@ Read = Callable[[str], bytes]
 
 @contextmanager
 def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
-    """Open a directory or an archive; nothing of an archive is unpacked to disk.
+    """Open a directory or an archive for reading, without unpacking it to disk.
 
     Args:
         path: of the directory or the archive.
 
     Yields:
-        The names of all files and folders, those of folders ending in a slash, and a function that
-        reads a file by its name.
+        The names of all files and folders, where folders end in a slash; and a function that reads
+        the file of a name.
 
     Raises:
-        UserError: here or from reading a file, if the archive is damaged or not an archive, or
+        UserError: on opening, or on reading a file, if the archive is damaged or not an archive, or
             unpacks to more than `LARGEST_EXPANSION` times its size, or a file has more than
             `LARGEST_FILE` bytes.
     """
@@ -62,14 +62,14 @@ def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
 
         yield names, read_file
     elif zipfile.is_zipfile(path):
-        with _damage_is_named(path):
+        with _archive_errors(path):
             archive = zipfile.ZipFile(path)
         with archive:
             _check_expansion(path, sum(info.file_size for info in archive.infolist()))
 
             def read_zipped(name: str) -> bytes:
                 _check_size(path, name, archive.getinfo(name).file_size)
-                with _damage_is_named(path):
+                with _archive_errors(path):
                     return archive.read(name)
 
             yield archive.namelist(), read_zipped
@@ -78,13 +78,13 @@ def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
             start = file.read(6)
         opened = next((o for magic, o in COMPRESSED.items() if start.startswith(magic)), open)
         with opened(path, "rb") as unpacked:
-            with _damage_is_named(path):
+            with _archive_errors(path):
                 tar = tarfile.TarFile(fileobj=_Bounded(path, unpacked))  # type: ignore[arg-type]
                 members = {m.name + "/" * m.isdir(): m for m in tar if m.isfile() or m.isdir()}
 
             def read_member(name: str) -> bytes:
                 _check_size(path, name, members[name].size)
-                with _damage_is_named(path):
+                with _archive_errors(path):
                     member = tar.extractfile(members[name])
                     assert member is not None  # regular files have content
                     return bytes(member.read())
@@ -93,17 +93,18 @@ def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
 
 
 @contextmanager
-def _damage_is_named(path: Path) -> Iterator[None]:
+def _archive_errors(path: Path) -> Iterator[None]:
+    """Turn errors of reading an archive into a UserError."""
     try:
         yield
-    except DAMAGED as error:
+    except READ_ERRORS as error:
         raise UserError(
             f"{path} is damaged or not an archive (.tar.*, .tgz, .zip): {error}"
         ) from error
 
 
 class _Bounded:
-    """A file for `tarfile` to read, which refuses to unpack more than an honest archive holds."""
+    """A file for `tarfile` that limits how much of it is unpacked."""
 
     def __init__(self, path: Path, unpacked: BinaryIO) -> None:
         self.path = path
@@ -124,8 +125,8 @@ def _check_expansion(path: Path, unpacked: int) -> None:
     if unpacked > largest:
         raise UserError(
             f"{path} unpacks to more than {LARGEST_EXPANSION} times its size, as no archive of "
-            f"images does: {unpacked:,} bytes, where {largest:,} are the limit. It was not read. "
-            "If you trust it, unpack it and name the directory."
+            f"images does: {unpacked:,} bytes, and {largest:,} are the limit. It was not read. "
+            "If you trust it, unpack it and give the directory."
         )
 
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 from the official files (Krizhevsky, 2009)."""
+"""CIFAR-10 from its official files (Krizhevsky, 2009)."""
 
 import errno
 import hashlib
@@ -29,9 +29,9 @@ MIRRORS = (
     f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",
 )
 
-WAYS_OUT = f"""\
-Ways out:
-  data.mirror=FILE        a copy of {ARCHIVE}, or its address
+OPTIONS = f"""\
+What you can do:
+  data.mirror=FILE        a copy of {ARCHIVE}, or its URL
   data.root=FOLDER        a folder that holds cifar-10-batches-py
   data=folder data.path=DIR_OR_ARCHIVE
                           a copy in class folders: train/<class>/*, test/<class>/*
@@ -39,16 +39,16 @@ Ways out:
 
 
 class Cifar10Data(ImageData):
-    """The official files, downloaded when missing; none is read whose md5 is wrong.
+    """CIFAR-10's official files, downloaded if missing, and checked by their md5.
 
     Args:
-        root: folder that holds, or gets, `cifar-10-batches-py`.
-        mirror: a copy of the archive to try before the others, as an address or a file.
-        mirrors: addresses of the archive, tried in this order; None for `MIRRORS`.
+        root: folder of `cifar-10-batches-py`, or to download it to.
+        mirror: URL or path of a copy of the archive, tried before the others.
+        mirrors: URLs of the archive, tried in this order; None for `MIRRORS`.
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
-        DataUnavailable: from `prepare_data`, if the files are missing and no mirror gives them.
+        DataUnavailable: from `prepare_data`, if files are missing and cannot be downloaded.
     """
 
     def __init__(
@@ -67,45 +67,45 @@ class Cifar10Data(ImageData):
             *([] if mirror is None else [str(mirror)]),
             *(MIRRORS if mirrors is None else mirrors),
         ]
-        self._files: dict[str, bytes] = {}  # from `fetch`, so that `load` reads none again
+        self._files: dict[str, bytes] = {}  # by name, read by `fetch`, for `load`
 
     def fetch(self) -> None:
-        """Download and unpack the files unless they are there and intact."""
-        files, unfit = _read_files(self.root)
-        if not unfit:  # before anything is written: the folder may be read-only
+        """Download and unpack the files unless they are present and intact."""
+        files, bad_files = _read_files(self.root)
+        if not bad_files:  # before anything is written: the folder may be read-only
             self._files = files
             return
-        lock = FileLock(self.root / f"{ARCHIVE}.lock")  # of runs that start together one downloads
+        lock = FileLock(self.root / f"{ARCHIVE}.lock")  # of runs that start together, one downloads
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with _held(lock, self.root):
-                files, unfit = _read_files(self.root)
-                if unfit:
-                    self._download(unfit)
+            with _hold(lock, self.root):
+                files, bad_files = _read_files(self.root)
+                if bad_files:
+                    self._download(bad_files)
                     files, _ = _read_files(self.root)
                 self._files = files
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             raise DataUnavailable(
-                f"{_describe(self.root, unfit)} It cannot be put there: {error}\n{WAYS_OUT}"
+                f"{_describe(self.root, bad_files)} It cannot be written there: {error}\n{OPTIONS}"
             ) from error
 
-    def _download(self, unfit: dict[str, str]) -> None:
+    def _download(self, bad_files: dict[str, str]) -> None:
         try:
             archive = download(self.mirrors, self.root / ARCHIVE, CIFAR10.tgz_md5, ARCHIVE_SIZE)
         except DownloadError as error:
             raise DataUnavailable(
-                f"{_describe(self.root, unfit)} It could not be downloaded:\n"
-                f"{str(error) or '  data.mirrors is empty'}\n{WAYS_OUT}"
+                f"{_describe(self.root, bad_files)} It could not be downloaded:\n"
+                f"{str(error) or '  data.mirrors is empty'}\n{OPTIONS}"
             ) from None
         say(f"Unpacking {archive}")
         _unpack(archive, self.root)
 
     def load(self) -> Splits:
-        files, unfit = (self._files, {}) if self._files else _read_files(self.root)
-        if unfit:
-            raise DataUnavailable(f"{_describe(self.root, unfit)}\n{WAYS_OUT}")
+        files, bad_files = (self._files, {}) if self._files else _read_files(self.root)
+        if bad_files:
+            raise DataUnavailable(f"{_describe(self.root, bad_files)}\n{OPTIONS}")
         self._files = {}
         train = _decode([files[name] for name, _ in CIFAR10.train_list])
         test = _decode([files[name] for name, _ in CIFAR10.test_list])
@@ -114,25 +114,25 @@ class Cifar10Data(ImageData):
 
 
 def _read_files(root: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """The intact files by name, and what is wrong with the others: `missing` or `damaged`."""
+    """Read the intact files, by name; the others are `missing` or `damaged`."""
     md5s = dict([*CIFAR10.train_list, *CIFAR10.test_list])
     md5s[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
-    files, unfit = {}, {}
+    files, bad_files = {}, {}
     for name, md5 in md5s.items():
         file = root / CIFAR10.base_folder / name
         if not file.is_file():
-            unfit[name] = "damaged" if file.exists() else "missing"
+            bad_files[name] = "damaged" if file.exists() else "missing"
             continue
         content = file.read_bytes()
         if hashlib.md5(content).hexdigest() == md5:
             files[name] = content
         else:
-            unfit[name] = "damaged"
-    return files, unfit
+            bad_files[name] = "damaged"
+    return files, bad_files
 
 
 def _decode(batches: list[bytes]) -> ImageSplit:
-    """A split from the official files, pickled dictionaries whose md5 is right."""
+    """Decode official files, pickled dictionaries whose md5 was checked, into one split."""
     entries = [pickle.loads(batch, encoding="latin1") for batch in batches]
     images = np.concatenate([entry["data"] for entry in entries]).reshape(-1, 3, 32, 32)
     labels = [label for entry in entries for label in entry["labels"]]
@@ -140,11 +140,12 @@ def _decode(batches: list[bytes]) -> ImageSplit:
 
 
 @contextmanager
-def _held(lock: FileLock, root: Path) -> Iterator[None]:
+def _hold(lock: FileLock, root: Path) -> Iterator[None]:
+    """Acquire a lock, and tell the user if another run holds it."""
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        say(f"Another run is putting CIFAR-10 into {root.absolute()}: waiting for it")
+        say(f"Another run is downloading CIFAR-10 to {root.absolute()}: waiting for it")
         lock.acquire()
     try:
         yield
@@ -152,19 +153,19 @@ def _held(lock: FileLock, root: Path) -> Iterator[None]:
         lock.release()
 
 
-def _describe(root: Path, unfit: dict[str, str]) -> str:
+def _describe(root: Path, bad_files: dict[str, str]) -> str:
     folder = root.absolute() / CIFAR10.base_folder
     if not folder.exists():
         return f"CIFAR-10 is not in {root.absolute()}."
-    files = ", ".join(f"{name} is {what}" for name, what in unfit.items())
-    return f"CIFAR-10 in {folder} is not whole: {files}."
+    files = ", ".join(f"{name} is {what}" for name, what in bad_files.items())
+    return f"CIFAR-10 in {folder} is incomplete: {files}."
 
 
 def _unpack(archive: Path, root: Path) -> None:
-    """Unpack beside the folder and move the files there, so that none is ever there in half."""
+    """Unpack into a temporary folder and move the files, so that none is ever incomplete."""
     temporary = root / f"{CIFAR10.base_folder}.unpacking"
     folder = root / CIFAR10.base_folder
-    shutil.rmtree(temporary, ignore_errors=True)  # of a start that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
     try:
         with tarfile.open(archive) as opened:
             opened.extractall(temporary, filter="data")

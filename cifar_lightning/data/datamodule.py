@@ -11,35 +11,36 @@ from cifar_lightning.data.sampler import BatchLoader, InOrderSampler, TrainLoade
 from cifar_lightning.data.splits import ImageSplit, Splits, split_balanced
 from cifar_lightning.errors import UserError
 
-# Images of a larger fraction of a GPU's free memory stay on the host, and each batch is copied:
-# training needs the rest.
+# A split that would take a larger fraction of a GPU's free memory stays on the host, and its
+# batches are copied one by one: training needs the rest.
 LARGEST_SHARE_OF_MEMORY = 0.5
 
 
 class ImageData(pl.LightningDataModule):
-    """Train, validation and test batches of a source whose images all fit into memory.
+    """Train, validation and test batches of a data set that fits into memory.
 
-    A source of one's own overrides `load`, and `fetch` where it has files to get first.
+    A subclass for other data implements `load`, and `fetch` if files have to be downloaded or
+    prepared first.
 
     A batch is (images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]), where `index` is each
-    image's position in its official split. Nothing is augmented here: the training step does that,
-    on whole batches, on the device.
+    image's position in its official split. Images are not augmented here: the training step does
+    that, on whole batches, on the device.
 
-    Validation is cut from the official train split, balanced over the classes; the official test
-    split is the test set.
+    Validation images are drawn from the official train split, balanced over the classes; the
+    official test split is the test set.
 
     Args:
-        batch_size: images a step, over all devices together.
+        batch_size: images per step, over all devices together.
         val_size: validation images, as a count (int) or a fraction (float) of the train split.
             With 0 there is no validation and training sees the whole train split.
-        split_seed: decides which images validate. Not the run's seed, so that runs with different
-            seeds are judged on the same images.
+        split_seed: chooses the validation images. Not `seed`, so that runs with different seeds
+            are validated on the same images.
         seed: of the order of the training images.
 
     Attributes, after `setup`:
         classes: class names.
         image_size: height and width in pixels.
-        mean, std: of the training images by channel, on the scale 0 to 1.
+        mean, std: of the training images per channel, on the scale 0 to 1.
         train: the official train split; `train_index` (int64) are the positions trained on.
         val: the validation images, or None with `val_size=0`.
         test: the official test split.
@@ -47,11 +48,12 @@ class ImageData(pl.LightningDataModule):
             largest `losses`, images left out of its incomplete last batch first. 0 unless a
             callback sets it before training.
         losses: float [images of the official train split], on the device of the batches. A callback
-            that sets `replay` notes each batch's losses here; an epoch begins with infinite ones.
+            that sets `replay` stores each batch's losses here; they are infinite when an epoch
+            begins.
 
     Raises:
-        UserError: from `setup`, if the images are not square, there would be no validation or no
-            training images, or fewer training images than a batch.
+        UserError: from `setup`, if the images are not square, or `val_size` or `batch_size` does
+            not fit their number.
     """
 
     def __init__(
@@ -71,16 +73,16 @@ class ImageData(pl.LightningDataModule):
         self._loaded = False
 
     def prepare_data(self) -> None:
-        """Put the files in place; Lightning calls this again before every fit and test."""
+        """Fetch the files once; Lightning calls this before every fit and test."""
         if not self._loaded:
             self.fetch()
 
     def fetch(self) -> None:
-        """Put the files that `load` reads in place, where a source has any."""
+        """Download or prepare the files that `load` reads; by default there are none."""
 
     @abstractmethod
     def load(self) -> Splits:
-        """The official splits, from files that `fetch` has put in place."""
+        """Return the official splits."""
 
     def setup(self, stage: str | None = None) -> None:
         """Load and split once; Lightning calls this before every fit, validate and test."""
@@ -109,20 +111,20 @@ class ImageData(pl.LightningDataModule):
                 "number of training images."
             )
         self.mean, deviations = channel_statistics(splits.train.images[train_index])
-        # A channel that never changes has no deviation to divide by.
+        # A constant channel has deviation 0, by which images cannot be divided.
         self.std = [deviation or 1.0 for deviation in deviations]
         self._loaded = True
 
     def _val_count(self, available: int) -> int:
         size = self.val_size
-        known = isinstance(size, int | float)
+        is_number = isinstance(size, int | float)
         count = round(size * available) if isinstance(size, float) else size
-        too_few = size != 0 and known and count < len(self.classes)
-        if not known or too_few or not 0 <= count < available:
+        too_few = size != 0 and is_number and count < len(self.classes)
+        if not is_number or too_few or not 0 <= count < available:
             raise UserError(
-                f"data.val_size={size} of {available} training images is invalid. It is a "
-                f"count from {len(self.classes)} (one a class) to {available - 1}, a fraction such "
-                "as 0.1, or 0 for no validation."
+                f"data.val_size={size} of {available} training images is invalid. It is a number "
+                f"from {len(self.classes)} (one per class) to {available - 1}, a fraction such as "
+                "0.1, or 0 for no validation."
             )
         return count
 
@@ -153,7 +155,7 @@ class ImageData(pl.LightningDataModule):
         return BatchLoader(split, sampler)
 
     def _on_device(self, split: ImageSplit) -> ImageSplit:
-        """A split on the device that trains, so that no step copies anything from the host."""
+        """Copy a split to the training device, so that no step copies images from the host."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         if device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(device)
@@ -166,7 +168,14 @@ class ImageData(pl.LightningDataModule):
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation by channel of uint8 images [N, C, H, W], on the scale 0 to 1."""
+    """Compute mean and standard deviation per channel.
+
+    Args:
+        images: uint8 [N, C, H, W].
+
+    Returns:
+        C means and C standard deviations, on the scale 0 to 1.
+    """
     means, deviations = [], []
     levels = torch.arange(256, dtype=torch.float64) / 255
     for channel in images.unbind(1):

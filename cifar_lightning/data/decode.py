@@ -1,4 +1,4 @@
-"""Finds image files, and decodes images of any format to uint8 RGB arrays."""
+"""Finds image files, and decodes images of many formats to uint8 RGB arrays."""
 
 import glob
 import os
@@ -14,61 +14,61 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_lightning.system.natural import natural_key
 
-# Formats that Pillow cannot decode itself; for EPS it calls Ghostscript, which runs what it holds.
+# Formats that Pillow cannot decode itself; for EPS it calls Ghostscript, which runs code in it.
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
-LARGE = 16_000  # bytes; an image of CIFAR-10 has about 1,000
+LARGE_FILE = 16_000  # bytes; an image of CIFAR-10 has about 1,000
 # A large image is first reduced by a whole factor, which is fast, to at least this many times the
-# wanted size; from there on the slower filter gives what it would give from all pixels.
-GAP = 4
+# wanted size; the slower filter then gives the result that it would give from all pixels.
+REDUCING_GAP = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def find_images(images: str) -> tuple[list[Path], Counter[str]]:
-    """List the image files that a path or a pattern stands for, sorted by name.
+    """List the image files that a path or a pattern matches, sorted by name.
 
     Args:
         images: a file; a folder, for all images below it; or a pattern such as
-            `photos/**/*.jpg`. A path that exists is not taken for a pattern.
+            `photos/**/*.jpg`. A path that exists is not read as a pattern.
 
     Returns:
-        The images, 2.png before 10.png, and how many other files a folder holds, by their ending
-        or as `hidden`. A file that is named, or that a pattern matches, may have any ending.
+        The images, 2.png before 10.png; and the number of other files in a folder, by extension,
+        or as `hidden`. A file that is given, or that a pattern matches, may have any extension.
     """
     # Not pathlib's: these do not raise where a folder may be listed but not entered.
     path, is_folder = Path(images), os.path.isdir
     left_out: Counter[str] = Counter()
-    endings = image_endings()
+    extensions = image_extensions()
     if is_folder(path):
         files, found = _files_below(path)
         for file in files:
-            ending = file.suffix.lower()
+            extension = file.suffix.lower()
             hidden = any(p.startswith((".", "__MACOSX")) for p in file.relative_to(path).parts)
-            if ending in endings and not hidden:
+            if extension in extensions and not hidden:
                 found.append(file)
             else:
-                left_out["hidden" if hidden else ending or "without an ending"] += 1
+                left_out["hidden" if hidden else extension or "without an extension"] += 1
     elif os.path.lexists(path):
         found = [path]
     else:
         # Not pathlib's, which refuses a pattern that begins at the root.
         matches = {Path(match) for match in glob.glob(str(path), recursive=True)}  # noqa: PTH207
-        found = [m for m in matches if m.suffix.lower() in endings or not is_folder(m)]
+        found = [m for m in matches if m.suffix.lower() in extensions or not is_folder(m)]
     return sorted(found, key=lambda file: [natural_key(part) for part in file.parts]), left_out
 
 
-def image_endings() -> frozenset[str]:
-    """File name endings of the formats that can be decoded: lower case, with the dot."""
+def image_extensions() -> frozenset[str]:
+    """File name extensions of the formats that can be decoded: lower case, with the dot."""
     formats = Image.registered_extensions()
-    can = {*Image.OPEN, "MPO"} - {*NOT_DECODED}  # MPO, of some cameras, is opened as JPEG
-    return frozenset(ending for ending, name in formats.items() if name in can)
+    decoded = {*Image.OPEN, "MPO"} - {*NOT_DECODED}  # MPO, of some cameras, is opened as JPEG
+    return frozenset(extension for extension, name in formats.items() if name in decoded)
 
 
 def _files_below(top: Path) -> tuple[list[Path], list[Path]]:
-    """All files below a folder, and the folders that may not be read.
+    """List all files below a folder, and the folders that may not be read.
 
-    Links to folders are followed, but no folder is read twice.
+    Links to folders are followed; no folder is read twice.
     """
     files: list[Path] = []
     unreadable: list[Path] = []
@@ -90,30 +90,30 @@ def map_images(
 ) -> Iterable[Result]:
     """Apply `decode` to each item, in order; in threads if the images are large.
 
-    Decoding small images takes three times as long in threads, which wait for one another.
+    Small images take three times as long in threads, which wait for one another.
 
     Args:
         decode: decodes one image.
-        items: its arguments.
-        size: of all the files together, in bytes.
-        threads: for large images.
+        items: its arguments, one per image.
+        size: of all files together, in bytes.
+        threads: used for large images.
     """
-    return threads.map(decode, items) if size > LARGE * len(items) else map(decode, items)
+    return threads.map(decode, items) if size > LARGE_FILE * len(items) else map(decode, items)
 
 
 def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np.uint8]:
-    """Decode an image of any format.
+    """Decode an image of any format that Pillow decodes itself.
 
     Args:
         source: a path or an open file.
-        size: the square in the middle of the image is resized to this many pixels; None leaves the
-            image as it is.
+        size: the image is cropped to the square in its middle and resized to this many pixels;
+            None keeps all pixels.
 
     Returns:
-        uint8 [H, W, 3], RGB: upright, transparent pixels on white, the first image of an animation.
+        RGB, uint8 [H, W, 3]: upright, transparent pixels on white, the first frame of an animation.
 
     Raises:
-        ValueError: if it cannot be read; says why.
+        ValueError: if the image cannot be read; says why.
     """
     try:
         if isinstance(source, Path):
@@ -123,7 +123,7 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
                 raise ValueError(f"{opened.format} files are not read")
             reduced = None
             if size is not None:  # a JPEG can be decoded to fewer pixels
-                reduced = opened.draft(None, (GAP * size, GAP * size))
+                reduced = opened.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))
             opened.load()
             image = _rgb(opened)
             if size is not None:
@@ -137,7 +137,7 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
         raise ValueError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    except Exception as error:  # Pillow's decoders raise whatever they meet
+    except Exception as error:  # damaged files make Pillow's decoders raise all kinds
         raise ValueError(str(error) or type(error).__name__) from error
 
 
@@ -146,9 +146,9 @@ def _check_is_file(path: Path) -> None:
         os.listdir(path)  # noqa: PTH208  # raises if it may not be read
         raise ValueError("a folder")
     if path.is_symlink() and not path.exists():
-        raise ValueError("a link that leads nowhere")
-    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-        raise ValueError("no regular file")
+        raise ValueError("a broken link")
+    if path.exists() and not path.is_file():  # reading a pipe would never end
+        raise ValueError("not a regular file")
     if path.stat().st_size == 0:
         raise ValueError("the file is empty")
 
@@ -159,10 +159,10 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = _grey(np.asarray(image), 65535)
     elif image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        # The file does not say which value is white: the smallest usual one that is large enough.
-        usual = [white for white in (1, 255, 65535) if white >= values.max()]
-        if usual and values.min() >= 0:
-            image = _grey(values, usual[0])
+        # The file does not say which value is white: the smallest common one that is large enough.
+        common = [white for white in (1, 255, 65535) if white >= values.max()]
+        if common and values.min() >= 0:
+            image = _grey(values, common[0])
         else:
             image = _grey(values - values.min(), np.ptp(values) or 1)
     if image.has_transparency_data:
@@ -172,25 +172,25 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: NDArray[np.generic], white: float) -> Image.Image:
-    """A grey image of values [H, W] from 0 to `white`."""
+    """Convert values [H, W] from 0 to `white` to a grey image."""
     scaled = values.astype(np.float64) * (255 / white)
     return Image.fromarray(scaled.round().astype(np.uint8))
 
 
 def _middle_square(image: Image.Image, width: float, height: float, size: int) -> Image.Image:
-    """Resize the largest square in the middle; an image of that size is not changed at all."""
+    """Crop to the largest square in the middle and resize it; an image of that size stays equal."""
     side = min(width, height)
     left, above = (width - side) / 2, (height - side) / 2
     return image.resize(
         (size, size),
         Image.Resampling.LANCZOS,  # the least blurred: benchmarks/results/2026-11-24-predict.md
         box=(left, above, left + side, above + side),
-        reducing_gap=GAP,
+        reducing_gap=REDUCING_GAP,
     )
 
 
 def _upright(image: Image.Image, opened: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data say, unless Pillow has turned it on opening."""
+    """Rotate an image by its EXIF orientation, unless Pillow did so when it opened the file."""
     orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation == 1:
         return image

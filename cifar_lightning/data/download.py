@@ -1,4 +1,4 @@
-"""Downloads a file from the first mirror that gives it whole, and resumes partial downloads."""
+"""Downloads a file from the first mirror that works, and resumes partial downloads."""
 
 import hashlib
 import re
@@ -20,33 +20,33 @@ from rich.progress import (
 )
 
 CONNECT_SECONDS = 8.0
-SILENT_SECONDS = 15.0  # a mirror that sends nothing for so long is left
-MIRROR_SECONDS = 3600.0  # so is one that is not done by then
-CONNECTIONS = 10  # to a mirror, each after one that broke off
+SILENT_SECONDS = 15.0  # after which a mirror that sends nothing is given up
+MIRROR_SECONDS = 3600.0  # after which a mirror is given up in any case
+CONNECTIONS = 10  # to one mirror, each after the one before was lost
 BLOCK = 2**18  # bytes
 
 
 class DownloadError(Exception):
-    """Why a mirror did not give the file, or in a line for each why none did."""
+    """A file could not be downloaded; the message says why, in a line per mirror."""
 
 
 def download(mirrors: Sequence[str], target: Path, md5: str, size: int) -> Path:
-    """Get a file whose size and checksum are known, unless it is there already.
+    """Download a file whose size and checksum are known, unless it exists already.
 
-    What arrives is kept in `<target>.part`. A download that breaks off is resumed from there, at
-    the next mirror or at the next start: all mirrors hold the same bytes.
+    A partial download is kept in `<target>.part` and resumed from there, by the next mirror or by
+    the next run: all mirrors have the same bytes.
 
     Args:
-        mirrors: addresses, or paths of files, in the order to try them.
-        target: where the download goes; its folder exists, and nobody else writes there now.
+        mirrors: URLs, or paths of files, in the order to try them.
+        target: path to download to; its folder exists, and no other process writes there now.
         md5: of the whole file, in hexadecimal.
         size: of the whole file, in bytes.
 
     Returns:
-        `target`, or the mirror that is a file itself.
+        `target`, or the path of the mirror that is a file.
 
     Raises:
-        DownloadError: if no mirror gives the file; has a line for each.
+        DownloadError: if no mirror has the file; the message has a line per mirror.
         OSError: if the file cannot be written.
     """
     if target.exists() and _md5_of(target) == md5:
@@ -81,7 +81,7 @@ def _local_copy(file: Path, md5: str) -> Path:
 
 
 def _download_from(address: str, partial: Path, md5: str, size: int) -> None:
-    """Complete `partial` from one mirror, and check it; a file with the wrong md5 is deleted."""
+    """Complete `partial` from one mirror and check its md5; delete it if that is wrong."""
     if _size_of(partial) > size:
         partial.unlink()
     resumed = _size_of(partial) > 0
@@ -100,22 +100,22 @@ def _download_from(address: str, partial: Path, md5: str, size: int) -> None:
             partial.unlink()
             if not resumed:
                 raise DownloadError(f"the md5 of what it sent is {found}, not {md5}")
-            resumed = False  # what was resumed may have been wrong: once more, from the first byte
+            resumed = False  # the resumed part may be damaged: start from the first byte
         elif _size_of(partial) == before:
             break
     raise DownloadError(problem or "it sent nothing")
 
 
 def _receive(address: str, partial: Path, size: int, deadline: float) -> None:
-    """Append to `partial` what one connection sends of the bytes that it lacks."""
+    """Append the missing bytes to `partial`, as far as one connection sends them."""
     have = _size_of(partial)
-    # As stored: a server that calls a .gz file a compressed page would have it unpacked on arrival.
+    # Without encoding: else a .gz file that is sent as a compressed page would be unpacked.
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     timeout = (CONNECT_SECONDS, SILENT_SECONDS)
     with requests.get(address, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code not in (200, 206):
             raise DownloadError(f"it answered {response.status_code} {response.reason}")
-        skip = have  # of a server that ignores the range and sends the whole file
+        skip = have  # where a server ignores the range and sends the whole file
         total = response.headers.get("Content-Length")
         if response.status_code == 206:
             sent = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
@@ -140,13 +140,13 @@ def _receive(address: str, partial: Path, size: int, deadline: float) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What happened, from the innermost of the errors that requests wraps in one another."""
+    """Describe an error of requests, by the innermost of the errors that it wraps."""
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:g} s"
     if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):
         return f"it sent nothing for {SILENT_SECONDS:g} s"
     if isinstance(error, urllib3.exceptions.ProtocolError):
-        return "the connection broke off"
+        return "the connection was lost"
     while True:
         wrapped = (getattr(error, "reason", None), *error.args, error.__cause__)
         inner = next((e for e in wrapped if isinstance(e, Exception)), None)
@@ -157,7 +157,7 @@ def _reason(error: BaseException) -> str:
 
 
 def say(text: str) -> None:
-    """Print one line as it is, however long."""
+    """Print one line without markup, highlighting or line breaks."""
     get_console().print(escape(text), highlight=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Images in class folders, in a directory or an archive: found, decoded once, and cached."""
+"""Images in class folders of a directory or an archive, decoded once and cached."""
 
 import hashlib
 import io
@@ -25,37 +25,35 @@ from cifar_lightning.system.atomic import atomic_write, remove_leftovers
 from cifar_lightning.system.memory import check_memory
 from cifar_lightning.system.natural import natural_key
 
-CACHE_FORMAT = 3  # to be raised when the cache's content changes: its files then have other names
+CACHE_FORMAT = 3  # part of the cache's file name: raise it when the content changes
 SPLITS = ("train", "test")
 LAYOUT = "train/<class>/* and test/<class>/*"
-# Most encoded files in memory at once, by number and by bytes (a single larger one is still read).
-CHUNK, CHUNK_BYTES = 1024, 100_000_000
-NAMED = 10  # of many names in a message
+# Limits of the encoded files in memory at once: their number, and bytes (or one larger file).
+CHUNK_FILES, CHUNK_BYTES = 1024, 100_000_000
+NAMES_SHOWN = 10  # of many names in a message
 
 
 class FolderData(ImageData):
-    """Images in class folders: train/<class>/*, test/<class>/*, in folders above these or not.
+    """Images in class folders, train/<class>/* and test/<class>/*, at any depth.
 
     Within a split images are ordered by file name, so that a copy of CIFAR-10 whose files are named
-    by official index has the official order, and the official validation split.
+    by official index has the official order, and the same validation split.
 
-    A directory is the user's own: a link to a file is read, wherever it leads. A link to a folder
-    is not gone into, so none leads in a circle. An archive may be a stranger's: its links are not
-    followed and its pipes and devices not opened, a name that points out of it is refused, and so
-    are a file above 100 MB and an archive that unpacks to more than 1 GB and 100 times its size.
+    In a directory, links to files are followed, links to folders are not. Archives are not trusted:
+    links, pipes and devices in them are ignored; names that point outside are refused, and so are
+    files above 100 MB, and archives that unpack to more than 1 GB and 100 times their size.
 
     Args:
-        path: a directory, or a .tar, .tar.*, .tgz or .zip archive. Archives are read, never
-            unpacked.
-        cache_dir: where the decoded images are kept; a changed source is decoded again.
-        image_size: images are cut to a square in their middle and resized to this many pixels; with
-            None they must have one size already.
+        path: a directory, or a .tar, .tar.*, .tgz or .zip archive, which is not unpacked.
+        cache_dir: folder of the decoded images; a changed directory or archive is decoded again.
+        image_size: images are cropped to the square in their middle and resized to this many
+            pixels; with None they must all have one size.
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
         ValueError: if `image_size` is below 1.
         DataUnavailable: from `prepare_data`, if `path` is None or does not exist.
-        UserError: from `prepare_data`, naming what is wrong with the source and where.
+        UserError: from `prepare_data`, if the images cannot be used; says which and why.
     """
 
     def __init__(
@@ -84,11 +82,11 @@ class FolderData(ImageData):
             )
         if not self.path.exists():
             raise DataUnavailable(f"data.path={self.path}: there is no such file or directory.")
-        if not self.path.is_file() and not self.path.is_dir():  # reading a pipe would wait for ever
+        if not self.path.is_file() and not self.path.is_dir():  # reading a pipe would never end
             raise UserError(f"data.path={self.path} is neither a file nor a directory.")
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         cache, fingerprint = self._cache_file(), _fingerprint(self.path)
-        # One of several runs that start together decodes; the others find its cache.
+        # Of several runs that start together, one decodes; the others read its cache.
         with FileLock(f"{cache}.lock"):
             remove_leftovers(self.cache_dir, [cache.name])
             if _read_cache(cache, fingerprint) is None:
@@ -97,7 +95,7 @@ class FolderData(ImageData):
                     torch.save(content, file)
 
     def load(self) -> Splits:
-        assert self.path is not None  # fetch has refused that
+        assert self.path is not None  # checked by fetch
         content = _read_cache(self._cache_file(), _fingerprint(self.path))
         if content is None:
             raise UserError(f"{self.path} changed while it was being read. Start again.")
@@ -113,7 +111,7 @@ class FolderData(ImageData):
 
 
 def _fingerprint(path: Path) -> str:
-    """Changes when a directory or file does: by names, sizes and times, without reading it."""
+    """Hash the names, sizes and times of a directory's files, or of an archive."""
     files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
     digest = hashlib.sha256()
     for file in files:
@@ -123,17 +121,17 @@ def _fingerprint(path: Path) -> str:
 
 
 def _read_cache(file: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The cache's content, or None if there is none, it is damaged, or the source has changed."""
+    """Read the cache; None if there is none, it is damaged, or the source has changed."""
     try:
         content = torch.load(file, weights_only=True, mmap=True)
-    except Exception:  # torch.load raises whatever the bytes lead it into
+    except Exception:  # damaged files make torch.load raise all kinds
         return None
     if not isinstance(content, dict) or content.get("fingerprint") != fingerprint:
         return None
     classes = content.get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         return None
-    # Anybody may have altered the file.
+    # The file may have been altered.
     intact = all(
         _is_split(content.get(f"{split}_images"), content.get(f"{split}_labels"), len(classes))
         for split in SPLITS
@@ -164,14 +162,14 @@ class _ImageName(NamedTuple):
 
 
 def _decode_all(path: Path, resize_to: int | None) -> dict[str, Any]:
-    """Read all images of a directory or archive of class folders.
+    """Decode all images of a directory or an archive of class folders.
 
     Returns:
         `train_images`, `test_images` (uint8 [N, 3, H, W]), `train_labels`, `test_labels`
         (int64 [N]) and `classes` (names, sorted).
 
     Raises:
-        UserError: names what is wrong with the source and where.
+        UserError: if the images cannot be used; says which and why.
     """
     with open_source(path) as (names, read):
         found = _find_images(path, names)
@@ -179,7 +177,7 @@ def _decode_all(path: Path, resize_to: int | None) -> dict[str, Any]:
     classes = sorted({image.class_name for image in found.values()})
     content: dict[str, Any] = {"classes": classes}
     for split in SPLITS:
-        # By file name, numbers by value: the official order, where they are official indices.
+        # By file name, numbers by value: the official order, if names are official indices.
         order = sorted(
             (name for name, image in found.items() if image.split == split),
             key=lambda name: (natural_key(found[name].file), found[name].class_name),
@@ -192,7 +190,7 @@ def _decode_all(path: Path, resize_to: int | None) -> dict[str, Any]:
 
 
 def _find_images(path: Path, names: list[str]) -> dict[str, _ImageName]:
-    """The images among the names of a source; folders end in a slash, hidden ones are left out."""
+    """Find the images among the names of a source, hidden ones aside; folders end in a slash."""
     images: dict[str, _ImageName] = {}
     class_folders: set[tuple[str, ...]] = set()
     for name in names:
@@ -213,35 +211,37 @@ def _find_images(path: Path, names: list[str]) -> dict[str, _ImageName]:
 def _check_layout(
     path: Path, images: Collection[_ImageName], class_folders: set[tuple[str, ...]]
 ) -> None:
+    """Refuse a source whose folders are not those of one data set with equal classes."""
     classes = {split: {i.class_name for i in images if i.split == split} for split in SPLITS}
     if missing := " and ".join(split for split in SPLITS if not classes[split]):
         raise UserError(f"{path} holds no images for {missing}. Expected: {LAYOUT}.")
     if len(classes["train"] | classes["test"]) < 2:
         raise UserError(
-            f"{path} holds one class, {_some(classes['train'])}: there is nothing to tell it from. "
-            f"Expected: {LAYOUT}, of two classes or more."
+            f"{path} holds only one class, {_first_names(classes['train'])}. "
+            f"Expected: {LAYOUT}, with two classes or more."
         )
     if len(roots := {image.root for image in images}) > 1:
-        raise UserError(f"{path} holds more than one data set: {_some(roots)}.")
+        raise UserError(f"{path} holds more than one data set: {_first_names(roots)}.")
     if empty := class_folders - {(image.split, image.class_name) for image in images}:
         raise UserError(
-            f"{path}: no images in the class folders {_some(map('/'.join, empty))}. "
+            f"{path}: no images in the class folders {_first_names(map('/'.join, empty))}. "
             f"Expected: {LAYOUT}. Links to folders are not followed."
         )
     if different := classes["train"] ^ classes["test"]:
-        raise UserError(f"{path}: train and test differ in the classes {_some(different)}.")
+        raise UserError(f"{path}: train and test differ in the classes {_first_names(different)}.")
 
 
-def _some(names: Iterable[str]) -> str:
-    """The first names of perhaps thousands."""
+def _first_names(names: Iterable[str]) -> str:
+    """The first of the names, sorted, and how many more there are."""
     found = sorted(names)
-    return ", ".join(found[:NAMED]) + f" and {len(found) - NAMED:,} more" * (len(found) > NAMED)
+    more = len(found) - NAMES_SHOWN
+    return ", ".join(found[:NAMES_SHOWN]) + f" and {more:,} more" * (more > 0)
 
 
 def _decode_images(
     path: Path, names: list[str], read: Read, resize_to: int | None
 ) -> dict[str, NDArray[np.uint8]]:
-    """The images by name, each [H, W, 3], all of one size."""
+    """Decode the images, by name: uint8 [H, W, 3] each, all of one size."""
 
     def decode_one(item: tuple[str, bytes]) -> NDArray[np.uint8]:
         name, content = item
@@ -253,7 +253,7 @@ def _decode_images(
     def check_fits(height: int, width: int) -> None:
         check_memory(
             f"{path}: {len(names):,} images of {width:,} x {height:,} pixels",
-            3 * len(names) * 3 * height * width,  # as decoded, stacked, and in the cache's order
+            3 * len(names) * 3 * height * width,  # three copies: decoded, stacked, permuted
             "data.image_size=32 makes them smaller.",
         )
 
@@ -264,10 +264,10 @@ def _decode_images(
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
         Progress(transient=True) as progress,
-        warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
+        warnings.catch_warnings(action="ignore"),  # Pillow's, about odd files that it can read
     ):
         task = progress.add_task(f"Decoding {len(names):,} images", total=len(names))
-        # Read by this thread alone, in the archive's order.
+        # Files are read by this thread alone, in the archive's order.
         for contents in _chunks(names, read):
             size_of_files = sum(len(content) for _, content in contents)
             decoded = map_images(decode_one, contents, size_of_files, threads)
@@ -287,14 +287,14 @@ def _decode_images(
 
 
 def _chunks(names: list[str], read: Read) -> Iterator[list[tuple[str, bytes]]]:
-    """Names and contents of the files, some at a time, so that memory holds any number of them."""
+    """Read files in chunks of limited size: their names and contents."""
     chunk: list[tuple[str, bytes]] = []
     size = 0
     for name in names:
         content = read(name)
         chunk.append((name, content))
         size += len(content)
-        if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+        if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0
     if chunk:

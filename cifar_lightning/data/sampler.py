@@ -1,7 +1,7 @@
-"""Batch samplers: which images make up which batch, also in a run that resumes within an epoch.
+"""Samplers of whole batches, whose training order can be resumed within an epoch.
 
-A DataLoader that gets whole batches of positions from its sampler indexes the data once a batch,
-not once an image.
+A DataLoader whose sampler gives whole batches of positions indexes the data once per batch, not
+once per image.
 """
 
 import math
@@ -21,14 +21,14 @@ class TrainSampler(Sampler[Tensor]):
     Several devices share every batch, so a batch holds the same images on any number of them.
 
     Args:
-        index: int64 [M], positions of the training images; the batches are on its device.
-        batch_size: images a batch, over all devices together.
-        seed: of the order, together with the number of the epoch.
-        rank: this process, from 0 to `world_size` - 1.
+        index: int64 [M], positions of the training images; batches are on its device.
+        batch_size: images per batch, over all devices together.
+        seed: determines the order, together with the epoch.
+        rank: of this process, from 0 to `world_size` - 1.
         world_size: number of processes.
-        replay: fraction of the images that an epoch repeats when it has served all of them: those
-            with the largest losses.
-        losses: float, by position; whoever sets `replay` notes each batch's losses here.
+        replay: fraction of the images that an epoch repeats at its end: those with the largest
+            losses.
+        losses: float, by position; a callback that sets `replay` stores each batch's losses here.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class TrainSampler(Sampler[Tensor]):
         self.replayed = int(replay * len(index)) // batch_size  # batches
         self.losses = losses
         self.epoch = 0
-        self._served = 0  # batches of this epoch
-        self._skip = 0  # batches that the run before a resume was served
-        self._replay_index: Tensor | None = None  # positions to repeat, once they are chosen
+        self._served = 0  # batches of this epoch so far
+        self._skip = 0  # batches that were served before a resume
+        self._replay_index: Tensor | None = None  # positions to repeat, once chosen
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning's Trainer before each epoch, after a resume too."""
+        """Set the epoch; Lightning's Trainer calls this before each one, after a resume too."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class TrainSampler(Sampler[Tensor]):
                 yield batch
 
     def _batches_of_epoch(self) -> Iterator[Tensor]:
-        # From seed and epoch alone: a resumed run sees what the uninterrupted one would have seen.
+        # From seed and epoch alone, so that a resumed run has the order of an uninterrupted one.
         generator = torch.Generator().manual_seed(hash((self.seed % 2**32, self.epoch)))
         replayed = self.replayed * self.batch_size
         # Both orders are drawn and copied at once: a GPU waits for every copy.
@@ -92,7 +92,7 @@ class TrainSampler(Sampler[Tensor]):
             yield batch[self.rank :: self.world_size]
 
     def state_dict(self) -> dict[str, Any]:
-        """How far its epoch is; at the end of an epoch there is nothing more to tell."""
+        """The batches served in this epoch, and the state of their replay; 0 at an epoch's end."""
         if self._served == len(self):
             return {"served": 0}
         return {
@@ -102,7 +102,7 @@ class TrainSampler(Sampler[Tensor]):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make the next epoch begin with the first batch that was not served."""
+        """Begin the next epoch with the first batch that was not served."""
         self._served = self._skip = state_dict["served"]
         if not self._skip:
             return
@@ -113,15 +113,15 @@ class TrainSampler(Sampler[Tensor]):
 
 
 class InOrderSampler(Sampler[Tensor]):
-    """Batches of positions 0 to `count` - 1 (int64 [N]) in order, the last one incomplete or not.
+    """Batches of positions 0 to `count` - 1 (int64 [N]) in order; the last may be incomplete.
 
     Several devices get whole batches in turn, so that each batch is computed as on one device: the
-    last digits of logits depend on how many images are in a batch.
+    last digits of logits depend on the number of images in a batch.
 
     Args:
-        count: of images.
-        batch_size: images a batch.
-        rank: this process, from 0 to `world_size` - 1.
+        count: number of images.
+        batch_size: images per batch.
+        rank: of this process, from 0 to `world_size` - 1.
         world_size: number of processes.
         device: of the batches.
     """
@@ -143,7 +143,7 @@ class InOrderSampler(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         for first in range(0, len(self.batches), self.world_size):
-            # Empty where none is left: devices wait for each other at every batch.
+            # An empty batch if none is left: devices wait for each other at every batch.
             mine = self.batches[first : first + self.world_size][self.rank :]
             yield mine[0] if mine else self.batches[0][:0]
 
@@ -157,14 +157,14 @@ class BatchLoader(DataLoader[tuple[Tensor, Tensor, Tensor]]):
     """
 
     def __init__(self, split: ImageSplit, sampler: Sampler[Tensor]) -> None:
-        # A generator of its own: each epoch draws from it, and if that were PyTorch's, layers that
-        # draw from PyTorch's would get other numbers after a resume.
+        # Not PyTorch's global generator: a DataLoader draws from its generator every epoch, which
+        # would change what layers such as dropout draw after a resume.
         own = torch.Generator()
         super().__init__(split, sampler=sampler, batch_size=None, generator=own)  # type: ignore[arg-type]
 
 
 class TrainLoader(BatchLoader):
-    """Training batches; Lightning saves and restores how far within an epoch they are.
+    """Training batches; Lightning saves and restores its position in an epoch.
 
     Args:
         split: the images.
@@ -173,12 +173,12 @@ class TrainLoader(BatchLoader):
 
     def __init__(self, split: ImageSplit, sampler: TrainSampler) -> None:
         super().__init__(split, sampler)
-        self.order = sampler
+        self.train_sampler = sampler
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state."""
-        return self.order.state_dict()
+        return self.train_sampler.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the sampler's state."""
-        self.order.load_state_dict(state_dict)
+        self.train_sampler.load_state_dict(state_dict)

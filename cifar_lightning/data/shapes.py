@@ -1,4 +1,4 @@
-"""Ten classes of drawn shapes, generated: for tests, demos and machines without a network."""
+"""Generated images of shapes in ten classes, for tests, demos and machines without a network."""
 
 from collections.abc import Callable
 
@@ -10,27 +10,27 @@ from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.system.memory import check_memory
 
-# Measured peak while drawing, above all the floats of all images at once.
+# Peak memory of drawing all images at once, in floats, measured.
 BYTES_PER_PIXEL = 80
 
 
 class ShapesData(ImageData):
     """Shapes of any position, size, angle and colour on textured, noisy backgrounds.
 
-    Colour and position say nothing of the class, so a linear model learns little; a convolutional
-    network learns them in a few hundred steps.
+    Colour and position are independent of the class, so a linear model learns little; a
+    convolutional network learns the classes in a few hundred steps.
 
     Args:
         train_size: images of the train split, from which validation is cut.
         test_size: images of the test split.
         image_size: height and width in pixels.
-        data_seed: decides all images.
+        data_seed: of the generated images.
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
-        ValueError: if a split would have fewer than an image a class, or an image fewer than 8
+        ValueError: if a split would have less than one image per class, or images less than 8
             pixels a side.
-        UserError: from `setup`, if memory does not hold the images while they are drawn.
+        UserError: from `setup`, if there is not enough memory to draw the images.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ShapesData(ImageData):
             f"Drawing {self.train_size:,} and {self.test_size:,} images of {self.draw_size:,} x "
             f"{self.draw_size:,} pixels",
             BYTES_PER_PIXEL * pixels,
-            "Ask for less by data.train_size, data.test_size or data.image_size.",
+            "Reduce data.train_size, data.test_size or data.image_size.",
         )
         generator = torch.Generator().manual_seed(self.data_seed)
         train = draw(self.train_size, self.draw_size, generator)
@@ -105,7 +105,16 @@ SHAPES: dict[str, Outline] = {
 
 
 def draw(count: int, size: int, generator: torch.Generator) -> ImageSplit:
-    """Draw `count` images of `size` x `size` pixels, the classes equally often, in random order."""
+    """Draw images of all classes, equally often, in random order.
+
+    Args:
+        count: number of images.
+        size: height and width in pixels.
+        generator: of all randomness; on the CPU.
+
+    Returns:
+        Images uint8 [count, 3, size, size] and labels.
+    """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
@@ -123,7 +132,7 @@ def draw(count: int, size: int, generator: torch.Generator) -> ImageSplit:
     for label, outline in enumerate(SHAPES.values()):
         chosen = labels == label
         distance[chosen] = outline(x[chosen], y[chosen])
-    # Half a pixel of soft edge, as a camera would give.
+    # A soft edge of half a pixel, as in photographs.
     cover = torch.sigmoid(-distance * radius * size).unsqueeze(1)  # [N, 1, H, W]
 
     background = uniform(0.2, 0.8, count, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""Labelled images of a split, and the draw of a balanced validation split."""
+"""Splits of a data set, and the draw of a balanced validation split."""
 
 from dataclasses import dataclass
 
@@ -19,20 +19,20 @@ class ImageSplit:
     labels: Tensor
 
     def to(self, device: torch.device) -> "ImageSplit":
-        """The same images and labels on a device."""
+        """Copy the split to a device."""
         return ImageSplit(self.images.to(device), self.labels.to(device))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A whole batch by one indexing: images, labels, and `index` [N] itself."""
+        """Return the batch of the positions `index` [N]: images, labels, and `index` itself."""
         return self.images[index], self.labels[index], index
 
 
 @dataclass(frozen=True)
 class Splits:
-    """What a source of images gives: its official train and test split, and its class names."""
+    """A data set: its official train and test splits, and its class names."""
 
     train: ImageSplit
     test: ImageSplit
@@ -40,22 +40,22 @@ class Splits:
 
 
 def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw `count` positions with each class's share as in `labels`, and the remaining ones.
+    """Draw `count` positions, balanced over the classes as `labels` are.
 
     Args:
         labels: int64 [N].
-        count: from 0 to N.
+        count: number of positions to draw, from 0 to N.
         seed: equal seeds draw equal positions.
 
     Returns:
-        Two ascending int64 tensors, [count] and [N - count].
+        The drawn positions, int64 [count], and the others, int64 [N - count], both ascending.
     """
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.randperm(len(labels), generator=generator)
     members = [shuffled[labels[shuffled] == c] for c in labels.unique()]
     shares = [count * len(m) / len(labels) for m in members]
     counts = [int(share) for share in shares]
-    # The largest remainders round up, so that the counts add up to `count`.
+    # The largest remainders are rounded up, so that the counts add up to `count`.
     by_remainder = sorted(range(len(shares)), key=lambda c: counts[c] - shares[c])
     for c in by_remainder[: count - sum(counts)]:
         counts[c] += 1

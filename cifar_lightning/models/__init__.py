@@ -1,4 +1,4 @@
-"""The networks, one file each, the blocks they share, and how their weights start."""
+"""The networks, one file each, the blocks they share, and weight initialisation."""
 
 from cifar_lightning.models.airbench94 import Airbench94
 from cifar_lightning.models.dilated_dw import DilatedDW

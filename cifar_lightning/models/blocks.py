@@ -7,12 +7,15 @@ from torch import Tensor, nn
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Images uint8 [N, 3, H, W] to zero mean and unit variance by channel, float32.
+    """Normalise images to zero mean and unit variance per channel.
 
     Args:
-        images: with values from 0 to 255.
-        mean: of the training images on the scale 0 to 1, [1, 3, 1, 1].
+        images: uint8 [N, 3, H, W].
+        mean: of the training images, on the scale 0 to 1, [1, 3, 1, 1].
         std: likewise.
+
+    Returns:
+        float32 [N, 3, H, W].
     """
     return (images / 255 - mean) / std
 
@@ -20,7 +23,14 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 def conv_relu_norm(
     in_channels: int, out_channels: int, padding: int = 0, dilation: int = 1
 ) -> list[nn.Module]:
-    """A 3x3 convolution without bias (the norm has one), ReLU, batch norm."""
+    """A 3x3 convolution without bias (the norm has one), ReLU, batch norm.
+
+    Args:
+        in_channels: of the convolution.
+        out_channels: likewise.
+        padding: zeros at each border, in pixels.
+        dilation: distance between the kernel's taps, in pixels.
+    """
     return [
         nn.Conv2d(in_channels, out_channels, 3, padding=padding, dilation=dilation, bias=False),
         nn.ReLU(inplace=True),
@@ -29,9 +39,14 @@ def conv_relu_norm(
 
 
 def separable_conv(in_channels: int, out_channels: int, padding: int = 0) -> list[nn.Module]:
-    """A depthwise separable convolution (Howard et al., "MobileNets", 2017), linear.
+    """A depthwise separable convolution (Howard et al., "MobileNets", 2017) without activation.
 
-    One 3x3 filter a channel, then a 1x1 convolution that mixes the channels; both with bias.
+    One 3x3 filter per channel, then a 1x1 convolution across channels; both with bias.
+
+    Args:
+        in_channels: before the two convolutions.
+        out_channels: after them.
+        padding: zeros at each border, in pixels.
     """
     return [
         nn.Conv2d(in_channels, in_channels, 3, padding=padding, groups=in_channels),
@@ -40,7 +55,12 @@ def separable_conv(in_channels: int, out_channels: int, padding: int = 0) -> lis
 
 
 def separable_norm(channels: int, dilation: int = 1) -> list[nn.Module]:
-    """A depthwise separable convolution that keeps maps' size, and batch norm; none has a bias."""
+    """A depthwise separable convolution without bias that keeps the size of maps, and batch norm.
+
+    Args:
+        channels: before and after.
+        dilation: of the depthwise convolution, in pixels.
+    """
     return [
         Depthwise(channels, dilation),
         nn.Conv2d(channels, channels, 1, bias=False),
@@ -49,11 +69,11 @@ def separable_norm(channels: int, dilation: int = 1) -> list[nn.Module]:
 
 
 class Depthwise(nn.Conv2d):
-    """One 3x3 filter a channel, which may be dilated; maps keep their size.
+    """A depthwise 3x3 convolution without bias that keeps the size of maps.
 
     Args:
-        channels: of the maps.
-        dilation: pixels from one tap of a filter to the next.
+        channels: number of them.
+        dilation: distance between a filter's taps, in pixels.
     """
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
@@ -68,14 +88,14 @@ class Depthwise(nn.Conv2d):
         )
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [N, C, H, W] of the same shape."""
+        """Convolve maps [N, C, H, W]; the result has the same shape."""
         step = self.dilation[0]
-        divides = maps.shape[2] % step == 0 == maps.shape[3] % step
-        if step == 1 or maps.is_cuda or not self.training or not divides:
+        divisible = maps.shape[2] % step == 0 == maps.shape[3] % step
+        if step == 1 or maps.is_cuda or not self.training or not divisible:
             return super().forward(maps)
-        # PyTorch's CPU has no fast kernel for the gradients of dilated depthwise convolutions. A
-        # dilated filter never mixes pixels of different remainders by the step: each of step x
-        # step coarse maps is a batch entry of its own to the same filter, undilated.
+        # On the CPU PyTorch has no fast kernel for the gradients of dilated depthwise convolutions.
+        # A dilated filter combines only every step-th row and column. So the maps are split into
+        # step x step coarse ones, which the undilated filter convolves as separate batch entries.
         n, channels, height, width = maps.shape
         grid = (n, height // step, step, width // step, step, channels)
         coarse = maps.permute(0, 2, 3, 1).reshape(grid).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
@@ -86,11 +106,11 @@ class Depthwise(nn.Conv2d):
 
 
 class Residual(nn.Module):
-    """ReLU of the maps plus what layers make of them (He et al., "Deep Residual Learning", 2016).
+    """A residual block, ReLU(shortcut(x) + layers(x)) (He et al., "Deep Residual Learning", 2016).
 
     Args:
-        layers: in a row.
-        shortcut: layers that give the maps the shape of what `layers` make; none keep it.
+        layers: of the residual branch, in order.
+        shortcut: layers of the shortcut, where the branch changes the shape; none for the identity.
     """
 
     def __init__(self, layers: Iterable[nn.Module], shortcut: Iterable[nn.Module] = ()) -> None:
@@ -99,16 +119,16 @@ class Residual(nn.Module):
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [N, C, H, W] to maps of the shape of what the layers make."""
+        """Map [N, C, H, W] to the shape that the branch returns."""
         result: Tensor = F.relu(self.shortcut(maps) + self.branch(maps))
         return result
 
 
 class SqueezeExcitation(nn.Module):
-    """Weighs each channel by what all channels' means say (Hu et al., 2018).
+    """Squeeze-and-excitation: scales channels by functions of all their means (Hu et al., 2018).
 
     Args:
-        channels: of the maps.
+        channels: number of them.
         squeezed: channels between the two 1x1 convolutions.
     """
 
@@ -118,7 +138,7 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Conv2d(squeezed, channels, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps [N, C, H, W] of the same shape."""
+        """Scale maps [N, C, H, W]; the result has the same shape."""
         means = maps.mean((2, 3), keepdim=True)  # [N, C, 1, 1]
         weights: Tensor = self.excite(F.relu(self.squeeze(means))).sigmoid()  # [N, C, 1, 1]
         return maps * weights

@@ -1,4 +1,4 @@
-"""What a network costs and contains, and the refusal of one that breaks the budget."""
+"""Counts a network's parameters, multiply-adds and convolutions, and checks their limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from cifar_lightning.errors import UserError
 
 @dataclass(frozen=True)
 class Budget:
-    """What `count` found in a network.
+    """A network's counts.
 
     Attributes:
         parameters: trainable or not.
-        dilated: convolutions whose kernel is spread (dilation above 1).
-        separable: depthwise separable convolutions: a depthwise one whose next convolution is 1x1
-            and takes all of its channels.
-        multiply_adds: of the forward pass of one image.
+        dilated: convolutions with a dilation above 1.
+        separable: depthwise separable convolutions: a depthwise one followed by a 1x1 convolution
+            over all of its channels.
+        multiply_adds: of the forward pass on one image.
     """
 
     parameters: int
@@ -35,6 +35,9 @@ def count(network: nn.Module, image_size: int = 32) -> Budget:
     Args:
         network: takes images [N, 3, image_size, image_size]; its training mode is kept.
         image_size: in pixels.
+
+    Returns:
+        The counts.
 
     Raises:
         UserError: if the network has no parameters.
@@ -58,11 +61,11 @@ def count(network: nn.Module, image_size: int = 32) -> Budget:
 
 
 def train_tflop(network: nn.Module, images_by_size: Mapping[int, int]) -> float:
-    """TFLOP to train on images: forward and backward are 6 per multiply-add.
+    """Training compute in TFLOP: 6 FLOP per multiply-add, forward and backward together.
 
     Args:
         network: as for `count`.
-        images_by_size: their numbers by their size in pixels.
+        images_by_size: number of images trained on, by their size in pixels.
     """
     flop = sum(6 * _multiply_adds(network, size) * n for size, n in images_by_size.items())
     return flop / 1e12
@@ -78,9 +81,9 @@ def _multiply_adds(network: nn.Module, image_size: int) -> int:
         1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device
     )
     training = network.training
-    network.eval()  # one image has no batch statistics, and none must be recorded
+    network.eval()  # keeps the batch norms' statistics
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.forward(image)  # past a compiled call, which would be compiled for this image
+        network.forward(image)  # network(image) might be compiled, for this size alone
     network.train(training)
     return int(counter.get_total_flops()) // 2
 
@@ -91,21 +94,21 @@ def check(
     min_dilated: int | None = 1,
     min_separable: int | None = 1,
 ) -> None:
-    """Refuse a network over the budget; None or 0 lifts a limit.
+    """Check a network's counts against the limits of the budget; None or 0 lifts a limit.
 
     Args:
-        budget: what `count` found.
-        max_params: most parameters.
-        min_dilated: fewest dilated convolutions.
-        min_separable: fewest depthwise separable convolutions.
+        budget: the counts.
+        max_params: largest number of parameters.
+        min_dilated: smallest number of dilated convolutions.
+        min_separable: smallest number of depthwise separable convolutions.
 
     Raises:
-        UserError: names every limit that is broken and by how much.
+        UserError: names every limit that is exceeded, and by how much.
     """
-    broken = []
+    exceeded = []
     if max_params and budget.parameters > max_params:
         over = budget.parameters - max_params
-        broken.append(
+        exceeded.append(
             f"{budget.parameters:,} parameters, {over:,.0f} more than "
             f"budget.max_params={max_params:,.0f}"
         )
@@ -114,12 +117,12 @@ def check(
         (budget.separable, min_separable, "min_separable", "depthwise separable"),
     ):
         if least and found < least:
-            broken.append(
+            exceeded.append(
                 f"{found} {what} convolutions, {least - found} fewer than budget.{key}={least}"
             )
-    if broken:
+    if exceeded:
         raise UserError(
             "The network breaks the budget: it has "
-            + "; ".join(broken)
+            + "; ".join(exceeded)
             + ". Change the network, or lift a limit with null, as in budget.max_params=null."
         )

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.models.blocks import conv_relu_norm, separable_conv
 
-# Three max pools and the unpadded convolutions leave nothing of a smaller image.
+# The unpadded convolutions and three max pools would reduce a smaller image to no pixels.
 SMALLEST_IMAGE = 24
 
 
@@ -12,7 +12,7 @@ class DilatedDW(nn.Module):
     """A compact CNN with one dilated and two depthwise separable convolutions.
 
     Args:
-        num_classes: how many logits come out.
+        num_classes: number of logits.
         image_size: height and width of the images in pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How a network's convolutions start, for any network."""
+"""Weight initialisation for any network of convolutions."""
 
 import torch
 from torch import Tensor, nn
@@ -6,17 +6,17 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def initialise(network: nn.Module, images: Tensor, whiten: float, dirac: bool) -> None:
-    """Start the first convolution from whitened patches and the other dense ones from identity.
+    """Initialise the first convolution by whitening and the other dense ones as the identity.
 
-    Both save a short training its first steps: the first layer need not learn what every image
-    statistic says already, and the others pass the image on instead of scrambling it (Jordan,
-    "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+    Both shorten the training: the first layer need not learn to decorrelate pixels, and the others
+    pass their input on instead of mixing its channels at random (Jordan, "94% on CIFAR-10 in 3.29
+    seconds on a single GPU", 2024).
 
     Args:
-        network: changed in place; what neither rule names keeps its weights.
+        network: changed in place; all other weights stay.
         images: normalised training images [N, C, H, W]; a few thousand are enough.
-        whiten: scale of the first convolution's whitening filters; 0 leaves it as it is.
-        dirac: whether every other 3x3 or larger convolution over all channels starts from
+        whiten: scale of the first convolution's whitening filters; 0 keeps its weights.
+        dirac: whether all other dense (not grouped) convolutions of 3x3 or larger start as the
             identity: output channel i, for i below the number of input channels, is input channel
             i; further output channels keep their random weights.
 
@@ -38,15 +38,15 @@ def initialise(network: nn.Module, images: Tensor, whiten: float, dirac: bool) -
 
 @torch.no_grad()
 def whiten_(weight: Tensor, images: Tensor, scale: float) -> None:
-    """Fill convolution filters with the whitened principal patches of images and their negatives.
+    """Set a convolution's filters to whitening filters of images' patches, and their negatives.
 
-    The largest eigenvectors of the patches' covariance, each divided by its standard deviation, so
-    that their responses have unit variance and are uncorrelated; the negatives keep after a ReLU
-    what it cuts off.
+    These are the leading eigenvectors of the patches' covariance, each divided by its standard
+    deviation, so that their outputs are uncorrelated and have unit variance. The negatives pass on
+    what a ReLU cuts off.
 
     Args:
-        weight: [filters, C, k, k], changed in place. Filters beyond twice the patch's size
-            C * k * k keep their values.
+        weight: [filters, C, k, k], changed in place. Filters beyond twice the patch size C * k * k
+            keep their values.
         images: [N, C, H, W] of zero mean.
         scale: multiplies the filters.
     """
@@ -56,7 +56,7 @@ def whiten_(weight: Tensor, images: Tensor, scale: float) -> None:
     covariance = patches.T @ patches / len(patches)  # [D, D]
     variances, vectors = torch.linalg.eigh(covariance.double())  # ascending; [D], [D, D]
     count = min(filters // 2, len(variances))
-    # The floor keeps directions that a flat data set never shows from being blown up.
+    # The floor keeps directions of almost no variance from being amplified.
     floor = 1e-4 * variances.mean()
     whitening = vectors.T.flip(0)[:count] / (variances.flip(0)[:count, None] + floor).sqrt()
     whitening = scale * whitening.to(weight.dtype).view(count, channels, size, size)

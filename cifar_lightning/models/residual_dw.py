@@ -8,21 +8,20 @@ from cifar_lightning.models.blocks import Residual, SqueezeExcitation, separable
 
 
 class ResidualDW(nn.Module):
-    """Stages of residual blocks; each stage has half the width and height of the one before.
+    """Stages of residual blocks; each stage halves the height and width of the maps.
 
-    A block is two depthwise separable convolutions, the second dilated by 2, so that it sees 7 x 7
-    pixels for the price of 3 x 3, and squeeze-and-excitation. Each stage after the first begins
+    A block is two depthwise separable convolutions, the second dilated by 2, which widens its
+    receptive field at no cost, and squeeze-and-excitation. Each stage after the first begins
     with a dense 3x3 convolution and a max pool, where most of the multiply-adds are.
 
     Args:
-        num_classes: how many logits come out.
-        widths: channels of each stage.
-        depths: blocks of each stage; the first may have none.
-        squeeze: the channels of a stage are this many times those between the two layers of its
-            squeeze-and-excitation; None leaves that out.
+        num_classes: number of logits.
+        widths: number of channels in each stage.
+        depths: number of residual blocks in each stage, from 0.
+        squeeze: reduction of channels in squeeze-and-excitation; None leaves that out.
 
     Raises:
-        ValueError: if there are not as many depths as widths.
+        ValueError: if `widths` and `depths` differ in length.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ class ResNet20(nn.Module):
     train it with `budget.min_dilated=null budget.min_separable=null`.
 
     Args:
-        num_classes: how many logits come out.
+        num_classes: number of logits.
     """
 
     def __init__(self, num_classes: int = 10) -> None:

@@ -13,12 +13,12 @@ from cifar_lightning.checkpoints.io import ModelInfo, check_finite, read_checkpo
 from cifar_lightning.checkpoints.record import read_record
 from cifar_lightning.checkpoints.trusted import check_interpolations, check_targets
 from cifar_lightning.config.compose import CONF, key_of
-from cifar_lightning.config.paths import PLACES
+from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.run.build import build_data, instantiate_part, make_network
 from cifar_lightning.tracking.run_folder import RunFolder
-from cifar_lightning.training.module import Classifier, Distils
+from cifar_lightning.training.module import Classifier, DistillationLoss
 
 BATCH_SIZE = 256  # images at a time, where neither the command line nor a record says
 
@@ -69,7 +69,7 @@ def _not_for_training(*_: Any) -> NoReturn:
     raise UserError("A classifier of a checkpoint is for inference; resume=PATH trains it further.")
 
 
-def build_distillation(config: DictConfig, classifier: Classifier) -> Distils | None:
+def build_distillation(config: DictConfig, classifier: Classifier) -> DistillationLoss | None:
     """The distillation from the checkpoint that `teacher` names; None if it names none.
 
     Raises:
@@ -86,7 +86,7 @@ def build_distillation(config: DictConfig, classifier: Classifier) -> Distils | 
             f"teacher={config.teacher} knows {_described(*known)}, but the data are "
             f"{_described(*facts)}."
         )
-    distillation: Distils = instantiate_part(
+    distillation: DistillationLoss = instantiate_part(
         config.distillation, "distillation", teacher=teacher, name=info.model
     )
     return distillation
@@ -151,7 +151,7 @@ def _typed_data(config: DictConfig, recorded: dict[str, Any]) -> dict[str, Any]:
     """
     settings: Any = OmegaConf.to_container(config.data, resolve=True)
     typed = {key_of(override).removeprefix("data.") for override in config.overrides}
-    kept = {*recorded} & {*settings} - {"_target_", "val_size", *PLACES} - typed
+    kept = {*recorded} & {*settings} - {"_target_", "val_size", *DATA_PATHS} - typed
     settings |= {key: recorded[key] for key in kept}
     if "val_size" in settings and "val_size" not in typed:
         settings["val_size"] = 0

@@ -10,7 +10,7 @@ from cifar_lightning.checkpoints.io import check_finite, read_checkpoint
 from cifar_lightning.checkpoints.record import LEFT_OUT, read_record
 from cifar_lightning.checkpoints.trusted import check_targets
 from cifar_lightning.config.compose import key_of
-from cifar_lightning.config.paths import PLACES
+from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import RunFolder
 
@@ -113,7 +113,7 @@ def _is_decided(key: str) -> bool:
     """
     group, _, rest = key.partition(".")
     if group == "data":
-        return rest not in PLACES
+        return rest not in DATA_PATHS
     decided = ("debug", "experiment", "init", "model", "optimizer", "seed")
     return group in decided or key == "trainer" or key.startswith("~")
 
@@ -132,5 +132,5 @@ def _plain(config: DictConfig, key: str) -> Any:
         return value
     content: Any = OmegaConf.to_container(value, resolve=True)
     if key == "data":
-        return {name: part for name, part in content.items() if name not in PLACES}
+        return {name: part for name, part in content.items() if name not in DATA_PATHS}
     return content

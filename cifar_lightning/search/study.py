@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from cifar_lightning import run
 from cifar_lightning.config import validate
 from cifar_lightning.config.compose import CONF, compose, key_of
-from cifar_lightning.config.paths import PLACES
+from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.errors import UserError
 from cifar_lightning.search.space import Space, as_overrides, examples, parse_space
 
@@ -275,7 +275,7 @@ def _check_same_search(
 def is_of_machine(override: str) -> bool:
     """Whether an override says where things are and not what is trained."""
     key = key_of(override)
-    places = (*(f"data.{place}" for place in PLACES), "trainer.gpus", "data", "logger")
+    places = (*(f"data.{key}" for key in DATA_PATHS), "trainer.gpus", "data", "logger")
     return key in places or key.startswith("logger.")
 
 

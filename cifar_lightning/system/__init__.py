@@ -1,1 +1,1 @@
-"""What must work before anything of a run does: whole files, locks, processes."""
+"""Services of the operating system: atomic files, locks, processes, jobs, memory."""

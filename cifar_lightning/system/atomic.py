@@ -1,4 +1,4 @@
-"""Writes files whole or not at all."""
+"""Writes files atomically: whole or not at all."""
 
 import contextlib
 import os
@@ -11,10 +11,16 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write in, which takes the place of `path` when everything has reached the disk.
+    """Open a temporary file, which replaces `path` once its content is on the disk.
 
-    It lies beside `path` until then: a rename is one step only within a file system, and `path`
-    keeps its old content when the disk is full or the program dies.
+    If the disk is full or the process dies, `path` keeps its old content. The temporary file is in
+    the same folder, because renaming is atomic only within a file system.
+
+    Args:
+        path: to write to; its folder exists.
+
+    Yields:
+        The temporary file.
 
     Raises:
         OSError: if the file cannot be written.
@@ -28,7 +34,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
         _flush(path.parent)
     except RuntimeError as error:
-        # torch.save ends in an error of its own where the file's was the reason.
+        # torch.save raises its own error when writing to the file has failed.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -37,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def _flush(folder: Path) -> None:
-    """Have the renaming reach the disk too, where folders can be flushed."""
+    """Write a renaming in a folder to the disk too, where the system can flush folders."""
     with contextlib.suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -47,16 +53,16 @@ def _flush(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove what programs that were killed had begun to write.
+    """Remove the temporary files that killed processes left.
 
-    Only where no other program can be writing these files now.
+    No other process may be writing these files now.
 
     Args:
-        folder: to look in, and not below.
+        folder: of the files, without its subfolders.
         names: of the files that were to be replaced, as patterns.
 
     Raises:
-        OSError: if the folder does not let them be removed.
+        OSError: if a file cannot be removed.
     """
     for name in names:
         for file in folder.glob(f"{name}.*.tmp"):

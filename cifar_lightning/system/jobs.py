@@ -1,8 +1,8 @@
-"""Runs work in a process of its own, so that a crash cannot take the caller down.
+"""Runs jobs in subprocesses, so that a crash cannot take the caller down.
 
-An exception, `sys.exit`, a crash in native code, the system's out-of-memory killer: each ends the
-job alone, and the caller gets an exception that says how. The process is forked from one that has
-imported PyTorch already, so it starts at once.
+An exception, `sys.exit`, a crash in native code, the system's out-of-memory killer: each ends only
+the job, and the caller gets an exception with the reason. The subprocess is forked from one that
+has imported PyTorch already, so it starts at once.
 """
 
 import contextlib
@@ -24,30 +24,30 @@ from typing import Any
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.locks import reserve_gpu
 
-# What takes seconds to import, loaded once, in the process that the jobs are forked from. Nothing
-# that asks for CUDA when it is imported, or jobs could not use it.
+# Modules that take seconds to import, loaded once in the process that jobs are forked from. None
+# may initialise CUDA when it is imported, or jobs could not use it.
 PRELOAD = ["pytorch_lightning", "torchvision", "matplotlib.figure"]
 
 _in_job_process = False
 
 
 class JobFailed(Exception):
-    """The work has no result; the message says why."""
+    """A job failed; the message says why."""
 
 
 class JobDied(JobFailed):
-    """The process of the job ended without handing over a result or a reason."""
+    """The process of a job ended without a result or an error of its own."""
 
 
 @dataclass(frozen=True)
 class JobEnvironment:
-    """What a job runs with.
+    """The environment of a job.
 
     Attributes:
-        threads: number of PyTorch's threads; None for PyTorch's own choice.
-        own_gpu: whether to wait for a GPU that no other job uses, and to show the job that one.
-        output: a file that takes everything the job prints; None for the caller's terminal.
-        log: a configuration for `logging.config.dictConfig`; None for none.
+        threads: number of PyTorch's threads; None for PyTorch's default.
+        own_gpu: whether to wait for a GPU that no other job uses, and to reserve it.
+        output: file for everything that the job prints; None for the caller's terminal.
+        log: configuration for `logging.config.dictConfig`; None for none.
     """
 
     threads: int | None = None
@@ -62,7 +62,11 @@ def in_job_process() -> bool:
 
 
 def threads_for(n_jobs: int) -> int | None:
-    """A job's share of the cores when several run at once; None where OMP_NUM_THREADS decides."""
+    """The number of threads for each of several jobs at once; None if OMP_NUM_THREADS is set.
+
+    Args:
+        n_jobs: number of jobs that run at once.
+    """
     if "OMP_NUM_THREADS" in os.environ:
         return None
     # This process may be allowed fewer cores than the machine has.
@@ -71,14 +75,17 @@ def threads_for(n_jobs: int) -> int | None:
 
 
 def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
-    """Run some work in a process of its own and return its result.
+    """Run a function in a subprocess and return its result.
 
-    Ctrl-C is passed on to the process once, so that the work can save itself; a second one kills
-    it. It never outlives its caller.
+    The first Ctrl-C is passed on to the subprocess, so that it can save its state; a second one
+    kills it. It never outlives its caller.
 
     Args:
-        work: a callable that can be pickled and returns what can be pickled.
-        environment: of the process.
+        work: the function; it and its result can be pickled.
+        environment: of the job.
+
+    Returns:
+        The result of `work`.
 
     Raises:
         JobFailed: if `work` raised it, or a `UserError`, whose message it then has.
@@ -91,7 +98,7 @@ def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
     try:
         while True:
             try:
-                # Not for the connection alone, which a child of the job may hold open.
+                # For the process too: a child of the job may hold the connection open.
                 wait([connection, process.sentinel])
                 if connection.poll():
                     answer = connection.recv()
@@ -112,7 +119,7 @@ def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
     if interrupted:
         raise KeyboardInterrupt
     if answer is None:
-        raise JobDied(_how_it_ended(process.exitcode))
+        raise JobDied(_describe_exit(process.exitcode))
     result, error = answer
     if error is not None:
         raise error
@@ -120,29 +127,29 @@ def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
 
 
 def _start(work: Callable[[], Any], environment: JobEnvironment) -> tuple[BaseProcess, Connection]:
-    """A process that does the work, and the connection that its answer comes by."""
+    """Start a job; returns its process and the connection for its result."""
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        # This is a worker of joblib, whose own start method a new process would not know.
+        # In a worker of joblib, whose start method a new process would not know.
         multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    connection, theirs = context.Pipe(duplex=False)
-    arguments = (theirs, work, environment, dict(os.environ))
-    process = context.Process(target=_run, args=arguments)
+    connection, job_connection = context.Pipe(duplex=False)
+    arguments = (job_connection, work, environment, dict(os.environ))
+    process = context.Process(target=_job_main, args=arguments)
     with _slurm_signals_blocked():
         process.start()
-    theirs.close()
+    job_connection.close()
     return process, connection
 
 
 @contextlib.contextmanager
 def _slurm_signals_blocked() -> Iterator[None]:
-    """Have a process that is started now ignore what SLURM sends before a preemption or time-out.
+    """Block SLURM's signals before a preemption or time-out, for a process that is started now.
 
-    SLURM sends it to all processes of a job. The one that asks for a requeue is the caller; this
-    one would die of it at once, and the caller might take that for a failure.
+    SLURM sends them to all processes of a job. The caller asks for a requeue; the new process would
+    die at once, which the caller might take for a failure.
     """
-    resource_tracker.ensure_running()  # now: its start would unblock SIGTERM
+    resource_tracker.ensure_running()  # now, because its start unblocks SIGTERM
     under_slurm = "SLURM_JOB_ID" in os.environ
     signals = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2] if under_slurm else []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -152,7 +159,8 @@ def _slurm_signals_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _how_it_ended(exit_code: int | None) -> str:
+def _describe_exit(exit_code: int | None) -> str:
+    """Say how the process of a job ended."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         hint = ", as the system does when memory runs out" * (name == "SIGKILL")
@@ -160,27 +168,27 @@ def _how_it_ended(exit_code: int | None) -> str:
     return f"Its process ended with exit code {exit_code} before the work was done."
 
 
-def _run(
+def _job_main(
     connection: Connection,
     work: Callable[[], Any],
     environment: JobEnvironment,
     variables: dict[str, str],
 ) -> None:
-    """What the process of a job does."""
+    """The main function of a job's process."""
     global _in_job_process
     _in_job_process = True
-    # A group of its own: Ctrl-C goes to the caller alone, which passes it on once.
+    # A process group of its own, so that Ctrl-C goes to the caller alone, which passes it on.
     os.setpgrp()
-    _end_with_the_caller()
-    os.environ.clear()  # the process that this one was forked from may have started with others
+    _exit_with_caller()
+    os.environ.clear()  # those of the fork server may be outdated
     os.environ.update(variables)
     if environment.output is not None:
         _redirect(environment.output)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a crash loses what waits in the buffer
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a crash would lose what is in the buffer
         sys.stdout.reconfigure(line_buffering=True)
     if environment.log is not None:
         logging.config.dictConfig(environment.log)
-        # Lightning, imported before there was a configuration, writes to the terminal by itself.
+        # Lightning, which was imported before, has handlers of its own for the terminal.
         for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
@@ -199,18 +207,20 @@ def _run(
         connection.send((result, None))
 
 
-def _end_with_the_caller() -> None:
+def _exit_with_caller() -> None:
+    """End this process when its caller ends."""
     caller = multiprocessing.parent_process()
     assert caller is not None
 
     def watch() -> None:
         wait([caller.sentinel])
-        os._exit(1)  # at once: the next one to resume this run may write the same files
+        os._exit(1)  # at once: a resume of this run may write the same files
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def _redirect(output: Path) -> None:
+    """Append this process's standard output and error to a file."""
     output.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

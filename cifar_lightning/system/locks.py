@@ -1,4 +1,4 @@
-"""Locks between processes: of a run folder, and of a GPU."""
+"""Locks between processes, for run folders and GPUs."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import remove_leftovers
 
-# The files that a run replaces, by the folder they are in.
+# The files that a run replaces, by folder.
 REPLACED = {
     ".": ("config.yaml", "metrics.csv", "metrics.json"),
     "checkpoints": ("*.ckpt",),
@@ -23,24 +23,22 @@ REPLACED = {
 
 @contextlib.contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder.
-
-    Temporary files that a killed process left there are removed.
+    """Hold the lock of a run folder, and remove temporary files that a killed process left there.
 
     Raises:
-        UserError: if another process holds it.
+        UserError: if another process holds the lock.
     """
     try:
-        held = _lock(folder)
+        lock = _acquire(folder)
     except Timeout:
         raise UserError(
-            f"Another process works on this run, in {folder}. It was left to that one: wait for "
-            "it, or end it, and start this again."
+            f"Another process is working on this run, in {folder}: wait for it, or stop it, and "
+            "start this again."
         ) from None
-    if held is None:
+    if lock is None:
         yield
         return
-    with held:
+    with lock:
         for subfolder, names in REPLACED.items():
             remove_leftovers(folder / subfolder, names)
         yield
@@ -49,22 +47,22 @@ def run_lock(folder: Path) -> Iterator[None]:
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the lock of a run folder."""
     try:
-        with _lock(folder) or contextlib.nullcontext():
+        with _acquire(folder) or contextlib.nullcontext():
             return False
     except Timeout:
         return True
 
 
-def _lock(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
-    """The lock of a run folder, acquired; None on a file system without locks.
+def _acquire(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
+    """Acquire the lock of a run folder; returns None on a file system without locks.
 
     Raises:
         Timeout: if another process holds it.
     """
     try:
-        # A lock by the mere presence of a file would outlive a process killed on another machine.
+        # No soft lock, which is the presence of a file and would outlive a killed process.
         return FileLock(folder / ".lock", fallback_to_soft=False).acquire(timeout=0)
-    except Timeout:  # which is an OSError too
+    except Timeout:  # a subclass of OSError
         raise
     except OSError:
         return None
@@ -72,9 +70,9 @@ def _lock(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
 
 @contextlib.contextmanager
 def reserve_gpu() -> Iterator[None]:
-    """Wait for a GPU that no other process has reserved, and have CUDA show this process that one.
+    """Wait for a GPU that no other process has reserved, and make it the only visible one.
 
-    Changes nothing where there is no GPU, or where SLURM has given this process its own.
+    Does nothing without a GPU, or if SLURM has given this process its own.
 
     Raises:
         UserError: if the folder of the locks cannot be created.
@@ -86,18 +84,20 @@ def reserve_gpu() -> Iterator[None]:
     if not count or (slurm_job and count == 1):
         yield
         return
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = shown.split(",")[:count] if shown else [str(index) for index in range(count)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",")[:count] if visible else [str(index) for index in range(count)]
     locks = Path(tempfile.gettempdir(), f"cifar_lightning_{os.getuid()}")
     try:
         locks.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"The locks that keep jobs on GPUs apart: {error}") from error
+        raise UserError(f"The folder for locks of GPUs cannot be created: {error}") from error
     waiting = False
     while True:
         for gpu in gpus:
             try:
-                name = f"gpu_{slurm_job or ''}_{gpu.strip()}.lock"  # SLURM counts anew in each job
+                name = (
+                    f"gpu_{slurm_job or ''}_{gpu.strip()}.lock"  # SLURM counts from 0 in each job
+                )
                 held = FileLock(locks / name).acquire(timeout=0)
             except Timeout:
                 continue
@@ -106,6 +106,6 @@ def reserve_gpu() -> Iterator[None]:
                 yield
             return
         if not waiting:
-            print(f"All GPUs ({', '.join(gpus)}) have a job; this one waits for one to end.")
+            print(f"All GPUs ({', '.join(gpus)}) are in use by jobs; this one waits.")
         waiting = True
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""How much memory is free, and the refusal of what would not fit into it."""
+"""Measures free memory, and checks what would need more."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from pathlib import Path
 from cifar_lightning.errors import UserError
 
 
-def check_memory(what: str, needed: int, way_out: str) -> None:
-    """Refuse what memory cannot hold before any of it is there: the system would kill the process.
+def check_memory(what: str, needed: int, advice: str) -> None:
+    """Raise an error if something would not fit into memory, before the system kills the process.
 
     Args:
-        what: needs the memory, as the message says it.
-        needed: bytes.
-        way_out: what the user can do.
+        what: the subject of the message, which needs the memory.
+        needed: bytes that it needs.
+        advice: what the user can do, for the message.
 
     Raises:
         UserError: if fewer bytes are free.
@@ -22,25 +22,25 @@ def check_memory(what: str, needed: int, way_out: str) -> None:
     if needed > free:
         raise UserError(
             f"{what} would need {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are "
-            f"free. {way_out}"
+            f"free. {advice}"
         )
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process can still get: of the machine, or of its container or batch job.
+    """The free memory in bytes, of the machine or of this process's container or batch job.
 
     Args:
-        root: of the file system in which Linux tells it.
+        root: the folder that has Linux's proc and sys.
     """
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     machine = _numbers(root / "proc/meminfo")
     if "MemAvailable:" in machine:
         free = 1024 * machine["MemAvailable:"]  # given in kB
-    return min([free, *_left_of_control_groups(root)])
+    return min([free, *_free_in_control_groups(root)])
 
 
-def _left_of_control_groups(root: Path) -> Iterator[int]:
-    """What is left of each limit on this process: of its control group and of those around it."""
+def _free_in_control_groups(root: Path) -> Iterator[int]:
+    """The free memory within each limit on this process: of its control group and all above it."""
     file = root / "proc/self/cgroup"
     for line in file.read_text().splitlines() if file.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -55,7 +55,7 @@ def _left_of_control_groups(root: Path) -> Iterator[int]:
         group = mount / path.lstrip("/")
         while group.is_relative_to(mount):
             if (group / limit).is_file() and (most := (group / limit).read_text().strip()) != "max":
-                # Linux gives the page cache back before it refuses memory.
+                # The page cache is free memory too: Linux drops it when memory is needed.
                 cached = _numbers(group / "memory.stat")
                 cache = sum(
                     cached.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active")
@@ -65,6 +65,6 @@ def _left_of_control_groups(root: Path) -> Iterator[int]:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """The first number of each line, by the word before it; nothing of a file that is not there."""
+    """Read the first number of each line, by the word before it; none if there is no file."""
     lines = file.read_text().splitlines() if file.is_file() else ()
     return {words[0]: int(words[1]) for words in map(str.split, lines)}

@@ -1,9 +1,9 @@
-"""Names sorted as people count."""
+"""Natural sort order of names."""
 
 import re
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """A key to sort names by in which numbers count by value: 2.png before 10.png."""
+    """Sort key in which numbers count by value: 2.png before 10.png."""
     pieces = re.split(r"(\d+)", name)  # text and digits alternate
     return [(int(piece) if piece.isdecimal() else -1, piece) for piece in pieces]

@@ -1,17 +1,17 @@
-"""Which of a training's processes this one is: one of torchrun's, of srun's, or of Lightning's."""
+"""Which process of a distributed run this is, if torchrun, srun or Lightning started several."""
 
 import os
 from typing import NamedTuple
 
 
 class Launch(NamedTuple):
-    """What another program says of the processes that it started.
+    """The processes that a launcher has started.
 
     Attributes:
-        by: its name.
-        rank: of this process among all.
-        total: processes on all machines.
-        per_node: processes on each machine.
+        by: the launcher's name.
+        rank: of this process.
+        total: number of processes on all machines.
+        per_node: number of processes on each machine.
     """
 
     by: str
@@ -21,12 +21,12 @@ class Launch(NamedTuple):
 
 
 def launch() -> Launch | None:
-    """What torchrun or srun says, told apart as Lightning does; None if neither started this."""
+    """Detect torchrun or srun, as Lightning does; None if neither started this process."""
     variables = os.environ
     if "TORCHELASTIC_RUN_ID" in variables:
         counts = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         return Launch("torchrun", *counts)
-    # In a shell on an allocated machine there are SLURM's variables too, and no srun.
+    # A shell on an allocated machine has SLURM's variables too, without srun.
     if "SLURM_NTASKS" in variables and variables.get("SLURM_JOB_NAME") not in (
         "bash",
         "interactive",
@@ -40,7 +40,7 @@ def launch() -> Launch | None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this process is the one that writes files and prints."""
     started = launch()
-    # Lightning starts the other processes of a machine itself, and numbers them.
+    # Without a launcher, Lightning starts the other processes of a machine, and sets their rank.
     return int(os.environ.get("LOCAL_RANK", 0)) == 0 if started is None else started.rank == 0

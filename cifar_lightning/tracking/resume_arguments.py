@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from cifar_lightning.config.compose import as_typed, compose, key_of
+from cifar_lightning.config.compose import compose, key_of, overrides_of
 from cifar_lightning.config.overrides import (
     CONFIG_DIR,
     is_sweep,
@@ -44,7 +44,7 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     place += [after for o, after in pairwise(options) if o in CONFIG_DIR]
     further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in place if folder]
     config = compose([*prepare_arguments(overrides), *further])
-    typed = {*as_typed(config)}
+    typed = {*overrides_of(config)}
     usual = DEBUGGING if config.choices.debug else RUNS
     started = processes.launch()
     alone = started is None or started.total == 1  # several must choose the same

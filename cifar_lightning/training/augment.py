@@ -1,8 +1,8 @@
-"""Augmentation on whole batches, on the device the batch is on, drawn anew for each image.
+"""Augmentation of whole batches on their device, random for each image.
 
-Every function takes images [N, C, H, W] and, unless it says otherwise, returns images of the same
-shape, dtype and device; the input is left as it was. Randomness comes from a `torch.Generator` on
-the images' device, so equal generators give equal results.
+Every function takes images [N, C, H, W] and, unless it says otherwise, returns new images of the
+same shape, dtype and device. Randomness comes from a `torch.Generator` on the images' device, so
+equal generators give equal results.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to `max_shift` pixels both ways; the border is filled by reflection.
+    """Shift each image by up to `max_shift` pixels in both axes; borders are filled by reflection.
 
-    The same as padding by reflection and cropping at random, without building the padded batch.
+    Equal to reflection padding and a random crop, without the padded batch.
 
     Args:
         images: [N, C, H, W].
@@ -41,13 +41,18 @@ def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> 
 
 
 def _reflect(index: Tensor, size: int) -> Tensor:
-    """Fold indices outside 0 … size-1 back by reflection about the border pixels."""
+    """Reflect indices outside 0 … size - 1 about the border pixels."""
     last = size - 1
     return last - (last - index.abs()).abs()
 
 
 def flip(images: Tensor, mask: Tensor) -> Tensor:
-    """Mirror left to right those of `images` [N, C, H, W] that `mask` (bool [N]) chooses."""
+    """Mirror some images left to right.
+
+    Args:
+        images: [N, C, H, W].
+        mask: bool [N], which of them to mirror.
+    """
     return torch.where(mask[:, None, None, None], images.flip(-1), images)
 
 
@@ -63,18 +68,18 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def alternating_flip(images: Tensor, index: Tensor, epoch: int) -> Tensor:
-    """Mirror each image in every other epoch; a coin drawn once per image says in which.
+    """Mirror each image in every other epoch, in the even or the odd ones at random.
 
-    Two epochs in a row show every image both ways, where random flipping shows half of the images
-    the same way twice (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+    Two epochs in a row show every image both ways, where random flips show half of the images the
+    same way twice (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
 
     Args:
         images: [N, C, H, W].
-        index: int64 [N], each image's position in its data set; it decides the coin.
+        index: int64 [N], each image's position in its data set, which decides even or odd.
         epoch: counted from 0.
     """
-    # A multiplicative hash (Steele et al., SplitMix64, 2014): neighbours get unrelated coins, the
-    # same on every device and in every process, with no table to carry. int64 wraps on overflow.
+    # A multiplicative hash (Steele et al., SplitMix64, 2014) gives neighbours unrelated bits, equal
+    # on every device and in every process. int64 wraps on overflow.
     mixed = (index + 1) * -0x61C8864680B583EB
     mixed = (mixed ^ (mixed >> 30)) * -0x40A7B892E31B1A47
     coin = (mixed >> 40) & 1
@@ -89,7 +94,7 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
     Args:
         images: [N, C, H, W].
-        size: in pixels; at the border less of the square is seen.
+        size: of the square, in pixels.
         generator: on the images' device.
 
     Raises:
@@ -112,28 +117,28 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def cutmix(
     images: Tensor, probability: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Replace a rectangle of each image, with a probability, by the same one of another image.
+    """CutMix: replace a rectangle of each image by that of another, with some probability.
 
     Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
-    Features", 2019: around a random pixel, of the image's proportions, of an area between none and
-    all of it, clipped at the border.
+    Features", 2019: the rectangle has the image's proportions, a random centre and a random area of
+    up to the whole image, and is clipped at the border.
 
     Args:
         images: [N, C, H, W].
-        probability: that an image is mixed, from 0 to 1.
+        probability: of an image to be mixed, from 0 to 1.
         generator: on the images' device.
 
     Returns:
-        The images; the position of each one's other image in the batch, int64 [N]; and the share
-        of its pixels that it kept, float32 [N].
+        The images; for each, the position in the batch of the other image, int64 [N]; and the
+        fraction of its own pixels that is left, float32 [N].
     """
     n, _, height, width = images.shape
     area, chosen, row, column = torch.rand(4, n, 1, generator=generator, device=images.device)
-    side = area.sqrt() * (chosen < probability)  # [N, 1], as a fraction
+    side = area.sqrt() * (chosen < probability)  # [N, 1], as a fraction of the image's
     in_rows = _spans(row, side, height)  # [N, H]
     in_columns = _spans(column, side, width)  # [N, W]
     rectangle = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # [N, 1, H, W]
-    # The next one in the batch, whose images are in a random order.
+    # The next image of the batch, whose order is random.
     others = torch.arange(n, device=images.device).roll(-1)
     mixed = torch.where(rectangle, images[others], images)
     kept = 1 - in_rows.sum(1) * in_columns.sum(1) / (height * width)
@@ -141,7 +146,7 @@ def cutmix(
 
 
 def _spans(centre: Tensor, side: Tensor, size: int) -> Tensor:
-    """Which of `size` pixels in a row lie within side / 2 of the centre, both fractions [N, 1]."""
+    """Which pixels, [N, size], are within side / 2 of the centre; both are fractions [N, 1]."""
     pixels = (torch.arange(size, device=centre.device) + 0.5) / size
     return (pixels - centre).abs() < side / 2
 
@@ -149,26 +154,28 @@ def _spans(centre: Tensor, side: Tensor, size: int) -> Tensor:
 def scale(images: Tensor, size: int) -> Tensor:
     """Scale images to `size` x `size` pixels, bilinear and antialiased.
 
-    Without antialiasing a smaller image would be a sample of the pixels, not their mean.
+    Without antialiasing a smaller image would be a sample of the pixels, not a mean.
 
     Args:
         images: floating point [N, C, H, W].
-        size: of the result, [N, C, size, size].
+        size: of the result, in pixels.
+
+    Returns:
+        [N, C, size, size], channels_last.
     """
-    # In float32, because CPUs have no other kernel for it.
+    # In float32, because PyTorch has no other kernel for CPUs.
     scaled = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
     return scaled.to(images.dtype, memory_format=torch.channels_last)
 
 
 class Augment:
-    """Shift, flip and cutout in this order, then `extra`; 0 or `none` leaves one out.
+    """Applies shift, flip and cutout in this order, then `extra`; 0 or `none` leaves one out.
 
     Args:
         shift: largest shift in pixels, see `random_shift`.
         flip: `none`, `random` (see `random_flip`) or `alternating` (see `alternating_flip`).
         cutout: side of the square in pixels, see `cutout`.
-        extra: functions of images and generator, called last in their order, for augmentations of
-            your own: docs/extend.md.
+        extra: your own functions of images and `generator`, called in this order: docs/extend.md.
 
     Raises:
         ValueError: if `flip` is none of the three.
@@ -191,7 +198,14 @@ class Augment:
     def __call__(
         self, images: Tensor, index: Tensor, epoch: int, generator: torch.Generator
     ) -> Tensor:
-        """Augment images [N, C, H, W] whose positions in the data set are `index` [N]."""
+        """Augment a batch.
+
+        Args:
+            images: uint8 [N, C, H, W].
+            index: int64 [N], positions in the data set.
+            epoch: counted from 0.
+            generator: on the images' device.
+        """
         if self.shift:
             images = random_shift(images, self.shift, generator)
         if self.flip == "random":

@@ -1,4 +1,4 @@
-"""Distillation: learning from a trained network's answers beside the labels."""
+"""Knowledge distillation: training on the outputs of a trained network beside the labels."""
 
 import torch
 import torch.nn.functional as F
@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 
 class Distillation:
-    """The loss of a student that learns the answers of a trained classifier, its teacher.
+    """The loss of a student that is trained on the outputs of a trained classifier, its teacher.
 
     Hinton et al., "Distilling the Knowledge in a Neural Network", 2015. The teacher sees the same
     augmented images as the student (Beyer et al., "Knowledge distillation: A good teacher is
     patient and consistent", 2022).
 
     Args:
-        teacher: gives logits [N, classes] of images uint8 [N, 3, H, W]. It is put into evaluation
+        teacher: maps images uint8 [N, 3, H, W] to logits [N, classes]. It is put into evaluation
             mode, and its weights are frozen.
         name: of the teacher's network.
-        weight: share of the student's loss that comes from the teacher's answers, from 0 to 1.
-        temperature: both networks' logits are divided by it, so that small probabilities count.
+        weight: of the teacher's part of the loss, from 0 to 1; the labels' is 1 - weight.
+        temperature: divides both networks' logits, so that small probabilities count.
 
     Raises:
         ValueError: if `weight` is not in [0, 1] or `temperature` is not above 0.
@@ -34,20 +34,23 @@ class Distillation:
         self.temperature = temperature
 
     def losses(self, images: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
-        """The student's losses [N], with the teacher's share in them.
+        """Combine the losses on the labels with the divergence from the teacher's outputs.
 
         Args:
             images: uint8 [N, 3, H, W], augmented.
             logits: the student's [N, classes].
             losses: the student's on the labels [N].
+
+        Returns:
+            The weighted sums [N].
         """
         with torch.no_grad():
-            answers = self.teacher(images)  # [N, classes]
+            teacher_logits = self.teacher(images)  # [N, classes]
         divergences = F.kl_div(
             (logits.float() / self.temperature).log_softmax(1),
-            (answers.float() / self.temperature).softmax(1),
+            (teacher_logits.float() / self.temperature).softmax(1),
             reduction="none",
         ).sum(1)
-        # Gradients of logits divided by the temperature shrink with its square.
+        # The temperature scales gradients by its inverse square.
         divergences = self.temperature**2 * divergences
         return (1 - self.weight) * losses + self.weight * divergences

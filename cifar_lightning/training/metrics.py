@@ -21,28 +21,28 @@ class Scores(nn.Module):
     """Mean loss and accuracy over many batches and all devices.
 
     Args:
-        num_classes: of the logits.
+        num_classes: number of classes.
     """
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        # Neither hides a NaN nor looks for one, for which a GPU would have to wait at every step.
+        # Searching for NaNs would make a GPU wait at every step.
         self.loss = MeanMetric(nan_strategy="disable")
-        # Over images, not over classes (torchmetrics' default); the inputs are ours, unchecked.
+        # Mean over images; torchmetrics' default is over classes.
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def update(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: losses [N] or their mean, logits [N, classes], labels [N]."""
+        """Add a batch: losses [N] or their mean, logits [N, classes], labels [N]."""
         self.loss.update(losses)
         self.accuracy.update(logits, labels)
 
     def reset(self) -> None:
-        """Start again from nothing."""
+        """Set all counts to 0."""
         self.loss.reset()
         self.accuracy.reset()
 
     def counts(self) -> dict[str, dict[str, Tensor]]:
-        """The counts so far of all devices together; all must call this at once."""
+        """The counts so far, summed over all devices; every process has to call this."""
         states = {}
         for name in ("loss", "accuracy"):
             metric = getattr(self, name)
@@ -51,7 +51,7 @@ class Scores(nn.Module):
         return states
 
     def restore(self, counts: dict[str, dict[str, Tensor]]) -> None:
-        """Continue from counts of an earlier run."""
+        """Restore the counts of an earlier run."""
         for name, state in counts.items():
             for key, value in state.items():
                 setattr(getattr(self, name), key, value)
@@ -59,11 +59,11 @@ class Scores(nn.Module):
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """The predictions of a test in the order of the images: [N] each, on the CPU.
+    """The predictions on the test images, in their order: [N] each, on the CPU.
 
     Attributes:
-        index: of the image, int64.
-        predictions: the class, int64.
+        index: position of the image, int64.
+        predictions: predicted class, int64.
         confidences: its probability, float32.
     """
 
@@ -75,7 +75,7 @@ class TestPredictions:
 
 
 class Predictions(Metric):
-    """The predictions of all images, gathered from all devices."""
+    """Predictions on all images, gathered from all devices."""
 
     full_state_update = False
     rows: list[Tensor]
@@ -85,18 +85,18 @@ class Predictions(Metric):
         self.add_state("rows", [], dist_reduce_fx="cat")
 
     def update(self, index: Tensor, logits: Tensor) -> None:
-        """Add a batch: index [N], logits [N, classes]; N may be 0, as it is on some devices."""
+        """Add a batch: index [N], logits [N, classes]; N may be 0."""
         predictions = logits.argmax(1, keepdim=True)  # [N, 1]
         confidences = logits.float().softmax(1).gather(1, predictions)
         self.rows.append(torch.cat([index[:, None], predictions, confidences], dim=1))  # [N, 3]
 
     def compute(self) -> Tensor:
-        """Float32 [images, 3]: index, prediction and confidence."""
+        """Index, prediction and confidence of each image, float32 [images, 3]."""
         return dim_zero_cat(self.rows)
 
 
 def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy, loss and calibration error over all images.
+    """Compute accuracy, loss and calibration error over all images.
 
     Args:
         logits: float [N, classes].
@@ -122,35 +122,38 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """How many images of a class (row) were predicted as which (column): int64 [classes, classes].
+    """Count the images of each class (row) by predicted class (column).
 
     Args:
         predictions: int64 [N].
         labels: int64 [N].
-        num_classes: of both.
+        num_classes: number of classes.
+
+    Returns:
+        int64 [classes, classes].
     """
     matrix: Tensor = multiclass_confusion_matrix(predictions, labels, num_classes)
     return matrix
 
 
 def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, float]]:
-    """Confidence and accuracy in bins of equal width, as a reliability diagram shows them.
+    """Compute confidence and accuracy in bins of equal width, for a reliability diagram.
 
     Args:
         logits: float [N, classes].
         labels: int64 [N].
 
     Returns:
-        For each bin that has images, lowest first: mean `confidence` and `acc` from 0 to 1, and its
-        share of all `images`.
+        For each bin that has images, lowest first: mean `confidence` and `acc`, from 0 to 1, and
+        the fraction of all `images` in it.
     """
     confidence, predictions = logits.softmax(1).max(1)  # [N], [N]
     bins = (confidence * CALIBRATION_BINS).long().clamp_max(CALIBRATION_BINS - 1)
-    hits = (predictions == labels).float()
+    correct = (predictions == labels).float()
     return [
         {
             "confidence": round(confidence[bins == b].mean().item(), 6),
-            "acc": round(hits[bins == b].mean().item(), 6),
+            "acc": round(correct[bins == b].mean().item(), 6),
             "images": round((bins == b).float().mean().item(), 6),
         }
         for b in bins.unique().tolist()
@@ -169,7 +172,7 @@ class Mistakes:
 def confident_mistakes(
     predictions: Tensor, confidences: Tensor, labels: Tensor, count: int
 ) -> Mistakes:
-    """The most confident mistakes, at most `count`.
+    """Find the most confident mistakes, at most `count`.
 
     Args:
         predictions: int64 [N].
@@ -183,7 +186,14 @@ def confident_mistakes(
 
 
 def class_accuracies(matrix: Tensor) -> list[float | None]:
-    """The accuracy of each class, from a confusion matrix; None for a class without images."""
+    """Compute the accuracy of each class.
+
+    Args:
+        matrix: confusion matrix, [classes, classes].
+
+    Returns:
+        An accuracy from 0 to 1 per class; None for a class without images.
+    """
     return [
         None if (images := int(row.sum())) == 0 else round(int(row[c]) / images, 6)
         for c, row in enumerate(torch.as_tensor(matrix))

@@ -19,20 +19,20 @@ Batch = tuple[Tensor, Tensor, Tensor]
 """Images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]."""
 
 
-class Distils(Protocol):
-    """What the module needs of a distillation, as `training.distillation.Distillation` has it."""
+class DistillationLoss(Protocol):
+    """The interface of `training.distillation.Distillation`, which can be deleted."""
 
     teacher: nn.Module
     name: str  # of the teacher's network
 
     def losses(self, images: Tensor, logits: Tensor, losses: Tensor) -> Tensor:
-        """The losses [N] with the teacher's share in them."""
+        """Combine the losses on the labels with the teacher's part, [N]."""
 
 
 class Classifier(pl.LightningModule):
-    """Trains a network on uint8 images. Normalisation is part of it, so it takes raw images.
+    """Trains and evaluates a network on uint8 images, which it normalises itself.
 
-    Logs at each validation, or each epoch where there is none: `train/loss` and `train/acc` (since
+    Logs with each validation, or each epoch if there is none: `train/loss` and `train/acc` (since
     the last time, on augmented images, with label smoothing), `val/loss`, `val/acc` and `lr`; in a
     test `test/loss` and `test/acc`.
 
@@ -40,23 +40,23 @@ class Classifier(pl.LightningModule):
         network: maps normalised images [N, 3, H, W] to logits [N, classes].
         classes: class names.
         image_size: height and width of the images in pixels.
-        mean, std: of the training images by channel, on the scale 0 to 1.
+        mean, std: of the training images per channel, on the scale 0 to 1.
         optimizer: makes the optimizer from the network's parameters.
-        scheduler: makes the schedule, stepped after every optimizer step, from the optimizer and
-            the number of steps.
+        scheduler: makes the learning-rate schedule from the optimizer and the number of steps; it
+            is stepped after every optimizer step.
         augment: maps images (uint8), index, epoch and a generator to images; training only.
-        label_smoothing: share of the target spread evenly over the classes in training.
-        cutmix: probability that a part of a training image is replaced by another image, see
-            `cutmix`. Its loss is the mean of the losses on both labels, weighted by their shares of
-            the pixels; `train/acc` counts its own label.
+        label_smoothing: fraction of the target spread evenly over the classes in training.
+        cutmix: probability that a training image is mixed with another one, see `augment.cutmix`.
+            Its loss is the mean of the losses on both labels, weighted by their fractions of the
+            pixels; `train/acc` counts the image's own label.
         seed: of the augmentation.
 
     Attributes:
-        train_size: height and width in pixels that training steps scale their images to; None for
+        train_size: height and width in pixels to which training steps scale the images; None for
             no scaling.
         tested: the predictions of the last test; None before it.
-        distillation: adds a teacher's answers to the loss; None to learn the labels alone. It is
-            not part of checkpoints.
+        distillation: combines the loss with a teacher's part; None to train on the labels alone.
+            Checkpoints do not contain it.
 
     Raises:
         ValueError: if `label_smoothing` or `cutmix` is not in [0, 1].
@@ -81,7 +81,7 @@ class Classifier(pl.LightningModule):
             raise ValueError(f"label_smoothing must be from 0 to 1, not {label_smoothing}")
         if not 0 <= cutmix <= 1:
             raise ValueError(f"cutmix must be from 0 to 1, not {cutmix}")
-        # Convolutions are about twice as fast in this layout, on CPUs and tensor cores alike.
+        # Convolutions are about twice as fast in this layout, on CPUs and on tensor cores.
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = tuple(classes)
         self.image_size = image_size
@@ -101,7 +101,7 @@ class Classifier(pl.LightningModule):
         self.test_scores = Scores(len(classes))
         self.test_predictions = Predictions()
         self.tested: TestPredictions | None = None
-        self.distillation: Distils | None = None
+        self.distillation: DistillationLoss | None = None
         self._random_state: dict[str, Tensor] | None = None
 
     def on_fit_start(self) -> None:
@@ -110,25 +110,25 @@ class Classifier(pl.LightningModule):
             self.distillation.teacher.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a resume within an epoch needs beside Lightning's own state."""
+        """Save the training scores and the random state, for a resume within an epoch."""
         checkpoint["fit_scores"] = self.fit_scores.counts()
-        # For layers such as dropout; the randomness of a step depends on its number alone.
+        # For layers such as dropout; augmentation has its own generator.
         checkpoint["random_state"] = _random_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore it."""
-        if self.trainer.is_global_zero:  # of all devices together
+        """Restore the training scores and the random state."""
+        if self.trainer.is_global_zero:  # they are summed over all devices
             self.fit_scores.restore(checkpoint["fit_scores"])
         self._random_state = checkpoint["random_state"]
 
     def on_train_start(self) -> None:
-        """Restore the random state last: what ran before may have drawn from it."""
+        """Restore the random state here, because earlier hooks may draw random numbers."""
         if self._random_state is not None:
             _set_random_state(self._random_state, self.device)
             self._random_state = None
 
     def normalise(self, images: Tensor) -> Tensor:
-        """From uint8 to zero mean and unit variance by channel; channels_last, in its dtype."""
+        """Normalise images uint8 [N, 3, H, W], to the module's dtype, in channels_last."""
         normalised = normalise(images, self.mean, self.std)
         return normalised.to(self.mean.dtype, memory_format=torch.channels_last)
 
@@ -138,7 +138,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
-        """The loss of one augmented batch: smoothed cross-entropy, with a teacher's share if any.
+        """Compute the loss of an augmented batch: smoothed cross-entropy, and a teacher's part.
 
         Returns:
             `loss`, the mean; `losses` [N]; and `image_size`, in pixels, of the network's inputs.
@@ -153,9 +153,9 @@ class Classifier(pl.LightningModule):
         if self.train_size is not None:
             inputs = scale(inputs, self.train_size)
         logits = self.network(inputs)
-        losses = self._smoothed(logits, labels)
+        losses = self._cross_entropy(logits, labels)
         if others is not None:
-            losses = kept * losses + (1 - kept) * self._smoothed(logits, labels[others])
+            losses = kept * losses + (1 - kept) * self._cross_entropy(logits, labels[others])
         if self.distillation is not None:
             losses = self.distillation.losses(images, logits, losses)
         loss = losses.mean()
@@ -163,48 +163,48 @@ class Classifier(pl.LightningModule):
         self.fit_scores.update(loss.detach(), logits.detach(), labels)
         return {"loss": loss, "losses": losses.detach(), "image_size": inputs.shape[-1]}
 
-    def _smoothed(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropies [N]."""
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy with label smoothing of each image, [N]."""
         return F.cross_entropy(
             logits, labels, label_smoothing=self.label_smoothing, reduction="none"
         )
 
     def _generator(self, batch_idx: int) -> torch.Generator:
-        """The randomness of one step. It depends on the step alone, so it survives a resume."""
+        """A generator for one step, seeded by the step alone, so that a resume draws the same."""
         step = (self.seed % 2**32, self.current_epoch, batch_idx, self.global_rank)
         return torch.Generator(self.device).manual_seed(hash(step))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Count one validation batch; returns its logits [N, classes], for callbacks."""
+        """Evaluate a validation batch; returns its logits [N, classes], for callbacks."""
         return self._evaluate(batch, self.val_scores)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Count one test batch; returns its logits [N, classes], for callbacks."""
+        """Evaluate a test batch; returns its logits [N, classes], for callbacks."""
         logits = self._evaluate(batch, self.test_scores)
         self.test_predictions.update(batch[2], logits)
         return logits
 
     def _evaluate(self, batch: Batch, scores: Scores) -> Tensor:
-        """Count a batch; returns its logits [N, classes]."""
+        """Add a batch to the scores; returns its logits [N, classes]."""
         images, labels, _ = batch
         if not len(images):
-            # Other devices have the last batches, and some networks refuse empty ones.
+            # Where other devices have the last batches; some networks refuse empty ones.
             return self.mean.new_empty(0, len(self.classes))
-        # Not compiled: each new batch size would be compiled again.
+        # Not compiled, because each new batch size would be compiled again.
         with torch.compiler.set_stance("force_eager"):
             logits: Tensor = self(images)
         scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
         return logits
 
     def on_validation_epoch_end(self) -> None:
-        """Log training and validation together, so that they share a row of metrics.csv."""
+        """Log the metrics of training and validation together, in one row of metrics.csv."""
         self._log("val", self.val_scores)
         # Not in Trainer.validate, nor in Lightning's validation before the first step.
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self._log_training()
 
     def on_train_epoch_end(self) -> None:
-        """Log training alone where there is no validation to log it with."""
+        """Log the training metrics if there is no validation to log them with."""
         if not self.trainer.enable_validation:
             self._log_training()
 
@@ -226,7 +226,7 @@ class Classifier(pl.LightningModule):
         scores.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer of the network's parameters, and its schedule over the whole training."""
+        """Make the optimizer of the network's parameters and its learning-rate schedule."""
         optimizer = self.make_optimizer(self.network.parameters())
         scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
         return {
@@ -236,7 +236,7 @@ class Classifier(pl.LightningModule):
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of PyTorch's global generators: the CPU's, and the GPU's if there is one."""
+    """The state of PyTorch's global generators, of the CPU and of a GPU that is used."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 

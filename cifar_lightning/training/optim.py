@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules that torch.optim lacks."""
+"""The optimizer Muon with SGD, and learning-rate schedules."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,31 +15,31 @@ Tensors = list[Tensor] | tuple[Tensor, ...]
 class Muon(Optimizer):
     """Muon for the inner weight matrices and SGD for the rest, as one optimizer.
 
-    One optimizer serves both so that Lightning's automatic optimization, one schedule and the
-    16-bit gradient scaler apply as to any other.
+    One optimizer for both works with Lightning's automatic optimization, one schedule and the
+    16-bit gradient scaler.
 
-    Whose a parameter is: of the weights that have two or more dimensions and more than one input
-    channel, in the order given, the first and the last are SGD's and those between are Muon's.
-    Everything else is SGD's too: biases, norms, depthwise filters. So in a convolutional network
-    Muon gets the dense and 1x1 convolutions but the first and the last.
+    Parameter groups: of the weights that have two or more dimensions and more than one input
+    channel, in the order given, Muon updates all but the first and the last. SGD updates these two
+    and everything else: biases, norms, depthwise filters. So in a convolutional network Muon gets
+    the dense and 1x1 convolutions between the first and the last.
 
     Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024): the
     momentum of a weight [out, in, h, w], as a matrix [out, in * h * w], is replaced by the nearest
     orthogonal matrix. Before each update the weight is rescaled to norm sqrt(out), so that the
-    learning rate is a step's size relative to the weight. Where a batch norm follows, this changes
-    nothing that the network computes; where none does, as behind the pointwise layers of
-    `dilated_dw`, it fixes the norm of the weight.
+    learning rate is the size of a step relative to the weight. Where a batch norm follows, the
+    rescaling does not change the network's outputs; where none does, as after the pointwise layers
+    of `dilated_dw`, it fixes the norm of the weight.
 
     Args:
         params: all parameters of a network, in the order of its layers.
         lr: Muon's learning rate.
-        momentum: Muon's, with Nesterov's look-ahead.
+        momentum: Muon's Nesterov momentum.
         ns_steps: Newton-Schulz steps towards the orthogonal matrix.
         sgd_lr: SGD's learning rate.
-        head_lr: SGD's for the last of the weights, the classifier's; None is `sgd_lr`.
-        sgd_momentum: SGD's, with Nesterov's look-ahead.
-        weight_decay: SGD's, added to the gradient; with a `head_lr` the last weight decays as fast
-            as the others. Muon's weights have a fixed norm instead.
+        head_lr: SGD's learning rate for the last of these weights, the head's; None for `sgd_lr`.
+        sgd_momentum: SGD's Nesterov momentum.
+        weight_decay: SGD's, added to the gradient; with a `head_lr` it is scaled so that the head
+            decays as fast as the others. Muon's weights have a fixed norm instead.
 
     Raises:
         ValueError: if a learning rate or the weight decay is negative, or a momentum is not in
@@ -72,12 +72,12 @@ class Muon(Optimizer):
         params = list(params)
         dense = [p for p in params if p.ndim >= 2 and p.shape[1] > 1]
         inner, head = dense[1:-1], dense[-1:] if head_lr != sgd_lr else []
-        elsewhere = {id(p) for p in (*inner, *head)}
+        other_groups = {id(p) for p in (*inner, *head)}
         sgd = {"muon": False, "momentum": sgd_momentum}
         groups: list[dict[str, Any]] = [
             {"params": inner, "muon": True, "lr": lr, "momentum": momentum, "ns_steps": ns_steps},
             {
-                "params": [p for p in params if id(p) not in elsewhere],
+                "params": [p for p in params if id(p) not in other_groups],
                 "lr": sgd_lr,
                 "weight_decay": weight_decay,
                 **sgd,
@@ -99,20 +99,20 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient; returns what `closure` returns."""
+        """Update every parameter that has a gradient; returns the result of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            trained = [(w, w.grad) for w in group["params"] if w.grad is not None]
-            if trained:
-                weights, gradients = (list(tensors) for tensors in zip(*trained, strict=True))
+            pairs = [(w, w.grad) for w in group["params"] if w.grad is not None]
+            if pairs:
+                weights, gradients = (list(tensors) for tensors in zip(*pairs, strict=True))
                 (self._muon if group["muon"] else self._sgd)(weights, gradients, group)
         return loss
 
-    # The `_foreach` functions, which torch.optim is made of, need fewer launches on a GPU than a
-    # loop over the tensors.
+    # The `_foreach` functions, which torch.optim uses too, need fewer kernel launches on a GPU than
+    # a loop over the tensors.
 
     def _muon(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
         directions = self._nesterov(weights, gradients, group["momentum"])
@@ -142,17 +142,20 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrix: Tensor, steps: int) -> Tensor:
-    """Push a matrix's singular values towards 1 by a quintic Newton-Schulz iteration.
+    """Approximate the nearest orthogonal matrix by a quintic Newton-Schulz iteration.
 
     The coefficients (Jordan et al., 2024) trade exactness for speed: singular values end between
     about 0.7 and 1.2, which trains as well as 1.
 
     Args:
-        matrix: [rows, columns], any floating dtype; the result has its shape and dtype.
-        steps: 0 only scales the matrix to Frobenius norm 1.
+        matrix: [rows, columns], of any floating dtype.
+        steps: number of iterations; 0 only scales the matrix to Frobenius norm 1.
+
+    Returns:
+        [rows, columns], of the same dtype.
     """
-    # bf16 is what GPUs are fast at and is exact enough here. On a CPU these small products hardly
-    # count beside the convolutions, and bf16 crawls on chips without instructions for it.
+    # bf16 is fast on GPUs and exact enough here. On a CPU these small products hardly take time
+    # beside the convolutions, and bf16 is slow on chips without instructions for it.
     x = matrix.to(torch.bfloat16 if matrix.is_cuda else torch.float32)
     x = x / (x.norm() + 1e-7)
     wide = x if x.shape[0] <= x.shape[1] else x.T  # the smaller Gram matrix of the two
@@ -170,7 +173,7 @@ def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
     Args:
         optimizer: its learning rates are the peak of the schedule.
         total_steps: optimizer steps of the training; the schedule is stepped after each.
-        warmup: fraction of the steps, from 0 to below 1.
+        warmup: fraction of the steps with a rising rate, from 0 to below 1.
 
     Raises:
         ValueError: if `warmup` is not in [0, 1).
@@ -181,13 +184,7 @@ def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
     """Linear warm-up, then cosine decay to 0 (Loshchilov and Hutter, "SGDR", 2017).
 
-    Args:
-        optimizer: its learning rates are the peak of the schedule.
-        total_steps: optimizer steps of the training; the schedule is stepped after each.
-        warmup: fraction of the steps, from 0 to below 1.
-
-    Raises:
-        ValueError: if `warmup` is not in [0, 1).
+    Arguments and errors are those of `linear_schedule`.
     """
     return _schedule(
         optimizer, total_steps, warmup, lambda done: (1 + math.cos(math.pi * done)) / 2
@@ -197,13 +194,7 @@ def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
     """Linear warm-up, then a constant rate.
 
-    Args:
-        optimizer: its learning rates are the peak of the schedule.
-        total_steps: optimizer steps of the training; the schedule is stepped after each.
-        warmup: fraction of the steps, from 0 to below 1.
-
-    Raises:
-        ValueError: if `warmup` is not in [0, 1).
+    Arguments and errors are those of `linear_schedule`.
     """
     return _schedule(optimizer, total_steps, warmup, lambda done: 1.0)
 
@@ -211,18 +202,14 @@ def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.
 def _schedule(
     optimizer: Optimizer, total_steps: int, warmup: float, decay: Callable[[float], float]
 ) -> LambdaLR:
-    """Linear warm-up, then `decay`, which maps the progress after it, 0 to 1, to a factor.
-
-    Raises:
-        ValueError: if `warmup` is not in [0, 1).
-    """
+    """Linear warm-up, then `decay`, which maps the progress after it, from 0 to 1, to a factor."""
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup must be at least 0 and below 1, not {warmup}")
     warmup_steps = round(warmup * total_steps)
 
     def factor(step: int) -> float:
         if step < warmup_steps:
-            # + 1: a first step at rate 0 would be a step for nothing.
+            # + 1, because a first step at rate 0 would change nothing.
             return (step + 1) / (warmup_steps + 1)
         return decay(min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps)))
 

@@ -57,7 +57,7 @@ def test_val_size_is_a_count_a_fraction_or_nothing(val_size: float, count: int) 
 @pytest.mark.parametrize("val_size", [200, 5000, 1.0, -5, 3, 0.001])
 def test_val_size_out_of_range_is_refused(val_size: float) -> None:
     data = ShapesData(train_size=200, test_size=50, val_size=val_size, batch_size=10)
-    with pytest.raises(UserError, match=r"count from 10 .* to 199, a fraction such as 0.1, or 0"):
+    with pytest.raises(UserError, match=r"number from 10 .* to 199, a fraction such as 0.1, or 0"):
         data.setup()
 
 

@@ -146,7 +146,7 @@ def test_a_download_is_resumed_at_the_next_start_and_at_another_mirror(
     tmp_path: Path, server: Server
 ) -> None:
     # Breaks off, and knows nothing of ranges, so it never gets further.
-    with pytest.raises(DownloadError, match=r"broke[\s\S]*0\.1 MB are in .*archive\.part"):
+    with pytest.raises(DownloadError, match=r"lost[\s\S]*0\.1 MB are in .*archive\.part"):
         get(tmp_path, server.url("whole-breaks"))
     # Breaks off again and again: ten connections are enough.
     assert arrived(tmp_path, *map(server.url, ("503", "drops", "good"))) == ARCHIVE
@@ -315,7 +315,7 @@ def test_an_unfit_file_is_unpacked_again_or_named(
     with pytest.raises(DataUnavailable) as raised:
         ready(tmp_path)
     message = str(raised.value)
-    assert f"cifar-10-batches-py is not whole: {name} is {what}." in message
+    assert f"cifar-10-batches-py is incomplete: {name} is {what}." in message
     assert "data.mirrors is empty" in message
 
 
@@ -340,7 +340,7 @@ def test_of_runs_that_start_together_one_downloads(
         for start in starts:
             start.start()
         time.sleep(2)
-        assert "Another run is putting CIFAR-10 into" in capsys.readouterr().out
+        assert "Another run is downloading CIFAR-10 to" in capsys.readouterr().out
     for start in starts:
         start.join()
     assert len(ended) == 4
@@ -376,9 +376,9 @@ def test_code_in_the_official_files_is_not_run(tmp_path: Path, place: str) -> No
         archive.parent.mkdir(exist_ok=True)
         archive.write_bytes(archive_of(files))
     data = Cifar10Data(root, mirror=own if place == "mirror" else None, mirrors=[])
-    with pytest.raises(DataUnavailable, match="Ways out"):
+    with pytest.raises(DataUnavailable, match="What you can do"):
         data.prepare_data()
-    with pytest.raises(DataUnavailable, match="Ways out"):
+    with pytest.raises(DataUnavailable, match="What you can do"):
         data.setup()
     assert not Path("was_called").exists()
     pickle.loads(payload)  # it would have been

@@ -183,9 +183,9 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     for name, reason in (
         ("folder.png", "a folder"),
-        ("link.png", "a link that leads nowhere"),
-        ("circle.png", "a link that leads nowhere"),
-        ("pipe.png", "no regular file"),
+        ("link.png", "a broken link"),
+        ("circle.png", "a broken link"),
+        ("pipe.png", "not a regular file"),
         ("gone.png", "No such file"),
     ):
         with pytest.raises(ValueError, match=reason):
@@ -238,7 +238,7 @@ def test_what_a_folder_holds_beside_images_is_counted(tree: Tree) -> None:
     tree("p/__MACOSX/1.png", "p/data.h5", "p/drawing.eps")
     found, left_out = find_images("p")
     assert found == [Path("p/1.png")]
-    assert left_out == {".txt": 2, "hidden": 4, "without an ending": 1, ".h5": 1, ".eps": 1}
+    assert left_out == {".txt": 2, "hidden": 4, "without an extension": 1, ".h5": 1, ".eps": 1}
 
 
 def test_a_folder_below_a_hidden_one_is_not_hidden(tree: Tree) -> None:

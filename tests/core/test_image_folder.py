@@ -176,7 +176,7 @@ MISTAKES: dict[str, tuple[Files, str]] = {
     ),
     "one class": (
         {name: content for name, content in SMALL.items() if "dog" not in name},
-        "one class, cat: there is nothing to tell it from.",
+        "only one class, cat.",
     ),
 }
 

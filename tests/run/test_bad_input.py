@@ -24,7 +24,7 @@ FOLDER = ("data=folder", "data.batch_size=1", "data.val_size=0", "target_accurac
         ("train", [*SMALL, "trainer.gpus=[x]"], "names a GPU twice or one that does not exist"),
         ("train", [*SMALL, "model=true"], "this group needs an option"),
         ("train", [*SMALL, "seed='\x1b[31m'"], "seed=\N{REPLACEMENT CHARACTER}[31m should be"),
-        ("train", [*SMALL, "~trainer.precision"], "trainer.precision cannot be taken out"),
+        ("train", [*SMALL, "~trainer.precision"], "trainer.precision cannot be removed"),
         ("train", [*FOLDER, "data.path=set/train/cat/0.png"], "is damaged or not an archive"),
         ("train", [*FOLDER, "data.path=half.zip"], "is damaged or not an archive"),
         ("train", [*FOLDER, "data.path=bomb.tgz"], "unpacks to more than 100 times its size"),

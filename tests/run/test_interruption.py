@@ -375,9 +375,9 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it(
 
 def test_a_second_signal_ends_a_training_at_once(tmp_path: Path) -> None:
     interruption = Interruption(tmp_path / "last.ckpt")
-    interruption._note(TERM, None)
+    interruption._on_signal(TERM, None)
     with pytest.raises(SystemExit) as ended:
-        interruption._note(TERM, None)
+        interruption._on_signal(TERM, None)
     assert ended.value.code == 143
     with pytest.raises(KeyboardInterrupt):
-        interruption._note(INT, None)
+        interruption._on_signal(INT, None)

@@ -23,7 +23,9 @@ PLAIN = JobEnvironment()
 
 
 def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
-    refused = pytest.raises(JobFailed, match=r"Another process works on this run, in .*wait for it")
+    refused = pytest.raises(
+        JobFailed, match=r"Another process is working on this run, in .*wait for it"
+    )
     with run_lock(tmp_path), refused:
         run_job(partial(enter, tmp_path, None), PLAIN)
     run_job(partial(enter, tmp_path, None), PLAIN)
@@ -126,7 +128,7 @@ def test_a_gpu_has_one_job_and_the_next_one_waits_for_it(machine: pytest.MonkeyP
     assert {holders.has("c"), holders.has("d")} == {"0", "1"}
     for name in "cd":
         holders.end(name)
-    waits = "All GPUs (0, 1) have a job; this one waits for one to end.\n"
+    waits = "All GPUs (0, 1) are in use by jobs; this one waits.\n"
     assert [Path(f"{name}.log").read_text() for name in "abc"] == ["", "", waits]
 
 

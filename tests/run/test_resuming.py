@@ -310,5 +310,5 @@ def test_two_processes_do_not_train_in_one_folder(
     monkeypatch.setattr(sys, "argv", ["cifar-train", *TINY, f"hydra.run.dir={tmp_path}/run"])
     with run_lock(tmp_path / "run"), pytest.raises(SystemExit) as ended:
         main()
-    assert "Error: Another process works on this run, in " in str(ended.value.code)
+    assert "Error: Another process is working on this run, in " in str(ended.value.code)
     assert not (tmp_path / "run" / "metrics.csv").exists()

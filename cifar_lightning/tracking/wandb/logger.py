@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning.loggers import WandbLogger
 
-from cifar_lightning.config.paths import without_places
+from cifar_lightning.config.paths import without_paths
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import Budget
 from cifar_lightning.tracking.run_logger import RunLogger
@@ -218,7 +218,7 @@ def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     choices = config.get("choices") or {}
     others = {key: value for key, value in config.items() if key != "choices"}
-    return {**choices, **dict(_flat(without_places(others)))}
+    return {**choices, **dict(_flat(without_paths(others)))}
 
 
 def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -239,7 +239,7 @@ def save_shareable(checkpoint: Path, file: Path) -> None:
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     kept = {key: value for key, value in content.items() if key not in TRAINING_STATE}
     info = kept["hyper_parameters"]
-    kept["hyper_parameters"] = info | {"network": without_places(info["network"])}
+    kept["hyper_parameters"] = info | {"network": without_paths(info["network"])}
     file.parent.mkdir(exist_ok=True)
     torch.save(kept, file)
 

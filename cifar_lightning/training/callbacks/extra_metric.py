@@ -14,7 +14,7 @@ from cifar_lightning.errors import UserError
 class ExtraMetric(pl.Callback):
     """Logs one more metric of validation and test, as `val/NAME` and `test/NAME`.
 
-    It is then in metrics.csv, that of the test in metrics.json, and on W&B.
+    metrics.csv and W&B have both, metrics.json that of the test.
 
     Args:
         name: any but `loss` and `acc`.
@@ -34,7 +34,7 @@ class ExtraMetric(pl.Callback):
         self._make = metric
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Try the metric on one image of each class."""
+        """Check the metric on one perfect prediction per class."""
         names = [other.name for other in trainer.callbacks if isinstance(other, ExtraMetric)]  # type: ignore[attr-defined]
         if names.count(self.name) > 1:
             raise UserError(
@@ -42,7 +42,7 @@ class ExtraMetric(pl.Callback):
                 "callbacks.KEY.name=NAME."
             )
         try:
-            self._begin(trainer, pl_module)
+            self._start(trainer, pl_module)
             labels = torch.arange(len(trainer.datamodule.classes), device=pl_module.device)  # type: ignore[attr-defined]
             self._metric.update((labels[:, None] == labels).float(), labels)
             value = self._metric.compute()
@@ -61,33 +61,33 @@ class ExtraMetric(pl.Callback):
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with a new metric."""
-        self._begin(trainer, pl_module)
+        self._start(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with a new metric."""
-        self._begin(trainer, pl_module)
+        self._start(trainer, pl_module)
 
     def on_validation_batch_end(
         self, trainer: Any, module: Any, logits: Any, batch: Any, *_: Any
     ) -> None:
-        """Count a batch."""
-        self._count(logits, batch)
+        """Add a batch."""
+        self._add(logits, batch)
 
     def on_test_batch_end(
         self, trainer: Any, module: Any, logits: Any, batch: Any, *_: Any
     ) -> None:
-        """Count a batch."""
-        self._count(logits, batch)
+        """Add a batch."""
+        self._add(logits, batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log it with loss and accuracy."""
+        """Log the metric with loss and accuracy."""
         pl_module.log(f"val/{self.name}", self._metric.compute())
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log it with loss and accuracy."""
+        """Log the metric with loss and accuracy."""
         pl_module.log(f"test/{self.name}", self._metric.compute())
 
-    def _begin(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         classes = len(trainer.datamodule.classes)  # type: ignore[attr-defined]
         metric = self._make(num_classes=classes)
         if not isinstance(metric, Metric):
@@ -103,9 +103,9 @@ class ExtraMetric(pl.Callback):
             )
         self._metric = metric.to(pl_module.device)
 
-    def _count(self, logits: Any, batch: Any) -> None:
+    def _add(self, logits: Any, batch: Any) -> None:
         labels = batch[1]
-        if len(labels):  # other devices may have the last batches
+        if len(labels):  # empty where other devices have the last batches
             self._metric.update(logits.float(), labels)
 
 

@@ -1,4 +1,4 @@
-"""The norm of the gradients."""
+"""Logs the norm of the gradients."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 class GradientNorm(pl.Callback):
     """Logs `train/grad_norm`: the L2 norm of all gradients together, a mean over the steps.
 
-    Logged with each validation, or each epoch where there is none: the mean since the last time.
-    The gradients are of all devices, unscaled, accumulated, and not clipped yet. Steps that 16-bit
-    training skips, because a gradient is not finite, do not count.
+    Logged with each validation, or each epoch if there is none, as the mean since the last time.
+    Gradients are reduced over all devices, accumulated and unscaled, but not clipped. Steps with
+    gradients that are not finite, which 16-bit training skips, do not count.
 
     Attributes:
         gradient_norm: of the last step, on the device; None before it.
@@ -22,7 +22,7 @@ class GradientNorm(pl.Callback):
     RUNS_LAST = True  # other callbacks may change the gradients
 
     def __init__(self) -> None:
-        # On the device: reading them would make a GPU wait.
+        # Tensors on the device, because reading their values would make a GPU wait.
         self._sum: Tensor | float = 0.0
         self._steps: Tensor | int = 0
         self.gradient_norm: Tensor | None = None
@@ -43,7 +43,7 @@ class GradientNorm(pl.Callback):
             self._log(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log where no validation has."""
+        """Log if there is no validation."""
         if not trainer.enable_validation:
             self._log(pl_module)
 

@@ -1,4 +1,4 @@
-"""Hard-example replay: images with a large loss are seen again."""
+"""Hard-example replay: repeats images with large losses."""
 
 from typing import Any, cast
 
@@ -11,17 +11,17 @@ from cifar_lightning.errors import UserError
 class HardExampleReplay(pl.Callback):
     """Repeats the training images with the largest losses at the end of each epoch.
 
-    An image's loss is the one from its training step in this epoch, so the choice costs nothing.
-    Images that are classified correctly with confidence teach little (Jiang et al., "Accelerating
-    Deep Learning by Focusing on the Biggest Losers", 2019). Images left out of the epoch's
-    incomplete last batch count as hard.
+    An image's loss is that of its training step in this epoch, so measuring it costs nothing.
+    Images that are classified correctly with confidence have small gradients (Jiang et al.,
+    "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019). Images left out of the
+    epoch's incomplete last batch count as hard.
 
     Args:
-        fraction: share of the training images that are repeated, from 0 to 1.
+        fraction: fraction of the training images that is repeated, from 0 to 1.
 
     Raises:
         ValueError: if `fraction` is not in [0, 1].
-        UserError: before the training, on several devices: each knows only its own losses.
+        UserError: before training, if there are several devices: each has only its own losses.
     """
 
     ONE_DEVICE = (
@@ -35,7 +35,7 @@ class HardExampleReplay(pl.Callback):
         self.fraction = fraction
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set the share before the batches of an epoch are counted."""
+        """Set the fraction before Lightning counts the batches of an epoch."""
         if trainer.world_size > 1:
             raise UserError(self.ONE_DEVICE)
         _data(trainer).replay = self.fraction

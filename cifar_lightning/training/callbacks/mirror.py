@@ -1,9 +1,9 @@
 """Mirror symmetry: weights that give an image and its mirror image the same logits.
 
-A channel that finds something has a partner that finds its mirror image. Then a mirrored image
-gives the mirrored maps with the partners swapped, and the same logits, whatever the weights are:
-the network is equivariant under mirroring (Cohen and Welling, "Group Equivariant Convolutional
-Networks", 2016), with the layers and the number of parameters that it had.
+Each channel has a partner channel whose filter is its mirror image. Then a mirrored image gives
+mirrored maps with partners swapped, and the same logits: the network is equivariant under mirroring
+(Cohen and Welling, "Group Equivariant Convolutional Networks", 2016), with the same layers and
+number of parameters.
 """
 
 from typing import Any, cast
@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 
 from cifar_lightning.errors import UserError
 
-# Relative to a filter's norm: whitened patches are symmetric only as far as the images are.
-SAME = 0.2
+# Largest distance of partners, relative to a filter's norm: whitening filters are only as symmetric
+# as the images.
+PARTNER_DISTANCE = 0.2
 
 
 class MirrorSymmetry(pl.Callback):
@@ -24,10 +25,10 @@ class MirrorSymmetry(pl.Callback):
 
     The weights are made symmetric before the first step, and the gradients at every step. The
     gradient of a symmetric network on mirrored images is the mirrored gradient, so each step learns
-    from the images and their mirror images, at the price of the images alone. (Batch norms take
+    from the images and their mirror images, at the cost of the images alone. (Batch norms take
     their statistics from the images alone.)
 
-    `mirror_index` says for which networks. Flips as augmentation are of no use beside it.
+    For the networks that `mirror_index` describes. Flips as augmentation have no effect beside it.
 
     Raises:
         UserError: before the first step, if the network has unknown layers, or is not symmetric
@@ -35,12 +36,12 @@ class MirrorSymmetry(pl.Callback):
     """
 
     def __init__(self) -> None:
-        self._partners: Tensor | None = None  # of the first convolution's filters, int64 [F]
+        self._partners: Tensor | None = None  # see `mirror_channels`
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find partners and make the weights symmetric; after a resume both are done."""
+        """Find partners and make the weights symmetric, unless a resume has restored them."""
         network = _network(pl_module)
-        resumes = self._partners is not None
+        resumed = self._partners is not None
         if self._partners is None:
             first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
             if first is None:
@@ -48,10 +49,10 @@ class MirrorSymmetry(pl.Callback):
             self._partners = mirror_channels(first)
         self._partners = self._partners.to(pl_module.device)
         self._index = mirror_index(network, self._partners)
-        if not resumes:
+        if not resumed:
             self._symmetrise_weights(pl_module)
         image_size = trainer.datamodule.image_size  # type: ignore[attr-defined]
-        _check(pl_module, image_size)
+        _check_symmetry(pl_module, image_size)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -62,7 +63,7 @@ class MirrorSymmetry(pl.Callback):
         symmetrise(gradients, self._index)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the norms' statistics symmetric, because those of the batches are not."""
+        """Make the norms' statistics symmetric, because the batches' are not."""
         if trainer.state.fn == "fit":
             self._symmetrise_state(pl_module)
 
@@ -71,7 +72,7 @@ class MirrorSymmetry(pl.Callback):
         self._symmetrise_state(pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the network: another training begins anew."""
+        """Forget the partners: another training finds its own."""
         self._partners = None
 
     def _symmetrise_weights(self, pl_module: pl.LightningModule) -> None:
@@ -79,7 +80,7 @@ class MirrorSymmetry(pl.Callback):
 
     def _symmetrise_state(self, pl_module: pl.LightningModule) -> None:
         assert self._partners is not None
-        self._symmetrise_weights(pl_module)  # from which rounding leads away
+        self._symmetrise_weights(pl_module)  # rounding makes them drift
         symmetrise_statistics(_network(pl_module), self._partners)
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,8 +93,8 @@ class MirrorSymmetry(pl.Callback):
 
 
 @torch.no_grad()
-def _check(pl_module: pl.LightningModule, image_size: int) -> None:
-    """Refuse a network that is not symmetric although its weights are."""
+def _check_symmetry(pl_module: pl.LightningModule, image_size: int) -> None:
+    """Refuse a network whose logits differ for mirrored images in spite of symmetric weights."""
     shape = (8, 3, image_size, image_size)
     images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8).to(pl_module.device)
@@ -113,35 +114,44 @@ def _network(pl_module: pl.LightningModule) -> nn.Module:
 
 
 def mirror_channels(first: nn.Conv2d) -> Tensor:
-    """For each filter of the first convolution, the one that mirrors it: int64 [filters].
+    """Find for each filter of the first convolution the one that is its mirror image.
 
-    A filter may be its own. Those that have no mirror image among the others are paired in order.
+    A filter may be its own. Those without a mirror image among the others are paired in order.
+
+    Args:
+        first: the convolution, with F filters.
+
+    Returns:
+        The position of each filter's partner, int64 [F].
     """
     filters = first.weight.detach().float().flatten(1)  # [F, D]
     mirrored = first.weight.detach().float().flip(-1).flatten(1)
     norms = filters.norm(dim=1).clamp_min(1e-7)
-    # By the larger norm of the two, so that both of a pair find it equally near.
+    # Relative to the larger norm of the two, so that the distance is symmetric.
     distances = torch.cdist(mirrored, filters) / torch.maximum(norms, norms[:, None])  # [F, F]
     nearest = distances.argmin(1)
     index = torch.arange(len(nearest), device=nearest.device)
-    found = (nearest[nearest] == index) & (distances[index, nearest] < SAME)
-    left = index[~found]
-    even = len(left) // 2 * 2
+    found = (nearest[nearest] == index) & (distances[index, nearest] < PARTNER_DISTANCE)
+    unpaired = index[~found]
+    even = len(unpaired) // 2 * 2
     partners: Tensor = nearest.clone()
-    partners[left] = left  # an odd one out is its own
-    partners[left[:even]] = left[:even].view(-1, 2).flip(1).flatten()
+    partners[unpaired] = unpaired  # if their number is odd, the last is its own
+    partners[unpaired[:even]] = unpaired[:even].view(-1, 2).flip(1).flatten()
     return partners
 
 
 def partners_of(count: int, first: Tensor) -> Tensor:
-    """Which channel of a map of `count` channels is whose partner: int64 [count].
+    """Assign partners to the channels of maps.
 
     Maps with at least as many channels as the first convolution begin with its partners, so that a
-    convolution that starts as the identity is symmetric; all other channels pair with a neighbour.
+    convolution that starts as the identity is symmetric; others are paired with a neighbour.
 
     Args:
-        count: of channels.
-        first: as `mirror_channels` gives it.
+        count: number of channels.
+        first: the first convolution's partners, from `mirror_channels`.
+
+    Returns:
+        The position of each channel's partner, int64 [count].
     """
     known = len(first) if count >= len(first) else 0
     index = torch.arange(count, device=first.device)
@@ -150,20 +160,22 @@ def partners_of(count: int, first: Tensor) -> Tensor:
 
 
 def mirror_index(network: nn.Module, first: Tensor) -> Tensor:
-    """Where the mirror image of each weight is: int64 [W], over all parameters flattened in a row.
+    """Find the mirror image of each weight of a network.
 
-    The network may be made of convolutions (dense or depthwise), batch norms, linear layers on
-    pooled channels, and anything without parameters that treats all channels alike, and left as
-    right: a pool over an odd number of columns drops the last one. Sums of maps are fine,
-    concatenations are not. Its first layer takes images, its last gives logits, which
-    have no partners.
+    The network may have convolutions (dense or depthwise), batch norms, linear layers on pooled
+    channels, and layers without parameters that treat all channels alike, and left and right alike:
+    a pool over an odd number of columns drops the last one. Maps may be added but not concatenated.
+    The first layer takes images, the last returns logits; their channels have no partners.
 
     Args:
-        network: its parameters' order is that of the result.
-        first: as `mirror_channels` gives it.
+        network: with W weights, in the order of its parameters.
+        first: the first convolution's partners, from `mirror_channels`.
+
+    Returns:
+        The position of each weight's mirror image among all parameters, flattened: int64 [W].
 
     Raises:
-        UserError: if a layer with parameters is none of these.
+        UserError: if a layer with parameters is of another kind.
     """
     layers = [m for m in network.modules() if next(m.parameters(recurse=False), None) is not None]
     pieces: dict[int, Tensor] = {}
@@ -184,13 +196,13 @@ def mirror_index(network: nn.Module, first: Tensor) -> Tensor:
                 f"layers, but not {layer}."
             )
         for parameter in layer.parameters(recurse=False):
-            place = torch.arange(parameter.numel(), device=first.device).view(parameter.shape)
-            place = place[rows]
+            index = torch.arange(parameter.numel(), device=first.device).view(parameter.shape)
+            index = index[rows]
             if parameter.ndim > 1:
-                place = place[:, columns]
+                index = index[:, columns]
             if parameter.ndim == 4:
-                place = place.flip(-1)
-            pieces[id(parameter)] = place.flatten()
+                index = index.flip(-1)
+            pieces[id(parameter)] = index.flatten()
     offset, result = 0, []
     for parameter in network.parameters():
         result.append(pieces[id(parameter)] + offset)
@@ -208,14 +220,14 @@ def _is_dense_or_depthwise(layer: nn.Linear | nn.Conv2d) -> bool:
 def symmetrise(tensors: list[Tensor], index: Tensor) -> None:
     """Replace each weight, or gradient, by the mean of itself and its mirror image.
 
-    For gradients that is the mean of the gradients of the images and of the mirrored images, if
-    the weights are symmetric.
+    For gradients that is the mean of the gradients on the images and on the mirrored images, if the
+    weights are symmetric.
 
     Args:
         tensors: of all parameters in order, changed in place.
-        index: as `mirror_index` gives it.
+        index: from `mirror_index`.
     """
-    # All in a row: one indexing for all parameters.
+    # Concatenated, so that one indexing serves all parameters.
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     means = (flat + flat[index]) / 2
     pieces = means.split([tensor.numel() for tensor in tensors])
@@ -225,7 +237,12 @@ def symmetrise(tensors: list[Tensor], index: Tensor) -> None:
 
 @torch.no_grad()
 def symmetrise_statistics(network: nn.Module, first: Tensor) -> None:
-    """Give partner channels of each batch norm the mean of their statistics."""
+    """Replace the statistics of each batch norm's partner channels by their mean.
+
+    Args:
+        network: changed in place.
+        first: the first convolution's partners, from `mirror_channels`.
+    """
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             partners = partners_of(layer.num_features, first)

@@ -1,4 +1,4 @@
-"""Stops a training whose loss or weights are NaN or infinite."""
+"""Stops training when the loss or the weights become NaN or infinite."""
 
 import math
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from cifar_lightning.errors import UserError
 
 
 class TerminateOnNaN(pl.Callback):
-    """Stops a training whose loss or weights are not finite, before a checkpoint is saved.
+    """Stops training when loss or weights are not finite, before a checkpoint is saved.
 
     Args:
-        every_n_steps: steps between two checks on a CPU. A GPU has to wait whenever a value is
-            read, so there it checks only before a checkpoint may be saved.
+        every_n_steps: steps between two checks on a CPU. Reading values makes a GPU wait, so there
+            it checks only before a checkpoint may be saved.
 
     Raises:
         ValueError: if `every_n_steps` is below 1.
-        UserError: during the training, with the step, its learning rate and, if a callback has
-            the attribute `gradient_norm`, the norm of its gradients.
+        UserError: during training, with the step, its learning rate and, if a callback has the
+            attribute `gradient_norm`, its gradient norm.
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
@@ -31,14 +31,14 @@ class TerminateOnNaN(pl.Callback):
         self.every_n_steps = every_n_steps
         self._losses: list[Tensor] = []  # since the last check
         self._rates: list[float] = []
-        # Of the gradients, if a callback measures them; the first is of the step before.
+        # Gradient norms, if a callback measures them; the first is of the step before.
         self._norms: list[Tensor | None] = [None]
         self._step = 0  # of the last loss, counted from 1 over the whole training
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Store the learning rate; after the step it is already that of the next."""
+        """Store the learning rate; after the step it would be that of the next one."""
         self._rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
@@ -67,7 +67,7 @@ class TerminateOnNaN(pl.Callback):
         self._check(trainer, pl_module)
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule | None = None) -> None:
-        """Check the stored losses, and the weights and statistics of a module."""
+        """Check the stored losses, and if a module is given its weights and statistics."""
         losses, self._losses = self._losses, []
         norms, self._norms = self._norms, self._norms[-1:]
         rates, self._rates = self._rates, []
@@ -76,8 +76,8 @@ class TerminateOnNaN(pl.Callback):
         if not finite.all():
             step = self._step - len(losses) + 1 + int(finite.int().argmin())
         elif module and not is_finite(module):
-            step = self._step  # its loss was finite, the weights after it are not
-        # All devices stop together: those that continued would wait for the others for ever.
+            step = self._step  # its loss is finite, the weights after it are not
+        # All devices stop together: one that continued would wait for the others without end.
         found = torch.tensor(float(step), device=trainer.strategy.root_device)
         first = trainer.strategy.reduce(found, reduce_op="min").item()
         if first < math.inf:
@@ -85,15 +85,15 @@ class TerminateOnNaN(pl.Callback):
             position = int(first) - self._step - 1 + len(losses)  # among those of this check
             raise UserError(
                 f"The loss became NaN or infinite: step {first:.0f}, in epoch {epoch}"
-                f"{_circumstances(position, rates, norms)}. "
+                f"{_rate_and_norms(position, rates, norms)}. "
                 "The training was stopped; the checkpoints are from before that step. Try a lower "
                 "learning rate (optimizer.lr), a longer warm-up (scheduler.warmup), or "
                 "trainer.precision=32-true."
             )
 
 
-def _circumstances(position: int, rates: Sequence[float], norms: Sequence[Tensor | None]) -> str:
-    """The learning rate at a step, and the gradient norms there and at the step before.
+def _rate_and_norms(position: int, rates: Sequence[float], norms: Sequence[Tensor | None]) -> str:
+    """Describe the learning rate of a step, and the gradient norms of it and the step before.
 
     Args:
         position: of the step among those checked, from 0.

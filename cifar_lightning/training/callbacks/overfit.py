@@ -1,4 +1,4 @@
-"""Trains and validates on the same few batches, as debug=overfit does."""
+"""Trains and validates on the same few batches, for debug=overfit."""
 
 from typing import Any, cast
 
@@ -11,48 +11,47 @@ from cifar_lightning.training.augment import Augment
 
 
 class SameBatches(pl.Callback):
-    """Makes every epoch consist of the same few images, and validates on them too.
+    """Trains on the same few images in every epoch, and validates on them too.
 
-    They are balanced over the classes and not augmented, whatever the module's `augment` is. There
-    are the Trainer's `limit_train_batches` times the batch size of them. Lightning's own
-    `overfit_batches` cannot be used: the data module decides the order of its images itself, and
-    it would validate on other images.
+    Their number is the Trainer's `limit_train_batches` times the batch size; they are balanced over
+    the classes and not augmented. Lightning's own `overfit_batches` would leave the order to the
+    data module and validate on other images.
 
     Raises:
-        UserError: before the training, if `limit_train_batches` is not a count of batches, or more
+        UserError: before training, if `limit_train_batches` is not a number of batches, or more
             than there are.
     """
 
     def __init__(self) -> None:
-        self._before: tuple[Tensor, ImageSplit | None, Any] | None = None
+        self._original: tuple[Tensor, ImageSplit | None, Any] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Change the data before its batches are counted."""
+        """Replace the data before Lightning counts its batches."""
         if stage != "fit":
             return
         data = _data(trainer)
         batches, most = trainer.limit_train_batches, len(data.train_index) // data.batch_size
         if not isinstance(batches, int) or not 1 <= batches <= most:
             raise UserError(
-                f"trainer.limit_train_batches={batches} is not a count from 1 to {most}, the "
-                "batches that there are."
+                f"trainer.limit_train_batches={batches} is not a whole number from 1 to {most}, "
+                "the number of training batches."
             )
-        self._before = data.train_index, data.val, pl_module.augment
-        # Not the first ones: they are of one class if the file names begin with the class.
+        self._original = data.train_index, data.val, pl_module.augment
+        # Not the first ones, which are of one class if file names begin with the class.
         labels = data.train.labels[data.train_index]
         drawn, _ = split_balanced(labels, batches * data.batch_size, data.split_seed)
         index = data.train_index[drawn]
         data.train_index = index
         data.val = ImageSplit(data.train.images[index], data.train.labels[index])
-        # Through vars(), because nn.Module would not replace a module by a function.
+        # Through vars(), because nn.Module refuses to replace a module by a function.
         vars(pl_module)["augment"] = Augment()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Restore the data and the augmentation."""
-        if self._before is not None:
+        if self._original is not None:
             data = _data(trainer)
-            data.train_index, data.val, vars(pl_module)["augment"] = self._before
-            self._before = None
+            data.train_index, data.val, vars(pl_module)["augment"] = self._original
+            self._original = None
 
 
 def _data(trainer: pl.Trainer) -> ImageData:

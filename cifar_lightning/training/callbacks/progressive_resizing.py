@@ -9,21 +9,21 @@ from cifar_lightning.errors import UserError
 
 
 class Resizing(Protocol):
-    """A module whose training steps scale images to `train_size` pixels; None: no scaling."""
+    """A module whose training steps scale images to `train_size` pixels; None for no scaling."""
 
     train_size: int | None
 
 
 class ProgressiveResizing(pl.Callback):
-    """Trains on small images first, whose steps cost less, and on full-size ones at the end.
+    """Trains on small images first, at less cost per step, and on full-size ones at the end.
 
-    See Howard, in DAWNBench, 2018, and Tan and Le, "EfficientNetV2", 2021. For networks that end in
-    a mean over the last map and so take images of any size. Validation and test use full-size
-    images.
+    See Howard, in DAWNBench, 2018, and Tan and Le, "EfficientNetV2", 2021. For networks that take
+    images of any size, because they end in global average pooling. Validation and test use
+    full-size images.
 
     Args:
-        size: of the small images, height and width in pixels.
-        until: fraction of all steps that see them, from 0 to 1.
+        size: height and width of the small images, in pixels.
+        until: fraction of all steps that use them, from 0 to 1.
 
     Raises:
         ValueError: if `size` is below 1 or `until` is not in [0, 1].
@@ -41,7 +41,7 @@ class ProgressiveResizing(pl.Callback):
         self.train_sizes = (size,) if until else ()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Try the small size."""
+        """Check that the network takes the small size."""
         full = trainer.datamodule.image_size  # type: ignore[attr-defined]
         if self.size >= full:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Stops training at a target accuracy, with a margin for the test images."""
+"""Stops training at a target accuracy, with a margin for the test set."""
 
 import math
 from statistics import NormalDist
@@ -8,16 +8,16 @@ import pytorch_lightning as pl
 
 
 class TargetReached(pl.Callback):
-    """Stops training once validation accuracy promises a target accuracy on the test images.
+    """Stops training once validation accuracy is high enough for a target test accuracy.
 
-    A run whose validation accuracy is exactly the target reaches it on the test images only half of
-    the time, so the threshold is higher by the margin of `validation_threshold`. (Lightning's
+    A run whose validation accuracy equals the target reaches it on the test images in only half of
+    all cases, so the threshold is higher by the margin of `validation_threshold`. (Lightning's
     EarlyStopping stops only strictly above its threshold.)
 
     Args:
         target: test accuracy from 0 to 1; None trains to the end.
         confidence: see `validation_threshold`.
-        val_images, test_images: their numbers.
+        val_images, test_images: number of images.
 
     Attributes:
         target, confidence: as given.
@@ -38,15 +38,15 @@ class TargetReached(pl.Callback):
         self.confidence = confidence
         threshold = validation_threshold(target or 0.0, confidence, val_images, test_images)
         self.threshold = None if target is None else threshold
-        self._best = -math.inf  # accuracy of all validations so far, over resumes too
+        self._best = -math.inf  # validation accuracy so far, also before a resume
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once when a resumed run had reached the target before."""
+        """Stop at once if a resumed run has reached the target before."""
         if self.reached_by(self._best):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare the accuracy of this validation."""
+        """Stop if the accuracy of this validation reaches the threshold."""
         if trainer.state.fn == "fit":
             self._best = max(self._best, trainer.callback_metrics["val/acc"].item())
             trainer.should_stop |= self.reached_by(self._best)
@@ -68,18 +68,21 @@ class TargetReached(pl.Callback):
 def validation_threshold(
     target: float, confidence: float, val_images: int, test_images: int
 ) -> float:
-    """The validation accuracy at which test accuracy is at least `target`, with some confidence.
+    """Compute the validation accuracy that implies a target test accuracy, with some confidence.
 
-    Both accuracies are shares of images drawn at random, so their difference has the standard error
-    sqrt(p (1 - p) (1 / val_images + 1 / test_images)). The margin is that error times the quantile
-    of the normal distribution at `confidence`. With 5,000 and 10,000 images and a confidence of
-    0.9, 0.80 becomes 0.8089. The result is at most 1.
+    Both accuracies are means over images drawn at random, so their difference has the standard
+    error sqrt(p (1 - p) (1 / val_images + 1 / test_images)). The margin is that error times the
+    quantile of the normal distribution at `confidence`. With 5,000 and 10,000 images and a
+    confidence of 0.9, 0.80 becomes 0.8089.
 
     Args:
-        target: from 0 to 1.
-        confidence: from 0.5, which adds nothing, to below 1.
-        val_images: their number; with 0 there is no validation, and nothing is added.
-        test_images: their number.
+        target: test accuracy, from 0 to 1.
+        confidence: probability to reach it, from 0.5, which adds no margin, to below 1.
+        val_images: number of validation images; 0 adds no margin.
+        test_images: number of test images.
+
+    Returns:
+        A validation accuracy, at most 1.
 
     Raises:
         ValueError: if `target` or `confidence` is out of range.

@@ -1,4 +1,4 @@
-"""Training time and throughput."""
+"""Measures training time and throughput."""
 
 import time
 from typing import Any
@@ -10,13 +10,13 @@ import torch
 class Throughput(pl.Callback):
     """Measures training time alone, without set-up, validation and checkpoints.
 
-    Logs, with each validation or each epoch where there is none, `throughput/images_per_s` (since
+    Logs with each validation, or each epoch if there is none, `throughput/images_per_s` (since
     the last time), `throughput/train_seconds` and `epoch` (since the start).
 
     Attributes:
-        seconds: training time so far, resumes included.
-        images_by_size: images trained on so far, over all devices, by their size in pixels.
-        epochs: trained so far; a fraction within an epoch.
+        seconds: training time so far, also before a resume.
+        images_by_size: number of images trained on so far, over all devices, by size in pixels.
+        epochs: number of epochs so far, fractions included.
     """
 
     def __init__(self) -> None:
@@ -29,20 +29,20 @@ class Throughput(pl.Callback):
 
     @property
     def images(self) -> int:
-        """Images trained on so far, over all devices."""
+        """Number of images trained on so far, over all devices."""
         return sum(self.images_by_size.values())
 
     @property
     def images_per_s(self) -> float:
-        """Mean over the whole training; 0 before it."""
+        """Mean throughput of the whole training; 0 before it."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock, at the first step of an epoch and after a validation."""
+        """Start the clock at the first step of an epoch and after a validation."""
         if self._started is None:
-            _finish_work(pl_module.device)
+            _synchronize(pl_module.device)
             self._started = time.perf_counter()
 
     def on_train_batch_end(
@@ -53,7 +53,7 @@ class Throughput(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the images. The clock is not read here: a GPU would have to wait."""
+        """Count the images, without reading the clock, for which a GPU would have to wait."""
         images = len(batch[0]) * trainer.world_size
         size = outputs.get("image_size", batch[0].shape[-1])
         self.images_by_size[size] = self.images_by_size.get(size, 0) + images
@@ -69,7 +69,7 @@ class Throughput(pl.Callback):
             self._log(pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop the clock; log where no validation has."""
+        """Stop the clock; log if there is no validation."""
         self._stop(pl_module)
         if not trainer.enable_validation:
             self._log(pl_module)
@@ -90,7 +90,7 @@ class Throughput(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from an earlier run's measurements."""
-        # Converted: a damaged value is refused here, not in the middle of the training.
+        # Converted, so that a damaged value raises an error here, not during training.
         self.seconds = self._logged_seconds = float(state_dict["seconds"])
         sizes = state_dict["images_by_size"].items()
         self.images_by_size = {int(size): int(images) for size, images in sizes}
@@ -99,7 +99,7 @@ class Throughput(pl.Callback):
 
     def _stop(self, pl_module: pl.LightningModule) -> None:
         if self._started is not None:
-            _finish_work(pl_module.device)
+            _synchronize(pl_module.device)
             self.seconds += time.perf_counter() - self._started
             self._started = None
 
@@ -112,7 +112,7 @@ class Throughput(pl.Callback):
         pl_module.log("epoch", self.epochs)
 
 
-def _finish_work(device: torch.device) -> None:
-    """Wait for a GPU, which works asynchronously: else only the launching would be timed."""
+def _synchronize(device: torch.device) -> None:
+    """Wait for a GPU: it works asynchronously, and only its kernels' launches would be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -134,5 +134,7 @@ def test_overfitting_shows_a_bug_in_evaluation(
 @pytest.mark.parametrize("limit", ["7", "0.5", "0"])
 def test_batches_that_are_not_there_cannot_be_the_same_ones(limit: str, tmp_path: Path) -> None:
     # Of 150 training images.
-    with pytest.raises(UserError, match=rf"limit_train_batches={limit} is not a count from 1 to 6"):
+    with pytest.raises(
+        UserError, match=rf"limit_train_batches={limit} is not a whole number from 1 to 6"
+    ):
         train(debug("overfit", tmp_path, f"trainer.limit_train_batches={limit}"))

@@ -396,7 +396,7 @@ def test_a_job_that_another_process_works_on_is_left_alone(tmp_path: Path) -> No
     with FileLock(tmp_path / "s" / "0" / ".lock"):
         code, said = command(tmp_path, "-m", *options)
     assert code == 1
-    assert said.count(f"Another process works on this run, in {tmp_path}/s/0.") == 1
+    assert said.count(f"Another process is working on this run, in {tmp_path}/s/0.") == 1
     assert "not finished: 0 (seed=0)" in said
     assert "Traceback" not in said
     assert (tmp_path / "s" / "0" / "train.log").read_text() == "as it was\n"
