@@ -24,8 +24,6 @@ NOT_IN_TITLE = (
     *("data", "experiment", "seed", "trainer", "trainer.gpus", "trainer.num_nodes"),
     *("target_accuracy", "trainer.limit_test_batches"),
 )
-# Keys that `complete` adds to a configuration.
-ADDED = ("choices", "overrides", "sweep", "run_dir", "run_id")
 LONGEST_TITLE = 100  # characters; W&B allows 128
 
 OmegaConf.register_new_resolver(
