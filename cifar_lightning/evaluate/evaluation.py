@@ -1,4 +1,4 @@
-"""Measures a classifier on the test images; writes, plots and prints what it found."""
+"""Measures a classifier on the test images; writes, plots and prints the results."""
 
 import contextlib
 import json
@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from rich import box, get_console
-from rich.markup import escape
+from rich import get_console
 from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from cifar_lightning.data import ImageData
@@ -21,7 +19,8 @@ from cifar_lightning.evaluate.corruptions import CORRUPTIONS
 from cifar_lightning.run.devices import device_name
 from cifar_lightning.run.inference import Inference
 from cifar_lightning.system.atomic import atomic_write
-from cifar_lightning.tracking import console, plots
+from cifar_lightning.tracking import console, evaluation_tables, plots
+from cifar_lightning.tracking.tables import count, percent, print_table
 from cifar_lightning.training.metrics import (
     calibration,
     class_accuracies,
@@ -199,39 +198,12 @@ def show(results: dict[str, Any], folder: Path) -> None:
         results: what `evaluation.json` holds.
         folder: that it is in.
     """
-    terminal = get_console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in (f"{results['images']:,} test images", "accuracy", "top 2", "loss", "ECE"):
-        table.add_column(heading, justify="right" if table.columns else "left")
-    for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip")):
-        acc, top2, loss, ece = (
-            results[f"test/{key}{suffix}"] for key in ("acc", "top2", "loss", "ece")
-        )
-        table.add_row(name, f"[bold]{acc:.2%}[/]", f"{top2:.2%}", f"{loss:.4f}", f"{ece:.2%}")
-    terminal.print(table)
-
-    by_class = results["test/acc_by_class"]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("class", "accuracy", "most often taken for"):
-        table.add_column(heading, justify="right" if heading == "accuracy" else "left")
-    names = list(by_class)
-    for row, (name, acc) in zip(results["confusion_matrix"], by_class.items(), strict=True):
-        mistakes = {other: n for other, n in zip(names, row, strict=True) if n and other != name}
-        other = max(mistakes, key=lambda n: mistakes[n], default=None)
-        taken_for = "" if other is None else f"{escape(other)} ({mistakes[other] / sum(row):.1%})"
-        table.add_row(escape(name), "" if acc is None else f"{acc:.2%}", taken_for)
-    terminal.print(table)
-
+    print_table(evaluation_tables.scores(results))
+    print_table(evaluation_tables.by_class(results))
     if results["robustness"] is not None:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("accuracy at strength")
-        for strength in range(1, 6):
-            table.add_column(str(strength), justify="right")
-        curves = {n: c for n, c in results["robustness"].items() if n != "mean_acc"}
-        for name, curve in curves.items():
-            table.add_row(name, *(f"{acc:.2%}" for acc in curve["acc"]))
-        table.add_section()
-        table.add_row("mean of all", f"{results['robustness']['mean_acc']:.2%}")
-        terminal.print(table)
-    console.note("speed", f"{results['images_per_s']:,.0f} images/s, {results['precision']}")
+        print_table(evaluation_tables.robustness(results))
+        mean = percent(results["robustness"]["mean_acc"])
+        console.note("corrupted", f"{mean} accuracy, the mean of all corruptions and strengths")
+    console.note("images", count(results["images"]))
+    console.note("speed", f"{count(results['images_per_s'])} images/s, {results['precision']}")
     console.note("folder", str(folder))

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box, get_console
-from rich.markup import escape
-from rich.table import Table
+from rich import get_console
 from torch import Tensor
 
 from cifar_lightning._version import __version__
@@ -19,6 +17,7 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.export.formats import Run
 from cifar_lightning.tracking.console import note
+from cifar_lightning.tracking.tables import Cell, Table, count, data_size, print_table
 from cifar_lightning.training.module import Classifier
 
 IMAGES = 512
@@ -59,11 +58,8 @@ def one_message(what: str) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:  # they raise whatever a network leads them into
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        message = f"{what}: {lines[0] if lines else type(error).__name__}"
-        if not isinstance(error, TypeError | ValueError):  # where the command line says so itself
-            message += "\nHYDRA_FULL_ERROR=1 shows where it was raised."
-        raise UserError(message) from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{what}: {lines[0]}") from error
 
 
 def describe(info: ModelInfo) -> dict[str, Any]:
@@ -114,8 +110,8 @@ def largest_difference(run: Run, classifier: Classifier, images: Tensor) -> floa
     """
     images = _repeated(images, max(IMAGES, len(images)))
     largest = torch.zeros(())
-    for size, count in CHECKED.items():
-        for batch in images.split(size)[:count]:
+    for size, batches in CHECKED.items():
+        for batch in images.split(size)[:batches]:
             expected = classifier(batch)  # [N, classes]
             if not expected.isfinite().all():
                 raise UserError(
@@ -197,26 +193,21 @@ def show(result: dict[str, Any], classifier: Classifier) -> None:
         result: what `export` returns.
         classifier: the checkpoint's.
     """
-    console = get_console()
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    table.add_column("size", justify="right")
-    timed = f"file_ms_{TIMED[0]}" in result
+    headings, timed = ["", "size"], "threads" in result
     if timed:
-        for size in TIMED:
-            table.add_column(f"batch of {size}", justify="right")
-        table.add_column("images/s", justify="right")
+        headings += [*(f"batch of {size}" for size in TIMED), "images/s"]
     runtime = {"onnx": ", onnxruntime", "pt2": ", torch.export", "safetensors": ""}
+    rows = []
     for name, file, key, label in (
         ("eager", result["checkpoint"], "checkpoint_bytes", ", PyTorch float32"),
         ("file", result["output"], "bytes", runtime[result["format"]]),
     ):
-        row = [escape(Path(file).name) + label * timed, _readable(result[key])]
+        texts = [Path(file).name + label * timed, data_size(result[key])]
         if timed:
-            row += [f"{result[f'{name}_ms_{size}']:,.2f} ms" for size in TIMED]
-            row.append(f"{TIMED[-1] / result[f'{name}_ms_{TIMED[-1]}'] * 1000:,.0f}")
-        table.add_row(*row)
-    console.print(table)
+            texts += [f"{result[f'{name}_ms_{size}']:,.2f} ms" for size in TIMED]
+            texts.append(count(TIMED[-1] / result[f"{name}_ms_{TIMED[-1]}"] * 1000))
+        rows.append([Cell(text) for text in texts])
+    print_table(Table(headings, rows, numeric=set(range(1, len(headings)))))
     difference = result["largest_difference"]
     note(
         "difference",
@@ -238,9 +229,4 @@ def show(result: dict[str, Any], classifier: Classifier) -> None:
         size=classifier.image_size,
         target=type(classifier.network).__name__,
     )
-    console.print(f"\n{how_to_use}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _readable(size: int) -> str:
-    """Bytes as 1.08 MB or 540 kB."""
-    return f"{size / 1e6:,.2f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+    get_console().print(f"\n{how_to_use}", markup=False, highlight=False, soft_wrap=True)

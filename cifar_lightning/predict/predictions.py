@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box, get_console
-from rich.markup import escape
-from rich.table import Table
+from rich import get_console
 
 from cifar_lightning.config.validate import check_folder
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.console import note
 from cifar_lightning.tracking.plots import captioned_grid, save_png
+from cifar_lightning.tracking.tables import Cell, Table, print_table
 
 COLUMNS = ("image", "class", "probability", "class2", "probability2", "class3", "probability3")
 TABLES = (".csv", ".jsonl")
@@ -146,14 +145,12 @@ def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: 
     rows, broken, console = predictions.rows, predictions.broken, get_console()
     picks = [[_pick(row, n) for n in ("", "2", "3")] for row in rows[:ON_SCREEN]]
     widths = [max(map(len, column)) for column in zip(*picks, strict=True)]
-    room = max(console.width - sum(widths) - 2 * len(widths), 20)  # left for the file names
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("image", no_wrap=True)
-    for name, width in zip(("class", "second", "third"), widths, strict=True):
-        table.add_column(name, min_width=width, style="bold" if name == "class" else None)
-    for row, cells in zip(rows, picks, strict=False):
-        table.add_row(escape(_shortened(str(row["image"]), room)), *map(escape, cells))
-    console.print(table, highlight=False)
+    room = max(console.width - sum(widths) - 12, 20)  # for file names; 12 are between columns
+    printed = [
+        [Cell(_shortened(str(row["image"]), room)), *map(Cell, cells)]
+        for row, cells in zip(rows, picks, strict=False)
+    ]
+    print_table(Table(["image", "class", "second", "third"], printed))
     if len(rows) > ON_SCREEN:
         console.print(f"… and {len(rows) - ON_SCREEN:,} more\n", highlight=False)
     rate = len(rows) / predictions.seconds

@@ -10,10 +10,8 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from cifar_lightning.tracking.plots.common import RED, draw
+from cifar_lightning.tracking.plots.common import INK, RED, draw
 from cifar_lightning.tracking.run_folder import Run
-
-INK = "#24292f"  # of axes and letters, in the figure; on the page, as the text around it
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> Markup:

@@ -1,17 +1,19 @@
 """What the page of one run shows."""
 
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
-from cifar_lightning.report import evaluated
 from cifar_lightning.report.charts import inline_svg, png_width, target_line
 from cifar_lightning.report.commands import as_typed, evaluate_command, train_command
+from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.plots.curves import learning_curve
 from cifar_lightning.tracking.run_folder import Run, RunFolder, read_choices
 from cifar_lightning.tracking.tables import (
     Table,
     count,
+    data_size,
     facts,
     numbers,
     optional,
@@ -33,7 +35,6 @@ CAPTIONS = {
 }
 OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # pictures of a training's own test
 WIDE = 1000  # pixels of a picture, above which half a page would be too little
-SIZES = (("bytes", 1), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9))
 
 
 def content_of(run: Run) -> dict[str, Any]:
@@ -53,11 +54,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "cards": _cards(run),
         "charts": _charts(run),
         "epochs": _epochs(run),
-        "scores": evaluated.scores(run.evaluation),
-        "circumstances": evaluated.circumstances(run.evaluation),
-        "doubt": evaluated.doubt(run.evaluation, metrics),
-        "by_class": evaluated.by_class(run.evaluation),
-        "robustness": evaluated.robustness(run.evaluation),
+        **_evaluation(run.evaluation, metrics),
         "evaluation_pictures": evaluation,
         "test_pictures": [p for p in figures if p["name"] in OF_THE_TEST and p["name"] not in seen],
         "figures": [picture for picture in figures if picture["name"] not in OF_THE_TEST],
@@ -71,6 +68,41 @@ def content_of(run: Run) -> dict[str, Any]:
         else [],
         "files": _files(run.folder),
     }
+
+
+def _evaluation(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of an evaluation.json, how it was measured, and any doubt about it."""
+    if not evaluation:
+        return dict.fromkeys(("scores", "by_class", "robustness", "circumstances", "doubt"))
+    circumstances = facts(evaluation, MEASURED)
+    robustness = evaluation["robustness"]
+    if robustness is not None:
+        circumstances["accuracy, mean of all corruptions"] = percent(robustness["mean_acc"])
+    checkpoint = PurePath(evaluation["checkpoint"]).name
+    if checkpoint != "best.ckpt":
+        circumstances["checkpoint"] = checkpoint
+    return {
+        "scores": evaluation_tables.scores(evaluation),
+        "by_class": evaluation_tables.by_class(evaluation),
+        "robustness": None if robustness is None else evaluation_tables.robustness(evaluation),
+        "circumstances": circumstances,
+        "doubt": _doubt(evaluation, metrics),
+    }
+
+
+def _doubt(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """Why an evaluation's scores are not those of the run's own test; empty where they are."""
+    ours, theirs = evaluation["data"], metrics.get("data", evaluation["data"])
+    if ours != theirs:
+        return f"Measured on data={ours}; the run was trained and tested on data={theirs}."
+    same = all(evaluation[key] == metrics.get(key) for key in ("device", "precision", "torch"))
+    accuracy, is_best = metrics.get("test/acc"), evaluation["checkpoint"].endswith("best.ckpt")
+    if same and is_best and accuracy not in (None, evaluation["test/acc"]):
+        return (
+            f"The run's own test has {percent(accuracy)}: this evaluation was of another "
+            "checkpoint, in other batches, or of other images."
+        )
+    return ""
 
 
 def _sentences(run: Run) -> list[str]:
@@ -175,6 +207,13 @@ TIMING: dict[str, tuple[str, Any]] = {
     "train_images": ("images trained on", count),
     "train_tflop": ("compute, TFLOP", plain),
 }
+MEASURED: dict[str, tuple[str, Any]] = {
+    "images": ("test images", count),
+    "images_per_s": ("images a second", count),
+    "data": ("data", str),
+    "precision": ("precision", str),
+    "device": ("device", str),
+}
 ENVIRONMENT: dict[str, tuple[str, Any]] = {
     "device": ("device", str),
     "world_size": ("processes", count),
@@ -203,10 +242,4 @@ def _files(folder: Path) -> list[tuple[str, str]]:
     """Links, relative to the folder, and sizes, of what a run wrote."""
     names = ("metrics.json", "metrics.csv", "train.log", ".hydra/config.yaml")
     found = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
-    return [(str(f.relative_to(folder)), size(f.stat().st_size)) for f in found if f.is_file()]
-
-
-def size(number: int) -> str:
-    """2092207 as `2.1 MB`."""
-    name, unit = [s for s in SIZES if number >= s[1] or s[1] == 1][-1]
-    return f"{number / unit:.{0 if unit == 1 else 1}f} {name}"
+    return [(str(f.relative_to(folder)), data_size(f.stat().st_size)) for f in found if f.is_file()]

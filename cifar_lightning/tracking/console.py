@@ -12,10 +12,9 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
-from rich import box, get_console
+from rich import get_console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table
 from torch import nn
 
 from cifar_lightning.data import ImageData
@@ -167,14 +166,10 @@ def show_start(
 @rank_zero_only
 def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
     """The table at the end of a run: its figures, then where things are."""
-    table = Table(box=box.SIMPLE_HEAD, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in metrics.items():
-        if value is not None:
-            table.add_row(key, _readable(key, value))
-    console = get_console()
-    console.print(table)
+    measured = {key: value for key, value in metrics.items() if value is not None}
+    width = max(map(len, measured))
+    lines = [f" [dim]{k:<{width}}[/]   {_readable(k, v)}" for k, v in measured.items()]
+    get_console().print("", *lines, "", sep="\n", highlight=False, soft_wrap=True)
     places = [("run folder", config.run_dir)]
     places += [("profile", str(file)) for file in Path(config.run_dir).glob("fit-*profile*.txt")]
     last = RunFolder(Path(config.run_dir)).last

@@ -86,6 +86,11 @@ def plain(value: float) -> str:
     return f"{value:,.4g}"
 
 
+def data_size(size: int) -> str:
+    """2092207 bytes as `2.09 MB`, fewer than a million as `540 kB`."""
+    return f"{size / 1e6:,.2f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
+
+
 def numbers(values: Sequence[Any]) -> list[float]:
     """Those of the values that are finite numbers."""
     found = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]

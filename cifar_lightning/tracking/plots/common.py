@@ -1,20 +1,41 @@
-"""What all plots share: colours, and figures as files."""
+"""What all plots share: colours, titles, axes, and saving a figure."""
 
 import warnings
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import PercentFormatter
 
 from cifar_lightning.system.atomic import atomic_write
 
-BLUE, GREY, RED = "#1f6feb", "#8a8f98", "#d1242f"
+INK, BLUE, GREY, RED = "#24292f", "#1f6feb", "#8a8f98", "#d1242f"
 # Readable on white and on black; the first are of Okabe and Ito, apart for colour-blind readers.
 PALETTE = (
     *("#1f77d0", "#e0701a", "#12a37a", "#cc62a3", "#b8900c"),
     *("#47a9e0", "#c8323c", "#8a63d2", "#7a8088", "#7f9f1a"),
 )
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure of a size in inches, its title at the left."""
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def add_grid(axes: Axes) -> None:
+    """Draw a light grid, and no frame at the top and the right."""
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def label_in_percent(axis: Axis) -> None:
+    """Label the ticks of an axis of shares from 0 to 1 in percent."""
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def draw(figure: Figure, stream: Any, **options: Any) -> None:

@@ -5,9 +5,17 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from cifar_lightning.tracking.plots.common import BLUE, GREY, PALETTE, RED
+from cifar_lightning.tracking.plots.common import (
+    BLUE,
+    GREY,
+    PALETTE,
+    RED,
+    add_grid,
+    label_in_percent,
+    new_figure,
+)
 
 DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 2))
 
@@ -23,8 +31,7 @@ def learning_curves(curves: Mapping[str, Points], target: float | None, title: s
         target: validation accuracy from 0 to 1 at which training stops, drawn as a line.
         title: one line.
     """
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure = new_figure(10, 4, title)
     accuracy, loss = figure.subplots(1, 2)
     _draw(accuracy, curves, "acc", "accuracy")
     _draw(loss, curves, "loss", "loss")
@@ -121,7 +128,7 @@ def overlaid_curves(
     _frame(axes, *labels)
     if target is not None:
         _target_line(axes, *target)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    label_in_percent(axes.yaxis)
     if legend and named:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
@@ -146,14 +153,13 @@ def _draw(axes: Axes, curves: Mapping[str, Points], quantity: str, label: str) -
             axes.plot(epochs, values, color=colour, marker="o", markersize=4, label=name)
     _frame(axes, "epochs", label)
     if quantity == "acc":
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        label_in_percent(axes.yaxis)
 
 
 def _frame(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=xlabel == "epochs"))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    add_grid(axes)
 
 
 def _target_line(axes: Axes, target: float, label: str) -> None:

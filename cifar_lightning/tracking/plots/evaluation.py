@@ -5,10 +5,18 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from cifar_lightning.tracking.plots.common import BLUE, GREY, PALETTE, RED
+from cifar_lightning.tracking.plots.common import (
+    BLUE,
+    GREY,
+    INK,
+    PALETTE,
+    RED,
+    add_grid,
+    label_in_percent,
+    new_figure,
+)
 
 CELL_INCHES = 1.25  # width of a cell of a grid: 150 pixels
 IMAGE = 128 / 150  # of it: 4 pixels for each of an image of 32
@@ -26,8 +34,7 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
     """
     count = len(classes)
     side = min(3.0 + 0.5 * count, 12)
-    figure = Figure(figsize=(side, side * 0.92), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure = new_figure(side, side * 0.92, title)
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)  # [classes, classes]
     # The diagonal is large: without the root the mistakes would all look white.
@@ -47,7 +54,7 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
                     ha="center",
                     va="center",
                     fontsize=8,
-                    color="white" if shares[row, column] > 0.4 else "#24292f",
+                    color="white" if shares[row, column] > 0.4 else INK,
                 )
     return figure
 
@@ -62,8 +69,7 @@ def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figu
     known = {name: acc for name, acc in accuracies.items() if acc is not None}
     names = sorted(known, key=lambda name: known[name])
     height = min(1.2 + 0.28 * len(names), 12)
-    figure = Figure(figsize=(6, height), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure = new_figure(6, height, title)
     axes = figure.subplots()
     bars = axes.barh(range(len(names)), [known[name] for name in names], color=BLUE, height=0.7)
     if len(names) <= MAX_WITH_NUMBERS:
@@ -71,7 +77,7 @@ def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figu
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="accuracy", xlim=(0, 1.1), ylim=(-0.6, len(names) - 0.4))
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    label_in_percent(axes.xaxis)
     axes.tick_params(axis="y", length=0, labelsize=_fitting(len(names), height))
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
@@ -90,8 +96,7 @@ def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> 
         ece: expected calibration error, from 0 to 1.
         title: one line.
     """
-    figure = Figure(figsize=(5.5, 6), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure = new_figure(5.5, 6, title)
     accuracy, images = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     confidences = [b["confidence"] for b in bins]
     accuracy.plot((0, 1), (0, 1), color=GREY, linestyle="--", linewidth=1)
@@ -103,10 +108,9 @@ def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> 
     images.bar(confidences, [b["images"] for b in bins], width=0.05, color=BLUE)
     images.set(xlabel="confidence", ylabel="images", xlim=(0, 1.03))
     for axes in (accuracy, images):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    images.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        add_grid(axes)
+        label_in_percent(axes.yaxis)
+    label_in_percent(images.xaxis)
     return figure
 
 
@@ -118,8 +122,7 @@ def robustness(curves: Mapping[str, Sequence[float]], clean: float, title: str) 
         clean: accuracy without.
         title: one line.
     """
-    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
-    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    figure = new_figure(7, 4.5, title)
     axes = figure.subplots()
     for number, (name, values) in enumerate(curves.items()):
         colour = PALETTE[number % len(PALETTE)]
@@ -127,9 +130,8 @@ def robustness(curves: Mapping[str, Sequence[float]], clean: float, title: str) 
     axes.set_xticks(range(6), ["none", "1", "2", "3", "4", "5"])
     axes.set(xlabel="strength", ylabel="accuracy")
     axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    label_in_percent(axes.yaxis)
+    add_grid(axes)
     axes.legend(loc="lower left", frameon=False)
     return figure
 

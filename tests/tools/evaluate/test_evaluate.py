@@ -195,8 +195,8 @@ def test_the_command_shows_tables_and_leaves_no_folder_of_its_own(
     ended = run_command("evaluate", *arguments)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""
-    assert f"{metrics['test/acc']:.2%}" in ended.stdout
-    for word in ("most often taken for", "jpeg", "images/s", "ECE"):
+    assert f"{100 * metrics['test/acc']:.2f} %" in ended.stdout
+    for word in ("most often taken for", "jpeg", "images/s", "calibration error"):
         assert word in ended.stdout
     assert {path.name for path in tmp_path.iterdir()} == before
 

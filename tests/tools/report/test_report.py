@@ -25,8 +25,9 @@ from cifar_lightning.config.compose import compose
 from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.errors import UserError
 from cifar_lightning.evaluate import evaluate
-from cifar_lightning.report import evaluated, many_runs, one_run, report
+from cifar_lightning.report import many_runs, report
 from cifar_lightning.report.commands import train_command
+from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.run_folder import Run, RunFolder, find_folder, run_folders
 from cifar_lightning.tracking.seeds import best_run, groups_of, summary
 
@@ -39,12 +40,11 @@ def write(folder: Path, **overrides: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A multirun from the command line: two recipes with two seeds each, and two that failed."""
+    """A multirun from the command line: two seeds, 0 and 2, and two jobs that failed, 1 and 3."""
     folder = tmp_path_factory.mktemp("many")
-    options = ("seed=3,4", "optimizer.lr=0.02,0.002,-1")
-    target = ("target_accuracy=0.001", "target_confidence=0.5")
+    options = ("seed=3,4", "optimizer.lr=0.02,-1", "target_accuracy=0.001", "target_confidence=0.5")
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = run_command("train", "-m", *TINY, "plots=true", *options, *target, cwd=folder, env=env)
+    ended = run_command("train", "-m", *TINY, *options, cwd=folder, env=env)
     assert ended.returncode == 1, ended.stdout  # of those that failed
     (sweep,) = folder.glob("runs/train/*_sweep")
     return sweep
@@ -57,6 +57,25 @@ def trained(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(swept / "0", folder)
     checkpoint = f"checkpoint='{folder}/checkpoints/best.ckpt'"
     evaluate(compose([checkpoint, "trainer.gpus=0"], config_name="evaluate"))
+    (folder / "figures").mkdir()
+    for name in ("filters", "learning_curves"):  # any picture: drawing these takes long
+        shutil.copy(folder / "evaluation" / "mistakes.png", folder / "figures" / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_report(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run with its report, which no test changes."""
+    folder = shutil.copytree(trained, tmp_path_factory.mktemp("report") / trained.name)
+    write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def many_report(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The multirun with its report, which no test changes."""
+    folder = shutil.copytree(swept, tmp_path_factory.mktemp("report") / swept.name)
+    write(folder)
     return folder
 
 
@@ -79,10 +98,10 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_page_of_a_run_says_what_it_found(one: Path) -> None:
-    page = write(one)
-    assert page == one / "report.html"
-    html, metrics = page.read_text().replace("\xa0", " "), metrics_of(one)
+def test_the_page_of_a_run_says_what_it_found(one_report: Path) -> None:
+    html = (one_report / "report.html").read_text().replace("\xa0", " ")
+    metrics = metrics_of(one_report)
+    results = read_json(one_report / "evaluation" / "evaluation.json")
     for text in (
         "dilated_dw on shapes, seed 3",
         f"{metrics['test/acc']:.2%}".replace("%", " % test accuracy"),
@@ -94,71 +113,72 @@ def test_the_page_of_a_run_says_what_it_found(one: Path) -> None:
         "target_confidence: 0.5",  # of the configuration
         "Confusion matrix",
         "most often taken for",
-        "Accuracy under corruptions",
+        "mean with the mirror image",
+        f"{results['test/top2_flip']:.2%}".replace("%", " %"),
+        "corruption, by strength",
     ):
         assert text in html, text
-    assert (
-        html.count("<img ") == len({path.name for path in one.glob("*/*.png")}) - 1
-    )  # the curves are drawn anew
+    # The curves are drawn anew.
+    assert html.count("<img ") == len({path.name for path in one_report.glob("*/*.png")}) - 1
     assert len(html) < 2e6
-    (row,) = rows_of(one / "report.csv")
+    (row,) = rows_of(one_report / "report.csv")
     assert float(row["test/acc"]) == metrics["test/acc"]
     assert (row["seed"], row["status"], row["data"]) == ("3", "finished", "shapes")
 
 
-def test_nothing_in_a_page_comes_from_elsewhere(one: Path, many: Path) -> None:
-    for page in (write(one), write(many)):
-        loaded = re.findall(r'(?:src|href|url\()\s*=?\s*["\']?([a-z]+:)', page.read_text())
-        assert set(loaded) <= {"data:"}
+def test_nothing_in_a_page_comes_from_elsewhere(one_report: Path, many_report: Path) -> None:
+    for folder in (one_report, many_report):
+        html = (folder / "report.html").read_text()
+        assert set(re.findall(r'(?:src|href|url\()\s*=?\s*["\']?([a-z]+:)', html)) <= {"data:"}
 
 
-def test_markdown_has_the_same_and_its_pictures_exist(one: Path, many: Path) -> None:
-    write(one)
-    text = (one / "report.md").read_text()
+def test_markdown_has_the_same_and_its_pictures_exist(one_report: Path, many_report: Path) -> None:
+    text = (one_report / "report.md").read_text()
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert len(pictures) == len({path.name for path in one.glob("*/*.png")})
-    assert all((one / picture).is_file() for picture in pictures)
-    assert f"    {train_command(RunFolder(one).read().overrides)}\n" in text
-    write(many)
-    text = (many / "report.md").read_text()
+    assert len(pictures) == len({path.name for path in one_report.glob("*/*.png")})
+    assert all((one_report / picture).is_file() for picture in pictures)
+    assert f"    {train_command(RunFolder(one_report).read().overrides)}\n" in text
+    text = (many_report / "report.md").read_text()
     (picture,) = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert (many / picture).stat().st_size > 1000
+    assert (many_report / picture).stat().st_size > 1000
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1
-    assert "\n| [5](5/) | -1 |" in text
+    assert "\n| [3](3/) | -1 |" in text
 
 
-def test_a_multirun_names_the_best_and_sums_up_over_seeds(many: Path) -> None:
-    html = write(many).read_text()
-    metrics = {name: metrics_of(many / name) for name in ("0", "1", "3", "4")}
+def test_a_multirun_names_the_best_and_sums_up_over_seeds(many_report: Path) -> None:
+    html = (many_report / "report.html").read_text()
+    metrics = {name: metrics_of(many_report / name) for name in "02"}
     best = max(metrics, key=lambda name: metrics[name]["val/acc"])
     assert f"The best run is {best} (optimizer.lr=" in html
-    assert "6 runs: 4 finished, " in html
-    for first, second in (("0", "3"), ("1", "4")):
-        accuracies = [100 * metrics[name]["test/acc"] for name in (first, second)]
-        mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
-        assert f"{mean:.2f} ± {sd:.2f} %" in html
-    rows = rows_of(many / "report.csv")
-    assert [row["run"] for row in rows] == list("012345")
-    assert [row["optimizer.lr"] for row in rows] == ["0.02", "0.002", "-1"] * 2
+    (row,) = re.findall(
+        r'<tr class="best" data-run="(run-\d)">.*?<a href=[^>]*>(\d)</a>', html, re.DOTALL
+    )
+    assert row[1] == best
+    runs = [f.read() for f in run_folders(many_report)]
+    (axes,) = many_runs.chart(runs, groups_of(runs)).axes
+    widths = {line.get_gid(): line.get_linewidth() for line in axes.lines if line.get_gid()}
+    assert max(widths, key=lambda gid: widths[gid]) == row[0]
+
+    accuracies = [100 * metrics[name]["test/acc"] for name in "02"]
+    mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
+    assert f"{mean:.2f} ± {sd:.2f} %" in html
+    rows = rows_of(many_report / "report.csv")
+    assert [row["run"] for row in rows] == list("0123")
+    assert [row["optimizer.lr"] for row in rows] == ["0.02", "-1"] * 2
     assert [float(r["test/acc"]) for r in rows if r["test/acc"]] == [
         metrics[name]["test/acc"] for name in metrics
     ]
-    command = "-m cifar_lightning.train -m data=shapes"
-    assert command in html
-    assert "optimizer.lr=0.02,0.002,-1" in html
-
-
-def test_jobs_that_failed_are_named_with_the_message_that_ended_them(many: Path) -> None:
-    html = write(many).read_text()
-    for number in (2, 5):
+    assert "-m cifar_lightning.train -m data=shapes" in html
+    assert "optimizer.lr=0.02,-1" in html
+    for number in (1, 3):
         reason = "optimizer: lr must not be negative, not -1"
         assert f"<b>Run {number}</b>, failed: {reason}" in html
-    assert "6 runs: 4 finished, 2 failed." in html
+    assert "4 runs: 2 finished, 2 failed." in html
 
 
-def test_the_reason_is_the_last_error_of_this_package_in_the_log(many: Path) -> None:
-    log = many / "2" / "train.log"
+def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(many: Path) -> None:
+    log = many / "1" / "train.log"
     log.write_text(
         "2026-11-24 04:34:30,918 INFO a.b: fine\n"
         "2026-11-24 04:34:31,918 ERROR cifar_lightning.cli: The network <breaks> the budget.\n"
@@ -168,71 +188,46 @@ def test_the_reason_is_the_last_error_of_this_package_in_the_log(many: Path) -> 
         '  File "x.py", line 1\n'
         "2026-11-24 04:34:32,918 ERROR wandb.sdk: no network\n"
     )
-    (many / "5" / "train.log").unlink()
+    (many / "3" / "train.log").unlink()
+    interrupted = metrics_of(many / "0") | {"stopped_by": "interrupted", "test/acc": None}
+    (many / "0" / "metrics.json").write_text(json.dumps(interrupted | {"val/acc": 1.0}))
     html = write(many).read_text()
-    assert "<b>Run 2</b>, failed: The network &lt;breaks&gt; the budget.\nChange it.</li>" in html
-    assert "<b>Run 5</b>, not finished: it still runs, failed or was killed" in html
-    assert "6 runs: 4 finished, 1 failed, 1 not finished." in html
-
-
-def test_a_multirun_without_a_finished_run_has_a_page(many: Path) -> None:
+    assert "<b>Run 1</b>, failed: The network &lt;breaks&gt; the budget.\nChange it.</li>" in html
+    assert "<b>Run 3</b>, not finished: it still runs, failed or was killed" in html
+    assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
+    assert "4 runs: 1 finished, 1 interrupted, 1 failed, 1 not finished." in html
+    assert "The best run is 2" in html
+    assert "Interrupted before its test" in write(many / "0").read_text()
     for metrics in many.glob("*/metrics.json"):
         metrics.unlink()
     assert "No run is finished" in write(many).read_text()
 
 
-def test_an_interrupted_run_is_listed_and_not_counted(many: Path) -> None:
-    metrics = metrics_of(many / "0") | {
-        "stopped_by": "interrupted",
-        "test/acc": None,
-    }
-    (many / "0" / "metrics.json").write_text(json.dumps(metrics | {"val/acc": 1.0}))
-    html = write(many).read_text()
-    assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
-    assert "The best run is 0" not in html
-    assert "Interrupted before its test" in write(many / "0").read_text()
-
-
 @pytest.mark.parametrize(
-    ("file", "content", "problem"),
+    ("file", "content"),
     [
-        ("metrics.json", "{", "metrics.json cannot be read: "),
-        ("metrics.json", "[1]", "metrics.json cannot be read: "),
-        ("metrics.csv", "epoch\nx\n", "metrics.csv cannot be read: "),
-        ("evaluation/evaluation.json", "", "evaluation.json cannot be read: "),
-        ("config.yaml", "a: [", "config.yaml cannot be read: "),
-        ("evaluation/evaluation.json", '{"test/acc_by_class": {"a": "b"}, "robustness": 3}', ""),
-        ("evaluation/evaluation.json", '{"test/acc_by_class": 3, "test/acc": "?"}', ""),
-        ("metrics.json", '{"test/acc": NaN, "epochs": "x", "seed": null}', ""),
-        ("metrics.csv", "", ""),
-        ("metrics.csv", "epoch,step,val/acc\n1,6\n", "metrics.csv cannot be read: "),
-        ("metrics.csv", "epoch,step\n1,6,7\n", "metrics.csv cannot be read: "),
-        ("evaluation/evaluation.json", '{"robustness": {"noise": {"acc": 5}, "mean_acc": []}}', ""),
+        ("metrics.json", "{"),
+        ("metrics.json", "[1]"),
+        ("metrics.csv", "epoch\n<img src=x onerror=alert(1)>\n"),
+        ("metrics.csv", "epoch,step,val/acc\n1,6\n"),
+        ("evaluation/evaluation.json", ""),
+        ("config.yaml", "a: ["),
     ],
 )
-def test_a_damaged_file_is_no_end(one: Path, file: str, content: str, problem: str) -> None:
+def test_a_damaged_file_is_named_and_left_out(one: Path, file: str, content: str) -> None:
     (one / file).write_text(content)
-    assert problem in write(one).read_text()
-    assert len(RunFolder(one).read().problems) == bool(problem)
-
-
-def test_values_of_any_kind_are_no_end_of_a_multirun(many: Path) -> None:
-    (many / "0" / "metrics.json").write_text('{"data": {"a": 1}, "model": [2], "epochs": {}}')
-    assert "6 runs: 4 finished, 2 failed." in write(many).read_text()
+    html = write(one).read_text()
+    assert f"{Path(file).name} cannot be read: " in html
+    assert "<img src=x" not in html
 
 
 def test_an_evaluation_says_what_it_was_of(one: Path) -> None:
     file = one / "evaluation" / "evaluation.json"
     # As many threads as the training had may not be those of the tests.
-    results = json.loads(file.read_text()) | {"device": metrics_of(one)["device"]}
+    results = read_json(file) | {"device": metrics_of(one)["device"]}
+    file.write_text(json.dumps(results))
     html = write(one).read_text()
-    for text in (
-        "mean with the mirror image",
-        f"{results['test/top2_flip']:.2%}".replace("%", " %"),
-    ):
-        assert text in html.replace("\xa0", " ")
-    doubts = ("trained and tested on", "own test has")
-    assert not any(doubt in html for doubt in doubts)
+    assert not any(doubt in html for doubt in ("trained and tested on", "own test has"))
     file.write_text(json.dumps(results | {"data": "folder", "checkpoint": "/x/last.ckpt"}))
     html = write(one).read_text()
     assert "Measured on data=folder; the run was trained and tested on data=shapes." in html
@@ -292,26 +287,21 @@ def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
     assert (RunFolder(one).read().status, RunFolder(one).read().reason) == ("failed", "After.")
 
 
-def test_names_with_dollar_signs_are_no_formulas(one: Path, many: Path) -> None:
-    for run in ("0", "1"):
+def test_names_with_dollar_signs_are_no_formulas(many: Path) -> None:
+    for run in "02":
         start = {"time": "2026-11-25", "overrides": [f"model=$\\foo_{run}$"]}
         changed_record(many / run, partial(dict.update, starts=[start]))
-    write(many)
-    svg = write(many).read_text()
-    assert "$\\foo_0$" in svg
+    assert "$\\foo_0$" in write(many).read_text()
 
 
 def test_a_run_without_an_evaluation_says_how_to_make_one(one: Path) -> None:
     shutil.rmtree(one / "evaluation")
+    metrics = metrics_of(one) | {"target_val_acc": 0.123}
+    (one / "metrics.json").write_text(json.dumps(metrics))
     checkpoint = shlex.quote(f"checkpoint={one}/checkpoints/best.ckpt")
     html = write(one).read_text()
     assert f"python -m cifar_lightning.evaluate {checkpoint}".replace("'", "&#39;") in html
-
-
-def test_the_target_line_is_where_the_metrics_have_it(one: Path) -> None:
-    metrics = metrics_of(one) | {"target_val_acc": 0.123}
-    (one / "metrics.json").write_text(json.dumps(metrics))
-    assert "target on validation 12.3%" in write(one).read_text()
+    assert "target on validation 12.3%" in html  # as the metrics have it
 
 
 def test_what_was_typed_is_typed_again() -> None:
@@ -389,7 +379,7 @@ def test_the_newest_run_or_multirun_is_the_one(many: Path, one: Path) -> None:
     Path("runs/train/2026-11-25_00-00-00-000000_empty").mkdir()
     os.utime(single)  # as a report does
     assert find_folder(None) == Path(sweep)
-    assert [folder.path.name for folder in run_folders(Path(sweep))] == list("012345")
+    assert [folder.path.name for folder in run_folders(Path(sweep))] == list("0123")
     assert report(compose([], config_name="report")) == Path(sweep, "report.html").absolute()
 
 
@@ -487,14 +477,14 @@ def column(page: Page, table: str, number: int) -> list[str]:
 @pytest.mark.parametrize("width", [1280, 375])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_render_at_any_width(
-    one: Path, many: Path, visit: Callable[..., Page], width: int, scheme: str
+    one_report: Path, many_report: Path, visit: Callable[..., Page], width: int, scheme: str
 ) -> None:
-    for folder in (one, many):
-        page = visit(write(folder), width, scheme)
+    for folder in (one_report, many_report):
+        page = visit(folder / "report.html", width, scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
         assert all(widths)
-        assert len(widths) == (8 if folder == one else 0)
+        assert len(widths) == (5 if folder == one_report else 0)
         charts = page.locator(".charts svg")
         assert charts.count() == 2
         assert all((box := chart.bounding_box()) and box["height"] > 200 for chart in charts.all())
@@ -507,14 +497,16 @@ def test_pages_render_at_any_width(
 
 
 @pytest.mark.slow
-def test_a_click_sorts_and_another_turns_the_order(many: Path, visit: Callable[..., Page]) -> None:
-    page = visit(write(many))
+def test_a_click_sorts_and_another_turns_the_order(
+    many_report: Path, visit: Callable[..., Page]
+) -> None:
+    page = visit(many_report / "report.html")
     heading = page.get_by_role("region", name="Figures of all runs").get_by_role(
         "columnheader", name="val accuracy"
     )
-    values = sorted(100 * metrics_of(run)["val/acc"] for run in (many / n for n in "0134"))
+    values = sorted(100 * metrics_of(run)["val/acc"] for run in (many_report / n for n in "02"))
     rising = [f"{value:.2f} %" for value in values]
-    assert column(page, "Figures of all runs", 1) == list("012345")
+    assert column(page, "Figures of all runs", 1) == list("0123")
     heading.get_by_role("button").click()
     assert column(page, "Figures of all runs", 4) == [*rising, "", ""]
     assert heading.get_attribute("aria-sort") == "ascending"
@@ -527,15 +519,17 @@ def test_a_click_sorts_and_another_turns_the_order(many: Path, visit: Callable[.
     ).click()
     assert heading.get_attribute("aria-sort") == "none"
     limits = column(page, "Figures of all runs", 2)
-    assert limits == ["-1", "-1", "0.002", "0.002", "0.02", "0.02"]
+    assert limits == ["-1", "-1", "0.02", "0.02"]
 
 
 @pytest.mark.slow
-def test_pointing_at_a_run_shows_its_curve_alone(many: Path, visit: Callable[..., Page]) -> None:
-    page = visit(write(many))
+def test_pointing_at_a_run_shows_its_curve_alone(
+    many_report: Path, visit: Callable[..., Page]
+) -> None:
+    page = visit(many_report / "report.html")
     row = page.locator("[aria-label='Figures of all runs'] tbody tr").nth(0)
     row.hover()
-    assert page.locator("g.faint").count() == 6  # three other runs in two charts
+    assert page.locator("g.faint").count() == 2  # another run in two charts
     shown = page.locator(f"g[id$='-{row.get_attribute('data-run')}']:not(.faint)")
     assert shown.count() == 2
     page.locator("h1").hover()
@@ -557,50 +551,19 @@ def test_hostile_text_stays_text(one: Path, many: Path, visit: Callable[..., Pag
         assert "<script" not in text.replace("\\<", "")
 
 
-def test_what_a_damaged_file_holds_stays_text(one: Path, many: Path) -> None:
-    for folder, run in ((one, one), (many, many / "0")):
-        (run / "metrics.csv").write_text("epoch\n<img src=x onerror=alert(1)>\n")
-        html = write(folder).read_text()
-        assert "metrics.csv cannot be read: could not convert string to float: " in html
-        assert "&lt;img src=x" in html
-        assert "<img src=x" not in html
-
-
 def test_a_class_is_taken_for_another_one() -> None:
-    table = evaluated.by_class(
+    table = evaluation_tables.by_class(
         {"test/acc_by_class": {"a": 0.7, "b": 1.0}, "confusion_matrix": [[7, 3], [0, 4]]}
     )
-    assert table is not None
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["a", "70.00 %", "b", "30.00 %"],
         ["b", "100.00 %", "", ""],
     ]
 
 
-def test_the_best_run_is_stressed(many: Path) -> None:
-    html = write(many).read_text()
-    metrics = {name: metrics_of(many / name)["val/acc"] for name in ("0", "1", "3", "4")}
-    best = max(metrics, key=lambda name: metrics[name])
-    (row,) = re.findall(
-        r'<tr class="best" data-run="(run-\d)">.*?<a href=[^>]*>(\d)</a>', html, re.DOTALL
-    )
-    assert row[1] == best
-    runs = [f.read() for f in run_folders(many)]
-    (axes,) = many_runs.chart(runs, groups_of(runs)).axes
-    widths = {line.get_gid(): line.get_linewidth() for line in axes.lines if line.get_gid()}
-    assert max(widths, key=lambda gid: widths[gid]) == row[0]
-
-
-def test_the_mark_is_on_the_epoch_of_the_target() -> None:
-    rows = [{"epoch": float(n), "val/acc": n / 10} for n in (1, 2, 3)]
-    run = Run(Path(), "", "finished", "", metrics={"epochs_to_target": 2}, rows=rows)
-    found = one_run._reached(run)
-    assert found == ((2.0, 0.2), "reached: epoch 2")
-
-
 @pytest.mark.slow
 def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> None:
-    for name, rate in zip("0134", (900.0, 10_000.0, 80.0, 2_000.0), strict=True):
+    for name, rate in zip("02", (10_000.0, 900.0), strict=True):
         metrics = metrics_of(many / name) | {"images_per_s": rate}
         (many / name / "metrics.json").write_text(json.dumps(metrics))
     page = visit(write(many))
@@ -608,7 +571,7 @@ def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> 
         "columnheader", name="images/s"
     )
     heading.get_by_role("button").click()
-    assert column(page, "Figures of all runs", 1)[:4] == list("3041")
+    assert column(page, "Figures of all runs", 1)[:2] == list("20")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"])

@@ -1,0 +1,48 @@
+"""Tables of an evaluation.json, for the terminal and for reports."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cifar_lightning.tracking.tables import Cell, Table, optional, percent
+
+
+def scores(evaluation: Mapping[str, Any]) -> Table:
+    """Scores on all test images, without and with test-time augmentation."""
+    headings = ["test images", "accuracy", "top 2", "loss", "calibration error"]
+    columns = (("acc", percent), ("top2", percent), ("loss", "{:.4f}".format), ("ece", percent))
+    rows = [
+        [
+            Cell(name, name),
+            *(optional(evaluation[f"test/{k}{suffix}"], write) for k, write in columns),
+        ]
+        for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip"))
+    ]
+    return Table(headings, rows, numeric={1, 2, 3, 4})
+
+
+def by_class(evaluation: Mapping[str, Any]) -> Table:
+    """Accuracy by class, and the class that each is most often mistaken for."""
+    accuracies = evaluation["test/acc_by_class"]
+    rows = []
+    for (name, accuracy), counts in zip(
+        accuracies.items(), evaluation["confusion_matrix"], strict=True
+    ):
+        mistakes = {o: n for o, n in zip(accuracies, counts, strict=True) if n and o != name}
+        cells = [Cell(""), Cell("")]
+        if mistakes:
+            other = max(mistakes, key=lambda o: mistakes[o])
+            share = mistakes[other] / sum(counts)
+            cells = [Cell(other), Cell(percent(share), share)]
+        rows.append([Cell(name, name), optional(accuracy, percent), *cells])
+    headings = ["class", "accuracy", "most often taken for", "of its images"]
+    return Table(headings, rows, numeric={1, 3})
+
+
+def robustness(evaluation: Mapping[str, Any]) -> Table:
+    """Accuracy under each corruption, weakest first."""
+    curves = {n: c["acc"] for n, c in evaluation["robustness"].items() if n != "mean_acc"}
+    rows = [
+        [Cell(name, name), *(Cell(percent(acc), acc) for acc in accuracies)]
+        for name, accuracies in curves.items()
+    ]
+    return Table(["corruption, by strength", *"12345"], rows, numeric=set(range(1, 6)))
