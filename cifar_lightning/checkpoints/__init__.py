@@ -1,1 +1,1 @@
-"""Checkpoints: writing, reading, what may be trusted in one, and trained networks."""
+"""Reads, writes and validates checkpoints and run records; loads pretrained networks."""

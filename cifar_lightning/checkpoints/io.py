@@ -1,4 +1,4 @@
-"""How checkpoints are written and read, and what they hold."""
+"""Reads and writes checkpoints."""
 
 import os
 import zipfile
@@ -17,26 +17,26 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.training.callbacks import Interruption
 
-# Under which Lightning keeps the state of a callback: its class.
+# Lightning's key for the callback's state: its class.
 INTERRUPTED = Interruption.__qualname__
 
-MOST_VALUES = 100_000  # in what a checkpoint says of its model; ours have some dozens
+MAX_VALUES = 100_000  # in the description of a model, which has some dozens
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What inference needs to know of a trained model, as primitives; every checkpoint holds it.
+    """A trained model's description, as inference needs it; every checkpoint has one.
 
     Attributes:
-        version: of the package that wrote it.
-        model: name of its option in conf/model/.
+        version: of cifar-lightning that wrote it.
+        model: its option in conf/model/.
         network: the network's `_target_` and arguments.
-        data: name of the option in conf/data/ that it was trained on.
-        classes: their names, in the order of the logits.
+        data: option in conf/data/ of its training data.
+        classes: class names, in the order of the logits.
         image_size: height and width of the images, in pixels.
-        mean, std: of the training images by channel, on the scale 0 to 1.
+        mean, std: of the training images per channel, on the scale 0 to 1.
         precision: `trainer.precision` of the training.
         deterministic: `trainer.deterministic` of the training.
     """
@@ -55,15 +55,15 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is read of a checkpoint.
+    """The content of a checkpoint, as far as it is read.
 
     Attributes:
-        info: of its model.
+        info: the model's description.
         state_dict: of the classifier.
-        global_step: optimizer steps so far.
-        can_be_resumed: whether it is of the end of an epoch, or of a step at which the run was
-            interrupted, and not of a validation within an epoch.
-        has_training_state: whether it holds more than the network, as the optimizer's state.
+        global_step: number of optimizer steps.
+        can_be_resumed: whether it was saved at the end of an epoch or by an interruption, and not
+            after a validation within an epoch.
+        has_training_state: whether it has the state of the optimizer and the schedule.
     """
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
@@ -76,56 +76,56 @@ class Checkpoint:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Replaces a checkpoint in one step.
+    """Writes checkpoints atomically.
 
-    Lightning's own writes to the system's temporary folder first, and then copies over the old
-    checkpoint where that folder is on another disk: a full disk would leave neither.
+    Lightning's own class writes to the system's temporary folder first; if that is on another disk,
+    it then copies the file over the old checkpoint, and a full disk would leave neither.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._made: set[Path] = set()
+        self._created: set[Path] = set()
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write a checkpoint to a path on this machine."""
+        """Write a checkpoint; `storage_options` is ignored."""
         path = Path(path)
-        if path.parent not in self._made:  # once: in the place of a vanished disk nothing is put
+        if path.parent not in self._created:  # once, not again if its disk has vanished
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._made.add(path.parent)
+            self._created.add(path.parent)
         with atomic_write(path) as file:
             torch.save(checkpoint, file)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint as data: only primitives and tensors are unpickled.
+    """Read a checkpoint, of which only primitives and tensors are unpickled.
 
     Raises:
-        UserError: if the file is missing or is no checkpoint of this package.
+        UserError: if the file is missing or not a checkpoint of this package.
     """
     try:
-        _refuse_to_inflate(Path(path))
+        _check_uncompressed(Path(path))
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
     except IsADirectoryError as error:
         raise UserError(
-            f"{path} is a folder. Name a checkpoint, such as {path}/checkpoints/best.ckpt."
+            f"{path} is a folder. Give a checkpoint, such as {path}/checkpoints/best.ckpt."
         ) from error
-    except Exception as error:  # torch.load raises whatever the bytes lead it into
+    except Exception as error:  # damaged files make torch.load raise all kinds
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
         _check_length(content["hyper_parameters"])
         _check_counts(content["loops"])
         if any(t.nbytes > t.untyped_storage().nbytes() for t in content["state_dict"].values()):
-            raise ValueError("a tensor is larger than what is stored of it")
+            raise ValueError("a tensor is larger than its storage")
         progress = content["loops"]["fit_loop"]
         epochs = progress["epoch_progress"]["current"]
         at_epoch_end = (
             progress["epoch_loop.batch_progress"]["is_last_batch"]
-            or epochs["processed"] == epochs["started"]  # it was ended early, at the target
+            or epochs["processed"] == epochs["started"]  # stopped early, at the target
         )
         return TypeAdapter(Checkpoint).validate_python(
             {
@@ -144,35 +144,35 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def check_finite(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are not finite: every prediction would be made of NaN.
+    """Refuse weights that are not finite, with which every prediction would be NaN.
 
     Args:
         path: of the checkpoint, for the message.
         state_dict: its weights and statistics.
 
     Raises:
-        UserError: names the first tensor that is not all finite.
+        UserError: names the first tensor with such a value.
     """
     for name, tensor in state_dict.items():
         if not tensor.isfinite().all():
             raise UserError(
-                f"{path}: {name} of its weights is not all finite numbers: the training "
-                "diverged, or the file is damaged. Take an earlier checkpoint."
+                f"{path}: its weights {name} have values that are not finite: the training "
+                "diverged, or the file is damaged. Use an earlier checkpoint."
             )
 
 
 def _check_length(content: Any) -> None:
-    """Few bytes can hold a list of ten times one list of ten times one list, and so on.
+    """Refuse nested containers of very many values: by shared references, few bytes can hold them.
 
     Raises:
-        ValueError: if walking through all of it could take for ever.
+        ValueError: if there are more than `MAX_VALUES`.
     """
     count, waiting = 0, [content]
     while waiting:
         value = waiting.pop()
         count += 1
-        if count > MOST_VALUES:
-            raise ValueError(f"it holds more than {MOST_VALUES:,} values")
+        if count > MAX_VALUES:
+            raise ValueError(f"it holds more than {MAX_VALUES:,} values")
         if isinstance(value, dict):
             waiting += value.values()
         elif isinstance(value, list | tuple):
@@ -180,50 +180,52 @@ def _check_length(content: Any) -> None:
 
 
 def _check_counts(progress: Any) -> None:
-    """Of epochs and steps: from far below zero, a run would train for ever.
+    """Refuse negative counts of epochs and steps, from which a run could train without end.
 
     Raises:
-        ValueError: if one is negative, or no number.
+        ValueError: if a count is negative or not a number.
     """
     if isinstance(progress, int | float) and not progress >= 0:
-        raise ValueError(f"{progress} is no count")
+        raise ValueError(f"{progress} is not a count")
     if isinstance(progress, list):
         progress = dict(enumerate(progress))
     if isinstance(progress, dict):
         if "completed" in progress and not all(isinstance(n, int) for n in progress.values()):
-            raise ValueError(f"{progress} are no counts")
+            raise ValueError(f"{progress} are not counts")
         for part in progress.values():
             _check_counts(part)
 
 
-def _refuse_to_inflate(path: Path) -> None:
-    """PyTorch reads, but never writes, files whose content takes more memory than they have bytes.
+def _check_uncompressed(path: Path) -> None:
+    """Refuse a compressed file, which PyTorch reads but never writes: it could fill the memory.
 
     Raises:
-        ValueError: for one that does.
+        ValueError: if the content is larger than the file.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
         if unpacked > path.stat().st_size:
-            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than it has")
+            raise ValueError(f"it unpacks to {unpacked:,} bytes, more than its size")
 
 
 def find_checkpoint(path: str | None) -> Path:
-    """The checkpoint that was typed.
+    """The path of the checkpoint that the user has given.
 
     Raises:
-        UserError: if none was, or it is not there.
+        UserError: if none was given, or it does not exist.
     """
     if path is None:
-        newest = max(Path("runs").glob("train/**/checkpoints/best.ckpt"), default=None, key=_age)
+        newest = max(
+            Path("runs").glob("train/**/checkpoints/best.ckpt"), default=None, key=_modified
+        )
         example = newest or "runs/train/…/checkpoints/best.ckpt"
         raise UserError(f"Which checkpoint? As in: checkpoint={example}")
-    found = Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's refuses a file ~mine.ckpt)
+    found = Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises on a file ~mine.ckpt)
     if not found.exists():
         raise UserError(f"checkpoint={path}: there is no such file.")
     return found
 
 
-def _age(file: Path) -> float:
+def _modified(file: Path) -> float:
     return file.stat().st_mtime

@@ -1,4 +1,4 @@
-"""The trained networks that come with the package."""
+"""The pretrained networks in the package."""
 
 import json
 from pathlib import Path
@@ -16,15 +16,15 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 class Pretrained(nn.Module):
-    """Normalisation and a trained network.
+    """A trained network with its normalisation.
 
     Args:
         network: takes normalised images.
-        classes: their names, in the order of the logits.
-        mean, std: by channel, on the scale 0 to 1.
+        classes: class names, in the order of the logits.
+        mean, std: of the training images per channel, on the scale 0 to 1.
 
     Attributes:
-        classes: as given.
+        classes: class names.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Pretrained(nn.Module):
 
 
 def load(name: str) -> Pretrained:
-    """A trained network, in evaluation mode, on the CPU, in float32.
+    """Load a pretrained network, in evaluation mode, on the CPU, in float32.
 
     Args:
         name: of a file in `checkpoints/weights/`, such as `best_dilated_dw`; the card beside it
-            says what it was trained on and what it reaches.
+            has its training data and accuracy.
 
     Raises:
-        UserError: if there is none of that name, or its file is damaged.
+        UserError: if there is no file of that name, or it is damaged.
     """
     file = WEIGHTS / f"{name}.safetensors"
     names = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
@@ -61,20 +61,23 @@ def load(name: str) -> Pretrained:
     try:
         weights, facts = read_weights(file)
     except SafetensorError as error:
-        raise UserError(f"{file} is damaged, so install the package anew: {error}") from error
+        raise UserError(f"{file} is damaged: install the package again. {error}") from error
     arguments = facts["network"]
     network = getattr(models, arguments.pop("_target_").rpartition(".")[2])(**arguments)
     return with_weights(network, weights, facts)
 
 
 def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights by name, and what the metadata say: `classes`, `mean`, `std` and `network`.
+    """Read a file of weights.
 
     Args:
-        file: as export's format=safetensors writes it.
+        file: as export writes it with format=safetensors.
+
+    Returns:
+        The weights by name, and the metadata `classes`, `mean`, `std` and `network`.
 
     Raises:
-        SafetensorError: if it is damaged.
+        SafetensorError: if the file is damaged.
     """
     with safe_open(file, framework="pt") as opened:
         weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
@@ -86,6 +89,12 @@ def read_weights(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def with_weights(
     network: nn.Module, weights: dict[str, Tensor], facts: dict[str, Any]
 ) -> Pretrained:
-    """A network, changed in place, with weights and normalisation as `read_weights` gives them."""
+    """Load weights into a network, and add its normalisation.
+
+    Args:
+        network: changed in place.
+        weights: by name, from `read_weights`.
+        facts: metadata, from `read_weights`.
+    """
     network.load_state_dict(weights)
     return Pretrained(network, facts["classes"], facts["mean"], facts["std"]).eval()

@@ -1,6 +1,6 @@
 """The record of a run: `config.yaml` in its folder, the configuration that a resume reads.
 
-Hydra writes `.hydra/` before anything is checked; this is written when all checks are passed.
+Hydra writes `.hydra/` before any check; this is written after all of them.
 """
 
 from collections.abc import Sequence
@@ -15,41 +15,41 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.run_folder import RunFolder
 
-# Of one start alone; `starts` has the overrides of each.
+# Keys of a single start; `starts` has the overrides of each.
 LEFT_OUT = ("overrides", "resume", "run_dir")
 
 
-def write_record(config: DictConfig, typed: Sequence[str]) -> None:
-    """Write the record of a run, or replace it at a resume.
+def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Write the record of a run, or replace it on a resume.
 
-    References to other values stay, so that an override at a resume reaches all that depend on it.
-    All other interpolations, such as `${oc.env:HOME}`, become their values.
+    References to other keys are kept, so that an override on a resume changes all that depends on
+    it. Other interpolations, such as `${oc.env:HOME}`, are replaced by their values.
 
     Args:
-        config: the run's.
-        typed: overrides of this start.
+        config: of the run.
+        overrides: of this start.
 
     Raises:
-        UserError: if a value would be taken for an interpolation itself.
+        UserError: if a value itself looks like an interpolation.
     """
     folder = RunFolder(Path(config.run_dir))
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     content: Any = OmegaConf.to_container(config)
-    record = {k: _without_calls(v, resolved[k]) for k, v in content.items() if k not in LEFT_OUT}
+    record = {k: _resolve_calls(v, resolved[k]) for k, v in content.items() if k not in LEFT_OUT}
     starts = [] if config.resume is None else folder.starts()
     now = f"{datetime.now():%F %T.%f}"
-    record["starts"] = [*starts, {"time": now, "overrides": list(typed)}]
+    record["starts"] = [*starts, {"time": now, "overrides": list(overrides)}]
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(record).encode())
 
 
-def _without_calls(content: Any, resolved: Any) -> Any:
-    """A configuration with references as they are, and other interpolations resolved."""
+def _resolve_calls(content: Any, resolved: Any) -> Any:
+    """Replace the interpolations of a configuration that are not references by their values."""
     if isinstance(content, dict) and isinstance(resolved, dict):
-        return {key: _without_calls(value, resolved[key]) for key, value in content.items()}
+        return {key: _resolve_calls(value, resolved[key]) for key, value in content.items()}
     if isinstance(content, list) and isinstance(resolved, list):
-        return [_without_calls(*pair) for pair in zip(content, resolved, strict=True)]
+        return [_resolve_calls(*pair) for pair in zip(content, resolved, strict=True)]
     if isinstance(resolved, str) and "${" in resolved:
         raise UserError(f"{resolved!r} holds ${{, which the record of a run cannot keep.")
     calls = isinstance(content, str) and "${" in REFERENCE.sub("", content)
@@ -57,12 +57,12 @@ def _without_calls(content: Any, resolved: Any) -> Any:
 
 
 def read_record(folder: RunFolder) -> DictConfig:
-    """The configuration of a run, as `write_record` wrote it, in the folder where it is now.
+    """Read the record of a run, with the folder where the run is now.
 
-    Nothing in it is evaluated but references; what it calls is for the caller to check.
+    It may evaluate only references; the caller has to check what it calls.
 
     Raises:
-        UserError: if there is none, it cannot be read, or it would evaluate more.
+        UserError: if there is no record, it cannot be read, or it would evaluate more.
     """
     file = folder.config
     try:

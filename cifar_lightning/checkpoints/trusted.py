@@ -1,7 +1,7 @@
-"""What a file from elsewhere may have called and evaluated.
+"""Checks what a checkpoint or a record from elsewhere calls and evaluates.
 
-Hydra calls what a configuration names as `_target_`; OmegaConf calls what `${NAME:…}` names. A file
-may name only what this installation's conf/ names, and evaluate nothing but references.
+Hydra calls the `_target_`s of a configuration; OmegaConf calls the NAME of `${NAME:…}`. A file may
+call only `_target_`s that this installation's conf/ calls too, and evaluate only references.
 """
 
 import re
@@ -15,20 +15,20 @@ from omegaconf import OmegaConf
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
 
-# To another value of the configuration: what else may stand in braces can call something.
+# A reference to another key; all else in braces may be a call.
 REFERENCE = re.compile(r"\$\{[\w.-]+\}")
 
 Targets = frozenset[tuple[Any, Any]]
-"""Classes and functions that are called, each with the part of the configuration that does it."""
+"""Pairs of a part of the configuration, such as `model`, and a class or function it calls."""
 
 
 def check_targets(file: Path, content: Any, typed: Any = None) -> None:
     """Refuse a configuration that calls what neither conf/ nor the command line calls there.
 
     Args:
-        file: that it is from, for the message.
+        file: of the configuration, for the message.
         content: nested dictionaries and lists, by part (`model`, `data`, …); references resolved.
-        typed: the configuration of the command line, likewise.
+        typed: the command line's configuration, likewise.
 
     Raises:
         UserError: names the class or function, and the part.
@@ -47,9 +47,9 @@ def check_interpolations(file: Path, content: Any, resolved: bool = False) -> No
     """Refuse a configuration that would evaluate more than references.
 
     Args:
-        file: that it is from, for the message.
+        file: of the configuration, for the message.
         content: nested dictionaries and lists.
-        resolved: whether references are resolved too, and none may be left.
+        resolved: whether references are resolved, so that none may be left.
 
     Raises:
         UserError: names the value.
@@ -61,7 +61,7 @@ def check_interpolations(file: Path, content: Any, resolved: bool = False) -> No
 
 @cache
 def known_targets() -> Targets:
-    """What the files of conf/ call.
+    """The targets of all files in conf/.
 
     Raises:
         UserError: if one cannot be read.
@@ -80,7 +80,7 @@ def known_targets() -> Targets:
 
 
 def targets_in(content: Any) -> Targets:
-    """What a configuration calls, each with the part in which it does so."""
+    """The targets of a configuration, with their parts."""
     return frozenset(
         (keys[0], value if isinstance(value, str) else repr(value)[:100])
         for keys, value in leaves(content)

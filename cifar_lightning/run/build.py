@@ -1,4 +1,4 @@
-"""Data, network and classifier of a configuration."""
+"""Builds data, network and classifier from a configuration."""
 
 import copy
 import dataclasses
@@ -24,20 +24,19 @@ from cifar_lightning.tracking.console import REHEARSAL, banner
 from cifar_lightning.training.module import Classifier
 
 CIFAR_SIZE = 32  # pixels
-# The first layer's starting filters come from as many pixels as 5,000 CIFAR images have; larger
-# images are fewer, so that their patches fit into memory.
+# Whitening filters are computed from as many pixels as 5,000 CIFAR images have: fewer images if they
+# are larger, so that their patches fit into memory.
 PIXELS_FOR_INITIALISATION = 5000 * CIFAR_SIZE**2
-# Weights and biases: a network of thousands of layers. One of a billion would never be built.
-MOST_TENSORS = 10_000
+MAX_TENSORS = 10_000  # weights and biases of a network; building billions would never end
 
 
 @contextmanager
 def config_errors(key: str) -> Iterator[None]:
-    """Turn errors of a constructor or function into a message that names the configuration's key.
+    """Turn errors of a constructor or function into a UserError that names the configuration's key.
 
     Raises:
-        UserError: for a refused value or argument, for which PyTorch raises any of these
-            exceptions; or if memory does not suffice.
+        UserError: for a wrong value or argument, for which PyTorch raises any of these exceptions,
+            or if there is not enough memory.
     """
     try:
         yield
@@ -50,25 +49,30 @@ def config_errors(key: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).strip() or type(error).__name__  # some, as MemoryError, say nothing
+    return str(error).strip() or type(error).__name__  # MemoryError has no message
 
 
 def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
-    """Hydra's `instantiate`, with an error that names the key.
+    """Call Hydra's `instantiate`, with errors that name the key.
+
+    Args:
+        config: a `_target_` and its arguments.
+        key: of the part in the configuration.
+        **arguments: further arguments.
 
     Raises:
-        UserError: if the target refuses its arguments.
+        UserError: if the target raises an error.
     """
     with config_errors(key):
         return instantiate(config, **arguments)
 
 
 def build_data(config: DictConfig) -> ImageData:
-    """The data, prepared, loaded and split.
+    """Build the data, prepared, loaded and split.
 
     Raises:
-        DataUnavailable: if it is nowhere to be had.
-        UserError: if it is damaged or does not suit the configuration.
+        DataUnavailable: if it is not on this machine and cannot be downloaded.
+        UserError: if it is damaged or does not fit the configuration.
     """
     data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
     data.prepare_data()
@@ -78,18 +82,21 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def build_data_or_rehearse(config: DictConfig) -> tuple[DictConfig, ImageData]:
-    """The data, and the configuration with it: data=shapes where another one is not to be had.
+    """Build the data, or data=shapes if it is unavailable and `rehearse_without_data` is true.
+
+    Returns:
+        The configuration of the data that was built, and the data.
 
     Raises:
-        DataUnavailable: if it is not to be had, and `rehearse_without_data` is false.
-        UserError: as `build_data` does.
+        DataUnavailable: if the data is unavailable, and `rehearse_without_data` is false.
+        UserError: see `build_data`.
     """
     try:
         return config, build_data(config)
     except DataUnavailable as error:
         if not config.rehearse_without_data:
             raise
-        banner(f"{error}\n\n{REHEARSAL}", "CIFAR-10 could not be had")
+        banner(f"{error}\n\n{REHEARSAL}", "CIFAR-10 is not available")
     config = copy.deepcopy(config)
     with open_dict(config):
         config.data = OmegaConf.load(CONF / "data" / "shapes.yaml")
@@ -98,59 +105,64 @@ def build_data_or_rehearse(config: DictConfig) -> tuple[DictConfig, ImageData]:
 
 
 def build_network(config: DictConfig, num_classes: int, image_size: int) -> nn.Module:
-    """The network; the data's class count and image size go into the keys that its options have.
+    """Build the network.
+
+    Args:
+        config: `num_classes` and `image_size` of `model` are replaced, if it has these keys.
+        num_classes: number of classes of the data.
+        image_size: height and width of the data's images in pixels.
 
     Raises:
-        UserError: if what `model` names refuses its arguments, or makes no network.
+        UserError: if the target of `model` raises an error, or returns no network.
     """
     return make_network(_network_arguments(config, num_classes, image_size))
 
 
 def _network_arguments(config: DictConfig, num_classes: int, image_size: int) -> dict[str, Any]:
     """The network's `_target_` and arguments, as primitives."""
-    facts = {"num_classes": num_classes, "image_size": image_size}
-    fitting = {key: value for key, value in facts.items() if key in config.model}
+    of_data = {"num_classes": num_classes, "image_size": image_size}
+    fitting = {key: value for key, value in of_data.items() if key in config.model}
     arguments: Any = OmegaConf.to_container(config.model, resolve=True)
     return dict(arguments | fitting)
 
 
 def make_network(arguments: dict[str, Any]) -> nn.Module:
-    """The network of a `_target_` and its arguments.
+    """Build the network of a `_target_` and its arguments.
 
     Raises:
-        UserError: if the target refuses the arguments, or makes no network.
+        UserError: if the target raises an error, or returns no network.
     """
-    with _bounded_networks():
+    with _limited_size():
         network = instantiate_part(arguments, "model")
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
-        raise UserError(f"model: {arguments['_target_']} makes a {kind}, not a torch.nn.Module.")
+        raise UserError(f"model: {arguments['_target_']} returns a {kind}, not a torch.nn.Module.")
     return network
 
 
 @contextmanager
-def _bounded_networks() -> Iterator[None]:
-    """Refuse a network while it is being built, before its weights fill the memory.
+def _limited_size() -> Iterator[None]:
+    """Stop building a network, as of a checkpoint from elsewhere, before it fills the memory.
 
     Raises:
-        UserError: if memory does not hold it, or it would be built for ever.
+        UserError: if the network does not fit into memory, or has more than `MAX_TENSORS` weights.
     """
     tensors = size = 0
 
-    def look_at(module: nn.Module, name: str, weights: Any) -> None:
+    def add(module: nn.Module, name: str, weights: Any) -> None:
         nonlocal tensors, size
         if weights is None:
             return
         tensors, size = tensors + 1, size + weights.nbytes
-        if tensors > MOST_TENSORS:
+        if tensors > MAX_TENSORS:
             raise UserError(
-                f"model: the network has more than {MOST_TENSORS:,} weight tensors. Make it less "
+                f"model: the network has more than {MAX_TENSORS:,} weight tensors. Make it less "
                 "deep."
             )
         check_memory("model: the network's weights", size, "Make it less wide or less deep.")
 
-    # Called when a layer has allocated its weights and not yet filled them.
-    hook = register_module_parameter_registration_hook(look_at)
+    # Called when a layer has allocated its weights, before they are filled.
+    hook = register_module_parameter_registration_hook(add)
     try:
         yield
     finally:
@@ -158,10 +170,10 @@ def _bounded_networks() -> Iterator[None]:
 
 
 def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, Budget]:
-    """The classifier with its starting weights, and what the budget counted.
+    """Build the classifier with initialised weights, and count its network.
 
     Raises:
-        UserError: if the network breaks the budget.
+        UserError: if the network breaks the budget, or a part of the configuration raises an error.
     """
     network = build_network(config, len(data.classes), data.image_size)
     with config_errors("model"), hint_image_size(data.image_size):
@@ -180,7 +192,7 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
 
 @contextmanager
 def hint_image_size(size: int) -> Iterator[None]:
-    """Add to a network's error on images of this size how to scale them to CIFAR's."""
+    """Add to a network's error on images of this size how to resize them to CIFAR's."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
@@ -188,12 +200,12 @@ def hint_image_size(size: int) -> Iterator[None]:
             raise
         raise RuntimeError(
             f"it does not take images of {size} x {size} pixels: {_reason(error)}. "
-            f"data.image_size={CIFAR_SIZE} scales them to {CIFAR_SIZE} x {CIFAR_SIZE}."
+            f"data.image_size={CIFAR_SIZE} resizes them to {CIFAR_SIZE} x {CIFAR_SIZE}."
         ) from error
 
 
 def dry_run(classifier: Classifier, data: ImageData) -> None:
-    """Make optimizer and scheduler and augment two images, to find mistakes before the training."""
+    """Make the optimizer and the schedule, and augment two images, to find mistakes early."""
     with config_errors("optimizer"):
         optimizer = classifier.make_optimizer(classifier.network.parameters())
     with config_errors("scheduler"):
@@ -204,7 +216,7 @@ def dry_run(classifier: Classifier, data: ImageData) -> None:
 
 
 def _make_classifier(config: DictConfig, network: nn.Module, data: ImageData) -> Classifier:
-    """The classifier of a network, its weights as they are, and what its checkpoints will say."""
+    """Make the classifier of a network, with the description for its checkpoints."""
     optimizer = instantiate_part(config.optimizer, "optimizer")
     scheduler = instantiate_part(config.scheduler, "scheduler")
     augment = instantiate_part(config.augment, "augment")

@@ -1,4 +1,4 @@
-"""Compiles the network and warms it up before the first step, outside of the training time."""
+"""Compiles and warms up the network before the first step, outside of the training time."""
 
 import time
 
@@ -11,20 +11,20 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.tracking import console
 from cifar_lightning.training.module import Classifier
 
-# CUDA graphs warm up in the first call and are recorded in the second; the third plays them.
+# CUDA graphs warm up in the first call, are recorded in the second and replayed in the third.
 CALLS_TO_WARM_UP = 3
 
 
 def compile_network(network: nn.Module, device: torch.device, graphs: bool = True) -> None:
     """Compile a network in place, so that the keys of its state dict stay the same.
 
-    It is compiled at the next call, and again for each other input size.
+    This happens at its next call, and again for every other input size.
 
     Args:
         network: to compile.
-        device: the network's.
-        graphs: whether to use CUDA graphs on a GPU, which launch all kernels at once. They need the
-            gradients to be cleared after every backward pass.
+        device: of the network.
+        graphs: whether to use CUDA graphs on a GPU, which launch all kernels at once, and for which
+            gradients have to be cleared after every backward pass.
     """
     mode = "reduce-overhead" if graphs and device.type == "cuda" else "default"
     network.compile(mode=mode, dynamic=False)
@@ -33,15 +33,15 @@ def compile_network(network: nn.Module, device: torch.device, graphs: bool = Tru
 class WarmUp(pl.Callback):
     """Compiles and warms up the network before the first step.
 
-    Without a working compiler a warning is shown and the network stays uncompiled. On a GPU without
-    compiling, cuDNN chooses its kernels now.
+    If there is no working compiler, a warning is shown and the network is not compiled. On a GPU
+    without compiling, the warm-up lets cuDNN choose its kernels.
 
     Args:
         data: its batch size and image size are used.
         compiling: whether to compile.
 
     Attributes:
-        compile_seconds: time that compiling took; None if the network was not compiled.
+        compile_seconds: duration of compiling; None if the network was not compiled.
     """
 
     def __init__(self, data: ImageData, compiling: bool) -> None:
@@ -59,7 +59,7 @@ class WarmUp(pl.Callback):
 
     def _compile(self, trainer: pl.Trainer, classifier: Classifier) -> None:
         start = time.perf_counter()
-        torch.compiler.reset()  # earlier runs in this process count towards a limit of compilations
+        torch.compiler.reset()  # a process may compile only so often
         graphs = trainer.accumulate_grad_batches == 1
         compile_network(classifier.network, classifier.device, graphs)
         try:
@@ -71,13 +71,12 @@ class WarmUp(pl.Callback):
             reason = next((line for line in lines if not line.startswith("backend=")), "")
             hint = " On Debian and Ubuntu: apt-get install g++." if "compiler" in reason else ""
             console.banner(
-                f"trainer.compile=true was not possible: {reason}\n\n"
-                f"The network is not compiled.{hint}",
+                f"trainer.compile=true failed: {reason}\n\nThe network is not compiled.{hint}",
                 "Not compiled",
             )
             return
         self.compile_seconds = time.perf_counter() - start
-        console.note("compiled", f"in {self.compile_seconds:.1f} s, left out of the seconds below")
+        console.note("compiled", f"in {self.compile_seconds:.1f} s, not part of the seconds below")
 
     def _run(self, trainer: pl.Trainer, classifier: Classifier) -> None:
         """Run the network forward and backward on zeros, then restore its state."""

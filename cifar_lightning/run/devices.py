@@ -1,4 +1,4 @@
-"""Which devices and which precision a run gets, what they are called, and their memory."""
+"""Chooses devices and precision, and names the hardware."""
 
 import contextlib
 import ctypes
@@ -20,18 +20,23 @@ def choose_devices(
     one_device: str | None = None,
     num_nodes: int = 1,
 ) -> tuple[str, int | list[int]]:
-    """Lightning's accelerator and devices for `trainer.gpus`.
+    """Choose Lightning's accelerator and devices for `trainer.gpus`.
 
     Args:
-        gpus: `auto` is as many as there are and can share a batch evenly, else the CPU; a count; or
-            a list of indices.
-        available: GPUs on this machine.
-        batch_size: images a step, over all devices.
-        one_device: why more than one is out of the question, if it is; `auto` is one then.
-        num_nodes: machines, each with as many devices as this one gets.
+        gpus: `auto` for all GPUs that can share a batch evenly, or the CPU; a count; or a list of
+            indices.
+        available: number of GPUs on this machine.
+        batch_size: images per step, over all devices.
+        one_device: the error message for more than one device, if that is not allowed; `auto` is
+            then one.
+        num_nodes: number of machines, each with as many devices.
+
+    Returns:
+        The accelerator, and a count of devices or a list of GPU indices.
 
     Raises:
-        UserError: if two or more, or an index, are asked for that are not there or may not be.
+        UserError: if there are fewer GPUs, or several devices are not allowed. A single GPU where
+            there is none is the CPU, with a warning.
     """
     if gpus == "auto":
         counts = range(1, min(available, 1 if one_device else available) + 1)
@@ -62,11 +67,14 @@ def choose_devices(
 
 
 def choose_precision(accelerator: str, devices: int | list[int] = 1) -> str:
-    """bf16 where every chosen chip runs it fast, else 16-bit on a GPU, else 32-bit.
+    """Choose bf16 if every chosen chip runs it fast, else 16-bit on a GPU and 32-bit on a CPU.
 
     Args:
         accelerator: Lightning's name.
-        devices: a count, or the indices of GPUs.
+        devices: a count, or a list of GPU indices.
+
+    Returns:
+        Lightning's name of the precision.
     """
     if accelerator in ("gpu", "cuda"):
         indices = devices if isinstance(devices, list) else range(devices)
@@ -77,7 +85,7 @@ def choose_precision(accelerator: str, devices: int | list[int] = 1) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """The hardware's own name, with the number of threads where it is a CPU."""
+    """The name of a GPU, or of the CPU with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = _cpu_info().get("model name") or platform.processor() or platform.machine()
@@ -85,7 +93,7 @@ def device_name(device: torch.device) -> str:
 
 
 def _cpu_info() -> dict[str, str]:
-    """What Linux says of the first processor; nothing on other systems."""
+    """Linux's description of the first processor; empty on other systems."""
     try:
         first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
@@ -95,14 +103,13 @@ def _cpu_info() -> dict[str, str]:
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep the memory that it frees, for the next step to take.
+    """Make this process reuse the memory that it frees, instead of returning it to the system.
 
-    The C library gives blocks of more than 32 MB, which is what a layer's images come to in batches
-    of 256 and more, back to the system when they are freed, and the next step waits for the system
-    to hand them out again, filled with zeros, page by page. Does nothing where the C library is not
-    glibc.
+    By default glibc returns freed blocks of more than 32 MB, the size of a layer's maps in batches
+    of 256 and more, and the next step has to wait until the system has allocated and zeroed the
+    pages again. Does nothing with another C library.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_MAX, 0)  # from the heap, whatever the size
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # which does not shrink
+        mallopt(M_MMAP_MAX, 0)  # allocate blocks of any size from the heap
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # and never shrink it

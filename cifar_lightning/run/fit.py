@@ -1,4 +1,4 @@
-"""Runs Trainer.fit and Trainer.test; returns False if interrupted."""
+"""Runs Trainer.fit and Trainer.test, and handles interruptions and resumes."""
 
 import contextlib
 import math
@@ -25,13 +25,13 @@ from cifar_lightning.training.module import Classifier
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Ignore Lightning's warnings that point to no mistake here."""
+    """Ignore warnings of Lightning that do not apply here."""
     with warnings.catch_warnings():
         for message in (
             ".*does not have many workers.*",  # batches come from memory by one indexing
-            ".*exists and is not empty.*",  # a resumed run has checkpoints there already
+            ".*exists and is not empty.*",  # on a resume it has checkpoints
             ".*smaller than the logging interval.*",  # metrics are logged once a validation
-            ".*sync_dist=True.*",  # torchmetrics has summed over the devices already
+            ".*sync_dist=True.*",  # torchmetrics sums over the devices
             ".*isinstance\\(treespec, LeafSpec\\).*",  # between torch 2.15 and Lightning 2.6
         ):
             warnings.filterwarnings("ignore", message=message)
@@ -42,7 +42,7 @@ class BestSoFar(pl.Callback):
     """Restores the path and accuracy of the best checkpoint in a resumed run.
 
     Attributes:
-        has_stepped: whether it has done a step, so that what Lightning restored was valid.
+        has_stepped: whether the run has completed a step, so that the restored state was valid.
     """
 
     has_stepped = False
@@ -50,27 +50,27 @@ class BestSoFar(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Look for it where the run is now; Lightning forgets those of a run that was moved."""
+        """Change the paths to the run's folder; Lightning drops them if the run was moved."""
         for callback in trainer.checkpoint_callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if not isinstance(callback, ModelCheckpoint) or not state or not callback.dirpath:
                 continue
-            place = Path(callback.dirpath)
-            state["dirpath"] = str(place)
+            folder = Path(callback.dirpath)
+            state["dirpath"] = str(folder)
             for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                state[key] = state[key] and str(place / Path(state[key]).name)
+                state[key] = state[key] and str(folder / Path(state[key]).name)
             best = state["best_k_models"].items()
-            state["best_k_models"] = {str(place / Path(path).name): acc for path, acc in best}
+            state["best_k_models"] = {str(folder / Path(path).name): acc for path, acc in best}
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Note that the restored network, optimizer and schedule work."""
+        """Record that the restored network, optimizer and schedule work."""
         self.has_stepped = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget it if it is not there, or of a step that is yet to be done.
+        """Drop the best checkpoint if it is missing, or later than the step resumed from.
 
-        As of the validation between the last checkpoint and a crash. On a GPU that step will not
-        give the same bits again, and the file would not be of the accuracy that is noted.
+        It is later if it was saved between the last checkpoint and a crash. On a GPU the repeated
+        steps differ in their last bits, so the file would not have the recorded accuracy.
         """
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
@@ -92,14 +92,17 @@ def fit(
     config: DictConfig,
     interruption: Interruption | None = None,
 ) -> bool:
-    """Train; returns False if interrupted.
+    """Train a classifier.
 
     Args:
-        trainer: its callbacks are added to.
+        trainer: callbacks are added to it.
         classifier: to train.
         data: to train on.
         config: `resume` and `trainer.compile` are read.
-        interruption: saves a checkpoint when interrupted; None for what Lightning does.
+        interruption: saves a checkpoint when interrupted; None for Lightning's default.
+
+    Returns:
+        Whether training was finished, and not interrupted.
 
     Raises:
         UserError: if Lightning refuses the configuration, or the checkpoint's state does not fit.
@@ -118,14 +121,14 @@ def fit(
         raise UserError(f"trainer: {error}") from error
     except (UserError, OSError):
         raise
-    except Exception as error:  # Lightning and PyTorch raise whatever a state leads them into
+    except Exception as error:  # a wrong state makes Lightning and PyTorch raise all kinds
         if best is None or best.has_stepped:
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
-            f"resume={config.resume} cannot be resumed: {reason}. Perhaps its training's "
-            "state is damaged, or of another version; then take another checkpoint of the run. "
-            "evaluate, predict and export may take this one."
+            f"resume={config.resume} cannot be resumed: {reason}. Perhaps its training state is "
+            "damaged, or of another version: try another checkpoint of the run. evaluate, predict "
+            "and export may work with this one."
         ) from error
     # A signal may have come after the last step.
     return finished and (interruption is None or not interruption.interrupted(trainer))
@@ -134,20 +137,28 @@ def fit(
 def evaluate_best(
     trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Callback
 ) -> bool:
-    """Test the best checkpoint once; returns False if interrupted.
+    """Test the best checkpoint.
+
+    Args:
+        trainer: of the run.
+        classifier: gets the checkpoint's weights.
+        data: with the test images.
+        checkpoint: the callback that saved the best checkpoint.
+
+    Returns:
+        Whether the test was finished, and not interrupted.
 
     Raises:
         UserError: if a resumed run has lost that checkpoint.
     """
     assert isinstance(checkpoint, ModelCheckpoint)
-    # By hand: with ckpt_path Lightning would put the callbacks' state of that time back too, and
-    # the run's clock with it.
-    # By the first process for all: on another machine there need be no such file.
+    # Not by ckpt_path, with which Lightning would restore the callbacks' state too, such as the
+    # run's clock. Read by the first process, because other machines may not have the file.
     path = checkpoint.best_model_path
     if not path:
         raise UserError(
-            "There is no best checkpoint to test: that of the run is not in its folder any more, "
-            "and no validation has come after it."
+            "There is no best checkpoint to test: the run's is not in its folder any more, and no "
+            "validation followed."
         )
     weights = read_checkpoint(path).state_dict if trainer.is_global_zero else {}
     classifier.load_state_dict(trainer.strategy.broadcast(weights))
@@ -155,7 +166,7 @@ def evaluate_best(
 
 
 def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
-    """Returns False if interrupted, where Lightning would end the program."""
+    """Do the work; returns False if interrupted, where Lightning would exit."""
     try:
         work()
     except SIGTERMException:
@@ -163,6 +174,6 @@ def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
     except SystemExit as ending:
         if not isinstance(ending.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning ignores now
         return False
     return True

@@ -1,4 +1,4 @@
-"""A classifier's logits of many images, on the device and in the precision of a training."""
+"""Computes a classifier's logits on the device and in the precision of its training."""
 
 import math
 from collections.abc import Callable
@@ -13,25 +13,25 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.run.devices import choose_devices, choose_precision, keep_freed_memory
 from cifar_lightning.training.module import Classifier
 
-ONE_DEVICE = "One device is enough here: trainer.gpus=1, or name the one, as in trainer.gpus=[0]."
+ONE_DEVICE = "One device is enough here: trainer.gpus=1, or choose one, as in trainer.gpus=[0]."
 
 
 class Inference:
-    """Runs a classifier as the Trainer runs it in a test, so that it gives the same digits.
+    """Runs a classifier as the Trainer does in a test, so that the logits are equal.
 
     Args:
-        classifier: moved to the device and put into the precision; stays in evaluation mode.
+        classifier: moved to the device, converted to the precision, and put into evaluation mode.
         gpus: see `run.devices.choose_devices`; one device.
         precision: `auto` or a name of Lightning's.
-        deterministic: as the Trainer had it.
+        deterministic: of the Trainer.
 
     Attributes:
         classifier: as given.
-        device: that it runs on.
+        device: of the classifier.
         precision: Lightning's name.
 
     Raises:
-        UserError: if the device is not there, or has no such precision.
+        UserError: if there is no such device or precision.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Inference:
                 accelerator=accelerator,
                 devices=devices,
                 precision=precision,  # type: ignore[arg-type]
-                # Other kernels would give other digits: see `run.build_trainer`.
+                # As in `run.build_trainer`: other kernels would round differently.
                 deterministic=deterministic,
                 benchmark=not deterministic,
                 logger=False,
@@ -75,14 +75,17 @@ class Inference:
         flip: bool = False,
         advance: Callable[[int], object] | None = None,
     ) -> Tensor:
-        """Logits float32 [N, classes], on the CPU, of uint8 images [N, 3, H, W], on any device.
+        """Compute the logits of images.
 
         Args:
-            images: N from 1.
+            images: uint8 [N, 3, H, W], on any device, with N from 1.
             batch_size: images at a time; the last digits of logits depend on it.
             flip: test-time augmentation by the mirror image: the mean of both softmax outputs, as
                 log probabilities.
-            advance: is told after each batch how many images it had.
+            advance: called after each batch with its number of images.
+
+        Returns:
+            float32 [N, classes], on the CPU.
         """
         found = []
         for batch in images.split(batch_size):

@@ -1,4 +1,4 @@
-"""What a checkpoint is rebuilt to: its classifier, and the data to measure it on."""
+"""Rebuilds a classifier and its data from a checkpoint."""
 
 import os
 import re
@@ -20,18 +20,24 @@ from cifar_lightning.run.build import build_data, instantiate_part, make_network
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.training.module import Classifier, DistillationLoss
 
-BATCH_SIZE = 256  # images at a time, where neither the command line nor a record says
+BATCH_SIZE = 256  # the default, if neither the command line nor a record has one
 
 
 def rebuild(checkpoint: str | Path) -> tuple[Classifier, ModelInfo]:
-    """The classifier of a checkpoint, for inference, and what the checkpoint says of it.
+    """Rebuild the classifier of a checkpoint, for inference.
 
-    Nothing in the file is run, and of what it names only its network is called, which a file of
-    conf/ must call as a model too.
+    No code in the file is run. It names one class, the network's, which a file in conf/ has to name
+    as a model too.
+
+    Args:
+        checkpoint: path of the file.
+
+    Returns:
+        The classifier, in evaluation mode, and the checkpoint's description of it.
 
     Raises:
-        UserError: if the file is missing, is no checkpoint of this package, names a network that
-            conf/ does not, or has weights that do not fit its network or are not finite.
+        UserError: if the file is missing, is not a checkpoint of this package, names a network that
+            conf/ does not, or has weights that do not fit the network or are not finite.
     """
     checkpoint = Path(checkpoint)
     content = read_checkpoint(checkpoint)
@@ -58,7 +64,7 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, ModelInfo]:
         _, first, *more = (line.strip() for line in str(error).splitlines())
         others = f" And {len(more)} more." if more else ""
         raise UserError(
-            f"{checkpoint}: its weights do not fit {info.network['_target_']} as it is here "
+            f"{checkpoint}: its weights do not fit {info.network['_target_']} here "
             f"{versions}. {first}{others}"
         ) from error
     check_finite(checkpoint, content.state_dict)
@@ -66,25 +72,29 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, ModelInfo]:
 
 
 def _not_for_training(*_: Any) -> NoReturn:
-    raise UserError("A classifier of a checkpoint is for inference; resume=PATH trains it further.")
+    raise UserError("A rebuilt classifier is for inference; resume=PATH trains it further.")
 
 
 def build_distillation(config: DictConfig, classifier: Classifier) -> DistillationLoss | None:
-    """The distillation from the checkpoint that `teacher` names; None if it names none.
+    """Build the distillation from the checkpoint `teacher`; None if there is no teacher.
+
+    Args:
+        config: `teacher` and `distillation` are read.
+        classifier: the student.
 
     Raises:
         UserError: if the checkpoint cannot be read, or has other classes or another image size than
-            the classifier.
+            the student.
     """
     if config.get("teacher") is None:
         return None
     teacher, info = rebuild(config.teacher)
-    facts = (list(classifier.classes), classifier.image_size)
-    known = (list(teacher.classes), teacher.image_size)
-    if facts != known:
+    of_student = (list(classifier.classes), classifier.image_size)
+    of_teacher = (list(teacher.classes), teacher.image_size)
+    if of_student != of_teacher:
         raise UserError(
-            f"teacher={config.teacher} knows {_described(*known)}, but the data are "
-            f"{_described(*facts)}."
+            f"teacher={config.teacher} was trained on {_describe(*of_teacher)}, but the data has "
+            f"{_describe(*of_student)}."
         )
     distillation: DistillationLoss = instantiate_part(
         config.distillation, "distillation", teacher=teacher, name=info.model
@@ -95,20 +105,20 @@ def build_distillation(config: DictConfig, classifier: Classifier) -> Distillati
 def rebuild_data(
     config: DictConfig, checkpoint: Path, info: ModelInfo
 ) -> tuple[ImageData, str, int]:
-    """The data to measure a checkpoint on: what `data=` names, or those of its run.
+    """Build the data to evaluate a checkpoint on: that of `data=`, or its run's.
 
     Args:
-        config: of a command that takes `data=`, as `compose` gives it.
-        checkpoint: its file.
-        info: of its model.
+        config: of a command with `data=`, from `compose`.
+        checkpoint: path of the file.
+        info: the model's description in it.
 
     Returns:
-        The data, the name of their option in conf/data/, and the size of batches to measure in.
+        The data, its option in conf/data/, and the batch size for evaluation.
 
     Raises:
-        DataUnavailable: if the images are nowhere to be had.
+        DataUnavailable: if the images are not on this machine and cannot be downloaded.
         UserError: if the run's record cannot be read or calls what conf/ does not, or if the images
-            are not of the classes and the size that the model knows.
+            have other classes or another size than the model.
     """
     folder = RunFolder.of(checkpoint)
     recorded: dict[str, Any] = {}
@@ -126,28 +136,29 @@ def rebuild_data(
     if type(batch_size) is not int or batch_size < 1:
         raise UserError(f"data.batch_size={batch_size} is not a count from 1.")
     if "batch_size" in settings:
-        settings["batch_size"] = 1  # of a training, for which the images may be too few
+        settings["batch_size"] = 1  # of training batches, for which there may be too few images
     try:
         data = build_data(OmegaConf.create({"data": settings, "seed": 0}))
     except DataUnavailable as error:
         if "data" in config:
             raise
         raise DataUnavailable(
-            f"{error}\nThat is the data of the training. data=OPTION names it anew, as "
-            "data=folder data.path=DIR_OR_ARCHIVE."
+            f"{error}\nThat is the data of the training. data=OPTION gives another location, as "
+            "in data=folder data.path=DIR_OR_ARCHIVE."
         ) from error
-    facts, known = (list(data.classes), data.image_size), (info.classes, info.image_size)
-    if facts != known:
+    of_data, of_model = (list(data.classes), data.image_size), (info.classes, info.image_size)
+    if of_data != of_model:
         raise UserError(
-            f"data: images of {_described(*facts)}, but the checkpoint knows {_described(*known)}."
+            f"data: images of {_describe(*of_data)}, but the checkpoint was trained on "
+            f"{_describe(*of_model)}."
         )
     return data, option, batch_size
 
 
 def _typed_data(config: DictConfig, recorded: dict[str, Any]) -> dict[str, Any]:
-    """Data that `data=` names, with the settings of the run's that were not typed anew.
+    """The settings of `data=`, with those of the run that the command line does not override.
 
-    They have no validation images, because they need not be enough for a training.
+    Without validation images, because there may be too few images for a training.
     """
     settings: Any = OmegaConf.to_container(config.data, resolve=True)
     typed = {key_of(override).removeprefix("data.") for override in config.overrides}
@@ -159,12 +170,12 @@ def _typed_data(config: DictConfig, recorded: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dict[str, Any]:
-    """The data of a checkpoint's run, where they are on this machine.
+    """The settings of the data of a checkpoint's run.
 
-    Environment variables name them before the record does, but for what the run was typed with.
+    Environment variables come before the record, but after the run's own overrides.
 
     Raises:
-        DataUnavailable: if neither a record nor the environment names them.
+        DataUnavailable: if neither a record nor the environment has them.
     """
     file = CONF / "data" / f"{option}.yaml"
     settings: dict[str, Any] = recorded
@@ -179,12 +190,12 @@ def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dic
                 settings = (settings or here) | {key: here[key]}
     if not settings:
         raise DataUnavailable(
-            f"{checkpoint} is not in its run's folder, whose record would name its data. "
-            "data=OPTION does it too, as data=folder data.path=DIR_OR_ARCHIVE."
+            f"{checkpoint} is not in its run's folder, whose record has its data. Give the data by "
+            "data=OPTION, as in data=folder data.path=DIR_OR_ARCHIVE."
         )
     return settings
 
 
-def _described(classes: list[str], image_size: int) -> str:
+def _describe(classes: list[str], image_size: int) -> str:
     names = ", ".join(classes[:10]) + ", …" * (len(classes) > 10)
     return f"{len(classes)} classes ({names}) at {image_size} x {image_size} pixels"

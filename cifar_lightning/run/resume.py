@@ -1,4 +1,4 @@
-"""The configuration that a run is resumed by."""
+"""Builds the configuration for resuming a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +16,15 @@ from cifar_lightning.tracking.run_folder import RunFolder
 
 
 def resumed(config: DictConfig) -> DictConfig:
-    """The configuration to resume by: the run's record, with the command line's overrides on top.
+    """Build the configuration of a resume: the run's record, with the command line's overrides.
 
     Args:
-        config: as composed from the command line; its `resume` names the checkpoint.
+        config: composed from the command line; `resume` is the path of the checkpoint.
 
     Raises:
-        UserError: if the checkpoint is missing, is none, is of the middle of an epoch, has weights
-            that are not finite, or is not in its run's folder; or if an override changes what the
-            checkpoint decides.
+        UserError: if the file is missing or not a checkpoint, was saved in the middle of an epoch,
+            has weights that are not finite, or is not in its run's folder; or if an override
+            changes what the checkpoint determines.
     """
     path = Path(config.resume).expanduser()
     _check_checkpoint(path)
@@ -33,14 +33,14 @@ def resumed(config: DictConfig) -> DictConfig:
     if missing := [str(key) for key in config if key not in result and key not in LEFT_OUT]:
         raise UserError(
             f"{folder.config} has no {', '.join(missing)}: it is of another version of "
-            "cifar-lightning, which can resume the run. evaluate, predict and export take its "
+            "cifar-lightning, which can resume the run. evaluate, predict and export work with its "
             "checkpoints."
         )
     typed = [override.lstrip("+").partition("=")[0] for override in config.overrides]
     for key in typed:
-        if _is_decided(key) and not _is_the_same(key, config, result):
+        if _is_fixed(key) and not _is_equal(key, config, result):
             raise UserError(f"resume takes this from the checkpoint: leave {key}= out.")
-    typed = [key for key in typed if not _is_decided(key)]
+    typed = [key for key in typed if not _is_fixed(key)]
     earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
     with open_dict(result):
         for key in typed:
@@ -54,7 +54,7 @@ def resumed(config: DictConfig) -> DictConfig:
         OmegaConf.to_container(result, resolve=True),
         typed=OmegaConf.to_container(config),
     )
-    _check_places(path, result, typed)
+    _check_output_paths(path, result, typed)
     return result
 
 
@@ -67,59 +67,59 @@ def _check_checkpoint(path: Path) -> None:
     checkpoint = read_checkpoint(path)
     if not checkpoint.has_training_state:
         raise UserError(
-            f"resume={path} holds the network alone, as the copies on W&B do. Take last.ckpt of "
+            f"resume={path} holds the network alone, as the copies on W&B do. Use last.ckpt in "
             "the run's folder."
         )
     if not checkpoint.can_be_resumed:
         raise UserError(
-            f"resume={path} was saved in the middle of an epoch, whose remaining images "
-            "nobody knows. Take last.ckpt."
+            f"resume={path} was saved in the middle of an epoch, and has no record of the images "
+            "that remain in it. Use last.ckpt."
         )
     check_finite(path, checkpoint.state_dict)
 
 
-def _check_places(path: Path, config: DictConfig, typed: Sequence[str]) -> None:
-    """Refuse a record that has files written, and deleted, outside of the run's folder.
+def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) -> None:
+    """Refuse a record by which files outside of the run's folder would be written or deleted.
 
     Args:
         path: of the checkpoint, for the message.
-        config: to resume by.
-        typed: keys of the overrides.
+        config: of the resume.
+        typed: keys of the command line's overrides.
 
     Raises:
-        UserError: names the callback or profiler that would, unless its path was typed.
+        UserError: names a callback or profiler with such a path that is not on the command line.
     """
     parts = {"trainer.profiler": config.trainer.get("profiler")}
     parts |= {f"callbacks.{name}": part for name, part in config.callbacks.items()}
     for name, part in parts.items():
         if not OmegaConf.is_dict(part) or "dirpath" not in part:
             continue
-        # Lightning deletes what an earlier best checkpoint was, by a path of the checkpoint's own.
-        place, run_dir = part.dirpath, Path(config.run_dir).resolve()
-        inside = isinstance(place, str) and Path(place).resolve().is_relative_to(run_dir)
+        # Lightning deletes earlier best checkpoints, by paths that are stored in the checkpoint.
+        output, run_dir = part.dirpath, Path(config.run_dir).resolve()
+        inside = isinstance(output, str) and Path(output).resolve().is_relative_to(run_dir)
         if not inside and f"{name}.dirpath" not in typed:
             raise UserError(
-                f"resume={path} wants {name} to write to {place}, outside of the run's "
-                f"folder. If you want that too, type {name}.dirpath={place} again."
+                f"resume={path} makes {name} write to {output}, outside of the run's folder. If "
+                f"that is intended, give {name}.dirpath={output} again."
             )
 
 
-def _is_decided(key: str) -> bool:
+def _is_fixed(key: str) -> bool:
     """Whether a resume may not change a key.
 
-    A network, an optimizer or another seed would not fit what is saved, and another split would
-    validate on images that were trained on. `trainer=ddp` would bring that option's number of
-    epochs along; its keys can be set one by one.
+    Another network, optimizer or seed would not fit the saved state, and another split would
+    validate on training images. `trainer=ddp` would also set that option's number of epochs; its
+    keys can be set one by one.
     """
     group, _, rest = key.partition(".")
     if group == "data":
         return rest not in DATA_PATHS
-    decided = ("debug", "experiment", "init", "model", "optimizer", "seed")
-    return group in decided or key == "trainer" or key.startswith("~")
+    fixed = ("debug", "experiment", "init", "model", "optimizer", "seed")
+    return group in fixed or key == "trainer" or key.startswith("~")
 
 
-def _is_the_same(key: str, typed: DictConfig, recorded: DictConfig) -> bool:
-    """Whether two configurations have the same in a key, paths of data aside."""
+def _is_equal(key: str, typed: DictConfig, recorded: DictConfig) -> bool:
+    """Whether two configurations have the same value under a key, paths of data aside."""
     if key in ("debug", "experiment"):
         return bool(typed.choices.get(key) == recorded.choices.get(key))
     one, other = (_plain(config, key.lstrip("~")) for config in (typed, recorded))

@@ -1,4 +1,4 @@
-"""Callbacks, loggers and the Trainer of a configuration."""
+"""Builds callbacks, loggers and the Trainer from a configuration."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,33 +24,38 @@ from cifar_lightning.tracking.run_logger import RunLogger
 
 NO_DDP_IN_SWEEPS = (
     "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
-    "sweep again. What works: a job a GPU (trainer.gpus=1 hydra/launcher=joblib "
-    "hydra.launcher.n_jobs=GPUS); several GPUs a job where SLURM starts the processes "
+    "sweep again. What works: a job per GPU (trainer.gpus=1 hydra/launcher=joblib "
+    "hydra.launcher.n_jobs=GPUS); several GPUs per job if SLURM starts the processes "
     "(hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=2 hydra.launcher.tasks_per_node=2 "
     "trainer=ddp trainer.gpus=2); or no -m."
 )
 
 
 def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
-    """The callbacks by their names; the data's sizes go into the keys that their options have."""
+    """Build the callbacks, by name.
+
+    Args:
+        config: `val_images` and `test_images` of callbacks are replaced by the data's.
+        data: set up.
+    """
     val_images = 0 if data.val is None else len(data.val)
-    facts = {"val_images": val_images, "test_images": len(data.test)}
+    of_data = {"val_images": val_images, "test_images": len(data.test)}
     callbacks: dict[str, Callback] = {}
     for name, part in config.callbacks.items():
-        if part is None:  # taken out
+        if part is None:  # null removes it
             continue
-        fitting = {key: value for key, value in facts.items() if key in part}
+        fitting = {key: value for key, value in of_data.items() if key in part}
         callback = instantiate_part(part, f"callbacks.{name}", **fitting)
         callbacks[str(name)] = callback
         if isinstance(callback, ModelCheckpoint) and not val_images:
-            # Nothing to choose by: the best checkpoint is the last.
+            # Without validation the best checkpoint is the last.
             callback.monitor = None
     return callbacks
 
 
 @contextmanager
 def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
-    """`metrics.csv`, the lines on the terminal, and the configured loggers; closed at the end."""
+    """Open the loggers of metrics.csv, the terminal and the configuration; close them at the end."""
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
     earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
     loggers: list[Logger] = [
@@ -61,7 +66,7 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
     try:
         for name, part in config.logger.items():
             logger = instantiate_part(part, f"logger.{name}")
-            if logger is not None:  # one that is not wanted, or could not start
+            if logger is not None:  # None if it is disabled or could not start
                 loggers.append(logger)
             if isinstance(logger, RunLogger):
                 logger.skip_before(1 + int(max((row["step"] for row in earlier), default=-1)))
@@ -74,10 +79,10 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
 
 
 def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
-    """The curves of a resumed run.
+    """Read the metrics.csv of a resumed run.
 
     Raises:
-        UserError: if they cannot be read.
+        UserError: if it cannot be read.
     """
     try:
         rows = read_rows(run_dir)
@@ -94,21 +99,23 @@ def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
 def build_trainer(
     config: DictConfig, callbacks: dict[str, Callback], has_validation: bool = True
 ) -> pl.Trainer:
-    """Lightning's Trainer on the devices and in the precision that the configuration asks for.
+    """Build Lightning's Trainer, without loggers, which are opened when all checks are done.
 
-    Without loggers: they write to the run's folder, so nothing may be wrong any more before they
-    are opened.
+    Args:
+        config: `trainer` and `data.batch_size` are read.
+        callbacks: by name.
+        has_validation: whether there are validation images.
 
     Raises:
-        UserError: if the devices are not there, are not those of the processes that were started,
-            or cannot share a batch evenly; or if the configuration is refused.
+        UserError: if the devices do not exist, do not match the processes that were started, or
+            cannot share a batch evenly; or if Lightning refuses the configuration.
     """
     arguments = OmegaConf.to_container(config.trainer, resolve=True)
     assert isinstance(arguments, dict)
     del arguments["compile"]
     plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
     one_device = _why_one_device(callbacks)
-    num_nodes = arguments.get("num_nodes", 1)  # which earlier checkpoints do not say
+    num_nodes = arguments.get("num_nodes", 1)  # an own trainer's option may lack it
     if one_device and num_nodes != 1:
         raise UserError(one_device)
     accelerator, devices = choose_devices(
@@ -122,7 +129,7 @@ def build_trainer(
     arguments.setdefault("devices", devices)
     if one_device and isinstance(arguments["devices"], int) and arguments["devices"] > 1:
         raise UserError(one_device)
-    # cuDNN picks its fastest kernels by trying them, which may differ from run to run.
+    # cuDNN measures which kernels are fastest, which may differ from run to run.
     arguments.setdefault("benchmark", not arguments["deterministic"])
     if arguments["precision"] == "auto":
         arguments["precision"] = choose_precision(arguments["accelerator"], devices)
@@ -149,7 +156,7 @@ def build_trainer(
 
 
 def _why_one_device(callbacks: dict[str, Callback]) -> str | None:
-    """Why a run may not have more; None if it may."""
+    """The error message for more than one device; None if several are allowed."""
     started = launch()
     if in_job_process() and (started is None or started.total == 1):
         return NO_DDP_IN_SWEEPS
@@ -158,12 +165,12 @@ def _why_one_device(callbacks: dict[str, Callback]) -> str | None:
 
 
 def _check_processes(num_nodes: int, devices: int) -> None:
-    """Refuse processes that would wait for others for ever, or train each by itself."""
+    """Refuse started processes that do not match the configuration: they would wait without end."""
     started = launch()
     if started is None and num_nodes > 1:
         raise UserError(
             f"trainer.num_nodes={num_nodes}, but this process was started alone. torchrun or srun "
-            "has to start one process a device on every machine; without them, trainer.num_nodes=1."
+            "has to start one process per device on every machine; without, trainer.num_nodes=1."
         )
     wanted = (num_nodes * devices, devices)
     if started is None or (started.total, started.per_node) == wanted:
@@ -171,6 +178,6 @@ def _check_processes(num_nodes: int, devices: int) -> None:
     raise UserError(
         f"{started.by} started {started.total // started.per_node} x {started.per_node} processes "
         f"(machines x processes on each), but the configuration asks for {num_nodes} x {devices}. "
-        "trainer.num_nodes is the number of machines, and trainer.gpus (with trainer=ddp_sim: "
-        "trainer.devices) that of the processes on each."
+        "trainer.num_nodes is the number of machines, trainer.gpus (with trainer=ddp_sim: "
+        "trainer.devices) the number of processes on each."
     )

@@ -93,7 +93,7 @@ def test_a_teacher_trains_a_student_whose_checkpoint_needs_it_no_more(
     assert not all(torch.equal(weights[name], others[name]) for name in weights)
 
     resume = f"resume={tmp_path}/student/checkpoints/last.ckpt"
-    with pytest.raises(UserError, match=r"at 32 x 32 pixels, but the data are .* at 28 x 28"):
+    with pytest.raises(UserError, match=r"at 32 x 32 pixels, but the data has .* at 28 x 28"):
         train(tiny(taught_by, "data.image_size=28", run_dir="other"))
     shutil.rmtree(tmp_path / "teacher")
     assert run.rebuild(tmp_path / "student/checkpoints/best.ckpt")[0].distillation is None

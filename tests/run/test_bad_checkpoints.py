@@ -243,7 +243,7 @@ def test_weights_that_are_not_finite_are_named(last: Path, tmp_path: Path) -> No
     before = set(tmp_path.rglob("*"))
     resumed = compose([f"resume={last}"], tmp_path / "run")
     for read in (lambda: run.rebuild(last), lambda: train(resumed)):
-        with pytest.raises(UserError, match=f"{name} of its weights is not all finite"):
+        with pytest.raises(UserError, match=f"weights {name} have values that are not finite"):
             read()
     assert set(tmp_path.rglob("*")) == before
 

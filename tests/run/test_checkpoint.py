@@ -123,7 +123,7 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
     [
         (
             lambda content: content["state_dict"].popitem(),
-            r"its weights do not fit .*DilatedDW as it is here .*Missing key",
+            r"its weights do not fit .*DilatedDW here .*Missing key",
         ),
         (
             in_network(lambda network: network.update(num_classes=9)),

@@ -95,7 +95,7 @@ def test_what_a_checkpoint_decides_cannot_be_overridden(trained: Path, key: str)
 
 def test_a_checkpoint_of_the_middle_of_an_epoch_is_refused(tiny: Compose, tmp_path: Path) -> None:
     train(tiny("trainer.val_check_interval=0.5", "target_accuracy=0.0"))
-    with pytest.raises(UserError, match=r"saved in the middle of an epoch.*Take last\.ckpt"):
+    with pytest.raises(UserError, match=r"saved in the middle of an epoch.*Use last\.ckpt"):
         resumed(compose([f"resume={tmp_path}/run/checkpoints/best.ckpt"]))
 
 

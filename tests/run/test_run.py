@@ -38,7 +38,7 @@ def test_a_network_that_refuses_the_images_size_is_told_how_they_get_another(tin
         run.build_classifier(config, run.build_data(config))
     message = str(refused.value)
     assert message.startswith("model: it does not take images of 8 x 8 pixels: Given input size")
-    assert message.endswith("data.image_size=32 scales them to 32 x 32.")
+    assert message.endswith("data.image_size=32 resizes them to 32 x 32.")
     larger = tiny("data.image_size=32", "model=airbench94", *lifted)
     assert run.build_classifier(larger, run.build_data(larger))
 

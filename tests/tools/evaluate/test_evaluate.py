@@ -130,7 +130,7 @@ def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
     config = compose([*trained, "data=folder", f"data.path={archive}", *options], tmp_path / "run")
     metrics = train(config)
     elsewhere = archive.rename(tmp_path / "moved.tar.xz")
-    with pytest.raises(DataUnavailable, match=r"data of the training\. data=OPTION names it anew"):
+    with pytest.raises(DataUnavailable, match=r"data of the training\. data=OPTION gives another"):
         evaluated(tmp_path / "run", "robustness=false")
     again = ("data=folder", f"data.path={elsewhere}", "robustness=false")
     results = evaluated(tmp_path / "run", *again)
@@ -157,9 +157,11 @@ def test_data_of_other_classes_or_sizes_are_refused(tiny: Compose, tmp_path: Pat
     train(tiny())
     archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
     other = ("data=folder", f"data.path={archive}", "data.val_size=4", "data.batch_size=2")
-    with pytest.raises(UserError, match=r"but the checkpoint knows 10 classes \(bar"):
+    with pytest.raises(UserError, match=r"but the checkpoint was trained on 10 classes \(bar"):
         evaluated(tmp_path / "run", *other)
-    with pytest.raises(UserError, match=r"at 40 x 40 pixels, but the checkpoint knows .* 32 x 32"):
+    with pytest.raises(
+        UserError, match=r"at 40 x 40 pixels, but the checkpoint was trained on .* 32 x 32"
+    ):
         evaluated(tmp_path / "run", "data=shapes", "data.image_size=40")
 
 
