@@ -24,8 +24,8 @@ from cifar_lightning.tracking.console import REHEARSAL, banner
 from cifar_lightning.training.module import Classifier
 
 CIFAR_SIZE = 32  # pixels
-# Whitening filters are computed from as many pixels as 5,000 CIFAR images have: fewer images if they
-# are larger, so that their patches fit into memory.
+# Whitening filters are computed from as many pixels as 5,000 CIFAR images have, so that the patches
+# of larger images fit into memory too.
 PIXELS_FOR_INITIALISATION = 5000 * CIFAR_SIZE**2
 MAX_TENSORS = 10_000  # weights and biases of a network; building billions would never end
 

@@ -55,7 +55,7 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
 
 @contextmanager
 def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
-    """Open the loggers of metrics.csv, the terminal and the configuration; close them at the end."""
+    """Open the loggers: metrics.csv, the terminal, the configuration's; close them at the end."""
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
     earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
     loggers: list[Logger] = [
