@@ -131,7 +131,7 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
         ),
         (lambda config: config.update(trainer=5), "cannot be read: it has no trainer"),
         (lambda config: config.pop("cutmix"), "has no cutmix: it is of another version"),
-        (lambda config: config.update(callbacks={"x": {"dirpath": 5}}), "wants callbacks.x to wri"),
+        (lambda config: config.update(callbacks={"x": {"dirpath": 5}}), "makes callbacks.x wri"),
         (
             lambda config: config["callbacks"]["best"].update(dirpath="/home"),
             "outside of the run's",
