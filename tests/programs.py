@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 # Importing these takes a command most of a short run's time: 12 seconds on a slow core. So commands
 # are forked from a process that has imported them, one for all tests, and nothing of ours; nor W&B,
@@ -27,6 +30,8 @@ FORKS.set_forkserver_preload(
 
 class Program:
     """`python -m cifar_lightning.NAME` in a process of its own, with the methods of `Popen`.
+
+    Or `python NAME`, if the name ends in `.py`.
 
     The process has its own working directory, variables, modules, and signals, and ends as a
     program does. What an interpreter or a library reads only when it starts, as `LANG` or
@@ -116,9 +121,15 @@ def _be_program(
     for library in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(library).handlers.clear()
         logging.getLogger(library).propagate = True
+    # And takes its rank among a run's processes, as srun numbers them, from the variables.
+    rank_zero_only.rank = int(env.get("SLURM_PROCID", 0))  # type: ignore[attr-defined]
     sys.argv[1:] = typed
     try:
-        runpy.run_module(f"cifar_lightning.{name}", run_name="__main__", alter_sys=True)
+        if name.endswith(".py"):
+            sys.argv[0] = name
+            runpy.run_path(name, run_name="__main__")
+        else:
+            runpy.run_module(f"cifar_lightning.{name}", run_name="__main__", alter_sys=True)
     finally:  # as an interpreter ends, and a forked process does not
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -175,6 +186,59 @@ def finish(program: Program, timeout: float = 300) -> str:
         return program.communicate(timeout)[0]
     finally:
         program.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def srun(rank: int, tasks: int, port: int) -> dict[str, str]:
+    """What SLURM tells a task of a job on one machine."""
+    return {
+        "SLURM_JOB_ID": "1234",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NNODES": "1",
+        "SLURM_NODELIST": "127.0.0.1",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS": str(tasks),
+        "SLURM_NTASKS_PER_NODE": str(tasks),
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "MASTER_PORT": str(port),
+    }
+
+
+def start_two(
+    name: str, *typed: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> list[Program]:
+    """Starts the two processes of one run as `srun --ntasks=2` does; the first has rank 0."""
+    port, variables = free_port(), dict(os.environ if env is None else env)
+    return [Program(name, typed, cwd, variables | srun(rank, 2, port)) for rank in (0, 1)]
+
+
+def finish_all(
+    programs: Sequence["Program | subprocess.Popen[str]"], kill_on_bad_exit: bool = False
+) -> list[str]:
+    """Waits for programs that run together, and ends them all if one hangs.
+
+    Args:
+        programs: that were started.
+        kill_on_bad_exit: whether one that fails ends the others, as with srun and torchrun.
+
+    Returns:
+        What each printed.
+    """
+    try:
+        if kill_on_bad_exit:
+            wait_for(lambda: any(program.poll() for program in programs))
+            for program in programs:
+                program.kill()
+        return [program.communicate(timeout=120)[0] for program in programs]
+    finally:
+        for program in programs:
+            program.kill()
 
 
 def wait_for(

@@ -1,14 +1,12 @@
 """A metric beside loss and accuracy."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import TINY
 from omegaconf import DictConfig
+from programs import finish_all, read_json, start_two
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
@@ -72,23 +70,19 @@ ONE_BATCH = [
 ]
 
 
-def in_two_processes(metric: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cifar_lightning.train", *ONE_BATCH, *metric]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+@pytest.mark.slow
+def test_what_keeps_every_image_is_refused_in_several_processes() -> None:
+    two = start_two("train", *ONE_BATCH, *typed(f"{OF_CLASSES}AUROC"))
+    output = "".join(finish_all(two, kill_on_bad_exit=True))
+    assert 1 in [program.returncode for program in two]
+    assert output.count("Error: The metric again keeps values of every image") == 1
+    assert "metric.thresholds=100" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow
-def test_what_keeps_every_image_is_refused_in_several_processes(tmp_path: Path) -> None:
-    ended = in_two_processes(typed(f"{OF_CLASSES}AUROC"), tmp_path)
-    assert ended.returncode == 1
-    assert ended.stderr.count("Error: The metric again keeps values of every image") == 1
-    assert "metric.thresholds=100" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-@pytest.mark.slow
-def test_what_counts_works_where_a_process_has_no_images(tmp_path: Path) -> None:
-    ended = in_two_processes(typed(f"{OF_CLASSES}AUROC", "thresholds=100"), tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert 0 < metrics["test/again"] <= 1
+def test_what_counts_works_where_a_process_has_no_images() -> None:
+    two = start_two("train", *ONE_BATCH, *typed(f"{OF_CLASSES}AUROC", "thresholds=100"))
+    output = "".join(finish_all(two))
+    assert [program.returncode for program in two] == [0, 0], output
+    assert 0 < read_json(Path("run/metrics.json"))["test/again"] <= 1
