@@ -180,6 +180,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     ([*FEW, "trainer.max_epochs=0"], ["trainer.max_epochs=0 is not a count from 1"]),
     ([*FEW, "trainer.num_nodes=2"], ["num_nodes=2, but this process was started alone"]),
     ([*FEW, "trainer.val_check_interval=0"], ["val_check_interval=0 is not above 0"]),
+    ([*FEW, "trainer.val_check_interval=nan"], ["val_check_interval=nan is not above 0"]),
     ([*FEW, "trainer.val_check_interval=2.5"], ["2.5", "[0.0, 1.0] or an int"]),
     ([*FEW, "trainer.precision=8"], ["trainer: Precision 8 is invalid", "bf16-mixed"]),
     ([*FEW, "data.train_size=3"], ["data: train_size must be at least 10, not 3"]),
