@@ -48,7 +48,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         config = resume.resumed(config)
     validate.check_config(config)
     config, data = run.build_data_or_rehearse(config)
-    pl.seed_everything(config.seed % 2**32, verbose=False)  # NumPy takes no other integers
+    pl.seed_everything(config.seed % 2**32, verbose=False)  # seeds of NumPy have 32 bits
     classifier, budget = run.build_classifier(config, data)
     console.show_network(
         classifier.network,

@@ -91,7 +91,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; `storage_options` is ignored."""
         path = Path(path)
-        if path.parent not in self._created:  # once, not again if its disk has vanished
+        if path.parent not in self._created:  # once: not again when its disk has vanished
             path.parent.mkdir(parents=True, exist_ok=True)
             self._created.add(path.parent)
         with atomic_write(path) as file:
@@ -113,7 +113,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{path} is a folder. Give a checkpoint, such as {path}/checkpoints/best.ckpt."
         ) from error
-    except Exception as error:  # damaged files make torch.load raise all kinds
+    except Exception as error:  # damaged files make torch.load raise errors of all kinds
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:

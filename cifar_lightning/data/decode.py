@@ -97,6 +97,9 @@ def map_images(
         items: its arguments, one per image.
         size: of all files together, in bytes.
         threads: used for large images.
+
+    Returns:
+        The results, in order.
     """
     return threads.map(decode, items) if size > LARGE_FILE * len(items) else map(decode, items)
 
@@ -137,7 +140,7 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
         raise ValueError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    except Exception as error:  # damaged files make Pillow's decoders raise all kinds
+    except Exception as error:  # damaged files make Pillow's decoders raise errors of all kinds
         raise ValueError(str(error) or type(error).__name__) from error
 
 

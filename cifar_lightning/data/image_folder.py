@@ -124,7 +124,7 @@ def _read_cache(file: Path, fingerprint: str) -> dict[str, Any] | None:
     """Read the cache; None if there is none, it is damaged, or the source has changed."""
     try:
         content = torch.load(file, weights_only=True, mmap=True)
-    except Exception:  # damaged files make torch.load raise all kinds
+    except Exception:  # damaged files make torch.load raise errors of all kinds
         return None
     if not isinstance(content, dict) or content.get("fingerprint") != fingerprint:
         return None

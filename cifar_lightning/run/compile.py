@@ -67,7 +67,7 @@ class WarmUp(pl.Callback):
         except TorchDynamoException as error:
             classifier.network._compiled_call_impl = None
             lines = [line for line in str(error).splitlines() if line.strip()]
-            # The first line may only name the backend that failed.
+            # The first line may only be the name of the backend that failed.
             reason = next((line for line in lines if not line.startswith("backend=")), "")
             hint = " On Debian and Ubuntu: apt-get install g++." if "compiler" in reason else ""
             console.banner(

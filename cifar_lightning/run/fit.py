@@ -121,7 +121,7 @@ def fit(
         raise UserError(f"trainer: {error}") from error
     except (UserError, OSError):
         raise
-    except Exception as error:  # a wrong state makes Lightning and PyTorch raise all kinds
+    except Exception as error:  # of all kinds, if the restored state is wrong
         if best is None or best.has_stepped:
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -174,6 +174,6 @@ def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
     except SystemExit as ending:
         if not isinstance(ending.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning ignores now
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it now
         return False
     return True

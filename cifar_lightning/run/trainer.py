@@ -115,7 +115,7 @@ def build_trainer(
     del arguments["compile"]
     plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
     one_device = _why_one_device(callbacks)
-    num_nodes = arguments.get("num_nodes", 1)  # an own trainer's option may lack it
+    num_nodes = arguments.get("num_nodes", 1)  # a user's own trainer option may lack it
     if one_device and num_nodes != 1:
         raise UserError(one_device)
     accelerator, devices = choose_devices(
