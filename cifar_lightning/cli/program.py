@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 Task = Callable[[DictConfig], Any]
 
-# For the first process to meet the same mistake, after which torchrun ends the others.
+# In which the first process prints the same error; then torchrun ends the others.
 SECONDS_FOR_THE_FIRST = 5
 
-# Says to the processes of other devices, which inherit it, that HYDRA_FULL_ERROR is not the user's.
+# Tells processes of other devices, which inherit it, that HYDRA_FULL_ERROR is not the user's.
 SET_BY_US = "CIFAR_LIGHTNING_SETS_FULL_ERROR"
 
 # conf/hydra/launcher/submitit_slurm.yaml takes precedence over the plugin's values, as intended.
@@ -47,12 +47,12 @@ warnings.filterwarnings(
 def entry(
     config_name: str, task: Task, prepare: Callable[[list[str]], list[str]] | None = None
 ) -> Callable[[], None]:
-    """The command-line program of a task.
+    """Make the command-line program of a task.
 
     Args:
         config_name: the file in conf/ whose configuration the task takes.
         task: a function that can be imported, which gets the configuration as `compose` gives it.
-        prepare: replaces arguments that are the command's own by those that Hydra takes.
+        prepare: replaces arguments of the command by what Hydra takes.
     """
     full_error = os.environ.get("HYDRA_FULL_ERROR") == "1" and SET_BY_US not in os.environ
 
@@ -80,7 +80,7 @@ def entry(
     def program() -> None:
         if not _is_completion_query(sys.argv[1:]):
             return run()
-        # What is being typed is often not right yet: a message would stand in the middle of it.
+        # An incomplete line is often wrong: a message would disturb the typing.
         with contextlib.redirect_stderr(io.StringIO()):
             try:
                 run()
@@ -91,13 +91,13 @@ def entry(
 
 
 class _PastHydra(BaseException):
-    """Takes a mistake, its cause, past Hydra, which would print the overrides before it."""
+    """Carries an error, its cause, past Hydra, which would print the overrides before it."""
 
 
 def _job(config_name: str, task: Task, config: DictConfig) -> Any:
     """Run a task with the configuration that Hydra composed.
 
-    A sweep may have it pickled, so it is no function within another one.
+    A sweep may pickle it, so it is a function of the module.
     """
     hydra_config = HydraConfig.get()
     is_multirun = hydra_config.mode == RunMode.MULTIRUN
@@ -112,11 +112,11 @@ def _job(config_name: str, task: Task, config: DictConfig) -> Any:
 
 
 def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
-    """Run a command's function as one of several jobs; its errors are logged.
+    """Run a command's function as a job of a sweep, and log its errors.
 
     Args:
         task: the function.
-        config_name: of the command, for its messages.
+        config_name: of the command, for error messages.
         config: for the function.
 
     Raises:
@@ -151,14 +151,14 @@ def _signals_and_environment(full_error: bool) -> Iterator[None]:
 
 
 def _is_completion_query(arguments: Sequence[str]) -> bool:
-    """Whether a shell asks how a line could continue; docs/completion.md has how it is set up."""
+    """Whether a shell asks for completions; see docs/completion.md."""
     options = ("-sc", "--shell-completion")
     asked = [after for option, after in pairwise(arguments) if option in options]
     return any(after.startswith("query=") for after in asked)
 
 
 def _prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]] | None) -> list[str]:
-    """The command line as Hydra takes it, in this one of a run's processes.
+    """The arguments for Hydra in this process of a run.
 
     Raises:
         UserError: for arguments that are invalid.
@@ -177,11 +177,11 @@ def _prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]] | 
 
 def _exit_with(error: Exception, config_name: str) -> NoReturn:
     """End with one message and exit code 1; of several processes the first prints it."""
-    # The disk may refuse one process and not another: then that one prints it.
+    # An error of the disk may be of one process alone, which then prints it.
     same_for_all = isinstance(error, UserError | CompactHydraException | OmegaConfBaseException)
     if same_for_all and not processes.is_first():
         if processes.launch() is None:
             sys.exit(1)  # Lightning started it, on the machine of the first
-        # What is wrong on this machine alone, as its number of GPUs, is printed after all.
+        # An error of this machine alone, as too few GPUs, is printed after all.
         time.sleep(SECONDS_FOR_THE_FIRST)
     sys.exit(f"\nError: {explain(error, config_name, sys.argv[1:])}")

@@ -1,4 +1,4 @@
-"""A project's dashboard on W&B, from code: a workspace and a report.
+"""Saves a dashboard of a project on W&B: a workspace and a report.
 
 python -m cifar_lightning.dashboard entity=me project=cifar-lightning
 python -m cifar_lightning.dashboard dry_run=true
@@ -12,13 +12,13 @@ from cifar_lightning.cli import entry
 
 
 def dashboard(config: DictConfig) -> dict[str, Any]:
-    """Save a workspace and a report with a panel for each question; or show what would be saved.
+    """Save a workspace and a report with the same panels, or print what would be saved.
 
     Args:
         config: of conf/dashboard.yaml, as `cli.compose` gives it.
 
     Returns:
-        The addresses `workspace` and `report`; of a dry run `panels.specification`.
+        The addresses of `workspace` and `report`; in a dry run `panels.specification`.
 
     Raises:
         UserError: for a mistake that the user can fix, or what W&B refuses.
@@ -35,9 +35,9 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     validate.check_values("", kinds, config)
     if find_spec("wandb_workspaces") is None:
         raise UserError("This needs wandb-workspaces: pip install 'cifar-lightning[dashboard]'.")
-    os.environ.pop("WANDB_MODE", None)  # is of runs: a dashboard is online
+    os.environ.pop("WANDB_MODE", None)  # is for runs; a dashboard is always online
     if config.url is not None:
-        os.environ["WANDB_BASE_URL"] = config.url  # where all of W&B looks for it
+        os.environ["WANDB_BASE_URL"] = config.url  # which all of W&B reads
     from cifar_lightning.dashboard import panels
 
     if config.dry_run:

@@ -1,4 +1,4 @@
-"""A dashboard from code: what W&B shows of a project's runs, as a workspace and as a report."""
+"""The panels of the dashboard, as a workspace and as a report on W&B."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import wandb_workspaces.workspaces as ws
 from cifar_lightning.errors import UserError
 
 NAME = "cifar-lightning"
-WIDTH, HEIGHT = 12, 8  # of a panel in a report, in W&B's units: two beside each other
+WIDTH, HEIGHT = 12, 8  # of a panel in a report, in W&B's units: two side by side
 
 
 class Panel(NamedTuple):
@@ -20,8 +20,8 @@ class Panel(NamedTuple):
     Attributes:
         kind: the class in `wandb_workspaces.reports.v2`.
         title: empty for the kinds that have none.
-        shows: metrics as they are logged, of curves and points that of the x axis first;
-            `config.` stands before settings.
+        shows: names of logged metrics, in plots that of the x axis first; names of settings begin
+            with `config.`.
     """
 
     kind: str
@@ -29,7 +29,7 @@ class Panel(NamedTuple):
     shows: tuple[str, ...]
 
 
-# Questions, and the panels that answer them. Every name is one that a training logs by default.
+# Questions, and the panels that answer them. A training logs every name by default.
 SECTIONS = {
     "Which runs reach the target, and when?": [
         Panel(
@@ -45,7 +45,7 @@ SECTIONS = {
         Panel("BarPlot", "Seconds to the target", ("seconds_to_target",)),
         Panel("BarPlot", "Epochs to the target", ("epochs_to_target",)),
     ],
-    "What is accuracy worth, in parameters and in compute?": [
+    "What does accuracy cost, in parameters and in compute?": [
         Panel("ScatterPlot", "Test accuracy by parameters", ("params", "test/acc")),
         Panel(
             "ScatterPlot",
@@ -120,7 +120,7 @@ def _setting_or_metric(name: str) -> Any:
 
 
 def specification(project: str) -> dict[str, Any]:
-    """What would be saved, as primitives, and a list of the panels that a person can read."""
+    """What would be saved, as primitives, and a readable list of the panels."""
     listed = [
         {"section": question, "panel": panel.kind, "shows": list(panel.shows)}
         for question, panels in SECTIONS.items()
@@ -154,21 +154,21 @@ def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
     """
     try:
         wandb.setup()
-        wandb.termsetup(wandb.Settings(silent=True), None)  # what W&B says, we say
+        wandb.termsetup(wandb.Settings(silent=True), None)  # we print instead
         if not wandb.login(prompt=False):
             raise UserError(
                 "Nobody is logged in to W&B: type wandb login, or set WANDB_API_KEY. dry_run=true "
-                "shows the dashboard without."
+                "shows the dashboard without a login."
             )
         owner = entity or wandb.Api().default_entity
         if owner is None:
-            raise UserError("W&B knows no default entity of yours: entity=USER_OR_TEAM.")
+            raise UserError("You have no default entity on W&B: type entity=USER_OR_TEAM.")
         yield "workspace", str(make_workspace(owner, project).save().url)
         yield "report", str(make_report(owner, project).save().url)
     except UserError:
         raise
-    except Exception as error:  # the network's, the server's, or W&B's own
-        from cifar_lightning.tracking.wandb.service import end_service  # Lightning comes along
+    except Exception as error:  # of the network, the server, or W&B
+        from cifar_lightning.tracking.wandb.service import end_service  # imports Lightning
 
         end_service()
         where = os.environ.get("WANDB_BASE_URL", "its server")
@@ -176,7 +176,7 @@ def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
 
 
 def make_workspace(entity: str, project: str) -> Any:
-    """All runs of a project, in the order of `SECTIONS`; not saved yet."""
+    """The workspace with a section for each of `SECTIONS`; not saved yet."""
     return ws.Workspace(
         entity=entity,
         project=project,
@@ -193,7 +193,7 @@ def make_workspace(entity: str, project: str) -> Any:
 
 
 def make_report(entity: str, project: str) -> Any:
-    """The same as a page to write on: each question, and below it its panels; not saved yet."""
+    """The report, with each question as a heading above its panels; not saved yet."""
     blocks: list[Any] = [
         wr.P(
             "Accuracy on the official test images, read once after training with the checkpoint "
@@ -207,7 +207,7 @@ def make_report(entity: str, project: str) -> Any:
         for number, panel in enumerate(grid):
             row, column = divmod(number, 2)
             panel.layout = wr.Layout(x=column * WIDTH, y=row * HEIGHT, w=WIDTH, h=HEIGHT)
-        # Without a set of runs of its own: those of the report's project.
+        # Without runs of its own, a grid shows those of the report's project.
         blocks += [wr.H2(question), wr.PanelGrid(panels=grid)]
     return wr.Report(
         entity=entity,

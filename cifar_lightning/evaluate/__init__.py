@@ -1,4 +1,4 @@
-"""What a checkpoint gets right, how sure it is, and what throws it off.
+"""Evaluates a checkpoint on the test images: accuracy, calibration, robustness, mistakes.
 
 python -m cifar_lightning.evaluate checkpoint=runs/train/…/checkpoints/best.ckpt
 
@@ -13,7 +13,7 @@ from cifar_lightning.cli import entry
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Measure a checkpoint on the test images.
+    """Evaluate a checkpoint on the test images.
 
     Args:
         config: of conf/evaluate.yaml, as `cli.compose` gives it.

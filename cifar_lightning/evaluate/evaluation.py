@@ -1,4 +1,4 @@
-"""Measures a classifier on the test images; writes, plots and prints the results."""
+"""Evaluates a classifier on the test images; writes, plots and prints the results."""
 
 import contextlib
 import json
@@ -36,14 +36,14 @@ CORRUPTED_AT_A_TIME = 1000  # images
 
 
 def default_folder(checkpoint: Path) -> Path:
-    """`evaluation/` of a run's folder for its best checkpoint; for another, a folder in that."""
+    """`evaluation/` in a run's folder for its best checkpoint; for others, a folder in that."""
     folder = checkpoint.absolute().parent
     folder = (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
     return folder if checkpoint.stem == "best" else folder / checkpoint.stem
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder in which an evaluation would overwrite what is of none.
+    """Refuse a folder with files that an evaluation would overwrite and did not write.
 
     Raises:
         UserError: names the file.
@@ -55,24 +55,24 @@ def check_output(folder: Path) -> None:
     for file in (results, *(folder / f"{name}.png" for name in PICTURES)):
         if file.exists():
             raise UserError(
-                f"output={folder} would overwrite {file}, which is of no evaluation. Name another "
-                "folder."
+                f"output={folder} would overwrite {file}, which evaluate did not write. "
+                "Name another folder."
             )
 
 
 def measure(
     inference: Inference, data: ImageData, batch_size: int, robustness: bool
 ) -> tuple[dict[str, Any], Tensor]:
-    """All figures of a classifier on the test images.
+    """All results of a classifier on the test images.
 
     Args:
         inference: runs the classifier.
-        data: its test part is read.
-        batch_size: images at a time.
+        data: its test images are read.
+        batch_size: images per forward pass.
         robustness: whether to corrupt the images too.
 
     Returns:
-        What `evaluation.json` holds of it, and the logits [N, classes] without augmentation.
+        The results for `evaluation.json`, and the logits [N, classes] without augmentation.
     """
     images, labels = data.test.images, data.test.labels
     corrupted = sum(len(c.strengths) for c in CORRUPTIONS.values()) if robustness else 0
@@ -82,7 +82,7 @@ def measure(
         def advance(count: int) -> None:
             progress.advance(task, count)
 
-        inference.logits(images[:batch_size], batch_size)  # the first one is slow
+        inference.logits(images[:batch_size], batch_size)  # warm-up
         start = time.perf_counter()
         logits = inference.logits(images, batch_size, advance=advance)
         seconds = time.perf_counter() - start
@@ -114,7 +114,7 @@ def _robustness(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """By corruption, its strengths and the accuracy under each; and `mean_acc` of them all."""
+    """For each corruption, its strengths and accuracies; and `mean_acc`, the mean of all."""
     found: dict[str, Any] = {}
     for name, corruption in CORRUPTIONS.items():
         accuracies = []
@@ -139,11 +139,11 @@ def _robustness(
 
 
 def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData) -> None:
-    """Write the pictures of an evaluation and then `evaluation.json`.
+    """Write the plots of an evaluation, then `evaluation.json`.
 
     Args:
-        folder: made if it is not there.
-        results: whole.
+        folder: created if it does not exist.
+        results: what `evaluation.json` will hold.
         logits: float [N, classes], of the test images.
         data: their images and classes.
     """
@@ -171,7 +171,7 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
 
 
 def _mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
-    """The images that the classifier was surest of and wrong; None where it is always right."""
+    """A grid of the most confident mistakes; None without a mistake."""
     confidences, predictions = logits.softmax(1).max(1)  # [N], [N]
     wrong = confident_mistakes(predictions, confidences, data.test.labels, MISTAKES)
     if not len(wrong.index):

@@ -1,4 +1,4 @@
-"""A checkpoint as a file that runs without this package, checked against PyTorch before it is kept.
+"""Exports a checkpoint as a file that runs without this package, checked against PyTorch.
 
 python -m cifar_lightning.export checkpoint=runs/train/…/checkpoints/best.ckpt format=onnx
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.cli import entry
 
-# What each format needs beyond PyTorch: the extra `export` brings it.
+# The packages that each format needs, from the extra `export`.
 NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "pt2": (),
@@ -30,15 +30,15 @@ def export(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         `checkpoint`, `format` and `output`; `bytes` and `checkpoint_bytes`; `largest_difference`
-        between logits of the file and of PyTorch, on so many `images`, which are `images_of`
-        `validation`, `train` (where there is no validation) or `noise` (where the images of the
-        run are not on this machine), and the `tolerance`; where the file holds a graph, so not of
-        safetensors, milliseconds for batches of 1 and 256, `eager_ms_1`, `eager_ms_256` of PyTorch
-        and `file_ms_1`, `file_ms_256`, on so many `threads` of the CPU.
+        between the logits of the file and of PyTorch, and the `tolerance`; the number of `images`
+        that were compared, and `images_of`: `validation`, `train` (without validation images) or
+        `noise` (if the run's data are not on this machine). Except for safetensors, which holds no
+        graph: the milliseconds for batches of 1 and 256, `eager_ms_1` and `eager_ms_256` of
+        PyTorch, `file_ms_1` and `file_ms_256` of the file, and the number of CPU `threads`.
 
     Raises:
         UserError: for a mistake that the user can fix, or if the file's logits differ from
-            PyTorch's by more than `tolerance`. Nothing is left of the file then.
+            PyTorch's by more than `tolerance`. The file is not kept then.
     """
     _check(config)
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
@@ -101,10 +101,10 @@ def export(config: DictConfig) -> dict[str, Any]:
 
 
 def _check(config: DictConfig) -> None:
-    """Refuse a wrong name and a missing package, before torch is loaded.
+    """Check format, output and packages before torch is imported.
 
     Raises:
-        UserError: says what would do.
+        UserError: if one of them is wrong or missing.
     """
     from cifar_lightning.errors import UserError
 
@@ -126,7 +126,7 @@ def _check(config: DictConfig) -> None:
 
 
 def _output(config: DictConfig, checkpoint: Path) -> Path:
-    """The file to write: beside the checkpoint, if nothing else was typed.
+    """The file to write, by default beside the checkpoint.
 
     Raises:
         UserError: if it is the checkpoint itself, or cannot be written there.

@@ -1,7 +1,7 @@
-"""The files that a classifier is exported to: what they hold, and how each is run again.
+"""The formats of exported files: how each is made and run.
 
-A file is made in memory, as bytes, so that what refuses the network has not written anything. Of
-the network's weights and code it tells nothing of the machine: no path of it is in any.
+A file is made in memory, as bytes, so that an exporter that refuses the network leaves nothing
+behind. No file holds a path of this machine.
 """
 
 import copy
@@ -20,22 +20,22 @@ from cifar_lightning.training.module import Classifier
 Run = Callable[[Tensor], Tensor]
 """Logits float32 [N, classes] of images uint8 [N, 3, H, W]."""
 
-# The oldest that PyTorch's exporter writes: every newer runtime reads it.
+# The oldest opset that PyTorch's exporter writes; newer runtimes read it too.
 OPSET = 18
 
 
 class Deployed(nn.Module):
-    """Normalisation and network as they go into a file, apart from the classifier.
+    """Normalisation and network of a classifier, as a copy to export.
 
     Args:
-        classifier: is not changed.
+        classifier: to copy.
         memory_format: of the images that the network gets.
     """
 
     def __init__(self, classifier: Classifier, memory_format: torch.memory_format) -> None:
         super().__init__()
         self.classifier = copy.deepcopy(classifier).eval().requires_grad_(False)
-        # The writers want weights laid out as they are numbered.
+        # The exporters want contiguous weights.
         self.classifier.network.to(memory_format=torch.contiguous_format)
         self.memory_format = memory_format
 
@@ -49,14 +49,14 @@ class Deployed(nn.Module):
 def _program(classifier: Classifier, memory_format: torch.memory_format) -> Any:
     """The graph of a classifier, for any number of images."""
     size = classifier.image_size
-    # Two: an example of one image would be taken for a rule.
+    # Two: with one image, the exporter would fix the batch size at 1.
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     batch = {"images": {0: torch.export.Dim("batch")}}
     with torch.no_grad():
         deployed = Deployed(classifier, memory_format)
         program = torch.export.export(deployed, (example,), dynamic_shapes=batch)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
+        node.meta.pop("stack_trace", None)  # has paths of this machine
     return program
 
 
@@ -65,11 +65,11 @@ def onnx_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
 
     Args:
         classifier: float32, on the CPU.
-        metadata: what is not text becomes JSON.
+        metadata: values that are not text become JSON.
     """
     import onnx
 
-    # Not channels_last, which ONNX does not know: its strides would become a gather.
+    # Not channels_last, which ONNX lacks: it would become a gather.
     program = torch.onnx.export(
         _program(classifier, torch.contiguous_format),
         dynamo=True,
@@ -131,11 +131,11 @@ def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
 
     Args:
         classifier: float32, on the CPU.
-        metadata: what is not text becomes JSON.
+        metadata: values that are not text become JSON.
     """
     from safetensors.torch import save
 
-    # Copies: the format has neither strides nor weights that two layers share.
+    # Copies: the format supports neither strides nor shared weights.
     weights = {
         name: tensor.clone(memory_format=torch.contiguous_format)
         for name, tensor in classifier.network.state_dict().items()
@@ -144,7 +144,7 @@ def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
 
 
 def run_safetensors(file: Path, network: nn.Module) -> Run:
-    """Load weights into a network and run that, with the normalisation that the metadata has.
+    """Load weights into a network and run it, with the normalisation in the metadata.
 
     Args:
         file: with the weights of all layers of the network.
@@ -161,13 +161,13 @@ def run_safetensors(file: Path, network: nn.Module) -> Run:
 
 
 def make_file(kind: str, classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """The content of a file of a format; see the functions of the three."""
+    """The content of a file in a format; see the function of each."""
     make = {"onnx": onnx_file, "pt2": pt2_file, "safetensors": safetensors_file}[kind]
     return make(classifier, metadata)
 
 
 def run_file(kind: str, file: Path, network: nn.Module) -> Run:
-    """What runs a file of a format; `network` is for weights without a graph."""
+    """A function that runs a file; `network` is for weights without a graph."""
     if kind == "safetensors":
         return run_safetensors(file, network)
     return {"onnx": run_onnx, "pt2": run_pt2}[kind](file)

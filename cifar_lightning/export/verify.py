@@ -1,4 +1,4 @@
-"""Checks an exported file against PyTorch, measures both, and says what came out."""
+"""Checks an exported file against PyTorch, measures the latency of both, prints the result."""
 
 import statistics
 import time
@@ -21,10 +21,10 @@ from cifar_lightning.tracking.tables import Cell, Table, count, data_size, print
 from cifar_lightning.training.module import Classifier
 
 IMAGES = 512
-# Images at a time: in a check, and at most how many batches of them; where time is taken.
+# Batch sizes: of the check, with the most batches of each; and of the latencies.
 CHECKED = {1: 8, 7: 8, 256: 2}
 TIMED = (1, 256)
-# Seconds after which nothing of what ran before is left on the cores.
+# Seconds after which earlier work no longer uses the cores.
 SETTLED = 0.1
 
 HOW_TO_USE = {
@@ -45,10 +45,10 @@ logits = network((images / 255 - mean) / std)  # mean and std are in the file's 
 
 @contextmanager
 def one_message(what: str) -> Iterator[None]:
-    """Turn what an exporter or a runtime refuses into a message.
+    """Turn any exception of an exporter or a runtime into a UserError.
 
     Args:
-        what: was tried, as the beginning of the message.
+        what: the beginning of the message.
 
     Raises:
         UserError: with the first line of the reason.
@@ -57,13 +57,13 @@ def one_message(what: str) -> Iterator[None]:
         yield
     except (UserError, OSError):
         raise
-    except Exception as error:  # they raise whatever a network leads them into
+    except Exception as error:  # exporters and runtimes raise any kind
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{what}: {lines[0]}") from error
 
 
 def describe(info: ModelInfo) -> dict[str, Any]:
-    """What a file says of itself, as primitives."""
+    """The metadata of an exported file, as primitives."""
     return {
         "classes": info.classes,
         "image_size": info.image_size,
@@ -79,7 +79,7 @@ def describe(info: ModelInfo) -> dict[str, Any]:
 def real_images(data: ImageData) -> tuple[Tensor, str]:
     """Images to check on, uint8 [N, 3, H, W], and whether they are of `validation` or `train`.
 
-    Not of test, which are for final figures. N is `IMAGES` at most.
+    Never test images, which are read once. N is `IMAGES` at most.
     """
     if data.val is not None:
         return data.val.images[:IMAGES], "validation"
@@ -87,7 +87,7 @@ def real_images(data: ImageData) -> tuple[Tensor, str]:
 
 
 def noise(image_size: int) -> Tensor:
-    """Images of random pixels to check on, the same at each call; uint8 [IMAGES, 3, H, W]."""
+    """Images of random pixels, the same at each call; uint8 [IMAGES, 3, H, W]."""
     shape = (IMAGES, 3, image_size, image_size)
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -95,18 +95,18 @@ def noise(image_size: int) -> Tensor:
 
 @torch.inference_mode()
 def largest_difference(run: Run, classifier: Classifier, images: Tensor) -> float:
-    """Between the logits of a file and of PyTorch in float32, in batches of 1, 7 and 256.
+    """The largest difference between logits of a file and of PyTorch, in batches of 1, 7 and 256.
 
     Args:
-        run: the file.
-        classifier: on the CPU.
+        run: runs the file.
+        classifier: float32, on the CPU.
         images: uint8 [N, 3, H, W]; fewer than 256 are repeated.
 
     Returns:
-        NaN where one of the file's logits is no number.
+        NaN if one of the file's logits is NaN.
 
     Raises:
-        UserError: if PyTorch's logits are no numbers.
+        UserError: if PyTorch's logits are not finite.
     """
     images = _repeated(images, max(IMAGES, len(images)))
     largest = torch.zeros(())
@@ -130,16 +130,16 @@ def largest_difference(run: Run, classifier: Classifier, images: Tensor) -> floa
 
 
 def check_difference(difference: float, tolerance: float, kind: str, output: Path) -> None:
-    """Refuse a file whose logits are others.
+    """Refuse a file whose logits differ too much from PyTorch's.
 
     Args:
         difference: as `largest_difference` gives it.
-        tolerance: that it may have.
-        kind: of file.
+        tolerance: the largest difference allowed.
+        kind: the format.
         output: the file.
 
     Raises:
-        UserError: if it has more, or is NaN.
+        UserError: if the difference is larger, or NaN.
     """
     if not difference <= tolerance:
         raise UserError(
@@ -155,10 +155,10 @@ def _repeated(images: Tensor, count: int) -> Tensor:
 
 @torch.inference_mode()
 def latencies(runs: dict[str, Run], images: Tensor, rounds: int = 7) -> dict[str, float]:
-    """Milliseconds for a batch, as `NAME_ms_1` and `NAME_ms_256`: medians.
+    """Median milliseconds per batch, as `NAME_ms_1` and `NAME_ms_256`.
 
     Args:
-        runs: by name; they take turns, so that what else the machine does is the same to all.
+        runs: by name; they take turns, so that other load on the machine affects all alike.
         images: uint8 [N, 3, H, W]; fewer than 256 are repeated.
         rounds: turns of each.
     """
@@ -169,11 +169,11 @@ def latencies(runs: dict[str, Run], images: Tensor, rounds: int = 7) -> dict[str
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(rounds + 1):
             for name, run in runs.items():
-                # The threads of onnxruntime wait busily after a call, in the way of the next one.
+                # After a call, the threads of onnxruntime spin and would slow the next one.
                 time.sleep(SETTLED)
                 run(batch)
                 taken = [_seconds(run, batch) for _ in range(calls)]
-                if turn:  # the first is for warming up
+                if turn:  # the first is the warm-up
                     seconds[name] += taken
         for name in runs:
             medians[f"{name}_ms_{size}"] = round(statistics.median(seconds[name]) * 1000, 3)
@@ -187,7 +187,7 @@ def _seconds(run: Callable[[Tensor], object], batch: Tensor) -> float:
 
 
 def show(result: dict[str, Any], classifier: Classifier) -> None:
-    """The file beside the checkpoint, and how to use it.
+    """Print the file beside the checkpoint, and how to use it.
 
     Args:
         result: what `export` returns.

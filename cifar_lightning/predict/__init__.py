@@ -1,4 +1,4 @@
-"""Classify image files: `python -m cifar_lightning.predict checkpoint=PATH images=PATH`.
+"""Classifies image files: `python -m cifar_lightning.predict checkpoint=PATH images=PATH`.
 
 10,000 files of CIFAR-10 take 10 s on two cores, as many photographs of 1200 x 900 pixels 22 s;
 benchmarks/results/ has the table.
@@ -22,12 +22,12 @@ def predict(config: DictConfig) -> dict[str, Any]:
         config: as `cli.compose` gives it from conf/predict.yaml.
 
     Returns:
-        `images`, how many could be read; `broken`, by the name of each that could not, why;
-        `left_out`, how many files of a folder are no images; `images_per_s`; and `output` and
+        `images`, how many could be read; `broken`, the reason by the name of each that could not;
+        `left_out`, how many files of a folder are not images; `images_per_s`; and `output` and
         `contact_sheet`, the files that were written.
 
     Raises:
-        UserError: for a mistake that the user can fix, as that no image could be read; nothing is
+        UserError: for a mistake that the user can fix, also if no image could be read. Nothing is
             written then.
     """
     from cifar_lightning import run
@@ -62,7 +62,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         why = "\n".join(predictions.reasons(predicted.broken))
         raise UserError(f"None of the {len(paths):,} images could be read.\n{why}")
     if output is None:
-        model = re.sub(r"[^\w.-]+", "-", info.model)  # whoever wrote the checkpoint
+        model = re.sub(r"[^\w.-]+", "-", info.model)  # may be anything in a checkpoint
         folder = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{model}"
         output = Path("runs", "predict", folder, "predictions.csv")
     sheet = predictions.save(predicted, output)

@@ -41,7 +41,7 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
     found = Predictions()
     kept: dict[int, Image] = {}  # every n-th image, for the contact sheet
     every_nth = 1
-    # Whole batches, so that they and the last digits are those of a test run by the Trainer.
+    # Whole batches, so that the last digits are those of a test by the Trainer.
     chunk_size = batch_size * max(1, CHUNK // batch_size)
     chunk = min(chunk_size, len(paths))
     check_memory(
@@ -53,7 +53,7 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
     with (
         ThreadPoolExecutor(os.cpu_count()) as threads,
         Progress(transient=True) as progress,
-        warnings.catch_warnings(action="ignore"),  # Pillow's, of odd files that it reads
+        warnings.catch_warnings(action="ignore"),  # Pillow's, for odd files that it can read
     ):
         task = progress.add_task(f"Classifying {len(paths):,} images", total=len(paths))
         for start in range(0, len(paths), chunk_size):
@@ -84,7 +84,7 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
 def _decoded(
     paths: Sequence[Path], size: int, threads: Executor
 ) -> Iterator[tuple[Path, Image | str]]:
-    """Each image [size, size, 3], or the reason why it cannot be read."""
+    """Decode images to [size, size, 3]; where that fails, give the reason instead."""
 
     def decode(path: Path) -> Image | str:
         try:
@@ -104,7 +104,7 @@ def _bytes_of(file: Path) -> int:
 
 def _rows(paths: Sequence[Path], probabilities: Tensor, classes: Sequence[str]) -> Iterator[Row]:
     """A row of the table for each of N images; probabilities [N, classes]."""
-    # Of equally likely classes the first, as accuracy counts; in bf16 that happens.
+    # Of equally likely classes the first, as argmax takes it; in bf16 that happens.
     ranked = probabilities.sort(dim=1, descending=True, stable=True)
     values, indices = ranked.values[:, :3].tolist(), ranked.indices[:, :3].tolist()
     for path, row, picks in zip(paths, values, indices, strict=True):

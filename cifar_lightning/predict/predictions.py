@@ -1,4 +1,4 @@
-"""Predictions: their table, contact sheet and summary in the terminal."""
+"""The predictions for images: as a table, as a contact sheet, and on the terminal."""
 
 import contextlib
 import csv
@@ -33,12 +33,12 @@ class Predictions:
     """Predictions for images, and the images that could not be read.
 
     Attributes:
-        rows: one an image, in order, by `COLUMNS`: its name and the three most likely classes; None
-            where there are fewer.
+        rows: one per image, in order, by `COLUMNS`: its name and the three most likely classes;
+            None where there are fewer.
         broken: the images that could not be read, and why.
-        sheet: images for the contact sheet, spread over all of them, by position in `rows`: uint8
-            [H, W, 3], as the network sees them.
-        seconds: from the first file to the last row.
+        sheet: images of the contact sheet, spread over all of them, by index in `rows`: uint8
+            [H, W, 3], as the network gets them.
+        seconds: for reading and classifying all images.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Predictions:
 
 
 def nothing_found(images: str, left_out: Counter[str]) -> str:
-    """The message for a folder or a pattern without images; see `data.decode.find_images`."""
+    """The error message for a folder or a pattern without images."""
     if left_out:
         return f"images={images}: no image is in this folder, but {_counted(left_out)}."
     if Path(images).is_dir():
@@ -57,7 +57,7 @@ def nothing_found(images: str, left_out: Counter[str]) -> str:
 
 
 def check_output(typed: str, images: Sequence[Path]) -> Path:
-    """Check the path of the table before any work, so that nothing of the user's is overwritten.
+    """Check the output path before any work, so that no file of the user's is overwritten.
 
     Args:
         typed: the value of `output`.
@@ -96,7 +96,7 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
 
 
 def _is_table(file: Path) -> bool:
-    """Whether a file exists and begins as a table that `save` wrote."""
+    """Whether a file begins as a table that `save` wrote."""
     if not file.is_file():
         return False
     with file.open(encoding="utf-8-sig", errors="replace") as opened:  # Excel adds a mark
@@ -141,7 +141,7 @@ def save(predictions: Predictions, output: Path) -> Path:
 
 
 def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: Path) -> None:
-    """Print the first rows, what was left out, and where the files are."""
+    """Print the first rows, the skipped files, and the paths of the output."""
     rows, broken, console = predictions.rows, predictions.broken, get_console()
     picks = [[_pick(row, n) for n in ("", "2", "3")] for row in rows[:ON_SCREEN]]
     widths = [max(map(len, column)) for column in zip(*picks, strict=True)]
@@ -164,7 +164,7 @@ def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: 
 
 
 def reasons(broken: Mapping[Path, str]) -> list[str]:
-    """A line for each of the first images that could not be read, and the count of the others."""
+    """Why images could not be read: a line for each of the first, and the count of the others."""
     lines = [f"{_printable(str(path))}: {reason}" for path, reason in broken.items()]
     more = len(lines) - NAMED
     return lines[:NAMED] + [f"{more:,} more"] * (more > 0)
@@ -183,11 +183,11 @@ def _pick(row: Row, number: str) -> str:
 
 
 def _shortened(name: str, width: int) -> str:
-    """The end of a name, in which file names differ."""
+    """The end of a file name, if it is too long."""
     name = _printable(name)
     return name if len(name) <= width else f"…{name[1 - width :]}"
 
 
 def _printable(name: str) -> str:
-    """Replace line ends, terminal commands and what is not UTF-8: file names may hold any."""
+    """Replace line ends, control characters and invalid UTF-8, which file names may hold."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

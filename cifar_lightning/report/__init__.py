@@ -1,4 +1,4 @@
-"""One page about a run, or about all runs of a multirun.
+"""Writes a page about a run, or about all runs of a multirun.
 
 python -m cifar_lightning.report run=runs/train/…
 """
@@ -36,7 +36,7 @@ def report(config: DictConfig) -> Path:
     page = write_report(find_folder(config.run)).absolute()
     lines = [f"report     {page}"]
     if config.open and not webbrowser.open(page.as_uri()):
-        lines.append("browser    there is none here to open the page with")
+        lines.append("browser    none found to open the page")
     for line in lines:  # without markup: a folder may be called [red]
         get_console().print(line, markup=False, highlight=False, soft_wrap=True)
     return page

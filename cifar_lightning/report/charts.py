@@ -1,4 +1,4 @@
-"""Pictures inside a page: drawn curves as SVG, files as data."""
+"""Embeds pictures in a page: figures as SVG, PNG files as data URIs."""
 
 import base64
 import html
@@ -15,12 +15,12 @@ from cifar_lightning.tracking.run_folder import Run
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> Markup:
-    """A figure as an SVG element whose letters are text, in the page's colours.
+    """A figure as an SVG element with real text, in the page's colours.
 
     Args:
-        figure: to draw; its background is left out.
-        name: begins all ids within, which have to differ between the pictures of a page.
-        description: for those who do not see it.
+        figure: its background is left out.
+        name: prefix of all ids, which must differ between the pictures of a page.
+        description: for screen readers.
     """
     for axes in figure.axes:
         axes.set_facecolor("none")
@@ -41,26 +41,26 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     label = html.escape(description, quote=True)
-    # The size is the page's matter; the viewBox keeps the proportions.
+    # The page sets the size; the viewBox keeps the proportions.
     head = re.sub(r' (width|height)="[^"]*"', "", svg[: svg.index(">")])
     return Markup(f'{head} role="img" aria-label="{label}"{svg[svg.index(">") :]}')
 
 
 def data_uri(picture: Path) -> str:
-    """A PNG file's content as an address."""
+    """A PNG file as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
 def png_width(picture: Path) -> int:
-    """In pixels, of a PNG file's header; 0 if it has none."""
+    """The width of a PNG file in pixels."""
     return int.from_bytes(picture.read_bytes()[16:20], "big")
 
 
 def target_line(run: Run) -> tuple[float, str] | None:
-    """The accuracy to draw as a run's target, and its name; None if it had none.
+    """The accuracy of a run's target line, and its label; None without a target.
 
-    The validation accuracy at which it stops, where its metrics tell; else the test accuracy that
-    this stands for.
+    It is the validation accuracy at which the run stops, if its metrics have it, else the target
+    test accuracy.
     """
     if run.target is None:
         return None

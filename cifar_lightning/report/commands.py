@@ -1,4 +1,4 @@
-"""Commands as a user types them."""
+"""Commands, as a user would type them, that run something again."""
 
 import shlex
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from cifar_lightning.tracking.run_folder import RunFolder
 
 
 def train_command(overrides: Sequence[str], multirun: bool = False) -> str:
-    """The command for a shell that trains with these overrides."""
+    """The shell command that trains with these overrides."""
     words = ["python", "-m", "cifar_lightning.train", *(["-m"] if multirun else [])]
     return shlex.join([*words, *(as_typed(override, multirun) for override in overrides)])
 
 
 def evaluate_command(folder: Path) -> str:
-    """The command for a shell that measures a run's best checkpoint."""
+    """The shell command that evaluates a run's best checkpoint."""
     checkpoint = RunFolder(folder).best
     return shlex.join(["python", "-m", "cifar_lightning.evaluate", f"checkpoint={checkpoint}"])
 
 
 def as_typed(override: str, multirun: bool = False) -> str:
-    """An override without the quotes that the command line put around a path by itself."""
+    """An override without the quotes that `prepare_arguments` put around a path."""
     key, _, value = override.partition("=")
     if len(value) < 2 or value[0] != "'" or value[-1] != "'":
         return override
     typed = f"{key}={value[1:-1]}".replace("\\'", "'")
     try:
         prepared = prepare_arguments([*(["-m"] if multirun else []), typed])
-    except UserError:  # a checkpoint that is not there any more
+    except UserError:  # a checkpoint that no longer exists
         return override
     return typed if prepared[-1] == override else override

@@ -1,4 +1,4 @@
-"""The content of the page of several runs."""
+"""The content of a report on several runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from cifar_lightning.tracking.tables import Cell
 
 
 def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
-    """The content of the templates `runs.*`.
+    """The variables of the templates `runs.*`.
 
     Args:
-        folder: of the multirun; the page will be in it.
-        runs: in it, at least one.
+        folder: of the multirun, where the page will be.
+        runs: of the multirun, at least one.
     """
     groups = seeds.groups_of(runs)
     shown = seeds.shown_metrics(groups)
@@ -85,14 +85,14 @@ def _accuracy(runs: Sequence[Run]) -> str:
 
 
 def _common(runs: Sequence[Run]) -> list[str]:
-    """The settings that all runs have."""
+    """The overrides that all runs have."""
     first = runs[0].settings
     same = {k: v for k, v in first.items() if all(run.settings.get(k) == v for run in runs)}
     return [f"{key}={value}" if key[0] != "~" else key for key, value in same.items()]
 
 
 def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Data, network and environment of the runs: each value that one of them has."""
+    """Data, network and environment of the runs, with all values that differ."""
     names = {
         "data": "data",
         "model": "network",

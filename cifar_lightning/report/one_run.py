@@ -1,4 +1,4 @@
-"""What the page of one run shows."""
+"""The content of a report on one run."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePath
@@ -33,12 +33,12 @@ CAPTIONS = {
     "learning_curves": "Learning curves",
     "class_accuracies": "Accuracy by class",
 }
-OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # pictures of a training's own test
-WIDE = 1000  # pixels of a picture, above which half a page would be too little
+OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # plots of the run's own test
+WIDE = 1000  # pixels, above which a picture has the full width of the page
 
 
 def content_of(run: Run) -> dict[str, Any]:
-    """What the templates `run.*` take."""
+    """The variables of the templates `run.*`."""
     metrics = run.metrics
     evaluation, figures = _pictures(run, "evaluation"), _pictures(run, "figures")
     seen = [picture["name"] for picture in evaluation]
@@ -110,8 +110,9 @@ def _sentences(run: Run) -> list[str]:
     if run.status in ("failed", "not finished"):
         validated = run.curve("val/acc") or run.curve("train/acc")
         progress = f" {validated[-1][0]:g} epochs are in its curves." if validated else ""
-        first = "It failed." if run.status == "failed" else "It is not finished: there is no "
-        first += "" if run.status == "failed" else "metrics.json."
+        first = "It is not finished: there is no metrics.json."
+        if run.status == "failed":
+            first = "It failed."
         return [first + progress, f"{run.reason[0].upper()}{run.reason[1:]}"]
     sentences = []
     test, val = numbers([metrics.get("test/acc")]), numbers([metrics.get("val/acc")])
@@ -123,7 +124,7 @@ def _sentences(run: Run) -> list[str]:
     epochs = numbers([metrics.get("epochs_to_target")])
     took = numbers([metrics.get("seconds_to_target")])
     if run.target is None:
-        sentences.append("It trained without a target, to its end.")
+        sentences.append("It trained without a target, to the last epoch.")
     elif epochs:
         after = f"{plain(epochs[0])} epoch{'s' * (epochs[0] != 1)}"
         of_training = f" and {seconds(took[0])} of training" if took else ""
@@ -139,7 +140,7 @@ def _sentences(run: Run) -> list[str]:
 
 
 def _cards(run: Run) -> list[tuple[str, str]]:
-    """The key figures: what each is called, and its value."""
+    """The key metrics: label and value."""
     figures = (
         ("test accuracy", "test/acc", percent),
         ("validation accuracy", "val/acc", percent),
@@ -173,7 +174,7 @@ def _charts(run: Run) -> list[Any]:
 
 
 def _reached(run: Run) -> tuple[tuple[float, float], str] | None:
-    """The point of the curve where the target was reached, and what to say of it."""
+    """The point of the curve where the target was reached, and its label."""
     epoch = numbers([run.metrics.get("epochs_to_target")])
     points = run.curve("val/acc")
     if not epoch or not points:
@@ -239,7 +240,7 @@ def _pictures(run: Run, below: str) -> list[dict[str, Any]]:
 
 
 def _files(folder: Path) -> list[tuple[str, str]]:
-    """Links, relative to the folder, and sizes, of what a run wrote."""
+    """The files of a run, relative to its folder, and their sizes."""
     names = ("metrics.json", "metrics.csv", "train.log", ".hydra/config.yaml")
     found = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
     return [(str(f.relative_to(folder)), data_size(f.stat().st_size)) for f in found if f.is_file()]

@@ -1,4 +1,4 @@
-"""Writes the report of a folder beside what it is about."""
+"""Writes the report of a run or multirun into its folder."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def write_report(folder: Path) -> Path:
         The page's path.
 
     Raises:
-        UserError: if it would overwrite what is no earlier report.
+        UserError: if it would overwrite a file that is not an earlier report.
     """
     _check_output(folder)
     if RunFolder(folder).is_run():
@@ -54,9 +54,11 @@ def _check_output(folder: Path) -> None:
     ):
         file = folder / name
         if file.exists() and not (file.is_file() and mark in file.read_text(errors="replace")):
-            raise UserError(f"{file} is no earlier report: move it away, or it would be lost.")
+            raise UserError(
+                f"{file} is not an earlier report, and would be overwritten: move it away."
+            )
     if (folder / CURVES).exists() and not (folder / "report.csv").exists():
-        raise UserError(f"{folder / CURVES} is of no earlier report: move it away.")
+        raise UserError(f"{folder / CURVES} is not of an earlier report: move it away.")
 
 
 def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:
@@ -80,7 +82,7 @@ def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:
 
 
 def markdown_text(value: object) -> str:
-    """A text in which Markdown and HTML find nothing to interpret, on one line."""
+    """A text on one line, escaped for Markdown and HTML."""
     text = " ".join(str(value).split())
     for special in "\\`*_[]<>|#~":
         text = text.replace(special, f"\\{special}")
@@ -88,7 +90,7 @@ def markdown_text(value: object) -> str:
 
 
 def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """A row a run: how it ended, the settings of these keys, and its figures."""
+    """CSV with a row per run: its status, its overrides of some keys, and its metrics."""
     metrics = dict.fromkeys(key for run in runs for key in run.metrics)
     settings = [key for key in keys if key not in metrics]
     stream = io.StringIO(newline="")

@@ -18,7 +18,7 @@ from cifar_lightning.run.devices import choose_devices, choose_precision
 from cifar_lightning.system.jobs import in_job_process
 from cifar_lightning.system.processes import launch
 from cifar_lightning.tracking.console import EpochLines, ProgressBar
-from cifar_lightning.tracking.csv_logger import Curves
+from cifar_lightning.tracking.csv_logger import CSVLogger
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.run_logger import RunLogger
 
@@ -59,7 +59,7 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
     earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
     loggers: list[Logger] = [
-        Curves(config.run_dir, steps_done=resumed_at),
+        CSVLogger(config.run_dir, steps_done=resumed_at),
         EpochLines(config.trainer.max_epochs),
     ]
     exit_code = 1

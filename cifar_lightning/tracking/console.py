@@ -1,4 +1,4 @@
-"""What a run shows on the terminal."""
+"""What a run prints on the terminal."""
 
 import shlex
 from collections.abc import Mapping
@@ -25,15 +25,15 @@ from cifar_lightning.training.callbacks import TargetReached
 
 REHEARSAL = (
     "The network is trained on generated images (data=shapes) instead. "
-    "The figure is NOT a CIFAR-10 figure: it only shows that everything works here."
+    "Its accuracy is NOT a CIFAR-10 accuracy: it only shows that everything works here."
 )
 
 
 class EpochLines(Logger):
-    """One line a validation; a logger, because those get all figures of it in one call.
+    """Prints a line per validation; a logger, because loggers get its metrics in one call.
 
     Args:
-        max_epochs: the end of the training.
+        max_epochs: of the training.
     """
 
     name = "console"
@@ -44,11 +44,11 @@ class EpochLines(Logger):
         self.max_epochs = max_epochs
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration is not for a line."""
+        """Ignore the configuration."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Print the training and validation figures; others are for the table at the end."""
+        """Print training and validation metrics; the test's are in the table at the end."""
         if "train/loss" not in metrics:
             return
         figures = [
@@ -64,7 +64,7 @@ class EpochLines(Logger):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's, counting epochs from 1 as the lines do, without the logger's version."""
+    """Lightning's progress bar, with epochs from 1 and without the logger's version."""
 
     def get_metrics(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule
@@ -87,14 +87,14 @@ def show_network(
     limits: Mapping[str, Any],
     layers: bool = True,
 ) -> None:
-    """Print what the network has, layer by layer if wanted, and which limits it is within.
+    """Print a network's layers, its counts, and the limits of the budget that it is within.
 
     Args:
         network: takes images [N, 3, image_size, image_size].
         name: of its option in conf/model/.
         image_size: in pixels.
-        budget: what was counted in it.
-        limits: the arguments of `models.budget.check`, which it passed; None or 0 is no limit.
+        budget: its counts.
+        limits: the arguments of `models.budget.check`, which passed; None or 0 is no limit.
         layers: whether to print a table of the layers.
     """
     console = get_console()
@@ -113,7 +113,7 @@ def show_network(
 
 
 def _layers(network: nn.Module, image_size: int) -> str:
-    # It draws an image; a job of a sweep, which has no table, must have the same random numbers.
+    # torchinfo draws an image, and a sweep job, which prints no table, has the same random numbers.
     with torch.random.fork_rng(devices=[]):
         summary = torchinfo.summary(
             network,
@@ -131,10 +131,10 @@ def _layers(network: nn.Module, image_size: int) -> str:
 def show_start(
     config: DictConfig, data: ImageData, trainer: pl.Trainer, callbacks: dict[str, Callback]
 ) -> None:
-    """One line each: the data, the training, the target, the run's folder."""
+    """Print the data, the training, the target and the run folder, a line each."""
     val = 0 if data.val is None else len(data.val)
     target = callbacks.get("target")
-    aim = "none: the training goes to its end"
+    aim = "none: it trains to the last epoch"
     limit = trainer.limit_train_batches
     limited = f", {limit} of them an epoch" if isinstance(limit, int) else ""
     if isinstance(target, TargetReached) and target.threshold is not None:
@@ -165,7 +165,7 @@ def show_start(
 
 @rank_zero_only
 def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
-    """The table at the end of a run: its figures, then where things are."""
+    """Print the metrics of a run that is over, and where its files are."""
     measured = {key: value for key, value in metrics.items() if value is not None}
     width = max(map(len, measured))
     lines = [f" [dim]{k:<{width}}[/]   {_readable(k, v)}" for k, v in measured.items()]
@@ -195,11 +195,11 @@ def _readable(key: str, value: Any) -> str:
 
 @rank_zero_only
 def note(label: str, text: str) -> None:
-    """One line of a fact, its label dim."""
+    """Print a label and a text on one line."""
     get_console().print(f"[dim]{label:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
 
 
 @rank_zero_only
 def banner(message: str, title: str, style: str = "bold yellow") -> None:
-    """A frame that cannot be missed."""
+    """Print a message in a frame."""
     get_console().print(Panel(escape(message), title=title, border_style=style, padding=(1, 2)))

@@ -1,4 +1,4 @@
-"""`metrics.csv`: the curves of a run."""
+"""The logger that writes `metrics.csv`."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from cifar_lightning.tracking.run_folder import read_rows
 FILE = "metrics.csv"
 
 
-class Curves(Logger):
+class CSVLogger(Logger):
     """Writes `metrics.csv`: a row a validation, and one for the test.
 
     Lightning's CSVLogger deletes the file of a resumed run, and appends to it, so that a full
@@ -22,8 +22,8 @@ class Curves(Logger):
 
     Args:
         run_dir: the run's folder.
-        steps_done: in a resumed run, the rows of so many steps are kept, but for
-            the test's, which will be tested anew; None keeps nothing.
+        steps_done: of a resumed run, which keeps the rows of these steps, except the test's;
+            None keeps nothing.
     """
 
     name = "curves"
@@ -39,11 +39,11 @@ class Curves(Logger):
             self._rows = [row for row in kept if "test/acc" not in row]
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration is in files of its own."""
+        """Ignore the configuration, which has a file of its own."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add a row; what it has no value for stays blank."""
+        """Add a row; a cell without a value stays blank."""
         self._rows.append({**metrics, "step": float(step or 0)})
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=sorted({key for row in self._rows for key in row}))

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `metrics.json` and its figures."""
+"""The results of a run: `metrics.json`, and plots in `figures/`."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def collect(
     device_name: str,
     finished: bool,
 ) -> dict[str, Any]:
-    """The run's figures, flat; what it has not got, such as a target not reached, is None.
+    """What `metrics.json` holds: flat; what does not apply, as a target not reached, is None.
 
     Args:
         config: the run's.
@@ -40,7 +40,7 @@ def collect(
         classifier: the run's.
         callbacks: by name; `best`, `throughput` and `target` are read, and `stopped_by` of any.
         budget: of the network.
-        device_name: the hardware's own name.
+        device_name: of the hardware.
         finished: False if it was interrupted.
     """
     best, throughput = callbacks["best"], callbacks["throughput"]
@@ -83,7 +83,7 @@ def collect(
 
 
 def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
-    """Of the network, and of its teacher's answers on images of full size."""
+    """The compute of a training: the network's, and a teacher's on images of full size."""
     own = train_tflop(classifier.network, throughput.images_by_size)
     if classifier.distillation is None:
         return own
@@ -93,10 +93,10 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
 
 
 def _epoch_of(score: Tensor | None, trainer: pl.Trainer, run_dir: str) -> float | int | None:
-    """When validation first had a score; None before it, or if its row is in another folder."""
+    """The epoch of the first validation with this score; None if it is not in `metrics.csv`."""
     if score is None:
         return None
-    # Of other processes the folder may be another one.
+    # The folder of other processes may be another one.
     for row in read_rows(run_dir) if trainer.is_global_zero else ():
         if round(row.get("val/acc", -1.0), 6) == round(score.item(), 6):
             return _whole(row["epoch"])
@@ -108,7 +108,7 @@ def _whole(epochs: float) -> float | int:
 
 
 def _tested(trainer: pl.Trainer) -> dict[str, float | None]:
-    """What the test measured, metrics of one's own too."""
+    """All test metrics, also those that a user added."""
     measured = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
     return {"test/acc": None, "test/loss": None} | measured
 
@@ -148,7 +148,7 @@ def save_plots(
 
 
 def save_curves(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
-    """Write `figures/learning_curves.png`; returns the picture by its name."""
+    """Write `figures/learning_curves.png`; returns its path by its name."""
     run_dir = Path(config.run_dir)
     rows = read_rows(run_dir)
     curves = {
@@ -162,7 +162,7 @@ def save_curves(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
 def save_test(
     config: DictConfig, classifier: Classifier, data: ImageData, metrics: dict[str, Any]
 ) -> dict[str, Path]:
-    """Write what the test found, class by class, to `figures/`; returns the pictures by name."""
+    """Plot confusion matrix and accuracy by class of the test; returns the PNG files by name."""
     tested = classifier.tested
     if tested is None:  # as in a search
         return {}
@@ -178,7 +178,7 @@ def save_test(
 
 
 def _title(metrics: dict[str, Any]) -> str:
-    """Of a picture of a run."""
+    """The title of a run's plots."""
     title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
     if metrics["test/acc"] is not None:
         title += f": {metrics['test/acc']:.2%} test accuracy"
@@ -188,14 +188,14 @@ def _title(metrics: dict[str, Any]) -> str:
 def save_explanations(
     config: DictConfig, classifier: Classifier, data: ImageData
 ) -> dict[str, Path]:
-    """Write what the network's layers have learned to `figures/`.
+    """Plot what the network's layers have learned.
 
-    `filters.png` has the first layer's, `feature_maps.png` one image on its way through the
-    network, `activation_maps.png` where each layer saw the class that was predicted. The images
-    are validation images, or training images where there are none: test images are read once.
+    `filters.png` has those of the first layer, `feature_maps.png` the feature maps of one image,
+    `activation_maps.png` where each layer saw the predicted class. The images are validation
+    images, or training images where there are none: test images are read once.
 
     Returns:
-        The pictures by their names.
+        The PNG files by their names; none if the network has no convolution to plot.
     """
     part = data.train if data.val is None else data.val
     labels = part.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
@@ -208,8 +208,8 @@ def save_explanations(
         if not layers:
             return {}  # without convolutions on maps there is nothing to show
         predictions, activations = saliency.activation_maps(classifier, images)
-    except Exception as error:  # a training is not lost for what a network of one's own refuses
-        console.note("figures", f"the layers of this network cannot be shown: {error}")
+    except Exception as error:  # a user's network may refuse; the training is not lost for that
+        console.note("figures", f"the layers of this network cannot be plotted: {error}")
         return {}
     captions = [
         f"{data.classes[label]}\npredicted: {data.classes[prediction]}"

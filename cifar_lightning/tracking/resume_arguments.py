@@ -1,4 +1,4 @@
-"""What `resume=` on the command line stands for: `auto`, or a checkpoint in its run's folder."""
+"""Replaces `resume=auto` and `resume=PATH` on the command line by what Hydra takes."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,10 +18,10 @@ from cifar_lightning.tracking.run_folder import DEBUGGING, RUNS, RunFolder
 
 
 def resume_auto(arguments: Sequence[str]) -> list[str]:
-    """In the place of resume=auto, the last checkpoint of the newest run with these overrides.
+    """Replace resume=auto by the last checkpoint of the newest run with the same overrides.
 
-    Of those that are not finished, and that no process works on; without any, the run is a new one.
-    They are looked for where the run would have its folder.
+    Only runs that are not finished and that no process is working on count; without one, a new run
+    starts. They are searched for where the run would have its folder.
 
     Raises:
         UserError: in a sweep.
@@ -38,7 +38,7 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
 
 
 def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
-    """The last checkpoint of such a run."""
+    """The last checkpoint of the newest run that can be resumed with these arguments."""
     options, overrides = options_and_overrides(arguments)
     place = [o.partition("=")[2].strip("'\"") for o in options if o.startswith(CONFIG_DIR)]
     place += [after for o, after in pairwise(options) if o in CONFIG_DIR]
@@ -47,8 +47,10 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     typed = {*overrides_of(config)}
     usual = DEBUGGING if config.choices.debug else RUNS
     started = processes.launch()
-    alone = started is None or started.total == 1  # several must choose the same
-    folders = sorted(_candidates(overrides, usual), key=lambda folder: folder.age, reverse=True)
+    alone = started is None or started.total == 1  # several processes must choose the same run
+    folders = sorted(
+        _candidates(overrides, usual), key=lambda folder: folder.start_time, reverse=True
+    )
     for folder in folders:
         run = folder.read()
         later = {o for some in run.resumed for o in some if key_of(o) != "resume"}
@@ -63,7 +65,7 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
 
 
 def _candidates(overrides: Sequence[str], usual: Path) -> list[RunFolder]:
-    """The folders that the run could have begun in: below the usual one, if none was typed."""
+    """The folders in which the run could have begun: in the default one, if none was typed."""
     typed = [o.partition("=")[2].strip("'\"") for o in overrides if key_of(o) == "hydra.run.dir"]
     if typed and "${" not in typed[-1]:
         return [RunFolder(Path(typed[-1]).expanduser())]
@@ -72,7 +74,7 @@ def _candidates(overrides: Sequence[str], usual: Path) -> list[RunFolder]:
 
 
 def in_run_folder(arguments: Sequence[str]) -> list[str]:
-    """Have Hydra use the folder of the run that resume=PATH names.
+    """Set Hydra's run folder to that of the checkpoint in resume=PATH.
 
     Raises:
         UserError: if the checkpoint is not there, or not in its run's folder.
@@ -82,7 +84,7 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         if key == "resume" and value not in ("", "null"):
             folder = RunFolder.to_resume(Path(value.strip("'\"")).expanduser()).path
-            # .hydra/ keeps what the run began with; the run's own record tells of its resumes.
+            # .hydra/ stays as the run began; the run's own record has its resumes.
             found += [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
         found.append(argument)
     return found

@@ -1,4 +1,4 @@
-"""A run's folder: where its files are, how the run stands, and what it was told and measured."""
+"""A run's folder: the paths of its files, and the run's status, configuration and metrics."""
 
 import csv
 import json
@@ -17,30 +17,30 @@ from cifar_lightning.system.natural import natural_key
 
 RUNS = Path("runs/train")
 DEBUGGING = RUNS.with_name("debug")  # of conf/debugging.yaml
-# Interrupted by Ctrl-C or SIGTERM; failed with an error in its log; not finished because it still
-# runs, was killed, or failed without a word there.
+# `interrupted` by Ctrl-C or SIGTERM; `failed` with an error in its log; `not finished`: it still
+# runs, was killed, or failed without an error in its log.
 STATUSES = ("finished", "interrupted", "failed", "not finished")
 LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder says of it, as far as it can be read; see `RunFolder.read`.
+    """A run, as `RunFolder.read` reads it from its folder.
 
     Attributes:
         folder: of the run.
-        name: of the folder, below that of its multirun if it is of one.
+        name: of the folder; of a job of a multirun, its path below the multirun's folder.
         status: one of `STATUSES`.
-        reason: why it is not finished, as far as is known.
-        overrides: that it was started with.
+        reason: why it is not finished; empty if it is.
+        overrides: with which it was started.
         resumed: the overrides of each resume.
-        config: the record of its configuration, its text.
-        target: test accuracy that it trained for; None if there was none, or it is not known.
+        config: the text of its recorded configuration.
+        target: the target test accuracy; None if it had none, or if it is not known.
         metrics: of `metrics.json`; empty before the run is over.
         rows: of `metrics.csv`.
         evaluation: of `evaluation/evaluation.json`; empty without.
         problems: files that could not be read, a sentence each.
-        recorded: whether there is a record of the overrides at all.
+        recorded: whether its overrides were recorded.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The overrides as keys and values; a resume's on top."""
+        """The overrides as keys and values; those of a resume replace earlier ones."""
         found = {}
         for override in (o for some in (self.overrides, *self.resumed) for o in some):
             key, _, value = override.lstrip("+").partition("=")
@@ -69,21 +69,21 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        """From its metrics, or as typed; None if neither says."""
+        """The seed in its metrics, else in its overrides; None if it is in neither."""
         return self.metrics.get("seed", self.settings.get("seed"))
 
     def curve(self, name: str, against: str = "epoch") -> list[tuple[float, float]]:
-        """Points of a column of `metrics.csv` against another, where a row has both."""
+        """Points (x, y) of two columns of `metrics.csv`, from the rows that have both."""
         return [(row[against], row[name]) for row in self.rows if name in row and against in row]
 
     def pictures(self, below: str) -> list[Path]:
-        """The PNG files in one of its folders, by name."""
+        """The PNG files in one of its folders, sorted by name."""
         return sorted(p for p in (self.folder / below).glob("*.png") if p.stat().st_size)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, which need not be there yet.
+    """The folder of a run, which need not exist yet.
 
     Attributes:
         path: of the folder.
@@ -108,17 +108,17 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The record of the run: its configuration, which a resume reads."""
+        """The run's recorded configuration, which a resume reads."""
         return self.path / "config.yaml"
 
     @property
     def metrics_json(self) -> Path:
-        """The results of a run that is over."""
+        """The results, written when the run is over."""
         return self.path / "metrics.json"
 
     @property
     def metrics_csv(self) -> Path:
-        """The curves."""
+        """The learning curves."""
         return self.path / "metrics.csv"
 
     @property
@@ -128,28 +128,28 @@ class RunFolder:
 
     @property
     def evaluation(self) -> Path:
-        """The folder of the evaluation of `best`."""
+        """The folder in which `evaluate` writes its results for `best`."""
         return self.path / "evaluation"
 
     @property
     def started(self) -> datetime | None:
-        """When the run began, which the folder's name tells; None if it has another name."""
+        """When the run began, from the folder's name; None if that has no time."""
         found = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", self.path.absolute().name)
         return datetime.strptime(found[0], "%Y-%m-%d_%H-%M-%S-%f") if found else None
 
     @property
-    def age(self) -> datetime:
-        """When the run began, as far as it can be told."""
+    def start_time(self) -> datetime:
+        """When the run began: from the folder's name, else its modification time."""
         return self.started or datetime.fromtimestamp(self.path.stat().st_mtime)
 
     @classmethod
     def of(cls, checkpoint: Path) -> "RunFolder":
-        """The run folder in one of whose folders a checkpoint is."""
+        """The run folder of a checkpoint, which is in a folder of that."""
         return cls(checkpoint.absolute().parent.parent)
 
     @classmethod
     def to_resume(cls, checkpoint: Path) -> "RunFolder":
-        """The run folder of a checkpoint that a run is to be resumed from.
+        """The run folder of a checkpoint to resume from.
 
         Raises:
             UserError: if the checkpoint is not there, or not in its run's folder.
@@ -169,12 +169,12 @@ class RunFolder:
         return folder
 
     def is_run(self) -> bool:
-        """Whether the folder has anything of a run in it."""
+        """Whether the folder has files of a run in it."""
         marks = (self.path / ".hydra" / "overrides.yaml", self.metrics_json, self.metrics_csv)
         return any(mark.is_file() for mark in marks)
 
     def is_locked(self) -> bool:
-        """Whether a process works on the run."""
+        """Whether a process is working on the run."""
         return is_locked(self.path)
 
     def can_be_resumed(self) -> bool:
@@ -182,7 +182,7 @@ class RunFolder:
         return self.last.is_file() and self.read().status != "finished"
 
     def read(self, name: str | None = None) -> Run:
-        """What it says of the run; what is missing or damaged is left out and named.
+        """Read the run; files that are missing are left out, damaged ones too, with a problem each.
 
         Args:
             name: to show; by default the folder's.
@@ -220,7 +220,7 @@ class RunFolder:
         )
 
     def starts(self) -> list[dict[str, Any]]:
-        """When the run was started and resumed, each `time` with the `overrides` typed then."""
+        """The start and each resume of the run: its `time` and the `overrides` typed then."""
         content = _read_yaml(self.config, [], "starts")
         found: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
         return [
@@ -231,13 +231,13 @@ class RunFolder:
 
 
 def find_folder(path: str | None) -> Path:
-    """The folder that was typed; None stands for the newest below runs/train/.
+    """The folder of a run or multirun that a user names; None is the newest in runs/train/.
 
     Raises:
-        UserError: if there is none, or it has no run.
+        UserError: if there is no such folder, or no run in it.
     """
     found = [f for f in RUNS.glob("*") if RunFolder(f).is_run() or run_folders(f)]
-    newest = max(found, default=None, key=lambda f: RunFolder(f).age)
+    newest = max(found, default=None, key=lambda f: RunFolder(f).start_time)
     example = newest or f"{RUNS}/<date>_<time>_<name>"
     if path is None:
         if newest is None:
@@ -249,14 +249,14 @@ def find_folder(path: str | None) -> Path:
         raise UserError(f"run={path}{wrong}. Name a run's folder, as in: run={example}")
     if not RunFolder(folder).is_run() and not run_folders(folder):
         raise UserError(
-            f"run={path} is no run's folder: neither it nor a folder in it has .hydra/ or "
+            f"run={path} is not a run's folder: neither it nor a folder in it has .hydra/ or "
             f"metrics.json. As in: run={example}"
         )
     return folder
 
 
 def run_folders(folder: Path) -> list[RunFolder]:
-    """The runs below a folder, such as a multirun's, 2 before 10."""
+    """The run folders below a folder, such as a multirun's; 2 comes before 10."""
     found = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
     found |= {file.parent for file in folder.glob("**/metrics.json")}
     ordered = sorted(found - {folder}, key=lambda run: natural_key(str(run.relative_to(folder))))
@@ -264,10 +264,10 @@ def run_folders(folder: Path) -> list[RunFolder]:
 
 
 def read_rows(folder: str | Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.csv`, without the blank cells; none if there is no such file.
+    """The rows of a run's `metrics.csv` without blank cells; an empty list without the file.
 
     Raises:
-        ValueError: if a cell is no number, or a row has more or fewer than the heading.
+        ValueError: if a cell is not a number, or a row has more or fewer cells than the header.
     """
     file = Path(folder) / "metrics.csv"
     if not file.exists():
@@ -283,7 +283,7 @@ def read_rows(folder: str | Path) -> list[dict[str, float]]:
 
 
 def read_choices(folder: Path) -> dict[str, str]:
-    """The option of each group of conf/ that a run was composed of; empty if not recorded."""
+    """The option that a run had in each group of conf/; empty if not recorded."""
     choices = _read_yaml(RunFolder(folder).config, [], "choices")
     if not OmegaConf.is_dict(choices):
         return {}
@@ -301,7 +301,7 @@ def read_sweep(folder: Path, part: str = "task") -> list[str]:
 
 
 def read_config_dir(folder: Path) -> str | None:
-    """The folder of further configurations that a multirun was started with, if it was."""
+    """The --config-dir that a multirun was started with; None without one."""
     sources = _read_yaml(folder / "multirun.yaml", [], "hydra.runtime.config_sources")
     for source in sources if OmegaConf.is_list(sources) else []:
         if source.get("provider") == "command-line":
@@ -310,7 +310,7 @@ def read_config_dir(folder: Path) -> str | None:
 
 
 def _texts(content: Any) -> list[str]:
-    """A list as it was written: `seed=${hydra:job.num}` has its meaning within the run alone."""
+    """A list with its interpolations as written: `${hydra:job.num}` resolves in the run alone."""
     texts: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
     return [str(text) for text in texts]
 
@@ -339,13 +339,13 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
 def _status_of(
     folder: RunFolder, metrics: dict[str, Any], rows: Sequence[dict[str, float]], since: str
 ) -> tuple[str, str]:
-    """One of `STATUSES`, and why it is not finished, as far as is known.
+    """One of `STATUSES`, and the reason where it is not `finished`.
 
     Args:
         folder: of the run.
         metrics: of its `metrics.json`; empty before it is over.
         rows: of its `metrics.csv`.
-        since: the time of its last start, empty if it is not known; earlier errors do not count.
+        since: the time of its last start, or empty; earlier errors do not count.
     """
     epochs = metrics.get("epochs")
     more = isinstance(epochs, int | float) and any(
@@ -370,7 +370,10 @@ def _status_of(
         (f.stat().st_mtime for f in files if f.exists()), default=folder.path.stat().st_mtime
     )
     when = datetime.fromtimestamp(last)
-    return "not finished", f"it still runs, failed or was killed; its last file is of {when:%F %T}"
+    return (
+        "not finished",
+        f"it still runs, failed or was killed; it last wrote a file at {when:%F %T}",
+    )
 
 
 def _last_error(lines: Sequence[str], since: str) -> str:

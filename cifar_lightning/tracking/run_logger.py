@@ -1,4 +1,4 @@
-"""What a logger of whole runs, such as W&B's, is told beside its metrics."""
+"""The interface of loggers, such as W&B's, that record more of a run than its metrics."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,25 +15,25 @@ from cifar_lightning.training.module import Classifier
 
 
 class RunLogger(Logger):
-    """A Lightning logger that records a whole run. Override what your service has a use for.
+    """A Lightning logger with methods for the start and end of a run; override those you need.
 
     A run calls these methods in their order, `log_metrics` after each validation between start and
-    end, and all of them in the first process alone. None may raise: a run is worth more than its
-    record elsewhere.
+    end, and all of them in the first process alone. None may raise: a service that fails must not
+    end a training.
 
     Attributes:
-        label: what stands before `how_to_open` on the terminal.
+        label: printed before `how_to_open`.
     """
 
     label = "logged to"
 
     def skip_before(self, step: int) -> None:
-        """Leave out rows of earlier steps, which this run logged before it was resumed."""
+        """Skip metrics of earlier steps, which were logged before the run was resumed."""
 
     def log_start(
         self, config: Mapping[str, Any], budget: Budget, target: TargetReached | None
     ) -> None:
-        """Log what the run is.
+        """Log the configuration, the network's counts and the target.
 
         Args:
             config: the run's, resolved.
@@ -49,7 +49,7 @@ class RunLogger(Logger):
         data: ImageData,
         checkpoint: Path | None,
     ) -> None:
-        """Log what came of the run.
+        """Log the results.
 
         Args:
             metrics: what `metrics.json` holds.
@@ -60,17 +60,17 @@ class RunLogger(Logger):
         """
 
     def how_to_open(self) -> str:
-        """What to type, or where to look, to see the run."""
+        """The command or the address that shows the run."""
         return str(self.name)
 
     def close(self, exit_code: int) -> None:
-        """End the record of the run, which failed where the exit code is not 0."""
+        """Close the record of the run; the exit code is not 0 if the run failed."""
 
 
 def log_start(
     loggers: Sequence[Logger], config: DictConfig, budget: Budget, callbacks: dict[str, Callback]
 ) -> None:
-    """Tell the loggers of runs what this one is; see `RunLogger.log_start`."""
+    """Call `log_start` of each `RunLogger`."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     target = callbacks.get("target")
     for logger in loggers:
@@ -88,7 +88,7 @@ def log_end(
     data: ImageData,
     best: Callback,
 ) -> None:
-    """Tell the loggers of runs what came of this one; see `RunLogger.log_end`.
+    """Call `log_end` of each `RunLogger`.
 
     Args:
         loggers: the run's.

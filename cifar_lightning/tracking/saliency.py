@@ -1,4 +1,4 @@
-"""What the convolutions of a network do with an image."""
+"""Filters, feature maps and activation maps of a network's convolutions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +16,9 @@ class Layer:
     """A convolution's output for some images.
 
     Attributes:
-        name: its place among the convolutions, from 1, and its kind.
+        name: its number among the convolutions, from 1, and its kind.
         maps: [N, channels, H, W].
-        spatial: whether it looks at more than one pixel.
+        spatial: whether its kernel is larger than 1x1.
     """
 
     name: str
@@ -35,7 +35,7 @@ def first_filters(network: nn.Module) -> Tensor:
 
 
 def feature_maps(classifier: Classifier, images: Tensor) -> list[Layer]:
-    """The maps of each convolution, in the order in which they come; those of 1x1 pixel left out.
+    """The feature maps of each convolution in order of execution, without those of 1x1 pixel.
 
     Args:
         classifier: its mode is kept.
@@ -47,11 +47,11 @@ def feature_maps(classifier: Classifier, images: Tensor) -> list[Layer]:
 
 
 def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
-    """Where each layer saw the predicted class, by LayerCAM.
+    """LayerCAM: where each layer saw the predicted class.
 
     Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", 2021:
     the maps, each pixel weighted by its gradient where that is positive, summed. Unlike CAM and
-    Grad-CAM it says something of early layers too, before the maps have become small.
+    Grad-CAM it also serves early layers, whose maps are still large.
 
     Args:
         classifier: its mode is kept.
@@ -82,7 +82,7 @@ def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, lis
 
 
 def _run(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
-    """Logits [N, classes] in float32, and the convolutions' maps, with what gradients need."""
+    """Logits [N, classes] in float32, and the convolutions' maps, which keep their gradients."""
     training = classifier.training
     classifier.eval()
     try:
@@ -122,7 +122,7 @@ def _watched(network: nn.Module) -> Iterator[list[Layer]]:
 
 
 def kind_of(layer: nn.Module) -> str:
-    """What a layer is: of a convolution how it is connected, its size and its dilation."""
+    """The kind of a layer; of a convolution with kernel size and dilation, as `conv 3x3`."""
     if not isinstance(layer, nn.Conv2d):
         return type(layer).__name__
     height, width = layer.kernel_size

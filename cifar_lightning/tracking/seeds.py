@@ -1,4 +1,4 @@
-"""Compares runs: groups that differ in the seed alone, their means, and the best of them."""
+"""Compares runs: groups them by configuration, with means over seeds, and finds the best run."""
 
 import math
 import statistics
@@ -11,9 +11,9 @@ from urllib.parse import quote
 from cifar_lightning.tracking.run_folder import STATUSES, Run
 from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
 
-NOT_FOR_CHOOSING = "Chosen by validation accuracy alone: the test images are not for choosing."
+SELECTION = "The best is selected by validation accuracy alone, never by test accuracy."
 
-# Metrics of a run that tables show: the heading, the unit's factor, digits, the unit.
+# The metrics that tables show: heading, factor of the unit, decimal places, unit.
 METRICS: dict[str, tuple[str, float, int, str]] = {
     "val/acc": ("val accuracy", 100, 2, " %"),
     "test/acc": ("test accuracy", 100, 2, " %"),
@@ -28,10 +28,10 @@ METRICS: dict[str, tuple[str, float, int, str]] = {
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with the same overrides but for the seed.
+    """Runs whose overrides differ in the seed alone.
 
     Attributes:
-        settings: the overrides in which the groups differ; an empty text for one left out.
+        settings: the overrides in which the groups differ; empty for a key that is not overridden.
         members: all runs of the group.
     """
 
@@ -45,11 +45,11 @@ class Group:
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that count."""
+        """The finished runs."""
         return [run for run in self.members if run.status == "finished"]
 
     def values(self, key: str) -> list[float]:
-        """A metric of each finished run that has it."""
+        """The values of a metric in the finished runs that have it."""
         return numbers([run.metrics.get(key) for run in self.finished])
 
     def format_mean(self, key: str) -> str:
@@ -58,19 +58,19 @@ class Group:
 
 
 def describe(settings: dict[str, str]) -> str:
-    """`optimizer=muon, seed=1`; settings left to the defaults are not named."""
+    """Settings as `optimizer=muon, seed=1`, without those that are not overridden."""
     typed = [key if key[0] == "~" else f"{key}={value}" for key, value in settings.items() if value]
     return ", ".join(typed) or ("the defaults" if settings else "one configuration")
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The keys, the seed aside, of the overrides in which runs differ."""
+    """The keys in whose overrides runs differ, except the seed."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if key != "seed")
     return [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """Runs grouped by configuration: best mean validation accuracy first, none at the end."""
+    """Runs grouped by configuration, the best mean validation accuracy first."""
     keys = differing(runs)
     by_settings: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
@@ -84,7 +84,7 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
 
 def _setting(run: Run, key: str) -> str:
     value = run.settings.get(key)
-    return "" if value is None else value or ("taken out" if key[0] == "~" else "''")
+    return "" if value is None else value or ("deleted" if key[0] == "~" else "''")
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -104,7 +104,7 @@ def best_run(runs: Sequence[Run]) -> Run | None:
 
 
 def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
-    """The result of several runs, in sentences.
+    """Sentences on the best run, the means over seeds, and how many runs ended how.
 
     Args:
         runs: all of them.
@@ -132,7 +132,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         sentences.append(_best_mean(measured))
     if len(measured) > 1:
         sentences.append(_lead(measured[0], measured[1]))
-    return [*sentences, NOT_FOR_CHOOSING, tally]
+    return [*sentences, SELECTION, tally]
 
 
 def _why_none(runs: Sequence[Run]) -> str:
@@ -143,13 +143,13 @@ def _why_none(runs: Sequence[Run]) -> str:
     if len(data) > 1:
         return f"The runs are on different data ({', '.join(data)}), so none is the best."
     return (
-        "The runs have no validation accuracy (data.val_size=0), so there is nothing to choose "
-        "the best by: the test images are not for choosing."
+        "The runs have no validation accuracy (data.val_size=0), so none is selected as the best: "
+        "test accuracy is never used for that."
     )
 
 
 def _best_mean(measured: Sequence[Group]) -> str:
-    """The mean of the first group, which is the best one."""
+    """A sentence on the mean of the first group, which is the best one."""
     first = measured[0]
     n = len(first.values("val/acc"))
     seeds = {str(run.seed) for run in first.finished}
@@ -160,12 +160,12 @@ def _best_mean(measured: Sequence[Group]) -> str:
 
 
 def _lead(first: Group, second: Group) -> str:
-    """How far the best configuration is ahead, and whether that is more than noise."""
+    """A sentence on the lead of the best configuration, and whether it is more than noise."""
     ours, theirs = first.values("val/acc"), second.values("val/acc")
     gap = 100 * (_mean(ours) - _mean(theirs))
     sentence = f"It leads {second.name} by {gap:.2f} points"
     if len(ours) < 2 or len(theirs) < 2:
-        return f"{sentence}. A second seed of each would tell how much of that is noise."
+        return f"{sentence}. More seeds of each would tell how much of that is noise."
     variances = (statistics.variance(values) / len(values) for values in (ours, theirs))
     error = 100 * math.sqrt(sum(variances))
     sentence += f" (standard error {error:.2f})"
@@ -175,7 +175,7 @@ def _lead(first: Group, second: Group) -> str:
 
 
 def shown_metrics(groups: Sequence[Group]) -> list[str]:
-    """Those of `METRICS` that at least one finished run has."""
+    """The `METRICS` that at least one finished run has."""
     return [key for key in METRICS if any(group.values(key) for group in groups)]
 
 
@@ -205,7 +205,7 @@ def by_run(
     """A table with a row for each run: its settings, its seed, metrics, and how it ended.
 
     Args:
-        folder: that the links are relative to.
+        folder: to which links are relative.
         runs: in the order of the rows.
         groups: of the runs.
         shown: keys of `METRICS`.
@@ -235,7 +235,7 @@ def by_run(
 
 
 def _mean_cell(key: str, values: Sequence[float]) -> Cell:
-    """Mean ± sample standard deviation; empty without values."""
+    """A cell with mean ± sample standard deviation; an empty one without values."""
     if not values:
         return Cell("")
     mean = statistics.fmean(values)
@@ -248,7 +248,7 @@ def _mean_cell(key: str, values: Sequence[float]) -> Cell:
 
 
 def _group_cell(group: Group, key: str) -> Cell:
-    """The mean of a group, and how many runs have the metric where not all do."""
+    """The mean of a group, and where not all of its runs have the metric, how many do."""
     found, n = group.values(key), len(group.finished)
     cell = _mean_cell(key, found)
     return Cell(f"{cell.text} ({len(found)} of {n})", cell.value) if 0 < len(found) < n else cell
@@ -262,7 +262,7 @@ def _ending(run: Run) -> str:
 
 
 def _link(folder: Path, run: Run) -> str:
-    """To the run's own report if there is one, or else to its folder."""
+    """A link to the run's report if there is one, else to its folder."""
     path = run.folder.relative_to(folder)
     has_report = (run.folder / "report.html").is_file()
     return quote(str(path / "report.html")) if has_report else f"{quote(str(path))}/"
@@ -280,7 +280,7 @@ def _as_number(text: str, otherwise: float | str) -> float | str:
 
 
 def _numeric_settings(rows: Sequence[Sequence[Cell]], columns: int) -> set[int]:
-    """Those of the first columns that hold only numbers."""
+    """The indices of those of the first columns that hold only numbers."""
     return {
         c for c in range(columns) if all(isinstance(row[c].value, float | None) for row in rows)
     }

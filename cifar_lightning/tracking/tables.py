@@ -1,4 +1,4 @@
-"""Tables, for the terminal and for pages, and how their numbers are written."""
+"""Tables for the terminal and for reports, and the formats of their numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,13 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell shows, and what it is sorted by.
+    """The text of a cell, and the value it is sorted by.
 
     Attributes:
-        text: empty if there is nothing.
-        value: a number or a text; None is sorted to the end.
-        link: an address relative to the page.
-        group: number of the group of runs whose colour a page shows beside the text.
+        text: empty if there is no value.
+        value: a number or a text; None sorts last.
+        link: relative to the page.
+        group: the number of a group of runs, whose colour a page shows beside the text.
     """
 
     text: str
@@ -29,15 +29,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows; numbers are aligned to the right.
+    """Headings and rows; columns of numbers are right-aligned.
 
     Attributes:
         headings: of the columns.
-        rows: of as many cells each.
-        numeric: positions of the columns that hold numbers.
-        best: position of the row to highlight.
-        sorted_by: position of the column by which the rows are sorted, largest first.
-        keys: an id for each row, which it shares with the curve of its run on a page.
+        rows: each with a cell per heading.
+        numeric: indices of the columns that hold numbers.
+        best: index of the row to highlight.
+        sorted_by: index of the column by which the rows are sorted, largest first.
+        keys: an id for each row, that of its run's curve on a page.
     """
 
     headings: list[str]
@@ -52,7 +52,7 @@ def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
     """Print a table on the terminal.
 
     Args:
-        table: what to print.
+        table: to print.
         short: headings to print instead of the table's own.
     """
     printed = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -60,7 +60,7 @@ def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
         justify: Literal["left", "right"] = "right" if number in table.numeric else "left"
         printed.add_column((short or {}).get(heading, heading), justify=justify)
     for number, row in enumerate(table.rows):
-        # As Text, because a name in brackets is no markup.
+        # As Text, because a name in brackets is not markup.
         cells = (Text(cell.text) for cell in row)
         printed.add_row(*cells, style="bold" if number == table.best else None)
     get_console().print(printed)
@@ -82,7 +82,7 @@ def count(value: float) -> str:
 
 
 def plain(value: float) -> str:
-    """A number with up to four digits."""
+    """A number with up to four significant digits."""
     return f"{value:,.4g}"
 
 
@@ -92,23 +92,23 @@ def data_size(size: int) -> str:
 
 
 def numbers(values: Sequence[Any]) -> list[float]:
-    """Those of the values that are finite numbers."""
+    """The finite numbers among values of any kind."""
     found = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
     return [float(v) for v in found if math.isfinite(v)]
 
 
 def optional(value: Any, write: Callable[[float], str]) -> Cell:
-    """A cell of a number that may be missing."""
+    """A cell with a formatted number; an empty one if that is missing or not finite."""
     found = numbers([value])
     return Cell(write(found[0]), found[0]) if found else Cell("")
 
 
 def facts(metrics: Mapping[str, Any], names: Mapping[str, tuple[str, Any]]) -> dict[str, str]:
-    """Those of some metrics that are there, each with its name and as text.
+    """Metrics as text by their labels; those that are missing are left out.
 
     Args:
         metrics: by key.
-        names: by key, a name, and a function that writes a number, or `str` for a text.
+        names: by key, the label, and a function that formats a number, or `str` for a text.
     """
     found = {}
     for key, (name, write) in names.items():

@@ -37,7 +37,7 @@ FOLDER = ("data=folder", "data.batch_size=1", "data.val_size=0", "target_accurac
         ("evaluate", ["checkpoint=half.ckpt"], "is not a checkpoint of cifar-lightning"),
         ("export", ["checkpoint=bomb.ckpt", "format=pt2"], "is not a checkpoint of"),
         ("predict", ["checkpoint=bomb.ckpt", "images=set"], "is not a checkpoint of"),
-        ("report", ["run=set"], "is no run's folder"),
+        ("report", ["run=set"], "is not a run's folder"),
     ],
     ids=lambda x: "_".join(x)[:40] if isinstance(x, list) else None,
 )

@@ -119,7 +119,7 @@ def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
     config.model = {"_target_": "test_explain.RefusesGradients", "num_classes": 10}
     assert train(config)["test/acc"] is not None
     shown = capsys.readouterr().out
-    assert "the layers of this network cannot be shown: no gradients here" in shown
+    assert "the layers of this network cannot be plotted: no gradients here" in shown
     assert "test/acc" in shown
     names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
     assert names == OF_EVERY_RUN

@@ -210,7 +210,7 @@ def test_a_rehearsal_says_so_at_both_ends(
     tiny = [option for option in TINY if not option.startswith("data")]
     assert train(compose([*tiny, *options]))["data"] == "shapes"
     output = capsys.readouterr().out
-    assert output.count("NOT a CIFAR-10 figure") == 2
+    assert output.count("NOT a CIFAR-10 accuracy") == 2
     assert output.index("NOT a CIFAR-10") < output.index("epoch 1/1")
     assert output.rindex("NOT a CIFAR-10") > output.index("test/acc")
 

@@ -1,4 +1,4 @@
-"""Figures from arrays, nothing else; `save_png` writes them."""
+"""Functions that plot arrays as matplotlib figures; `save_png` writes a figure."""
 
 from cifar_lightning.tracking.plots.common import save_png
 from cifar_lightning.tracking.plots.curves import learning_curves

@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from cifar_lightning.system.atomic import atomic_write
 
 INK, BLUE, GREY, RED = "#24292f", "#1f6feb", "#8a8f98", "#d1242f"
-# Readable on white and on black; the first are of Okabe and Ito, apart for colour-blind readers.
+# Readable on white and on black; the first are Okabe and Ito's, for colour-blind readers.
 PALETTE = (
     *("#1f77d0", "#e0701a", "#12a37a", "#cc62a3", "#b8900c"),
     *("#47a9e0", "#c8323c", "#8a63d2", "#7a8088", "#7f9f1a"),
@@ -39,10 +39,10 @@ def label_in_percent(axis: Axis) -> None:
 
 
 def draw(figure: Figure, stream: Any, **options: Any) -> None:
-    """Matplotlib's `savefig`, with all texts as they are.
+    """Matplotlib's `savefig`, without its markup for formulas.
 
-    A name between dollar signs would be set as a formula, or refused as a wrong one; and the font
-    may lack letters of another alphabet, of which it need not warn.
+    A name between dollar signs would be a formula, or an error; and the font may lack letters of
+    other alphabets, of which there is no warning.
 
     Args:
         figure: to draw.

@@ -48,13 +48,13 @@ def learning_curve(
     target: tuple[float, str] | None = None,
     reached: tuple[tuple[float, float], str] | None = None,
 ) -> Figure:
-    """One quantity against epochs, small enough for a telephone.
+    """One quantity against epochs, small enough for a phone.
 
     Args:
         curves: as for `learning_curves`.
         quantity: `acc` or `loss`.
-        target: an accuracy from 0 to 1, drawn as a line, and what to call it.
-        reached: the point (epoch, value) where the target was reached, and what to say of it.
+        target: an accuracy from 0 to 1, drawn as a line, and its label.
+        reached: the point (epoch, value) where the target was reached, and its label.
     """
     figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     axes = figure.subplots()
@@ -64,7 +64,7 @@ def learning_curve(
     if reached is not None:
         (epoch, value), text = reached
         axes.plot([epoch], [value], marker="o", markersize=11, color=RED, fillstyle="none")
-        # A line down to the epochs, and the text there, where the curves seldom are.
+        # A line down to the x axis, and the label there, where curves seldom are.
         (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
         axes.vlines(epoch, bottom, value, color=RED, linestyle=":", linewidth=1)
         axes.set_ylim(bottom=bottom)
@@ -97,7 +97,7 @@ def overlaid_curves(
             styles, which are those of `group_style`, in the order in which they first come.
         labels: of the axes.
         target: as for `learning_curve`.
-        best: the position of a run whose curve is drawn thicker.
+        best: index of the run whose curve is drawn thicker.
         legend: whether to draw one, to the right, of the groups' names.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a classifier gets right, how sure it is, and what throws it off."""
+"""Plots of an evaluation: confusion matrix, classes, calibration, robustness, mistakes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ MAX_WITH_NUMBERS = 20  # classes; beyond, numbers in the cells would not be read
 
 
 def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
-    """Counts, shaded by the share of the row.
+    """A confusion matrix of counts, each cell shaded by its share of the row.
 
     Args:
         matrix: [classes, classes], labels in rows, predictions in columns.
@@ -60,7 +60,7 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
 
 
 def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figure:
-    """A bar for each class, the best on top.
+    """The accuracy of each class as a bar, the best on top.
 
     Args:
         accuracies: by class, from 0 to 1; None where a class has no images.
@@ -84,12 +84,12 @@ def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figu
 
 
 def _fitting(count: int, inches: float) -> float:
-    """The size of letters, in points, in which so many names fit below each other."""
+    """The font size in points at which so many labels fit one below the other."""
     return min(10, 40 * inches / count)
 
 
 def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> Figure:
-    """Accuracy against confidence, and below it how many images have that confidence.
+    """A reliability diagram: accuracy against confidence, and the share of images below it.
 
     Args:
         bins: with `confidence`, `acc` and the share of `images`, each from 0 to 1.

@@ -1,4 +1,4 @@
-"""What the layers of a network have learned, and what they see in an image."""
+"""Plots of a network's layers: filters, feature maps and activation maps."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ def filters(weights: Array, title: str) -> Figure:
 def feature_maps(
     image: NDArray[np.uint8], layers: Sequence[tuple[str, Array]], title: str
 ) -> Figure:
-    """One image, and below it a row of maps for each layer: those with the most contrast.
+    """An image and a row of feature maps for each layer: those with the most contrast.
 
     Args:
         image: [H, W, 3].
@@ -53,7 +53,7 @@ def activation_maps(
     layers: Sequence[tuple[str, Array]],
     title: str,
 ) -> Figure:
-    """A row for each image: itself, and for each layer where it saw the predicted class.
+    """A row for each image: itself, and its activation map in each layer.
 
     Args:
         images: [N, H, W, 3].

@@ -1,4 +1,4 @@
-"""W&B: never asks for a login, never stops or slows a training.
+"""The W&B logger. It never asks for a login, and never stops or slows a training.
 
 This folder can be deleted; see docs/wandb.md for what it records. Only conf/logger/ names it.
 """

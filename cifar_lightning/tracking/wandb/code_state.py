@@ -1,4 +1,4 @@
-"""The code that a run was started from: its commit, and what differs from it."""
+"""The code of a run: its Git commit and the uncommitted changes."""
 
 import os
 import subprocess
@@ -7,19 +7,20 @@ from pathlib import Path
 
 from cifar_lightning.config.compose import PACKAGE
 
-# Of a checkout, what a training depends on.
+# The files and folders of a checkout that a training depends on.
 CODE = ("cifar_lightning", "conf", "hydra_plugins", "pyproject.toml", "requirements.lock")
 MAX_DIFF = 1_000_000  # bytes
 
 
 @dataclass(frozen=True)
 class CodeState:
-    """Where a checkout stands.
+    """The commit and the uncommitted changes of a checkout.
 
     Attributes:
-        commit: its hash; None if the package was installed, or Git is not there.
-        dirty: whether the code differs from it; None without a commit.
-        diff: how, new files too, for `git apply`; paths begin where the package's folder lies.
+        commit: its hash; None if the package is not in a checkout, or there is no Git.
+        dirty: whether there are uncommitted changes to the code; None without a commit.
+        diff: the changes for `git apply`, new files included; paths are relative to the package's
+            parent folder.
     """
 
     commit: str | None = None
@@ -33,10 +34,12 @@ def code_state(package: Path = PACKAGE) -> CodeState:
     Args:
         package: the package's folder in it.
     """
-    root = package.parent  # which need not be that of the repository
+    root = package.parent  # which need not be the root of the repository
     code = [name for name in CODE if (root / name).exists()]
     try:
-        _git(package, "ls-files", "--error-unmatch", "__init__.py")  # else it is in someone else's
+        _git(
+            package, "ls-files", "--error-unmatch", "__init__.py"
+        )  # else the repository is of something else
         commit = _git(root, "rev-parse", "HEAD").decode().strip()
         diff = _git(root, "diff", *PLAIN, "--relative", "HEAD", "--", *code)
         new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *code)
@@ -49,7 +52,7 @@ def code_state(package: Path = PACKAGE) -> CodeState:
     return CodeState(commit, dirty=bool(diff), diff=diff)
 
 
-# Whatever the user's own settings are.
+# Independent of the user's Git settings.
 PLAIN = (
     *("--no-color", "--no-ext-diff", "--no-textconv", "--binary"),
     *("--src-prefix=a/", "--dst-prefix=b/"),
@@ -57,7 +60,7 @@ PLAIN = (
 
 
 def _git(folder: Path, *arguments: str, expected: int = 0) -> bytes:
-    """What Git prints.
+    """The standard output of a Git command.
 
     Raises:
         OSError: if there is no Git.

@@ -1,4 +1,4 @@
-"""The W&B run of a training: Lightning's logger, and what a run logs at its start and end."""
+"""Lightning's W&B logger, with what a run logs at its start and end."""
 
 import contextlib
 import dataclasses
@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 
 MISTAKES = 100  # in the table, the most confident ones
 MISTAKE_COLUMNS = ("image", "label", "prediction", "confidence", "test image")
-ENLARGED = 4  # times: 32 pixels are a small cell of a table
+ENLARGED = 4  # times: an image of 32 pixels is small in a table
 FULL_DISK = 64 * 1024  # bytes left, below which something was not written
 MAX_NAME_LENGTH = 128  # of an artifact on W&B
-# Of a checkpoint, what only a resume on this machine needs.
+# The parts of a checkpoint that only a resume needs.
 TRAINING_STATE = (
     *("callbacks", "optimizer_states", "lr_schedulers"),
     *("fit_scores", "random_state"),
@@ -47,17 +47,17 @@ TRAINING_STATE = (
 
 
 class WandbRunLogger(RunLogger, WandbLogger):
-    """Lightning's W&B logger on a run that is open already. A failure of W&B becomes one warning.
+    """Lightning's W&B logger for an open W&B run. A failure of W&B becomes one warning.
 
-    Metrics stand over `epoch`, and a validation's step is that of the optimizer: Lightning's own
-    `log_metrics` has them over `trainer/global_step`, and those of a resumed run twice. Its
-    `log_model` refuses offline runs, and uploads paths of this machine with the training's state.
+    The x axis of metrics is `epoch`, and the step of a validation is the optimizer's. (Lightning's
+    `log_metrics` has `trainer/global_step` as x axis, and rows of a resumed run twice; its
+    `log_model` refuses offline runs, and uploads paths of this machine and the training state.)
 
     Args:
         run: what `wandb.init` returned; Lightning would set WANDB_MODE for later runs too.
-        messages: what W&B says while the run is open.
-        log_code: whether to log the commit, and what differs from it.
-        log_images: whether to log the figures, and the mistakes with their images.
+        messages: gets W&B's messages.
+        log_code: whether to log the commit and the uncommitted changes.
+        log_images: whether to log the plots, and the most confident mistakes with their images.
         log_checkpoint: whether to log the best checkpoint.
     """
 
@@ -79,18 +79,18 @@ class WandbRunLogger(RunLogger, WandbLogger):
         self._log_checkpoint = log_checkpoint
         self._reference: dict[str, float] = {}
         self._failed = False
-        self._first_step = run.starting_step  # above 0 where the server has rows of this run
+        self._first_step = run.starting_step  # above 0 if the server has rows of this run
         with self._failure_as_warning():
             run.define_metric("epoch", hidden=True)
             run.define_metric("*", step_metric="epoch")
 
     def log_hyperparams(self, params: Any) -> None:
-        """Add to the W&B run's configuration, flat; see `flat_config`."""
+        """Add to the configuration of the W&B run, with flat keys; see `flat_config`."""
         with self._failure_as_warning():
             super().log_hyperparams(flat_config(params))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log those of a validation as a row over epochs, those of the test as final ones."""
+        """Log metrics of a validation as a row, those of the test into the summary."""
         final = {k: v for k, v in metrics.items() if k != "epoch"}
         with self._failure_as_warning():
             if all(name.startswith("test/") for name in final):
@@ -99,14 +99,14 @@ class WandbRunLogger(RunLogger, WandbLogger):
                 self.run.log(dict(metrics))
             elif step is None or step >= self._first_step:
                 if step is not None:
-                    step = max(step, self.run.step)  # a user's own rows may have come further
-                # At once: W&B would wait for the next step, and show a row an epoch late.
+                    step = max(step, self.run.step)  # a user's own rows may have a later step
+                # commit: W&B would wait for the next step, and show the row an epoch late.
                 self.run.log({**metrics, **self._reference}, step=step, commit=True)
 
     def skip_before(self, step: int) -> None:
-        """Leave out rows of earlier steps, if an earlier start of this run logged them here.
+        """Skip rows of earlier steps, if this run logged them on this machine before its resume.
 
-        A run resumed from a checkpoint of before its last row has such a row once more.
+        A run resumed from a checkpoint that is older than its last row logs that row again.
         """
         folders = self._folder.parent.glob(f"*-{self.run.id}")
         if any(folder.name != self._folder.name for folder in folders):
@@ -115,9 +115,9 @@ class WandbRunLogger(RunLogger, WandbLogger):
     def log_start(
         self, config: Mapping[str, Any], budget: Budget, target: TargetReached | None
     ) -> None:
-        """Log the configuration, the network's counts and the code; note the target for all rows.
+        """Log the configuration, the network's counts, the code, and the target with each row.
 
-        The target is then a line beside the accuracies.
+        The target is then a line in the plots of accuracy.
         """
         self.log_hyperparams({**config, "network": dataclasses.asdict(budget)})
         if target is not None and target.target is not None and target.threshold is not None:
@@ -143,7 +143,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
         data: ImageData,
         checkpoint: Path | None,
     ) -> None:
-        """Log the final metrics, the figures, what the test found, and the best checkpoint."""
+        """Log final metrics, plots, accuracy by class, mistakes, and the best checkpoint."""
         import wandb
 
         tested = classifier.tested
@@ -152,9 +152,9 @@ class WandbRunLogger(RunLogger, WandbLogger):
             if tested is not None:
                 self.run.summary.update(_accuracy_by_class(tested, data))
             if self._log_images and figures:
-                # In one row, which takes one step: what a resumed run logs must have a later one.
+                # In one row, so one step: what a resumed run logs must have a later one.
                 self.run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
-        # For an artifact W&B asks the server first, and waits long where there is none.
+        # For an artifact W&B asks the server first, and waits long without one.
         if self._failed:
             return
         with self._failure_as_warning(), _artifacts_kept_in(self._folder, self.run):
@@ -165,25 +165,25 @@ class WandbRunLogger(RunLogger, WandbLogger):
                 save_shareable(checkpoint, file)
                 name = f"model-{self.run.id}"[:MAX_NAME_LENGTH]
                 artifact = wandb.Artifact(name, type="model", metadata=dict(metrics))
-                # Not another copy, in the user's home.
+                # Without a second copy in the user's home.
                 artifact.add_file(str(file), policy="immutable", skip_cache=True)
                 self.run.log_artifact(artifact, aliases=["best"])
 
     def how_to_open(self) -> str:
-        """The run's page, if it is online, and the command for W&B's terminal viewer."""
+        """The address of an online run, and the command of W&B's terminal viewer."""
         command = f"wandb leet {shlex.quote(os.path.relpath(self._folder))}"
         return command if self.run.offline else f"{self.run.url} or {command}"
 
     def close(self, exit_code: int = 0) -> None:
-        """End the W&B run, so that the next job of this process starts its own."""
+        """Finish the W&B run, so that the next run of this process starts its own."""
         with self._failure_as_warning():
             self.run.finish(exit_code)
             if self._messages.gave_up:
                 raise ConnectionError(self._messages.gave_up)
-            if shutil.disk_usage(self._folder).free < FULL_DISK:  # of which W&B says nothing
+            if shutil.disk_usage(self._folder).free < FULL_DISK:  # which W&B does not report
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             if not self._failed and not self.run.offline:
-                # As `wandb sync` marks what it has sent: a later one then leaves this run out.
+                # As `wandb sync` marks uploaded runs, so that it skips them.
                 for file in self._folder.glob("*.wandb"):
                     file.with_suffix(".wandb.synced").touch()
         if self._failed:
@@ -191,27 +191,27 @@ class WandbRunLogger(RunLogger, WandbLogger):
 
     @contextlib.contextmanager
     def _failure_as_warning(self) -> Iterator[None]:
-        """Warn of what W&B raises, the first time, and continue."""
+        """Turn the first exception of W&B into a warning, and ignore later ones."""
         try:
             yield
-        except Exception as error:  # whatever W&B meets, the training is worth more
+        except Exception as error:  # no failure of W&B may end a training
             if self._failed:
                 return
             self._failed = True
             text = (str(error) or type(error).__name__).rstrip(".")
             if self.run.offline:
-                log.warning("W&B: %s. The training continues; its W&B run lacks something.", text)
+                log.warning("W&B: %s. The training continues; its W&B run is incomplete.", text)
             else:
                 log.warning(
                     "W&B: %s. The training continues; what its W&B run lacks is kept in %s, and "
-                    "`make wandb-sync` sends it later.",
+                    "`make wandb-sync` uploads it later.",
                     text,
                     self._folder,
                 )
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as flat keys: the option of each group by its name, `optimizer/lr` and so on.
+    """A configuration with flat keys, as `optimizer` (the group's option) and `optimizer/lr`.
 
     Args:
         config: nested dictionaries of primitives and lists, resolved; paths are left out.
@@ -230,7 +230,7 @@ def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def save_shareable(checkpoint: Path, file: Path) -> None:
-    """Write a checkpoint for others: without training state and without paths of this machine.
+    """Write a checkpoint to share: without training state and paths of this machine.
 
     Args:
         checkpoint: of this package.
@@ -278,9 +278,9 @@ def _mistakes(tested: TestPredictions, data: ImageData) -> list[list[Any]]:
 
 @contextlib.contextmanager
 def _artifacts_kept_in(folder: Path, run: "wandb.Run") -> Iterator[None]:
-    """Have W&B keep there, and not in the user's home, what it will upload of artifacts.
+    """Have W&B keep the files of artifacts in a folder, not in the user's home.
 
-    And name the files by relative paths: an offline run can then be synced from another machine.
+    They are named by relative paths, so that an offline run can be synced from another machine.
     """
     before = os.environ.get("WANDB_DATA_DIR")
     log_artifact = run.log_artifact

@@ -1,31 +1,31 @@
-"""W&B's own process, which does the uploading, and what it says."""
+"""W&B's service process, which uploads, and its messages."""
 
 import contextlib
 import logging
 import re
 import threading
 
-log = logging.getLogger("wandb_says")
+log = logging.getLogger("wandb_messages")
 
 SECONDS_TO_END = 10
 GAVE_UP = "Fatal error while uploading"
 
 
 class Messages:
-    """Takes what W&B would print among the training's lines; `wandb.termsetup` wants one of these.
+    """Logs what W&B would print among the lines of a training; for `wandb.termsetup`.
 
     Attributes:
-        gave_up: what W&B said when it gave up uploading; empty if it did not.
+        gave_up: W&B's message when it gave up uploading; empty if it did not.
     """
 
     def __init__(self) -> None:
         self.gave_up = ""
 
     def info(self, msg: str) -> None:
-        """Ignore it."""
+        """Ignore the message."""
 
     def warning(self, msg: str) -> None:
-        """Write it to the run's log."""
+        """Log the message."""
         text = re.sub("wandb: (WARNING|ERROR)?", "", msg).strip()
         log.info(text)
         if GAVE_UP in text:
@@ -35,9 +35,9 @@ class Messages:
 
 
 def end_service() -> None:
-    """End W&B's process, so that a later run starts a new one.
+    """End W&B's service process, so that a later run starts a new one.
 
-    Without a server it may wait for an answer for ever, and Python for it at its own end.
+    Without a server it may wait for an answer for ever, and Python for it when that exits.
     """
     import wandb
 

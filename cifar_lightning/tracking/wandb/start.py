@@ -44,20 +44,20 @@ def start_run(
             WANDB_MODE, where set, decides instead. `online` warns where nobody is logged in.
         project: of the W&B run.
         entity: the user or team that the project belongs to; None is the user's default.
-        group: what W&B shows together, such as the runs of a sweep.
-        job_type: what kind of work it is.
+        group: of runs that W&B shows together, such as those of a sweep.
+        job_type: the kind of run, as `train`.
         name: of the run on W&B.
-        notes: on the run.
-        tags: words to filter runs by; None among them is left out.
-        run_id: of the run to resume, or of the new one; None draws one.
-        save_dir: W&B's files go to its folder `wandb`.
-        log_code: whether to log the commit, and what differs from it.
-        log_images: whether to log the figures, and the mistakes with their images.
+        notes: a description of the run.
+        tags: to filter runs by; None among them is left out.
+        run_id: of the run to resume or to create; None makes one up.
+        save_dir: the folder in which W&B makes its folder `wandb`.
+        log_code: whether to log the commit and the uncommitted changes.
+        log_images: whether to log the plots, and the most confident mistakes with their images.
         log_checkpoint: whether to log the best checkpoint.
-        finish_timeout: seconds to wait at the end for what is not uploaded yet.
+        finish_timeout: seconds to wait at the end for uploads.
 
     Returns:
-        None with `disabled`, or if W&B could not start the run at all; that is a warning.
+        None with `disabled`, or, after a warning, if W&B cannot start a run.
 
     Raises:
         ValueError: if `finish_timeout` is not above 0.
@@ -69,7 +69,7 @@ def start_run(
         return None
     import wandb
 
-    # W&B's reports on itself, whose failures are of no interest.
+    # W&B's telemetry, whose failures are of no interest.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     messages = Messages()
     settings = _settings(finish_timeout)
@@ -94,12 +94,12 @@ def start_run(
                 tags=list(dict.fromkeys(tag[:MAX_TAG_LENGTH] for tag in tags if tag)),
                 id=run_id,
                 resume="allow",
-                reinit="create_new",  # whatever other run this process has open
-                # Absolute: W&B's process keeps the working directory that it was started in.
+                reinit="create_new",  # even if this process has another run open
+                # Absolute: W&B's service process keeps the working directory of its start.
                 dir=str(Path(save_dir).absolute()),
                 settings=settings,
             )
-        except Exception as error:  # whatever W&B meets, the training is worth more
+        except Exception as error:  # no failure of W&B may end a training
             _warn_of_start(attempt, error)
         else:
             return WandbRunLogger(run, messages, log_code, log_images, log_checkpoint)
@@ -112,7 +112,7 @@ def _settings(finish_timeout: float) -> "wandb.Settings":
     return wandb.Settings(
         silent=True,
         console="off",  # the run's folder has its own log
-        # Names and paths of the machine are nobody's business; `log_code` says which code it is.
+        # Without names and paths of the machine; `log_code` logs the code.
         x_disable_meta=True,
         host="",
         program="cifar_lightning",
@@ -121,16 +121,16 @@ def _settings(finish_timeout: float) -> "wandb.Settings":
         init_timeout=INIT_TIMEOUT,
         finish_timeout=finish_timeout,
         finish_timeout_raises=True,
-        x_transaction_log_flush_interval=2.0,  # seconds; what a killed run has not on the disk
+        x_transaction_log_flush_interval=2.0,  # seconds, the most that a killed run loses
     )
 
 
 def _is_logged_in(settings: "wandb.Settings", messages: Messages) -> bool | None:
-    """Whether W&B has credentials, without asking for any; None if they are refused."""
+    """Whether W&B has credentials, without asking for them; None if they are refused."""
     import wandb
 
     try:
-        # With WANDB_MODE=offline W&B would say no, but what is typed goes before that.
+        # With WANDB_MODE=offline W&B would say no, but mode=online takes precedence.
         wandb.setup().settings.mode = "online"
         wandb.termsetup(settings, messages)
         return bool(wandb.login(prompt=False))
@@ -140,7 +140,7 @@ def _is_logged_in(settings: "wandb.Settings", messages: Messages) -> bool | None
 
 
 def _warn_of_start(mode: str, error: Any) -> None:
-    """Say that a run could not start, and what comes instead."""
+    """Warn that a run could not start, and what happens instead."""
     then = "; it is offline" if mode == "online" else ", so there is none"
     log.warning("W&B could not start a run %s%s: %s", mode, then, error)
     end_service()

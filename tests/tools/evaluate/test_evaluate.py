@@ -1,4 +1,4 @@
-import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from conftest import TINY, Sure
 from data_sets import small_data_set, write_tar
 from omegaconf import DictConfig
 from PIL import Image
-from programs import run_command
+from programs import read_json, run_command
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import compose
@@ -32,34 +32,50 @@ def typed(*overrides: str) -> DictConfig:
     return compose(prepare_arguments(overrides), config_name="evaluate")
 
 
+@pytest.fixture
+def run_dir(trained_run: Path, tmp_path: Path) -> Path:
+    """A trained run, in the folder `run` of the test."""
+    return shutil.copytree(trained_run, tmp_path / "run")
+
+
 def evaluated(run_dir: Path, *overrides: str) -> dict[str, Any]:
     checkpoint = run_dir / "checkpoints" / "best.ckpt"
     return evaluate(typed(f"checkpoint={checkpoint}", "trainer.gpus=0", *overrides))
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
 def test_the_accuracy_is_that_of_the_training_to_the_last_digit(
-    precision: str, tiny: Compose, tmp_path: Path
+    tiny: Compose, tmp_path: Path
 ) -> None:
-    # Half trained, on many images: one guess that differs would show.
+    # Half trained, on many images: one prediction that differs would show.
     options = ("data.train_size=600", "data.test_size=1000", "data.batch_size=30")
-    metrics = train(tiny(*options, f"trainer.precision={precision}", "target_accuracy=null"))
+    metrics = train(tiny(*options, "trainer.precision=bf16-mixed", "target_accuracy=null"))
     results = evaluated(tmp_path / "run", "robustness=false")
     assert results["test/acc"] == metrics["test/acc"]
     assert results["test/loss"] == pytest.approx(metrics["test/loss"], abs=2e-6)
-    assert results["precision"] == metrics["precision"]
+    assert results["precision"] == metrics["precision"] == "bf16-mixed"
     assert 0.2 < results["test/acc"] < 0.999
+    results = evaluated(tmp_path / "run", "robustness=false", "trainer.precision=32-true")
+    assert results["precision"] == "32-true"
 
 
-def test_what_an_evaluation_leaves_behind(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny("trainer.max_epochs=2", "target_accuracy=null"))
-    results = evaluated(tmp_path / "run")
-    folder = tmp_path / "run" / "evaluation"
-    assert json.loads((folder / "evaluation.json").read_text()) == results
+def test_what_an_evaluation_prints_and_leaves_behind(run_dir: Path) -> None:
+    metrics = read_json(run_dir / "metrics.json")
+    before = {path.name for path in run_dir.parent.iterdir()}
+    ended = run_command("evaluate", "trainer.gpus=0", f"checkpoint={run_dir}/checkpoints/best.ckpt")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert {path.name for path in run_dir.parent.iterdir()} == before
+    accuracy = f"{100 * metrics['test/acc']:.2f} %"
+    for text in (accuracy, "most often taken for", "jpeg", "images/s", "calibration error"):
+        assert text in ended.stdout
+
+    folder = run_dir / "evaluation"
     assert {path.name for path in folder.iterdir()} == PICTURES | {"evaluation.json"}
     for name in PICTURES:
         with Image.open(folder / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
+    results = read_json(folder / "evaluation.json")
+    assert results["test/acc"] == metrics["test/acc"]
     assert (results["model"], results["data"], results["images"]) == ("dilated_dw", "shapes", 60)
     assert set(results["test/acc_by_class"]) > {"bar", "disk"}
     matrix = np.array(results["confusion_matrix"])
@@ -73,21 +89,21 @@ def test_what_an_evaluation_leaves_behind(tiny: Compose, tmp_path: Path) -> None
     assert curves["mean_acc"] == pytest.approx(sum(everything) / 25, abs=1e-5)
 
     # Another evaluation leaves no picture of the one before.
-    assert evaluated(tmp_path / "run", "robustness=false")["robustness"] is None
+    again = evaluated(run_dir, "robustness=false")
+    assert again["robustness"] is None
     assert not (folder / "robustness.png").exists()
+    assert read_json(folder / "evaluation.json") == again
 
-    # Another checkpoint's has a place of its own.
-    before = (folder / "evaluation.json").read_bytes()
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    # Another checkpoint's has a folder of its own.
+    last = run_dir / "checkpoints" / "last.ckpt"
     evaluate(typed(f"checkpoint={last}", "trainer.gpus=0", "robustness=false"))
-    assert (folder / "evaluation.json").read_bytes() == before
-    assert json.loads((folder / "last" / "evaluation.json").read_text())["checkpoint"] == str(last)
+    assert read_json(folder / "evaluation.json") == again
+    assert read_json(folder / "last" / "evaluation.json")["checkpoint"] == str(last)
 
 
 def test_nothing_of_the_users_is_overwritten_or_found_only_at_the_end(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(tiny())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "robustness.png").write_bytes(b"mine")
     (tmp_path / "notes").mkdir()
@@ -95,22 +111,22 @@ def test_nothing_of_the_users_is_overwritten_or_found_only_at_the_end(
     (tmp_path / "file").touch()
     monkeypatch.setattr(evaluation, "measure", None)
     for output, message in (
-        ("mine", r"would overwrite .*robustness\.png, which is of no evaluation"),
-        ("notes", r"would overwrite .*evaluation\.json, which is of no evaluation"),
+        ("mine", r"would overwrite .*robustness\.png, which evaluate did not write"),
+        ("notes", r"would overwrite .*evaluation\.json, which evaluate did not write"),
         ("file/in", r"file is a file, where a folder is needed"),
     ):
         with pytest.raises(UserError, match=message):
-            evaluated(tmp_path / "run", "robustness=false", f"output={tmp_path}/{output}")
+            evaluated(run_dir, "robustness=false", f"output={tmp_path}/{output}")
     assert (tmp_path / "mine" / "robustness.png").read_bytes() == b"mine"
 
 
 def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
-    tiny: Compose, tmp_path: Path
+    run_dir: Path, tmp_path: Path
 ) -> None:
-    metrics = train(tiny())
+    metrics = read_json(run_dir / "metrics.json")
     moved = tmp_path / "far away=[1], 2"
     moved.mkdir()
-    (tmp_path / "run" / "checkpoints" / "best.ckpt").rename(moved / "mine.ckpt")
+    (run_dir / "checkpoints" / "best.ckpt").rename(moved / "mine.ckpt")
     options = (f"checkpoint={moved}/mine.ckpt", "robustness=false", "trainer.gpus=0")
     with pytest.raises(UserError, match=r"is not in its run's folder.* data=OPTION"):
         evaluate(typed(*options))
@@ -122,7 +138,7 @@ def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
 
 
 def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
-    tiny: Compose, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
     options = ("data.batch_size=2", "data.val_size=4")
@@ -138,8 +154,7 @@ def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
     assert evaluated(tmp_path / "run", *again, "data.batch_size=3")["batch_size"] == 3
 
 
-def test_data_too_small_for_a_training_can_be_evaluated(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny())
+def test_data_too_small_for_a_training_can_be_evaluated(run_dir: Path, tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     for part, count in (("train", 1), ("test", 3)):
         for name in ShapesData().load().classes:
@@ -149,20 +164,19 @@ def test_data_too_small_for_a_training_can_be_evaluated(tiny: Compose, tmp_path:
                 pixels = generator.integers(256, size=(32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     again = ("data=folder", f"data.path={tmp_path}/small", "robustness=false")
-    results = evaluated(tmp_path / "run", *again)
+    results = evaluated(run_dir, *again)
     assert (results["images"], results["batch_size"]) == (30, 25)  # of 10 training images
 
 
-def test_data_of_other_classes_or_sizes_are_refused(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny())
+def test_data_of_other_classes_or_sizes_are_refused(run_dir: Path, tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
     other = ("data=folder", f"data.path={archive}", "data.val_size=4", "data.batch_size=2")
     with pytest.raises(UserError, match=r"but the checkpoint was trained on 10 classes \(bar"):
-        evaluated(tmp_path / "run", *other)
+        evaluated(run_dir, *other)
     with pytest.raises(
         UserError, match=r"at 40 x 40 pixels, but the checkpoint was trained on .* 32 x 32"
     ):
-        evaluated(tmp_path / "run", "data=shapes", "data.image_size=40")
+        evaluated(run_dir, "data=shapes", "data.image_size=40")
 
 
 @pytest.mark.parametrize(
@@ -186,21 +200,6 @@ def test_mistakes_end_in_one_message(
     assert str(ended.value).startswith("\nError: ")
     assert message in str(ended.value)
     assert not list(tmp_path.glob("*/"))  # nothing was made
-
-
-def test_the_command_shows_tables_and_leaves_no_folder_of_its_own(
-    tiny: Compose, tmp_path: Path
-) -> None:
-    metrics = train(tiny())
-    before = {path.name for path in tmp_path.iterdir()}
-    arguments = ("trainer.gpus=0", f"checkpoint={tmp_path}/run/checkpoints/best.ckpt")
-    ended = run_command("evaluate", *arguments)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stderr == ""
-    assert f"{100 * metrics['test/acc']:.2f} %" in ended.stdout
-    for word in ("most often taken for", "jpeg", "images/s", "calibration error"):
-        assert word in ended.stdout
-    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 @pytest.fixture
@@ -252,10 +251,3 @@ def test_mistakes_have_their_own_captions(sure: Inference, shapes: ShapesData) -
         assert text.get_text() == expected
         shown = np.asarray(picture.get_array())
         assert np.array_equal(shown, shapes.test.images[place].permute(1, 2, 0).numpy())
-
-
-def test_a_precision_that_is_typed_counts(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny("trainer.precision=bf16-mixed"))
-    assert evaluated(tmp_path / "run", "robustness=false")["precision"] == "bf16-mixed"
-    results = evaluated(tmp_path / "run", "robustness=false", "trainer.precision=32-true")
-    assert results["precision"] == "32-true"

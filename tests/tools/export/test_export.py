@@ -1,6 +1,7 @@
 """Exported files, run by what a user would run them by."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,8 +15,8 @@ import onnxruntime  # type: ignore[import-untyped]
 import pytest
 import torch
 from checkpoints import changed
-from conftest import TINY
 from omegaconf import DictConfig
+from programs import run_command
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -24,22 +25,18 @@ from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.export import NEEDS, export, formats, verify
-from cifar_lightning.train import train
 from cifar_lightning.training.augment import Augment
 from cifar_lightning.training.module import Classifier
 from cifar_lightning.training.optim import linear_schedule
 
 SOME = torch.randint(0, 256, (256, 3, 32, 32), dtype=torch.uint8)
-COMMAND = "from cifar_lightning.export import main; main()"
-EXTRA = ("onnx", "onnxscript", "onnxruntime")
 OURS, TORCH = (str(Path(module.__file__ or "").parent) for module in (formats, torch))
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a tiny training, with what `export` and the command made of it beside it."""
-    folder = tmp_path_factory.mktemp("trained")
-    train(compose([*TINY, "target_accuracy=null"], folder))
+def checkpoint(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The best one in a copy of a run's folder, with its ONNX file, `onnx_result`, beside it."""
+    folder = shutil.copytree(trained_run, tmp_path_factory.mktemp("trained") / "run")
     return folder / "checkpoints" / "best.ckpt"
 
 
@@ -68,13 +65,6 @@ def logits_of(checkpoint: Path, images: Tensor) -> Tensor:
 
 def assert_close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-
-
-def call(program: str, code: int = 0) -> str:
-    """What a program says, in a process of its own."""
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert ended.returncode == code, ended.stderr
-    return ended.stdout + ended.stderr
 
 
 def files_beside(checkpoint: Path) -> set[str]:
@@ -125,16 +115,28 @@ def test_an_onnx_file_says_what_it_is_and_nothing_of_the_machine(checkpoint: Pat
     assert not {node.op_type for node in model.graph.node} & {"Gather", "Transpose", "Range"}
 
 
-def test_the_command_makes_a_pt2_file_that_runs_where_this_package_is_not(best: Path) -> None:
-    program = (
-        f"import sys; sys.modules.update(dict.fromkeys({EXTRA}))\n"  # none is needed
-        f"sys.argv[1:] = ['checkpoint={best}', 'format=pt2']\n"
-        f"{COMMAND}"
-    )
-    output = call(program)
-    assert "best.pt2, torch.export" in output
-    assert "Warning" not in output
+def test_a_pt2_file_runs_where_this_package_is_not(
+    best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):  # none is needed
+        monkeypatch.setitem(sys.modules, name, None)
+    sizes: list[int] = []
+    run_file = formats.run_file
+
+    def watched(kind: str, file: Path, network: nn.Module) -> formats.Run:
+        runs = run_file(kind, file, network)
+
+        def counted(images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return runs(images)
+
+        return counted
+
+    monkeypatch.setattr(formats, "run_file", watched)
+    export(config_of(best, "format=pt2"))
     assert files_beside(best) == {"best.ckpt", "best.pt2"}
+    for size in verify.TIMED:  # it is the file that is timed
+        assert sizes.count(size) > verify.CHECKED[size]
 
     np.save("images.npy", SOME.numpy())
     program = (
@@ -146,7 +148,9 @@ def test_the_command_makes_a_pt2_file_that_runs_where_this_package_is_not(best: 
         "print(json.dumps([network(images[:n]).tolist() for n in (1, 3, 256)]))\n"
         "print(extra['metadata.json'])"
     )
-    found, metadata = map(json.loads, call(program).splitlines())
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    found, metadata = map(json.loads, ended.stdout.splitlines())
     assert [len(logits) for logits in found] == [1, 3, 256]
     for logits in found:
         assert_close(torch.tensor(logits), logits_of(best, SOME[: len(logits)]))
@@ -156,6 +160,15 @@ def test_the_command_makes_a_pt2_file_that_runs_where_this_package_is_not(best: 
         content = b"".join(map(archive.read, archive.namelist()))
     assert OURS.encode() not in content
     assert TORCH.encode() not in content
+
+
+def test_the_command_names_the_file_and_how_to_use_it(best: Path) -> None:
+    ended = run_command("export", f"checkpoint={best}", "format=safetensors")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert f"file       {best.with_suffix('.safetensors')}\n" in ended.stdout
+    assert "network.load_state_dict(load_file(" in ended.stdout
+    assert files_beside(best) == {"best.ckpt", "best.safetensors"}
 
 
 def test_a_safetensors_file_holds_the_weights_under_their_names(best: Path) -> None:
@@ -179,7 +192,13 @@ def test_a_safetensors_file_holds_the_weights_under_their_names(best: Path) -> N
     assert_close(logits, logits_of(best, SOME))
 
 
-@pytest.mark.parametrize("kind", NEEDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind != "safetensors" else [])
+        for kind in NEEDS
+    ],
+)
 @pytest.mark.parametrize("model", ["airbench94", "dilated_dw", "residual_dw_257k"])
 def test_every_network_exports_whatever_the_classes_and_the_size(
     kind: str, model: str, tmp_path: Path
@@ -209,15 +228,25 @@ def test_every_network_exports_whatever_the_classes_and_the_size(
         assert_close(runs(images), classifier(images))
 
 
-def test_what_differs_by_more_than_the_tolerance_is_not_kept(best: Path) -> None:
-    before = best.with_suffix(".onnx")
-    before.write_text("an earlier file")
-    message = call(f"import sys; sys.argv[1:] = ['checkpoint={best}', 'tolerance=0']\n{COMMAND}", 1)
-    assert "Error: The logits of the onnx file differ from PyTorch's by up to" in message
-    assert "tolerance=0.0e+00" in message
-    assert "Traceback" not in message
-    assert before.read_text() == "an earlier file"
-    assert files_beside(best) == {"best.ckpt", "best.onnx"}
+@pytest.mark.parametrize(
+    ("wrong", "tolerance", "shown"), [(0.5, 0.1, r"5\.0e-01"), (float("nan"), 1e9, "nan")]
+)
+def test_a_file_that_differs_by_more_than_the_tolerance_is_not_kept(
+    wrong: float, tolerance: float, shown: str, best: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_file = formats.run_file
+
+    def differing(kind: str, file: Path, network: nn.Module) -> formats.Run:
+        assert file.stat().st_size > 0
+        runs = run_file(kind, file, network)
+        return lambda images: runs(images) + wrong
+
+    monkeypatch.setattr(formats, "run_file", differing)
+    best.with_suffix(".safetensors").write_text("an earlier file")
+    with pytest.raises(UserError, match=f"safetensors file differ from PyTorch's by up to {shown}"):
+        export(config_of(best, "format=safetensors", f"tolerance={tolerance}"))
+    assert best.with_suffix(".safetensors").read_text() == "an earlier file"
+    assert files_beside(best) == {"best.ckpt", "best.safetensors"}
 
 
 def test_what_gives_no_numbers_is_not_exported(best: Path) -> None:
@@ -225,7 +254,7 @@ def test_what_gives_no_numbers_is_not_exported(best: Path) -> None:
         content["state_dict"]["network.layers.21.weight"][3] = 3e38  # a number, just so
 
     with pytest.raises(UserError, match="logits are not numbers"):
-        export(config_of(changed(best, ruin), "tolerance=1e9"))
+        export(config_of(changed(best, ruin), "format=safetensors", "tolerance=1e9"))
     assert files_beside(best) == {"best.ckpt"}
 
 
@@ -240,19 +269,6 @@ def test_a_file_that_gives_no_numbers_differs(best: Path) -> None:
 
         difference = verify.largest_difference(broken, classifier, SOME)
         assert np.isnan(difference)
-
-
-def test_a_file_that_gives_no_numbers_is_not_kept(
-    best: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def run_file(kind: str, file: Path, network: nn.Module) -> formats.Run:
-        assert file.stat().st_size > 0
-        return lambda images: torch.full((len(images), 10), float("nan"))
-
-    monkeypatch.setattr(formats, "run_file", run_file)
-    with pytest.raises(UserError, match="differ from PyTorch's by up to nan"):
-        export(config_of(best, "format=safetensors", "tolerance=1e9"))
-    assert files_beside(best) == {"best.ckpt"}
 
 
 def test_a_network_that_cannot_be_exported_says_why(best: Path) -> None:
@@ -298,21 +314,15 @@ def test_a_checkpoint_is_never_written_over(best: Path) -> None:
     assert renamed.read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    ("kind", "missing"),
-    [("onnx", "onnx"), ("onnx", "onnxscript"), ("onnx", "onnxruntime")],
-)
-def test_without_the_extra_it_says_what_to_install(kind: str, missing: str) -> None:
-    program = (
-        f"import sys; sys.modules[{missing!r}] = None; sys.modules['torch'] = None\n"
-        f"sys.argv[1:] = ['checkpoint=none.ckpt', 'format={kind}']\n"
-        f"{COMMAND}"
-    )
-    message = call(program, code=1)
-    assert f"format={kind} needs {missing}," in message
-    assert "pip install 'cifar-lightning[export]'" in message
-    assert "make setup" in message
-    assert "Traceback" not in message
+@pytest.mark.parametrize("missing", NEEDS["onnx"])
+def test_without_the_extra_it_says_what_to_install(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(
+        UserError, match=rf"format=onnx needs {missing}, .*cifar-lightning\[export\]"
+    ):
+        export(config_of(Path("none.ckpt")))
 
 
 def test_images_of_validation_or_training_are_checked_on_never_those_of_test(
@@ -328,22 +338,3 @@ def test_images_of_validation_or_training_are_checked_on_never_those_of_test(
     images, images_of = verify.real_images(data)
     assert torch.equal(images, data.train.images[data.train_index])
     assert images_of == "train"
-
-
-def test_it_is_the_file_that_is_timed(best: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    run_file = formats.run_file
-
-    def watched(kind: str, file: Path, network: nn.Module) -> formats.Run:
-        runs = run_file(kind, file, network)
-
-        def counted(images: Tensor) -> Tensor:
-            sizes.append(len(images))
-            return runs(images)
-
-        return counted
-
-    monkeypatch.setattr(formats, "run_file", watched)
-    export(config_of(best, "format=pt2"))
-    for size in verify.TIMED:
-        assert sizes.count(size) > verify.CHECKED[size]

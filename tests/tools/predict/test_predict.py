@@ -33,21 +33,14 @@ Start = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained")
-    train(compose([*TINY, "target_accuracy=null"], folder))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(trained: Path) -> ImageData:
-    return run.build_data(compose(TINY, trained))
+def data(trained_run: Path) -> ImageData:
+    return run.build_data(compose(TINY, trained_run))
 
 
 @pytest.fixture
-def start(trained: Path) -> Start:
+def start(trained_run: Path) -> Start:
     def predict_with(*overrides: str) -> dict[str, Any]:
-        checkpoint = f"checkpoint='{trained}/checkpoints/best.ckpt'"
+        checkpoint = f"checkpoint='{trained_run}/checkpoints/best.ckpt'"
         return predict(compose([checkpoint, "trainer.gpus=0", *overrides], config_name="predict"))
 
     return predict_with
@@ -69,7 +62,7 @@ def rows(table: str | Path) -> list[dict[str, str]]:
 
 
 def test_predictions_are_those_of_the_training(
-    start: Start, photos: Path, trained: Path, data: ImageData
+    start: Start, photos: Path, trained_run: Path, data: ImageData
 ) -> None:
     result = start("images=photos", "output=new/table.csv", "batch_size=25")
     assert (result["images"], result["broken"], result["left_out"]) == (60, {}, 0)
@@ -84,7 +77,7 @@ def test_predictions_are_those_of_the_training(
         "probability3",
     ]
     assert [row["image"] for row in table] == [f"photos/{number}.png" for number in range(60)]
-    classifier, info = run.rebuild(trained / "checkpoints" / "best.ckpt")
+    classifier, info = run.rebuild(trained_run / "checkpoints" / "best.ckpt")
     logits = Inference(classifier, 0, info.precision).logits(data.test.images, 25)
     likeliest = logits.softmax(1).sort(dim=1, descending=True, stable=True)
     for number, key in enumerate(("", "2", "3")):
@@ -94,7 +87,7 @@ def test_predictions_are_those_of_the_training(
         assert probabilities == pytest.approx(likeliest.values[:, number].tolist(), abs=6e-7)
     labels = [data.classes[label] for label in data.test.labels.tolist()]
     right = sum(row["class"] == label for row, label in zip(table, labels, strict=True))
-    metrics = json.loads((trained / "metrics.json").read_text())
+    metrics = json.loads((trained_run / "metrics.json").read_text())
     assert right / 60 == pytest.approx(metrics["test/acc"], abs=1e-6)
 
 
@@ -163,7 +156,7 @@ def typed(*arguments: str) -> Any:
 
 def test_broken_images_are_named_and_the_others_answered(
     photos: Path,
-    trained: Path,
+    trained_run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -175,7 +168,7 @@ def test_broken_images_are_named_and_the_others_answered(
     (photos / "notes.txt").touch()
     (photos / "gone.png").symlink_to("nowhere")
     Path("t.csv").touch()  # an earlier output
-    checkpoint = f"checkpoint={trained}/checkpoints/best.ckpt"
+    checkpoint = f"checkpoint={trained_run}/checkpoints/best.ckpt"
     assert typed(checkpoint, "images=photos", "output=t.csv") == 0
     assert len(rows("t.csv")) == 47
     shown = capsys.readouterr().out
@@ -189,12 +182,12 @@ def test_broken_images_are_named_and_the_others_answered(
 
 
 def test_if_none_can_be_read_nothing_is_written(
-    photos: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [])
     for file in photos.iterdir():
         file.write_bytes(file.read_bytes()[:50])
-    checkpoint = f"checkpoint={trained}/checkpoints/best.ckpt"
+    checkpoint = f"checkpoint={trained_run}/checkpoints/best.ckpt"
     for output in ("output=t.csv", "output=new/t.csv", "batch_size=8"):
         message = typed(checkpoint, "images=photos", output)
         assert "None of the 60 images could be read.\nphotos/0.png: " in message
@@ -207,12 +200,12 @@ def test_if_none_can_be_read_nothing_is_written(
     ["two words", "a=b, c", "it's", 'say "hi"', "ü 猫", "x(1)", "a[1]", "{b}", "back\\slash"],
 )
 def test_odd_names_can_be_typed(
-    photos: Path, trained: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    photos: Path, trained_run: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [])
     folder = photos.rename(photos.with_name(name))
     (folder / "0.png").rename(folder / f"{name}.png")
-    checkpoint = f"checkpoint={trained}/checkpoints/best.ckpt"
+    checkpoint = f"checkpoint={trained_run}/checkpoints/best.ckpt"
     assert typed(checkpoint, f"images={name}/{name}.png", f"output={name}.csv") == 0
     assert [row["image"] for row in rows(f"{name}.csv")] == [f"{name}/{name}.png"]
 
@@ -308,9 +301,9 @@ def test_an_earlier_output_is_replaced(start: Start, photos: Path) -> None:
 
 
 def test_a_checkpoint_does_not_choose_the_folder(
-    trained: Path, photos: Path, tmp_path: Path
+    trained_run: Path, photos: Path, tmp_path: Path
 ) -> None:
-    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content = torch.load(trained_run / "checkpoints" / "best.ckpt", weights_only=True)
     content["hyper_parameters"]["model"] = "a/../../../out"
     torch.save(content, "odd.ckpt")
     overrides = ("checkpoint=odd.ckpt", "images=photos/1.png", "trainer.gpus=0")
@@ -355,8 +348,8 @@ def test_after_ctrl_c_everything_is_as_it_was(
     assert Path("t.csv").read_text() == earlier
 
 
-def test_of_equally_likely_classes_the_first_counts(trained: Path, photos: Path) -> None:
-    classifier, _ = run.rebuild(trained / "checkpoints" / "best.ckpt")
+def test_of_equally_likely_classes_the_first_counts(trained_run: Path, photos: Path) -> None:
+    classifier, _ = run.rebuild(trained_run / "checkpoints" / "best.ckpt")
     with torch.no_grad():
         for parameter in classifier.parameters():
             parameter.zero_()
@@ -384,7 +377,7 @@ def test_of_two_classes_the_third_pick_is_blank(start: Start, tmp_path: Path, ph
     assert (line["class3"], line["probability3"]) == (None, None)
 
 
-@cases(40)
+@cases(20)
 @given(files=st.dictionaries(odd_names, altered(PNG), min_size=1, max_size=4), ending=st.booleans())
 def test_images_of_any_names_are_in_the_table_as_often_as_they_can_be_read(
     start: Start, files: dict[bytes, bytes], ending: bool

@@ -106,7 +106,7 @@ def test_the_page_of_a_run_says_what_it_found(one_report: Path) -> None:
         "dilated_dw on shapes, seed 3",
         f"{metrics['test/acc']:.2%}".replace("%", " % test accuracy"),
         "It reached its target of 0.1 % after 1 epoch",
-        "these are not CIFAR-10 figures",
+        "these are not CIFAR-10 results",
         "reached: epoch 1,",
         "target on validation 0.1%",
         metrics["device"],
@@ -242,7 +242,7 @@ def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
     for name in ("report.html", "report.md", "report.csv"):
         before = {file: file.stat().st_mtime_ns for file in one.iterdir()}
         (one / name).write_text("what I think of it")
-        with pytest.raises(UserError, match=rf"{name} is no earlier report"):
+        with pytest.raises(UserError, match=rf"{name} is not an earlier report"):
             write(one)
         (one / name).unlink()
         assert {file: file.stat().st_mtime_ns for file in one.iterdir()} == before
@@ -319,7 +319,7 @@ def test_a_resumed_run_shows_both_commands(one: Path) -> None:
     changed_record(one, lambda record: record["starts"].append(again))
     changed_record(one, lambda record: record.update(target_accuracy=None))
     html = write(one).read_text()
-    assert "It went on, in the same folder, with:" in html
+    assert "It was resumed in the same folder with:" in html
     assert "trainer.max_epochs=9 target_accuracy=null" in html
     assert RunFolder(one).read().settings["trainer.max_epochs"] == "9"
     assert "It trained without a target" in html
@@ -350,7 +350,7 @@ def test_runs_are_grouped_by_everything_but_the_seed() -> None:
     assert best_run(runs) is runs[3]  # though the test accuracy of others is better
     text = " ".join(summary(runs, groups))
     assert "It leads optimizer=sgd by 11.00 points (standard error 2.24)." in text
-    assert "the test images are not for choosing" in text
+    assert "never by test accuracy" in text
 
 
 def test_one_seed_has_no_standard_deviation_and_a_small_lead_is_called_small() -> None:
@@ -365,7 +365,7 @@ def test_one_seed_has_no_standard_deviation_and_a_small_lead_is_called_small() -
 
 def test_without_validation_or_over_several_data_none_is_the_best() -> None:
     blind = [a_run("0", "seed=0", val_acc=None), a_run("1", "seed=1", val_acc=None)]
-    assert "nothing to choose the best by" in summary(blind, groups_of(blind))[0]
+    assert "none is selected as the best" in summary(blind, groups_of(blind))[0]
     mixed = [a_run("0", val_acc=0.9, data="shapes"), a_run("1", val_acc=0.5, data="folder")]
     assert "different data (folder, shapes)" in summary(mixed, groups_of(mixed))[0]
 
@@ -412,7 +412,7 @@ def test_without_a_browser_the_page_is_named(
         page = report(compose([f"run='{one}'", "open=true"], config_name="report"))
         output = capsys.readouterr().out
         assert f"report     {page}\n" in output
-        assert ("browser    there is none here" in output) is not has_browser
+        assert ("browser    none found" in output) is not has_browser
     assert opened == [page.as_uri()] * 2
 
 
@@ -501,24 +501,24 @@ def test_a_click_sorts_and_another_turns_the_order(
     many_report: Path, visit: Callable[..., Page]
 ) -> None:
     page = visit(many_report / "report.html")
-    heading = page.get_by_role("region", name="Figures of all runs").get_by_role(
+    heading = page.get_by_role("region", name="Metrics of all runs").get_by_role(
         "columnheader", name="val accuracy"
     )
     values = sorted(100 * metrics_of(run)["val/acc"] for run in (many_report / n for n in "02"))
     rising = [f"{value:.2f} %" for value in values]
-    assert column(page, "Figures of all runs", 1) == list("0123")
+    assert column(page, "Metrics of all runs", 1) == list("0123")
     heading.get_by_role("button").click()
-    assert column(page, "Figures of all runs", 4) == [*rising, "", ""]
+    assert column(page, "Metrics of all runs", 4) == [*rising, "", ""]
     assert heading.get_attribute("aria-sort") == "ascending"
     heading.get_by_role("button").focus()
     page.keyboard.press("Enter")
-    assert column(page, "Figures of all runs", 4) == [*rising[::-1], "", ""]
+    assert column(page, "Metrics of all runs", 4) == [*rising[::-1], "", ""]
     assert heading.get_attribute("aria-sort") == "descending"
-    page.get_by_role("region", name="Figures of all runs").get_by_role(
+    page.get_by_role("region", name="Metrics of all runs").get_by_role(
         "button", name="optimizer.lr"
     ).click()
     assert heading.get_attribute("aria-sort") == "none"
-    limits = column(page, "Figures of all runs", 2)
+    limits = column(page, "Metrics of all runs", 2)
     assert limits == ["-1", "-1", "0.02", "0.02"]
 
 
@@ -527,7 +527,7 @@ def test_pointing_at_a_run_shows_its_curve_alone(
     many_report: Path, visit: Callable[..., Page]
 ) -> None:
     page = visit(many_report / "report.html")
-    row = page.locator("[aria-label='Figures of all runs'] tbody tr").nth(0)
+    row = page.locator("[aria-label='Metrics of all runs'] tbody tr").nth(0)
     row.hover()
     assert page.locator("g.faint").count() == 2  # another run in two charts
     shown = page.locator(f"g[id$='-{row.get_attribute('data-run')}']:not(.faint)")
@@ -567,11 +567,11 @@ def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> 
         metrics = metrics_of(many / name) | {"images_per_s": rate}
         (many / name / "metrics.json").write_text(json.dumps(metrics))
     page = visit(write(many))
-    heading = page.get_by_role("region", name="Figures of all runs").get_by_role(
+    heading = page.get_by_role("region", name="Metrics of all runs").get_by_role(
         "columnheader", name="images/s"
     )
     heading.get_by_role("button").click()
-    assert column(page, "Figures of all runs", 1)[:2] == list("20")
+    assert column(page, "Metrics of all runs", 1)[:2] == list("20")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"])

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from checkpoints import weights_of
 from conftest import TINY
 from omegaconf import DictConfig, open_dict
 from PIL import Image
-from programs import one_message, run_command
-from wandb_files import WANDB, OfflineRun, recorded, run_folders, without_service
+from programs import finish, one_message, run_command, start
+from wandb_files import WANDB, Recorded, recorded, run_folders, without_service
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import CONF, PACKAGE, compose, title
@@ -29,9 +30,41 @@ from cifar_lightning.tracking.wandb.logger import flat_config
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
-pytest_plugins = ["offline_run"]
 
 OFFLINE = ("logger=default", "logger.wandb.mode=offline", "target_accuracy=null")
+
+
+@dataclass(frozen=True)
+class OfflineRun:
+    """A training with W&B offline, from the command line.
+
+    Attributes:
+        run_dir: its folder.
+        recorded: what W&B recorded.
+        output: that it printed.
+        code: the state of the checkout when it began.
+    """
+
+    run_dir: Path
+    recorded: Recorded
+    output: str
+    code: CodeState
+
+
+@pytest.fixture(scope="module")
+def offline_run(tmp_path_factory: pytest.TempPathFactory) -> OfflineRun:
+    """It reaches its target."""
+    folder = tmp_path_factory.mktemp("wandb")
+    options = [*TINY, "plots=true", "logger=default", "logger.wandb.mode=offline"]
+    options += ["optimizer.lr=0.05", "target_accuracy=0.05"]
+    options += ["trainer.max_epochs=3", "+trainer.min_epochs=2"]
+    code = code_state()
+    program = start("train", *options, cwd=folder, env=without_service())
+    output = finish(program)
+    assert program.returncode == 0, output
+    (run_dir,) = folder.glob("runs/train/*")
+    (wandb_folder,) = run_folders(folder)
+    return OfflineRun(run_dir, recorded(wandb_folder), output, code)
 
 
 def metrics_of(offline_run: OfflineRun) -> dict[str, Any]:
@@ -171,6 +204,14 @@ def test_titles_leave_out_what_is_of_the_machine() -> None:
     assert title(chosen | {"experiment": "sgd"}, 0, ["model=x"]) == "sgd model=x seed 0"
 
 
+def test_no_panel_of_the_dashboard_can_be_empty(offline_run: OfflineRun) -> None:
+    panels = pytest.importorskip("cifar_lightning.dashboard.panels")  # which can be deleted
+    shown = offline_run.recorded
+    logged = shown.names | {f"config.{key}" for key in shown.config}
+    for panel in panels.specification("mine")["panels"]:
+        assert set(panel["shows"]) <= logged, panel
+
+
 # What stays here.
 
 
@@ -220,19 +261,6 @@ def test_paths_are_left_out_of_a_configuration() -> None:
     }
 
 
-def test_less_can_be_logged(tiny: Compose) -> None:
-    less = [f"logger.wandb.log_{what}=false" for what in ("code", "images", "checkpoint")]
-    train(tiny("plots=true", *OFFLINE, *less))
-    (folder,) = run_folders()
-    shown = recorded(folder)
-    assert not shown.of("artifact")
-    assert not list(folder.rglob("*.png"))
-    assert not (folder / "files" / "diff.patch").exists()
-    assert "code/commit" not in shown.config
-    assert shown.summary["test/acc"] is not None
-    assert "target_accuracy" not in shown.rows[0]  # there is none
-
-
 # Which runs there are.
 
 
@@ -260,7 +288,9 @@ def test_a_resumed_run_is_one_wandb_run_without_a_row_twice(tiny: Compose, tmp_p
     assert steps == [row["step"] for row in read_rows(tmp_path / "run") if "val/acc" in row]
 
 
-def test_a_run_that_fails_to_start_leaves_no_wandb_run_open(tiny: Compose) -> None:
+def test_a_run_that_fails_to_start_leaves_no_wandb_run_open_and_less_can_be_logged(
+    tiny: Compose,
+) -> None:
     import wandb
 
     config = tiny(*OFFLINE)
@@ -270,10 +300,15 @@ def test_a_run_that_fails_to_start_leaves_no_wandb_run_open(tiny: Compose) -> No
     with pytest.raises(UserError, match="finish_timeout"):
         train(config)
     assert wandb.run is None
-    for run_dir in ("one", "two"):
-        train(tiny(*OFFLINE, run_dir=run_dir))
-    rows = [len(recorded(folder).rows) for folder in run_folders()]
-    assert sorted(rows) == [0, 1, 1]  # each run of one process is a W&B run of its own
+    less = [f"logger.wandb.log_{what}=false" for what in ("code", "images", "checkpoint")]
+    train(tiny(*OFFLINE, *less))
+    failed, shown = map(recorded, run_folders())  # each is a W&B run of its own
+    assert (len(failed.rows), len(shown.rows)) == (0, 1)
+    assert not shown.of("artifact")
+    assert not (shown.folder / "files" / "diff.patch").exists()
+    assert "code/commit" not in shown.config
+    assert shown.summary["test/acc"] is not None
+    assert "target_accuracy" not in shown.rows[0]  # there is none
 
 
 def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cifar_lightning.tracking.wandb.code_state import CodeState
-
 WANDB = Path(sys.executable).with_name("wandb")
 
 
@@ -89,20 +87,3 @@ def run_folders(place: Path = Path()) -> list[Path]:
     """The W&B folders of all runs, oldest first."""
     found = place.glob("runs/wandb/*run-*")
     return sorted((f for f in found if not f.is_symlink()), key=lambda f: f.stat().st_ctime_ns)
-
-
-@dataclass(frozen=True)
-class OfflineRun:
-    """A training with W&B offline, from the command line.
-
-    Attributes:
-        run_dir: its folder.
-        recorded: what W&B recorded.
-        output: that it printed.
-        code: the state of the checkout when it began.
-    """
-
-    run_dir: Path
-    recorded: Recorded
-    output: str
-    code: CodeState
