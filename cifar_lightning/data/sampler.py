@@ -164,21 +164,14 @@ class BatchLoader(DataLoader[tuple[Tensor, Tensor, Tensor]]):
 
 
 class TrainLoader(BatchLoader):
-    """Training batches; Lightning saves and restores its position in an epoch.
+    """Training batches; Lightning saves and restores its position in an epoch."""
 
-    Args:
-        split: the images.
-        sampler: of the batches.
-    """
-
-    def __init__(self, split: ImageSplit, sampler: TrainSampler) -> None:
-        super().__init__(split, sampler)
-        self.train_sampler = sampler
+    sampler: TrainSampler
 
     def state_dict(self) -> dict[str, Any]:
         """The sampler's state."""
-        return self.train_sampler.state_dict()
+        return self.sampler.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the sampler's state."""
-        self.train_sampler.load_state_dict(state_dict)
+        self.sampler.load_state_dict(state_dict)

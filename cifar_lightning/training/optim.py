@@ -184,7 +184,7 @@ def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1) -> LambdaLR:
     """Linear warm-up, then cosine decay to 0 (Loshchilov and Hutter, "SGDR", 2017).
 
-    Arguments and errors are those of `linear_schedule`.
+    `optimizer`, `total_steps` and `warmup` are as in `linear_schedule`.
     """
     return _schedule(
         optimizer, total_steps, warmup, lambda done: (1 + math.cos(math.pi * done)) / 2
@@ -194,7 +194,7 @@ def cosine_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.0) -> LambdaLR:
     """Linear warm-up, then a constant rate.
 
-    Arguments and errors are those of `linear_schedule`.
+    `optimizer`, `total_steps` and `warmup` are as in `linear_schedule`.
     """
     return _schedule(optimizer, total_steps, warmup, lambda done: 1.0)
 
