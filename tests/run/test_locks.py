@@ -119,7 +119,8 @@ def test_a_gpu_has_one_job_and_the_next_one_waits_for_it(machine: pytest.MonkeyP
         holders.start(name)
     assert {holders.has("a"), holders.has("b")} == {"0", "1"}
     holders.start("c")
-    time.sleep(1.5)  # it has looked twice
+    log = Path("c.log")
+    wait_for(lambda: log.exists() and log.read_text())  # that it waits
     assert not Path("c.json").exists()
     freed = holders.end("b")
     assert holders.has("c") == freed
