@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from cifar_lightning.config.compose import compose
+from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.data import ShapesData
 from cifar_lightning.train import train
 
@@ -25,6 +25,12 @@ TINY = (
     "trainer.max_epochs=1",
     "trainer.gpus=0",
 )
+
+
+def exist(*typed: str) -> bool:
+    """Whether conf/ has all chosen options; those of a part that was deleted it has not."""
+    chosen = [option.split("=") for option in typed if (CONF / option.split("=")[0]).is_dir()]
+    return all((CONF / group / f"{option}.yaml").exists() for group, option in chosen)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     """Save a workspace and a report with the same panels, or print what would be saved.
 
     Args:
-        config: of conf/dashboard.yaml, as `cli.compose` gives it.
+        config: of conf/dashboard.yaml, as `config.compose.compose` gives it.
 
     Returns:
         The addresses of `workspace` and `report`; in a dry run `panels.specification`.

@@ -16,7 +16,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     """Evaluate a checkpoint on the test images.
 
     Args:
-        config: of conf/evaluate.yaml, as `cli.compose` gives it.
+        config: of conf/evaluate.yaml, as `config.compose.compose` gives it.
 
     Returns:
         What `evaluation.json` holds, in `output` or `evaluation.default_folder`.

@@ -26,7 +26,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     """Write a checkpoint's classifier in another format.
 
     Args:
-        config: of conf/export.yaml, as `cli.compose` gives it.
+        config: of conf/export.yaml, as `config.compose.compose` gives it.
 
     Returns:
         `checkpoint`, `format` and `output`; `bytes` and `checkpoint_bytes`; `largest_difference`

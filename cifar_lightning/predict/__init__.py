@@ -19,7 +19,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
     """Classify images of any format and size; write a table and a contact sheet of them.
 
     Args:
-        config: as `cli.compose` gives it from conf/predict.yaml.
+        config: as `config.compose.compose` gives it from conf/predict.yaml.
 
     Returns:
         `images`, how many could be read; `broken`, the reason by the name of each that could not;

@@ -14,7 +14,7 @@ def report(config: DictConfig) -> Path:
     """Write report.html, which needs no network, and report.md and report.csv beside it.
 
     Args:
-        config: of conf/report.yaml, as `cli.compose` gives it.
+        config: of conf/report.yaml, as `config.compose.compose` gives it.
 
     Returns:
         The page's path.

@@ -138,7 +138,12 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
-        """Compute the loss of an augmented batch: smoothed cross-entropy, and a teacher's part.
+        """Augment a batch and compute its loss: smoothed cross-entropy, and a teacher's part.
+
+        Before it, the sampler chooses the indices of the batch and `ImageSplit` takes its images,
+        uint8, from memory. After it, Lightning calls `backward`, then the callbacks that read or
+        change gradients (`on_before_optimizer_step`), the optimizer and the schedule, and last
+        the callbacks' `on_train_batch_end`.
 
         Returns:
             `loss`, the mean; `losses` [N]; and `image_size`, in pixels, of the network's inputs.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import weights_of
+from checkpoints import Bomb, weights_of
 from omegaconf import DictConfig
 from test_classifier import classifier, images
 from torch import Tensor, nn
@@ -99,3 +99,17 @@ def test_a_teacher_trains_a_student_whose_checkpoint_needs_it_no_more(
     assert run.rebuild(tmp_path / "student/checkpoints/best.ckpt")[0].distillation is None
     with pytest.raises(UserError, match=r"best\.ckpt: there is no such file"):
         train(compose([resume, "trainer.max_epochs=3"], tmp_path / "student"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["teacher=nowhere.ckpt"], "nowhere.ckpt: there is no such file."),
+        (["teacher=bomb.ckpt"], "is not a checkpoint of cifar-lightning"),
+        (["teacher=x", "distillation.weight=some"], "distillation.weight=some should be a valid"),
+    ],
+)
+def test_a_mistake_of_a_teacher_is_named(tiny: Compose, typed: list[str], message: str) -> None:
+    torch.save({"state_dict": Bomb()}, "bomb.ckpt")
+    with pytest.raises(UserError, match=message):
+        train(tiny(*typed))

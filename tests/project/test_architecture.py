@@ -51,7 +51,7 @@ FILES = {
 
 
 def room(module: str) -> str:
-    """`cifar_lightning.data.folder` is in the room `data`."""
+    """`cifar_lightning.data.splits` is in the room `data`."""
     top, _, rest = module.partition(".")
     return (rest.partition(".")[0] or "__init__") if top == "cifar_lightning" else top
 

@@ -49,7 +49,7 @@ def run_example(code: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-# Lightning warns of what is no mistake here: see training.quiet.
+# Lightning warns of what is no mistake here: see `quiet` in run/fit.py.
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("code", [code for _, code in EXAMPLES[:2]], ids=["loop", "trainer"])
 def test_the_examples_train(code: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conftest import TINY
+from conftest import TINY, exist
 from endings import cases, ends_well, leftovers
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from cifar_lightning.config.overrides import prepare_arguments
 SMALL = (*TINY, "data.train_size=40", "data.test_size=20", "data.val_size=10", "data.batch_size=5")
 LIFTED = ("budget.min_dilated=0", "budget.min_separable=0", "budget.max_params=null")
 # Between them they have every key of conf/ that a training reads.
-OPTIONS: tuple[tuple[str, ...], ...] = (
+ALL_OPTIONS: tuple[tuple[str, ...], ...] = (
     (),
     ("optimizer=sgd", "scheduler=cosine", "augment=strong"),
     ("optimizer=adamw", "scheduler=constant", "model=resnet20", *LIFTED),
@@ -28,6 +28,7 @@ OPTIONS: tuple[tuple[str, ...], ...] = (
     ("callbacks=mirror", "trainer=ddp_sim"),
     ("experiment=airbench94", "data=shapes", *SMALL[1:5]),
 )
+OPTIONS = [options for options in ALL_OPTIONS if exist(*options)]
 
 
 def keys_of(content: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

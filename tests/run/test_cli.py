@@ -93,8 +93,6 @@ def test_compose_tells_the_options_the_folder_and_the_name(tmp_path: Path) -> No
 def test_a_composed_run_has_its_folder_where_a_typed_one_has(tmp_path: Path) -> None:
     assert Path(compose().run_dir).parent == tmp_path / "runs" / "train"
     assert Path(compose(["debug=fast"]).run_dir).parent == tmp_path / "runs" / "debug"
-    evaluated = compose(["checkpoint=best.ckpt"], config_name="evaluate")
-    assert Path(evaluated.run_dir).parent == tmp_path / "runs" / "evaluate"
 
 
 def test_no_experiment_may_be_typed() -> None:
@@ -159,8 +157,6 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["seed=true"], ["seed=true should be a valid integer."]),
     (["target_accuracy=80%"], ["target_accuracy=80% should be a valid number."]),
     (["cutmix=1.5"], ["cutmix=1.5 is not from 0 to 1, as 0.5."]),
-    (["teacher=x", "distillation.weight=some"], ["distillation.weight=some should be a valid"]),
-    ([*FEW, "teacher=nowhere.ckpt"], ["nowhere.ckpt: there is no such file."]),
     (["rehearse_without_data=2"], ["rehearse_without_data=2 should be a valid boolean."]),
     # ranges
     ([*FEW, "optimizer.lr=-1"], ["optimizer: lr must not be negative, not -1"]),
@@ -226,10 +222,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     # divergence
     (
         [*TINY, "optimizer.lr=nan"],
-        [
-            "The loss became NaN or infinite: step 2, in epoch 1 (learning rate nan, ",
-            "optimizer.lr",
-        ],
+        ["The loss became NaN or infinite: step 2, in epoch 1", "optimizer.lr"],
     ),
 ]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import needs_cifar10
+from conftest import exist, needs_cifar10
 from torch import Tensor
 
 import cifar_lightning
@@ -66,7 +66,7 @@ def test_the_card_says_what_the_network_is(name: str) -> None:
         assert f"\n## {heading}\n" in card(name)
 
 
-@each
+@pytest.mark.parametrize("name", [name for name in NAMES if exist(f"experiment={name}")])
 def test_the_experiment_of_its_name_trains_the_same_network(name: str) -> None:
     network = run.build_network(compose([f"experiment={name}"]), 10, 32)
     expected = {key: tensor.shape for key, tensor in network.state_dict().items()}

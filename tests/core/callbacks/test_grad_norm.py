@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from fake_gpu import copies_of_an_epoch
 from omegaconf import DictConfig
 from test_callbacks import Diverging
 from torch import Tensor
@@ -103,3 +104,7 @@ def test_the_learning_rate_and_the_gradient_norms_of_a_step_without_a_number_are
         train(
             tiny(*options, f"callbacks.nan.every_n_steps={every}", "callbacks.gradient_norm=null")
         )
+
+
+def test_a_gpu_waits_for_no_gradient_norm() -> None:
+    assert copies_of_an_epoch(GradientNorm()) == ([], 4)

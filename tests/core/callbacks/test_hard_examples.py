@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from fake_gpu import copies_of_an_epoch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -71,3 +72,8 @@ def test_it_asks_for_one_device_before_any_process_starts(tiny: Compose, several
 def test_a_fraction_of_the_images_is_from_0_to_1() -> None:
     with pytest.raises(ValueError, match="fraction must be from 0 to 1"):
         HardExampleReplay(1.1)
+
+
+def test_a_gpu_waits_for_no_loss() -> None:
+    # 64 images, then the hardest 32 again.
+    assert copies_of_an_epoch(HardExampleReplay(0.5), replay=0.5) == ([], 6)

@@ -1,9 +1,12 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from fake_gpu import copies_of_an_epoch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -12,6 +15,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW, ResidualDW, initialise
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks.mirror import (
+    MirrorSymmetry,
     mirror_channels,
     mirror_index,
     partners_of,
@@ -169,3 +173,17 @@ def test_it_works_in_every_precision_and_without_validation(
     train(tiny(*options, f"trainer.precision={precision}"))
     tolerance = 1e-3 if precision == "64-true" else 0.1
     assert torch.allclose(*both_logits(tmp_path / "run/checkpoints/best.ckpt"), atol=tolerance)
+
+
+class Paired(MirrorSymmetry):
+    """With pairs of which none was read from weights, as at the start of a training."""
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        weights = sum(weight.numel() for weight in pl_module.parameters())
+        self._partners, self._index = torch.arange(32), torch.arange(weights)
+
+
+def test_a_gpu_waits_for_no_gradient() -> None:
+    assert copies_of_an_epoch(Paired()) == ([], 4)

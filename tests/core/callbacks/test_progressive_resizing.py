@@ -5,6 +5,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from checkpoints import weights_of
+from fake_gpu import copies_of_an_epoch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -93,3 +94,7 @@ def test_it_goes_on_after_a_resume_as_if_there_had_been_no_break(
         assert resumed[key] == whole[key]
     weights = weights_of(tmp_path / "whole/checkpoints/last.ckpt")
     assert all(torch.equal(value, weights[key]) for key, value in weights_of(last).items())
+
+
+def test_a_gpu_waits_for_no_size() -> None:
+    assert copies_of_an_epoch(ProgressiveResizing(24, 0.5)) == ([], 4)
