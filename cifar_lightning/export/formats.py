@@ -116,8 +116,10 @@ def pt2_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
 
 def run_pt2(file: Path) -> Run:
     """Run a program of `torch.export`."""
-    module = torch.export.load(io.BytesIO(file.read_bytes())).module()
+    return _in_inference_mode(torch.export.load(io.BytesIO(file.read_bytes())).module())
 
+
+def _in_inference_mode(module: nn.Module) -> Run:
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
             logits: Tensor = module(images)
@@ -150,14 +152,7 @@ def run_safetensors(file: Path, network: nn.Module) -> Run:
         file: with the weights of all layers of the network.
         network: changed in place.
     """
-    pretrained = with_weights(network, *read_weights(file))
-
-    def run(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = pretrained(images)
-        return logits
-
-    return run
+    return _in_inference_mode(with_weights(network, *read_weights(file)))
 
 
 def make_file(kind: str, classifier: Classifier, metadata: dict[str, Any]) -> bytes:

@@ -202,12 +202,14 @@ def show(result: dict[str, Any], classifier: Classifier) -> None:
         ("eager", result["checkpoint"], "checkpoint_bytes", ", PyTorch float32"),
         ("file", result["output"], "bytes", runtime[result["format"]]),
     ):
-        texts = [Path(file).name + label * timed, data_size(result[key])]
+        cells = [Cell(Path(file).name + label * timed), Cell(data_size(result[key]), result[key])]
         if timed:
-            texts += [f"{result[f'{name}_ms_{size}']:,.2f} ms" for size in TIMED]
-            texts.append(count(TIMED[-1] / result[f"{name}_ms_{TIMED[-1]}"] * 1000))
-        rows.append([Cell(text) for text in texts])
-    print_table(Table(headings, rows, numeric=set(range(1, len(headings)))))
+            milliseconds = [result[f"{name}_ms_{size}"] for size in TIMED]
+            rate = TIMED[-1] / milliseconds[-1] * 1000
+            cells += [Cell(f"{value:,.2f} ms", value) for value in milliseconds]
+            cells.append(Cell(count(rate), rate))
+        rows.append(cells)
+    print_table(Table(headings, rows))
     difference = result["largest_difference"]
     note(
         "difference",

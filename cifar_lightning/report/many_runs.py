@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from cifar_lightning.report.charts import inline_svg, target_line
 from cifar_lightning.report.commands import train_command
+from cifar_lightning.report.one_run import ENVIRONMENT
 from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.plots.curves import overlaid_curves
 from cifar_lightning.tracking.run_folder import Run, read_sweep
-from cifar_lightning.tracking.tables import Cell
+from cifar_lightning.tracking.tables import Cell, count, facts
 
 
 def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
@@ -93,19 +94,9 @@ def _common(runs: Sequence[Run]) -> list[str]:
 
 def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Data, network and environment of the runs, with all values that differ."""
-    names = {
-        "data": "data",
-        "model": "network",
-        "params": "parameters",
-        "device": "device",
-        "precision": "precision",
-        "torch": "PyTorch",
-        "world_size": "processes",
-    }
-    facts = []
-    for key, name in names.items():
-        values = [run.metrics[key] for run in runs if key in run.metrics]
-        texts = dict.fromkeys(f"{v:,}" if isinstance(v, int) else str(v) for v in values)
-        if texts:
-            facts.append((name, " or ".join(texts)))
-    return facts
+    names = {"data": ("data", str), "model": ("network", str), "params": ("parameters", count)}
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, text in facts(run.metrics, names | ENVIRONMENT).items():
+            found.setdefault(name, {})[text] = None
+    return [(name, " or ".join(texts)) for name, texts in found.items()]

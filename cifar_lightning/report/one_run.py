@@ -15,7 +15,6 @@ from cifar_lightning.tracking.tables import (
     count,
     data_size,
     facts,
-    numbers,
     optional,
     percent,
     plain,
@@ -32,6 +31,37 @@ CAPTIONS = {
     "activation_maps": "Where each layer saw the predicted class",
     "learning_curves": "Learning curves",
     "class_accuracies": "Accuracy by class",
+}
+# Of metrics that a page shows: labels, and functions that format them.
+CARDS: dict[str, tuple[str, Any]] = {
+    "test/acc": ("test accuracy", percent),
+    "val/acc": ("validation accuracy", percent),
+    "seconds_to_target": ("to the target", seconds),
+    "train_seconds": ("of training", seconds),
+    "epochs": ("epochs", plain),
+    "images_per_s": ("images/s", count),
+    "train_tflop": ("TFLOP", plain),
+    "params": ("parameters", count),
+}
+TIMING: dict[str, tuple[str, Any]] = {
+    "train_seconds": ("training, without validation and set-up", seconds),
+    "seconds_to_target": ("of it, to the target", seconds),
+    "images_per_s": ("images/s", count),
+    "train_images": ("images trained on", count),
+    "train_tflop": ("compute, TFLOP", plain),
+}
+ENVIRONMENT: dict[str, tuple[str, Any]] = {
+    "device": ("device", str),
+    "precision": ("precision", str),
+    "torch": ("PyTorch", str),
+    "world_size": ("processes", count),
+}
+MEASURED: dict[str, tuple[str, Any]] = {
+    "images": ("test images", count),
+    "images_per_s": ("images/s", count),
+    "data": ("data", str),
+    "precision": ("precision", str),
+    "device": ("device", str),
 }
 OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # plots of the run's own test
 WIDE = 1000  # pixels, above which a picture has the full width of the page
@@ -51,7 +81,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "sentences": _sentences(run),
         "generated": metrics.get("data") == "shapes",
         "started": RunFolder(run.folder).started,
-        "cards": _cards(run),
+        "cards": facts(metrics, CARDS).items(),
         "charts": _charts(run),
         "epochs": _epochs(run),
         **_evaluation(run.evaluation, metrics),
@@ -114,45 +144,18 @@ def _sentences(run: Run) -> list[str]:
         if run.status == "failed":
             first = "It failed."
         return [first + progress, f"{run.reason[0].upper()}{run.reason[1:]}"]
-    sentences = []
-    test, val = numbers([metrics.get("test/acc")]), numbers([metrics.get("val/acc")])
-    on_val = f"{percent(val[0])} on validation" if val else "no validation"
-    if test:
-        sentences.append(f"{percent(test[0])} test accuracy, {on_val}.")
-    else:
-        sentences.append(f"Interrupted before its test: {on_val}.")
-    epochs = numbers([metrics.get("epochs_to_target")])
-    took = numbers([metrics.get("seconds_to_target")])
+    test, val = metrics.get("test/acc"), metrics.get("val/acc")
+    on_val = "no validation" if val is None else f"{percent(val)} on validation"
+    on_test = "Interrupted before its test" if test is None else f"{percent(test)} test accuracy"
+    sentences = [f"{on_test}, {on_val}."]
     if run.target is None:
-        sentences.append("It trained without a target, to the last epoch.")
-    elif epochs:
-        after = f"{plain(epochs[0])} epoch{'s' * (epochs[0] != 1)}"
-        of_training = f" and {seconds(took[0])} of training" if took else ""
-        sentences.append(
-            f"It reached its target of {100 * run.target:g} % after {after}{of_training}."
-        )
-    else:
-        in_epochs = optional(metrics.get("epochs"), plain).text
-        sentences.append(
-            f"It did not reach its target of {100 * run.target:g} % in {in_epochs} epochs."
-        )
-    return sentences
-
-
-def _cards(run: Run) -> list[tuple[str, str]]:
-    """The key metrics: label and value."""
-    figures = (
-        ("test accuracy", "test/acc", percent),
-        ("validation accuracy", "val/acc", percent),
-        ("to the target", "seconds_to_target", seconds),
-        ("of training", "train_seconds", seconds),
-        ("epochs", "epochs", plain),
-        ("images/s", "images_per_s", count),
-        ("TFLOP", "train_tflop", plain),
-        ("parameters", "params", count),
-    )
-    cells = [(label, optional(run.metrics.get(key), write)) for label, key, write in figures]
-    return [(label, cell.text) for label, cell in cells if cell.text]
+        return [*sentences, "It trained without a target, to the last epoch."]
+    target, epochs = f"its target of {100 * run.target:g} %", metrics.get("epochs_to_target")
+    if epochs is None:
+        return [*sentences, f"It did not reach {target} in {plain(metrics['epochs'])} epochs."]
+    after = f"{plain(epochs)} epoch{'s' * (epochs != 1)}"
+    took = seconds(metrics["seconds_to_target"])
+    return [*sentences, f"It reached {target} after {after} and {took} of training."]
 
 
 def _charts(run: Run) -> list[Any]:
@@ -175,13 +178,11 @@ def _charts(run: Run) -> list[Any]:
 
 def _reached(run: Run) -> tuple[tuple[float, float], str] | None:
     """The point of the curve where the target was reached, and its label."""
-    epoch = numbers([run.metrics.get("epochs_to_target")])
-    points = run.curve("val/acc")
-    if not epoch or not points:
+    epoch, points = run.metrics.get("epochs_to_target"), run.curve("val/acc")
+    if epoch is None or not points:
         return None
-    point = min(points, key=lambda p: abs(p[0] - epoch[0]))
-    took = numbers([run.metrics.get("seconds_to_target")])
-    return point, f"reached: epoch {plain(epoch[0])}" + (f", {took[0]:,.0f} s" if took else "")
+    point = min(points, key=lambda p: abs(p[0] - epoch))
+    return point, f"reached: epoch {plain(epoch)}, {run.metrics['seconds_to_target']:,.0f} s"
 
 
 def _epochs(run: Run) -> Table:
@@ -198,29 +199,7 @@ def _epochs(run: Run) -> Table:
     rows = [row for row in run.rows if "train/loss" in row or "val/loss" in row]
     shown = [column for column in columns if any(column[1] in row for row in rows)]
     cells = [[optional(row.get(key), write) for _, key, write in shown] for row in rows]
-    return Table([name for name, _, _ in shown], cells, numeric=set(range(len(shown))))
-
-
-TIMING: dict[str, tuple[str, Any]] = {
-    "train_seconds": ("training, without validation and set-up", seconds),
-    "seconds_to_target": ("of it, to the target", seconds),
-    "images_per_s": ("images a second", count),
-    "train_images": ("images trained on", count),
-    "train_tflop": ("compute, TFLOP", plain),
-}
-MEASURED: dict[str, tuple[str, Any]] = {
-    "images": ("test images", count),
-    "images_per_s": ("images a second", count),
-    "data": ("data", str),
-    "precision": ("precision", str),
-    "device": ("device", str),
-}
-ENVIRONMENT: dict[str, tuple[str, Any]] = {
-    "device": ("device", str),
-    "world_size": ("processes", count),
-    "precision": ("precision", str),
-    "torch": ("PyTorch", str),
-}
+    return Table([name for name, _, _ in shown], cells)
 
 
 def _pictures(run: Run, below: str) -> list[dict[str, Any]]:

@@ -81,14 +81,11 @@ def _show_best(search: Search, trials: Sequence[FrozenTrial]) -> None:
     rows = []
     for trial in trials:
         chosen = dict(override.split("=", 1) for override in trial.user_attrs["overrides"])
-        texts = [
-            str(number_of(trial)),
-            f"{trial.value:.2%}",
-            *(chosen[key] for key in search.space),
-        ]
-        rows.append([tables.Cell(text) for text in texts])
+        number, accuracy = number_of(trial), trial.value
+        cells = [tables.Cell(str(number), number), tables.Cell(f"{accuracy:.2%}", accuracy)]
+        rows.append([*cells, *(tables.Cell(chosen[key]) for key in search.space)])
     headings = ["trial", "val acc", *search.space]
-    tables.print_table(tables.Table(headings, rows, numeric={0, 1}))
+    tables.print_table(tables.Table(headings, rows))
 
 
 def write_table(folder: Path, trials: Sequence[FrozenTrial], params: Sequence[str]) -> Path:

@@ -12,12 +12,12 @@ def scores(evaluation: Mapping[str, Any]) -> Table:
     columns = (("acc", percent), ("top2", percent), ("loss", "{:.4f}".format), ("ece", percent))
     rows = [
         [
-            Cell(name, name),
+            Cell(name),
             *(optional(evaluation[f"test/{k}{suffix}"], write) for k, write in columns),
         ]
         for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip"))
     ]
-    return Table(headings, rows, numeric={1, 2, 3, 4})
+    return Table(headings, rows)
 
 
 def by_class(evaluation: Mapping[str, Any]) -> Table:
@@ -33,16 +33,15 @@ def by_class(evaluation: Mapping[str, Any]) -> Table:
             other = max(mistakes, key=lambda o: mistakes[o])
             share = mistakes[other] / sum(counts)
             cells = [Cell(other), Cell(percent(share), share)]
-        rows.append([Cell(name, name), optional(accuracy, percent), *cells])
-    headings = ["class", "accuracy", "most often taken for", "of its images"]
-    return Table(headings, rows, numeric={1, 3})
+        rows.append([Cell(name), optional(accuracy, percent), *cells])
+    return Table(["class", "accuracy", "most often taken for", "of its images"], rows)
 
 
 def robustness(evaluation: Mapping[str, Any]) -> Table:
     """Accuracy under each corruption, weakest first."""
     curves = {n: c["acc"] for n, c in evaluation["robustness"].items() if n != "mean_acc"}
     rows = [
-        [Cell(name, name), *(Cell(percent(acc), acc) for acc in accuracies)]
+        [Cell(name), *(Cell(percent(acc), acc) for acc in accuracies)]
         for name, accuracies in curves.items()
     ]
-    return Table(["corruption, by strength", *"12345"], rows, numeric=set(range(1, 6)))
+    return Table(["corruption, by strength", *"12345"], rows)

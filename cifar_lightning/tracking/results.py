@@ -140,41 +140,40 @@ def save_plots(
     """
     if not config.plots:
         return {}
-    figures = save_curves(config, metrics)
-    if finished:
-        figures |= save_explanations(config, classifier, data)
-        figures |= save_test(config, classifier, data, metrics)
-    return figures
-
-
-def save_curves(config: DictConfig, metrics: dict[str, Any]) -> dict[str, Path]:
-    """Write `figures/learning_curves.png`; returns its path by its name."""
+    title = _title(metrics)
     run_dir = Path(config.run_dir)
+    plotted = {"learning_curves": _learning_curves(run_dir, metrics["target_val_acc"], title)}
+    if finished:
+        plotted |= layer_plots(classifier, data) | _test_plots(classifier, data, title)
+    folder = RunFolder(run_dir).figures
+    folder.mkdir(exist_ok=True)
+    written = {name: folder / f"{name}.png" for name in plotted}
+    for name, figure in plotted.items():
+        plots.save_png(figure, written[name])
+    return written
+
+
+def _learning_curves(run_dir: Path, target: float | None, title: str) -> Figure:
     rows = read_rows(run_dir)
     curves = {
         name: [(row["epoch"], row[name]) for row in rows if name in row]
         for name in ("train/acc", "train/loss", "val/acc", "val/loss")
     }
-    figure = plots.learning_curves(curves, metrics["target_val_acc"], _title(metrics))
-    return _save_figures({"learning_curves": figure}, run_dir)
+    return plots.learning_curves(curves, target, title)
 
 
-def save_test(
-    config: DictConfig, classifier: Classifier, data: ImageData, metrics: dict[str, Any]
-) -> dict[str, Path]:
-    """Plot confusion matrix and accuracy by class of the test; returns the PNG files by name."""
+def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str, Figure]:
+    """Confusion matrix and accuracy by class of the test."""
     tested = classifier.tested
     if tested is None:  # as in a search
         return {}
     labels = data.test.labels[tested.index]
     matrix = confusion_matrix(tested.predictions, labels, len(data.classes))
     by_class = dict(zip(data.classes, class_accuracies(matrix), strict=True))
-    title = _title(metrics)
-    figures = {
+    return {
         "confusion_matrix": plots.confusion_matrix(matrix.numpy(), data.classes, title),
         "class_accuracies": plots.class_accuracies(by_class, title),
     }
-    return _save_figures(figures, Path(config.run_dir))
 
 
 def _title(metrics: dict[str, Any]) -> str:
@@ -185,22 +184,20 @@ def _title(metrics: dict[str, Any]) -> str:
     return title
 
 
-def save_explanations(
-    config: DictConfig, classifier: Classifier, data: ImageData
-) -> dict[str, Path]:
+def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
     """Plot what the network's layers have learned.
 
-    `filters.png` has those of the first layer, `feature_maps.png` the feature maps of one image,
-    `activation_maps.png` where each layer saw the predicted class. The images are validation
-    images, or training images where there are none: test images are read once.
+    `filters` has those of the first layer, `feature_maps` the feature maps of one image,
+    `activation_maps` where each layer saw the predicted class. The images are validation images, or
+    training images where there are none: test images are read once.
 
     Returns:
-        The PNG files by their names; none if the network has no convolution to plot.
+        The figures by their names; none if the network has no convolution to plot.
     """
-    part = data.train if data.val is None else data.val
-    labels = part.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
-    first = [int((part.labels == label).nonzero()[0]) for label in labels]
-    images = part.images[first]  # [classes, 3, H, W]
+    split = data.train if data.val is None else data.val
+    labels = split.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
+    first = [int((split.labels == label).nonzero()[0]) for label in labels]
+    images = split.images[first]  # [classes, 3, H, W]
     pixels = images.permute(0, 2, 3, 1).numpy()
     weights = saliency.first_filters(classifier.network)
     try:
@@ -217,7 +214,7 @@ def save_explanations(
     ]
     maps = [(layer.name, layer.maps[0].numpy()) for layer in layers]
     seen = [(layer.name, layer.maps[:, 0].numpy()) for layer in activations if layer.spatial]
-    figures = {
+    return {
         "filters": plots.filters(weights.numpy(), "Filters of the first layer; grey is 0"),
         "feature_maps": plots.feature_maps(
             pixels[0], maps, "One image through the network: channels with the most contrast"
@@ -226,13 +223,3 @@ def save_explanations(
             pixels, captions, seen, "Where each layer saw the predicted class (LayerCAM)"
         ),
     }
-    return _save_figures(figures, Path(config.run_dir))
-
-
-def _save_figures(figures: dict[str, Figure], run_dir: Path) -> dict[str, Path]:
-    place = RunFolder(run_dir).figures
-    place.mkdir(exist_ok=True)
-    written = {name: place / f"{name}.png" for name in figures}
-    for name, figure in figures.items():
-        plots.save_png(figure, written[name])
-    return written

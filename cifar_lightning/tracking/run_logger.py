@@ -88,16 +88,7 @@ def log_end(
     data: ImageData,
     best: Callback,
 ) -> None:
-    """Call `log_end` of each `RunLogger`.
-
-    Args:
-        loggers: the run's.
-        metrics: what `metrics.json` holds.
-        figures: the run's PNG files by name.
-        classifier: after the test, if there was one.
-        data: that it was tested on.
-        best: the ModelCheckpoint that kept the best weights.
-    """
+    """Call `log_end` of each `RunLogger`, with the best checkpoint of the callback `best`."""
     assert isinstance(best, ModelCheckpoint)
     path = Path(best.best_model_path) if best.best_model_path else None
     for logger in loggers:

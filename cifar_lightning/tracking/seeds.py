@@ -4,7 +4,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -97,7 +97,8 @@ def best_run(runs: Sequence[Run]) -> Run | None:
     Returns:
         None if no run has one, or if the runs are on different data.
     """
-    found = [r for r in runs if r.status == "finished" and numbers([r.metrics.get("val/acc")])]
+    finished = [run for run in runs if run.status == "finished"]
+    found = [run for run in finished if run.metrics.get("val/acc") is not None]
     if not found or len({run.metrics.get("data") for run in found}) > 1:
         return None
     return max(found, key=lambda run: float(run.metrics["val/acc"]))
@@ -117,8 +118,8 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     if best is None:
         return [_why_none(runs), tally]
     group = next(group for group in groups if best in group.members)
-    accuracy, test = best.metrics["val/acc"], numbers([best.metrics.get("test/acc")])
-    on_test = f", {percent(test[0])} on test" if test else ""
+    accuracy, test = best.metrics["val/acc"], best.metrics.get("test/acc")
+    on_test = "" if test is None else f", {percent(test)} on test"
     sentences = [
         f"The best run is {best.name} ({describe({**group.settings, 'seed': str(best.seed)})}): "
         f"{percent(accuracy)} validation accuracy{on_test}."
@@ -184,18 +185,16 @@ def by_configuration(groups: Sequence[Group], shown: Sequence[str]) -> Table:
     keys = list(groups[0].settings)
     rows = []
     for number, group in enumerate(groups):
-        first, *others = [_setting_cell(group.settings[key]) for key in keys] or [Cell("all runs")]
-        cells = [Cell(first.text, first.value, group=number), *others]
+        cells = [_setting_cell(group.settings[key]) for key in keys] or [Cell("all runs")]
+        cells[0] = replace(cells[0], group=number)
         n = len(group.finished)
         rows.append([*cells, Cell(str(n), n), *(_group_cell(group, key) for key in shown)])
     headings = [*(keys or ["configuration"]), "runs", *(METRICS[key][0] for key in shown)]
-    runs = len(headings) - len(shown) - 1  # position of the column
     return Table(
         headings,
         rows,
-        numeric={*range(runs, len(headings))} | (_numeric_settings(rows, len(keys)) - {0}),
         best=0 if len(groups) > 1 and groups[0].values("val/acc") else None,
-        sorted_by=runs + 1 if "val/acc" in shown else None,
+        sorted_by=headings.index(METRICS["val/acc"][0]) if "val/acc" in shown else None,
     )
 
 
@@ -215,20 +214,16 @@ def by_run(
     ordered = [run.folder for group in groups for run in group.members]
     group_of = {run.folder: n for n, group in enumerate(groups) for run in group.members}
     rows = []
-    for position, run in enumerate(runs):
+    for run in runs:
         seed = "" if run.seed is None else str(run.seed)
-        name = Cell(
-            run.name, _as_number(run.name, position), _link(folder, run), group_of[run.folder]
-        )
+        name = Cell(run.name, link=_link(folder, run), group=group_of[run.folder])
         settings = [_setting_cell(run.settings.get(key, "")) for key in keys]
         metrics = [_mean_cell(key, numbers([run.metrics.get(key)])) for key in shown]
         rows.append([name, *settings, _setting_cell(seed), *metrics, Cell(_ending(run))])
     headings = ["run", *keys, "seed", *(METRICS[key][0] for key in shown), "ended by"]
-    settings_columns = _numeric_settings([row[1:] for row in rows], len(keys))
     return Table(
         headings,
         rows,
-        numeric={*range(len(keys) + 1, len(headings) - 1)} | {1 + c for c in settings_columns},
         best=None if best is None else [run.folder for run in runs].index(best.folder),
         keys=[f"run-{ordered.index(run.folder)}" for run in runs],
     )
@@ -269,18 +264,7 @@ def _link(folder: Path, run: Run) -> str:
 
 
 def _setting_cell(text: str) -> Cell:
-    return Cell(text, _as_number(text, text)) if text else Cell("")
-
-
-def _as_number(text: str, otherwise: float | str) -> float | str:
     try:
-        return float(text)
+        return Cell(text, float(text))
     except ValueError:
-        return otherwise
-
-
-def _numeric_settings(rows: Sequence[Sequence[Cell]], columns: int) -> set[int]:
-    """The indices of those of the first columns that hold only numbers."""
-    return {
-        c for c in range(columns) if all(isinstance(row[c].value, float | None) for row in rows)
-    }
+        return Cell(text)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from rich import box, get_console
@@ -16,13 +17,13 @@ class Cell:
 
     Attributes:
         text: empty if there is no value.
-        value: a number or a text; None sorts last.
+        value: the number that the text shows; None if it shows none.
         link: relative to the page.
         group: the number of a group of runs, whose colour a page shows beside the text.
     """
 
     text: str
-    value: float | str | None = None
+    value: float | None = None
     link: str = ""
     group: int | None = None
 
@@ -34,7 +35,6 @@ class Table:
     Attributes:
         headings: of the columns.
         rows: each with a cell per heading.
-        numeric: indices of the columns that hold numbers.
         best: index of the row to highlight.
         sorted_by: index of the column by which the rows are sorted, largest first.
         keys: an id for each row, that of its run's curve on a page.
@@ -42,10 +42,19 @@ class Table:
 
     headings: list[str]
     rows: list[list[Cell]]
-    numeric: set[int] = field(default_factory=set)
     best: int | None = None
     sorted_by: int | None = None
     keys: list[str] = field(default_factory=list)
+
+    @cached_property
+    def numeric(self) -> set[int]:
+        """Indices of the columns that hold numbers alone."""
+        filled = [[cell for cell in column if cell.text] for column in zip(*self.rows, strict=True)]
+        return {
+            index
+            for index, cells in enumerate(filled)
+            if cells and all(cell.value is not None for cell in cells)
+        }
 
 
 def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
