@@ -22,8 +22,11 @@ PARTS = {
     name: (files, edits)
     for name, files, edits in ROW.findall((ROOT / "docs/delete.md").read_text())
 }
-# Tests that stay when all parts go; the others in these rooms stay too, and take longer.
-REMAINING = ("tests/core", "tests/run/test_train.py")
+# Of the tests that stay when all parts go, those that build and train; all of them take longer.
+REMAINING = [
+    "tests/core",
+    *(f"tests/run/test_{name}.py" for name in ("cli", "conf", "interruption", "keys", "train")),
+]
 # What other packages that stay bring along.
 NEEDED_ELSEWHERE = {"jinja2", "markupsafe"}
 

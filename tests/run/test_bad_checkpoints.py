@@ -32,7 +32,7 @@ from cifar_lightning.train import train
 SMALLEST = (
     *TINY,
     *("model=residual_dw_257k", "model.widths=[8,8,8]", "model.depths=[0,0,1]", "model.squeeze=2"),
-    *("target_accuracy=null"),
+    "target_accuracy=null",
 )
 
 

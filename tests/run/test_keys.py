@@ -25,8 +25,8 @@ SHARED = {"in_place", "debugging"}
 TOOLS = {path.stem for path in CONF.glob("*.yaml")} - SHARED - {"train"}
 # Parts without a `_target_` whose keys are the arguments of a function all the same.
 ARGUMENTS = {"budget": budget.check}
-# What is taken whole, whatever its keys.
-WHOLE = ("search.params",)
+# What is taken whole, whatever its keys, and what is taken out of the Trainer's arguments.
+WHOLE = ("search.params", "trainer.gpus")
 
 
 def dotted(node: ast.AST) -> str | None:
