@@ -46,12 +46,12 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     precision = config.trainer.precision or info.precision
     inference = Inference(classifier, config.trainer.gpus, precision, info.deterministic)
 
-    figures, logits = evaluation.measure(inference, data, batch_size, config.robustness)
+    measured, logits = evaluation.measure(inference, data, batch_size, config.robustness)
     results = {
         "checkpoint": str(checkpoint.absolute()),
         "model": info.model,
         "data": option,
-        **figures,
+        **measured,
     }
     evaluation.save(folder, results, logits, data)
     evaluation.show(results, folder)

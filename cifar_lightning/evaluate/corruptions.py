@@ -2,7 +2,7 @@
 
 The strengths of noise, blur and JPEG compression are those of CIFAR-10-C (Hendrycks and Dietterich,
 "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", 2019), but the
-figures are not those of CIFAR-10-C, whose images are files of their own.
+accuracies are not those on CIFAR-10-C, which is a data set of files.
 
 Each takes uint8 images [N, 3, H, W] and a strength, and returns images of the same kind. Lengths in
 pixels are for images of 32 pixels; those of larger images are larger in proportion.

@@ -21,7 +21,7 @@ from cifar_lightning.tracking.tables import Cell, Table, count, data_size, print
 from cifar_lightning.training.module import Classifier
 
 IMAGES = 512
-# Batch sizes: of the check, with the most batches of each; and of the latencies.
+# Batch sizes of the check, each with its largest number of batches, and batch sizes that are timed.
 CHECKED = {1: 8, 7: 8, 256: 2}
 TIMED = (1, 256)
 # Seconds after which earlier work no longer uses the cores.

@@ -97,9 +97,9 @@ def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
     writer = csv.writer(stream)
     writer.writerow(["run", "status", *settings, *metrics])
     for run in runs:
-        values = [run.settings.get(key, "") for key in settings]
-        figures = ["" if (v := run.metrics.get(key)) is None else v for key in metrics]
-        writer.writerow([run.name, run.status, *values, *figures])
+        overrides = [run.settings.get(key, "") for key in settings]
+        values = ["" if (v := run.metrics.get(key)) is None else v for key in metrics]
+        writer.writerow([run.name, run.status, *overrides, *values])
     return stream.getvalue()
 
 

@@ -51,16 +51,16 @@ class EpochLines(Logger):
         """Print training and validation metrics; the test's are in the table at the end."""
         if "train/loss" not in metrics:
             return
-        figures = [
+        words = [
             f"epoch {metrics['epoch']:.4g}/{self.max_epochs}",
             f"train loss {metrics['train/loss']:.3f} acc {metrics['train/acc']:6.2%}",
         ]
         if "val/acc" in metrics:
-            figures.append(f"val loss {metrics['val/loss']:.3f} acc {metrics['val/acc']:6.2%}")
+            words.append(f"val loss {metrics['val/loss']:.3f} acc {metrics['val/acc']:6.2%}")
         if "throughput/train_seconds" in metrics:
-            figures.append(f"{metrics['throughput/images_per_s']:,.0f} images/s")
-            figures.append(f"{metrics['throughput/train_seconds']:.1f} s")
-        get_console().print("  ".join(figures), highlight=False, soft_wrap=True)
+            words.append(f"{metrics['throughput/images_per_s']:,.0f} images/s")
+            words.append(f"{metrics['throughput/train_seconds']:.1f} s")
+        get_console().print("  ".join(words), highlight=False, soft_wrap=True)
 
 
 class ProgressBar(RichProgressBar):
@@ -133,34 +133,29 @@ def show_start(
 ) -> None:
     """Print the data, the training, the target and the run folder, a line each."""
     val = 0 if data.val is None else len(data.val)
-    target = callbacks.get("target")
-    aim = "none: it trains to the last epoch"
     limit = trainer.limit_train_batches
     limited = f", {limit} of them an epoch" if isinstance(limit, int) else ""
+    epochs = f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}"
+    devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
+    target, aim = callbacks.get("target"), "none: it trains to the last epoch"
     if isinstance(target, TargetReached) and target.threshold is not None:
         aim = (
             f"{target.threshold:.2%} on validation, for {target.target:.2%} on test in "
             f"{target.confidence:.0%} of runs"
         )
-    console = get_console()
-    for label, text in (
-        (
-            "data",
-            f"{config.choices.data}: {len(data.train_index):,} training, {val:,} validation "
-            f"and {len(data.test):,} test images, {len(data.classes)} classes",
-        ),
-        (
-            "training",
-            f"{config.choices.optimizer}, batches of {data.batch_size}{limited}, "
-            f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}, "
-            f"{trainer.precision} on "
-            f"{trainer.world_size} x {trainer.strategy.root_device.type}",
-        ),
-        ("target", aim),
-        ("run folder", config.run_dir),
-    ):
-        note(label, text)
-    console.print()
+    note(
+        "data",
+        f"{config.choices.data}: {len(data.train_index):,} training, {val:,} validation "
+        f"and {len(data.test):,} test images, {len(data.classes)} classes",
+    )
+    note(
+        "training",
+        f"{config.choices.optimizer}, batches of {data.batch_size}{limited}, {epochs}, "
+        f"{trainer.precision} on {devices}",
+    )
+    note("target", aim)
+    note("run folder", config.run_dir)
+    get_console().print()
 
 
 @rank_zero_only
@@ -170,17 +165,15 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
     width = max(map(len, measured))
     lines = [f" [dim]{k:<{width}}[/]   {_readable(k, v)}" for k, v in measured.items()]
     get_console().print("", *lines, "", sep="\n", highlight=False, soft_wrap=True)
-    places = [("run folder", config.run_dir)]
-    places += [("profile", str(file)) for file in Path(config.run_dir).glob("fit-*profile*.txt")]
+    note("run folder", config.run_dir)
+    for file in Path(config.run_dir).glob("fit-*profile*.txt"):
+        note("profile", str(file))
     last = RunFolder(Path(config.run_dir)).last
     if metrics["stopped_by"] == "interrupted" and last.exists():
-        resume = shlex.quote(f"resume={last}")
-        places.append(("resume", f"python -m cifar_lightning.train {resume}"))
+        note("resume", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}")
     for logger in loggers:
         if isinstance(logger, RunLogger):
-            places.append((logger.label, logger.how_to_open()))
-    for label, place in places:
-        note(label, place)
+            note(logger.label, logger.how_to_open())
 
 
 def _readable(key: str, value: Any) -> str:

@@ -18,7 +18,7 @@ class CSVLogger(Logger):
     """Writes `metrics.csv`: a row a validation, and one for the test.
 
     Lightning's CSVLogger deletes the file of a resumed run, and appends to it, so that a full
-    disk leaves half a row. The file is small: this one writes it anew, whole, with every row.
+    disk leaves half a row. The file is small: this logger rewrites all of it with every row.
 
     Args:
         run_dir: the run's folder.

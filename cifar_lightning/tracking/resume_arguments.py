@@ -40,18 +40,16 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
 def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     """The last checkpoint of the newest run that can be resumed with these arguments."""
     options, overrides = options_and_overrides(arguments)
-    place = [o.partition("=")[2].strip("'\"") for o in options if o.startswith(CONFIG_DIR)]
-    place += [after for o, after in pairwise(options) if o in CONFIG_DIR]
-    further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in place if folder]
+    folders = [o.partition("=")[2].strip("'\"") for o in options if o.startswith(CONFIG_DIR)]
+    folders += [after for o, after in pairwise(options) if o in CONFIG_DIR]
+    further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in folders if folder]
     config = compose([*prepare_arguments(overrides), *further])
     typed = {*overrides_of(config)}
-    usual = DEBUGGING if config.choices.debug else RUNS
+    default = DEBUGGING if config.choices.debug else RUNS
     started = processes.launch()
     alone = started is None or started.total == 1  # several processes must choose the same run
-    folders = sorted(
-        _candidates(overrides, usual), key=lambda folder: folder.start_time, reverse=True
-    )
-    for folder in folders:
+    candidates = _candidates(overrides, default)
+    for folder in sorted(candidates, key=lambda folder: folder.start_time, reverse=True):
         run = folder.read()
         later = {o for some in run.resumed for o in some if key_of(o) != "resume"}
         if (
@@ -64,13 +62,13 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     return None
 
 
-def _candidates(overrides: Sequence[str], usual: Path) -> list[RunFolder]:
+def _candidates(overrides: Sequence[str], default: Path) -> list[RunFolder]:
     """The folders in which the run could have begun: in the default one, if none was typed."""
     typed = [o.partition("=")[2].strip("'\"") for o in overrides if key_of(o) == "hydra.run.dir"]
     if typed and "${" not in typed[-1]:
         return [RunFolder(Path(typed[-1]).expanduser())]
-    place = Path(typed[-1]).expanduser().parent if typed else usual
-    return [RunFolder(folder) for folder in place.glob("*") if folder.is_dir()]
+    parent = Path(typed[-1]).expanduser().parent if typed else default
+    return [RunFolder(folder) for folder in parent.glob("*") if folder.is_dir()]
 
 
 def in_run_folder(arguments: Sequence[str]) -> list[str]:

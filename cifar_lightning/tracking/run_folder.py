@@ -290,14 +290,14 @@ def read_choices(folder: Path) -> dict[str, str]:
     return {str(group): str(choices[group]) for group in sorted(choices) if choices[group]}
 
 
-def read_sweep(folder: Path, part: str = "task") -> list[str]:
+def read_sweep(folder: Path, kind: str = "task") -> list[str]:
     """The overrides that a multirun was started with; empty if not recorded.
 
     Args:
         folder: of the multirun.
-        part: `task` for those of its jobs, `hydra` for those of Hydra, such as the launcher.
+        kind: `task` for the overrides of its jobs, `hydra` for those of Hydra, as the launcher.
     """
-    return _texts(_read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{part}"))
+    return _texts(_read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{kind}"))
 
 
 def read_config_dir(folder: Path) -> str | None:
@@ -349,7 +349,7 @@ def _status_of(
     """
     epochs = metrics.get("epochs")
     more = isinstance(epochs, int | float) and any(
-        # A test's row has the epoch begun; float32 differs from the rounded figure.
+        # A test's row has the epoch begun; float32 differs from the rounded value.
         row.get("epoch", 0) > epochs + 1e-4
         for row in rows
         if "test/acc" not in row
@@ -361,7 +361,7 @@ def _status_of(
     for log in folder.path.glob("*.log"):
         if error := _last_error(log.read_text(errors="replace").splitlines(), since):
             return "failed", error
-    # Not any file: a report's own, or one that is being written, would mislead.
+    # Only the run's own files: a report in the folder may be newer.
     files = [
         folder.path / name
         for name in (".hydra", "config.yaml", "metrics.csv", "train.log", "checkpoints")

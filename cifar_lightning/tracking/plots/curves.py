@@ -143,11 +143,11 @@ def group_style(number: int) -> dict[str, Any]:
 
 
 def _draw(axes: Axes, curves: Mapping[str, Points], quantity: str, label: str) -> None:
-    for part, colour, name in (
+    for split, colour, name in (
         ("train", GREY, "training (augmented)"),
         ("val", BLUE, "validation"),
     ):
-        points = curves.get(f"{part}/{quantity}")
+        points = curves.get(f"{split}/{quantity}")
         if points:
             epochs, values = zip(*points, strict=True)
             axes.plot(epochs, values, color=colour, marker="o", markersize=4, label=name)

@@ -10,6 +10,11 @@ from cifar_lightning.config.compose import PACKAGE
 # The files and folders of a checkout that a training depends on.
 CODE = ("cifar_lightning", "conf", "hydra_plugins", "pyproject.toml", "requirements.lock")
 MAX_DIFF = 1_000_000  # bytes
+# Independent of the user's Git settings.
+PLAIN = (
+    *("--no-color", "--no-ext-diff", "--no-textconv", "--binary"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,6 @@ def code_state(package: Path = PACKAGE) -> CodeState:
     if len(diff) > MAX_DIFF:
         return CodeState(commit, dirty=True, diff=diff[:MAX_DIFF] + b"\n(cut off here)\n")
     return CodeState(commit, dirty=bool(diff), diff=diff)
-
-
-# Independent of the user's Git settings.
-PLAIN = (
-    *("--no-color", "--no-ext-diff", "--no-textconv", "--binary"),
-    *("--src-prefix=a/", "--dst-prefix=b/"),
-)
 
 
 def _git(folder: Path, *arguments: str, expected: int = 0) -> bytes:
