@@ -1,6 +1,7 @@
 """The commands as programs: run to their end, or started so that they can be stopped."""
 
 import atexit
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -13,19 +14,23 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from lightning_utilities.core.rank_zero import rank_zero_only
+
+from cifar_lightning.system.jobs import PRELOAD
 
 # Importing these takes a command most of a short run's time: 12 seconds on a slow core. So commands
 # are forked from a process that has imported them, one for all tests, and nothing of ours; nor W&B,
-# whose folder of pictures would be that of all forks, and deleted with the first one.
+# whose folder of pictures would be that of all forks, and deleted with the first one. The jobs that
+# tests run are forked from it too; the first of either starts it.
+PRELOAD += ["hydra", "matplotlib.pyplot", "optuna", "pydantic", "sqlalchemy", "torchinfo"]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["hydra", "matplotlib.pyplot", "pytorch_lightning", "pydantic", "torchinfo"]
-)
+FORKS.set_forkserver_preload(PRELOAD)
 
 
 class Program:
@@ -163,6 +168,20 @@ def run_command(
         program.kill()
     assert program.returncode is not None
     return subprocess.CompletedProcess([name, *typed], program.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def hydra_restored() -> Iterator[None]:
+    """Leaves no trace of Hydra's main in this process.
+
+    But for its plugins, which are executed anew where `Singleton.set_state` puts them back.
+    """
+    before = HydraConfig.instance().cfg
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+        GlobalHydra.instance().clear()
 
 
 def one_message(ended: subprocess.CompletedProcess[str]) -> str:

@@ -4,7 +4,8 @@ import csv
 import io
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,11 @@ def write(search: Search) -> dict[str, Any]:
         number, as `best`, and its validation accuracy, as `val/acc`.
     """
     study, folder = search.study, search.folder
-    # One that waits and has no values was one too many.
-    trials = [t for t in current_trials(study) if t.state != TrialState.WAITING or t.params]
-    found: dict[str, Any] = dict(counts(trials))
-    notes = [("table", str(write_table(folder, trials, list(search.space))))]
+    trials = current_trials(study)
+    counts = Counter(NAMES[trial.state] for trial in trials)
+    found: dict[str, Any] = {name: counts[name] for name in NAMES.values() if counts[name]}
+    tally = ", ".join(f"{count} {name}" for name, count in found.items())
+    notes = [("trials", tally), ("table", str(write_table(folder, trials, list(search.space))))]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)
     if ranked:
@@ -71,8 +73,7 @@ def write(search: Search) -> dict[str, Any]:
         notes += [("best", str(file)), ("train it", command)]
         found |= {"best": number_of(ranked[0]), "val/acc": ranked[0].value}
         _show_best(search, ranked[:SHOWN])
-    tally = ", ".join(f"{count} {state}" for state, count in counts(trials).items())
-    for label, text in (("trials", tally), *notes):
+    for label, text in notes:
         console.note(label, text)
     return found
 
@@ -182,9 +183,3 @@ def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
     for key in keys[:-1]:
         values = values.setdefault(key, {})
     values[keys[-1]] = value
-
-
-def counts(trials: Sequence[FrozenTrial]) -> Mapping[str, int]:
-    """The number of trials in each state that there are any in."""
-    of_each = {name: sum(t.state == state for t in trials) for state, name in NAMES.items()}
-    return {name: count for name, count in of_each.items() if count}

@@ -1,5 +1,6 @@
 """Opens the study that a search's configuration describes, in a storage that workers share."""
 
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -52,8 +53,7 @@ class Search:
         overrides: those typed, for every trial.
         folder: of the search; the trials' are in it.
         n_trials: in all.
-        sampler: makes one from a seed.
-        seed: that the samplers' come from.
+        sampler: makes that of a trial, from the number of trials before it.
     """
 
     study: optuna.Study
@@ -63,7 +63,6 @@ class Search:
     folder: Path
     n_trials: int
     sampler: Callable[[int], BaseSampler]
-    seed: int
 
 
 def open_search(config: DictConfig) -> Search:
@@ -110,7 +109,6 @@ def open_search(config: DictConfig) -> Search:
         folder=folder,
         n_trials=config.n_trials,
         sampler=sampler,
-        seed=config.seed,
     )
 
 
@@ -146,11 +144,18 @@ def _check_devices(trainer: DictConfig) -> None:
         )
 
 
-def _sampler(config: DictConfig, seed: int) -> BaseSampler:
+def _sampler(config: DictConfig, before: int) -> BaseSampler:
+    """A trial's sampler, with a seed of its own: one that starts anew proposes nothing twice."""
+    seed = seed_of(config.seed, before)
     sampler: BaseSampler = run.instantiate_part(config.sampler, "sampler", seed=seed)
     if isinstance(sampler, GridSampler | BruteForceSampler):  # which want to end a study themselves
         raise UserError(f"sampler={config.sampler._target_}: A grid is a sweep's: train -m.")
     return sampler
+
+
+def seed_of(seed: int, before: int) -> int:
+    """The seed of a trial's sampler, from the search's seed and the number of trials before it."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {before}".encode()).digest()[:4])
 
 
 def _open_study(config: DictConfig, address: str, pruner: BasePruner) -> optuna.Study:
@@ -280,10 +285,11 @@ def is_of_machine(override: str) -> bool:
 
 
 def current_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials of a study by number, without those that were retried."""
+    """The trials of a study by number, without those that were retried or are superfluous."""
     trials = study.get_trials(deepcopy=False)
-    retried = {number for trial in trials for number in retry.retry_history(trial)}
-    return sorted((t for t in trials if t.number not in retried), key=number_of)
+    left_out = {number for trial in trials for number in retry.retry_history(trial)}
+    left_out |= {trial.number for trial in trials if "superfluous" in trial.user_attrs}
+    return sorted((t for t in trials if t.number not in left_out), key=number_of)
 
 
 def number_of(trial: FrozenTrial) -> int:

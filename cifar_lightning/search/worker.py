@@ -34,13 +34,12 @@ from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import train
 
 POLL_S = 1.0  # between two looks at the trials of other workers
-FAILURES_ALIKE = 3  # and nothing else, after which a search ends
 # Of this machine, by which its workers share its cores; not its name, which is nobody's business.
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 class Superfluous(Exception):
-    """Other workers have all the trials that are wanted."""
+    """A trial is one too many: other workers have all that are wanted."""
 
 
 def work(search: Search) -> None:
@@ -50,7 +49,7 @@ def work(search: Search) -> None:
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; the trial that was running waits for the next start.
-        UserError: if the first trials fail for one reason, or the folder is another study's.
+        UserError: if the folder is another study's.
     """
     while True:
         fail_stale_trials(search.study)
@@ -62,7 +61,6 @@ def work(search: Search) -> None:
             time.sleep(POLL_S)
             continue
         _run_next(search)
-        _stop_if_all_fail_alike(search.study)
 
 
 def _run_next(search: Search) -> None:
@@ -72,15 +70,11 @@ def _run_next(search: Search) -> None:
         # One at a time, for its heartbeats; MaxTrialsCallback would have each of several workers
         # finish the trial that it is at, and count none that failed.
         objective = partial(_objective, search, started)
-        search.study.optimize(objective, n_trials=1, catch=(JobFailed,))
+        search.study.optimize(objective, n_trials=1, catch=(JobFailed, Superfluous))
     except BaseException as error:
-        is_ours = not started or give_back(search.study, started[0])
-        if isinstance(error, Superfluous):
-            return
-        if isinstance(error, Exception) and not is_ours:
-            _say(search, started[0], "another worker took it over: it had no heartbeat for long")
-            return
-        raise
+        if not started or give_back(search.study, started[0]) or not isinstance(error, Exception):
+            raise
+        _say(search, started[0], "another worker took it over: it had no heartbeat for long")
 
 
 def give_back(study: optuna.Study, number: int) -> bool:
@@ -97,17 +91,6 @@ def give_back(study: optuna.Study, number: int) -> bool:
     return True
 
 
-def _stop_if_all_fail_alike(study: optuna.Study) -> None:
-    """End a search in which something is wrong that has nothing to do with the parameters."""
-    ended = [trial for trial in current_trials(study) if trial.state.is_finished()]
-    reasons = {trial.user_attrs.get("reason") for trial in ended}
-    if len(ended) >= FAILURES_ALIKE and len(reasons) == 1 and None not in reasons:
-        raise UserError(
-            f"All {len(ended)} trials failed for one reason, so the search was stopped: "
-            f"{reasons.pop()}"
-        )
-
-
 def _objective(search: Search, started: list[int], trial: Trial) -> float:
     """The validation accuracy of a trial.
 
@@ -119,7 +102,7 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     Raises:
         JobFailed: if the training fails; the trial has the reason.
         TrialPruned: if it was pruned.
-        Superfluous: if there are enough trials without it.
+        Superfluous: if there are enough trials without it, which no count then includes.
     """
     started.append(trial.number)
     trials = current_trials(search.study)
@@ -127,9 +110,9 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     # so each sees all that came before its own, and `n_trials` of them go on.
     before = sum(other.number < trial.number for other in trials)
     if before >= search.n_trials:
+        trial.set_user_attr("superfluous", True)
         raise Superfluous
-    # A seed for each trial: a sampler that starts anew proposes nothing a second time.
-    search.study.sampler = search.sampler(seed_of(search.seed, before))
+    search.study.sampler = search.sampler(before)
     params = as_overrides(suggest(trial, search.space))
     trial.set_user_attr("overrides", params)
     trial.set_user_attr("host", HOST)
@@ -168,18 +151,10 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     return float(metrics["val/acc"])
 
 
-def seed_of(seed: int, before: int) -> int:
-    """The seed of a trial's sampler, from the search's seed and the number of trials before it."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {before}".encode()).digest()[:4])
-
-
 def _find_twin(trials: Sequence[FrozenTrial], params: Sequence[str]) -> FrozenTrial | None:
     """A trial with the same parameters, whose result this one would only get again."""
-    for trial in trials:
-        same = trial.user_attrs.get("overrides") == [*params]
-        if same and trial.state == TrialState.COMPLETE:
-            return trial
-    return None
+    complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
+    return next((t for t in complete if t.user_attrs["overrides"] == [*params]), None)
 
 
 def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConfig:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
-from programs import run_command
+from programs import hydra_restored, run_command
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.overrides import prepare_arguments
@@ -233,13 +231,8 @@ def message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
     def run_here(*typed: str) -> str:
         monkeypatch.setattr(sys, "argv", ["cifar-train", *typed])
-        singletons = Singleton.get_state()
-        try:
-            with pytest.raises(SystemExit) as ended:
-                main()
-        finally:
-            Singleton.set_state(singletons)
-            GlobalHydra.instance().clear()
+        with hydra_restored(), pytest.raises(SystemExit) as ended:
+            main()
         assert capsys.readouterr().err == ""  # nothing of Hydra's before it
         assert isinstance(ended.value.code, str)  # which is exit code 1
         return ended.value.code

@@ -16,7 +16,6 @@ import torch
 from programs import wait_for
 
 from cifar_lightning.system.jobs import (
-    PRELOAD,
     JobDied,
     JobEnvironment,
     JobFailed,
@@ -319,7 +318,8 @@ def test_what_is_imported_before_the_fork_asks_nothing_of_cuda() -> None:
         "    setattr(torch.cuda, name, asked)\n"
         "torch._C._cuda_getDeviceCount = asked\n"
         "import importlib, threading\n"
-        f"for name in {PRELOAD}: importlib.import_module(name)\n"
+        "from cifar_lightning.system.jobs import PRELOAD\n"
+        "for name in PRELOAD: importlib.import_module(name)\n"
         "print(threading.active_count())\n"
     )
     ended = subprocess.run(

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from checkpoints import changed_record
 from conftest import TINY
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from programs import hydra_restored
 
 from cifar_lightning.checkpoints.record import write_record
 from cifar_lightning.config.compose import compose
@@ -297,10 +296,8 @@ def test_a_sweep_goes_on_otherwise() -> None:
 
 @pytest.fixture
 def _hydra() -> Iterator[None]:
-    singletons = Singleton.get_state()
-    yield
-    Singleton.set_state(singletons)
-    GlobalHydra.instance().clear()
+    with hydra_restored():
+        yield
 
 
 @pytest.mark.usefixtures("_hydra")
