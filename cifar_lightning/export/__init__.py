@@ -70,14 +70,14 @@ def export(config: DictConfig) -> dict[str, Any]:
 
     keep_freed_memory()
     with get_console().status("Exporting, and checking the file against PyTorch"):
-        with verify.one_message(f"{info.model} cannot be exported to {kind}"):
+        with verify.export_errors(f"{info.model} cannot be exported to {kind}"):
             metadata = verify.describe(info)
             content = formats.make_file(kind, classifier, metadata)
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(output) as file:
             file.write(content)
             file.flush()
-            with verify.one_message(f"The {kind} file of {info.model} does not run"):
+            with verify.export_errors(f"The {kind} file of {info.model} does not run"):
                 run_file = formats.run_file(kind, Path(file.name), network)
                 difference = verify.largest_difference(run_file, classifier, images)
             verify.check_difference(difference, config.tolerance, kind, output)
@@ -93,7 +93,7 @@ def export(config: DictConfig) -> dict[str, Any]:
             "images_of": images_of,
         }
         if kind != "safetensors":  # which PyTorch runs as it runs the checkpoint
-            runs: dict[str, formats.Run] = {"eager": classifier, "file": run_file}
+            runs: dict[str, formats.Runner] = {"eager": classifier, "file": run_file}
             result |= verify.latencies(runs, images)
             result["threads"] = torch.get_num_threads()
     verify.show(result, classifier)

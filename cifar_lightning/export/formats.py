@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cifar_lightning.checkpoints.pretrained import read_weights, with_weights
 from cifar_lightning.training.module import Classifier
 
-Run = Callable[[Tensor], Tensor]
+Runner = Callable[[Tensor], Tensor]
 """Logits float32 [N, classes] of images uint8 [N, 3, H, W]."""
 
 # The oldest opset that PyTorch's exporter writes; newer runtimes read it too.
@@ -86,8 +86,8 @@ def onnx_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def run_onnx(file: Path) -> Run:
-    """Run an ONNX file by onnxruntime, on as many threads of the CPU as PyTorch has."""
+def run_onnx(file: Path) -> Runner:
+    """A function that runs an ONNX file by onnxruntime, on as many CPU threads as PyTorch has."""
     import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
@@ -114,12 +114,12 @@ def pt2_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
     return content.getvalue()
 
 
-def run_pt2(file: Path) -> Run:
-    """Run a program of `torch.export`."""
+def run_pt2(file: Path) -> Runner:
+    """A function that runs a program of `torch.export`."""
     return _in_inference_mode(torch.export.load(io.BytesIO(file.read_bytes())).module())
 
 
-def _in_inference_mode(module: nn.Module) -> Run:
+def _in_inference_mode(module: nn.Module) -> Runner:
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode():
             logits: Tensor = module(images)
@@ -145,8 +145,8 @@ def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
     return save(weights, _as_text(metadata))
 
 
-def run_safetensors(file: Path, network: nn.Module) -> Run:
-    """Load weights into a network and run it, with the normalisation in the metadata.
+def run_safetensors(file: Path, network: nn.Module) -> Runner:
+    """A function that runs a network with weights and normalisation of a file.
 
     Args:
         file: with the weights of all layers of the network.
@@ -161,7 +161,7 @@ def make_file(kind: str, classifier: Classifier, metadata: dict[str, Any]) -> by
     return make(classifier, metadata)
 
 
-def run_file(kind: str, file: Path, network: nn.Module) -> Run:
+def run_file(kind: str, file: Path, network: nn.Module) -> Runner:
     """A function that runs a file; `network` is for weights without a graph."""
     if kind == "safetensors":
         return run_safetensors(file, network)

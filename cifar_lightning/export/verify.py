@@ -15,7 +15,7 @@ from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
-from cifar_lightning.export.formats import Run
+from cifar_lightning.export.formats import Runner
 from cifar_lightning.tracking.console import note
 from cifar_lightning.tracking.tables import Cell, Table, count, data_size, print_table
 from cifar_lightning.training.module import Classifier
@@ -24,6 +24,7 @@ IMAGES = 512
 # Batch sizes of the check, each with its largest number of batches, and batch sizes that are timed.
 CHECKED = {1: 8, 7: 8, 256: 2}
 TIMED = (1, 256)
+TURNS = 7  # of each in the timing, after a warm-up
 # Seconds after which earlier work no longer uses the cores.
 SETTLED = 0.1
 
@@ -44,7 +45,7 @@ logits = network((images / 255 - mean) / std)  # mean and std are in the file's 
 
 
 @contextmanager
-def one_message(what: str) -> Iterator[None]:
+def export_errors(what: str) -> Iterator[None]:
     """Turn any exception of an exporter or a runtime into a UserError.
 
     Args:
@@ -94,7 +95,7 @@ def noise(image_size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def largest_difference(run: Run, classifier: Classifier, images: Tensor) -> float:
+def largest_difference(run: Runner, classifier: Classifier, images: Tensor) -> float:
     """The largest difference between logits of a file and of PyTorch, in batches of 1, 7 and 256.
 
     Args:
@@ -154,20 +155,19 @@ def _repeated(images: Tensor, count: int) -> Tensor:
 
 
 @torch.inference_mode()
-def latencies(runs: dict[str, Run], images: Tensor, rounds: int = 7) -> dict[str, float]:
+def latencies(runs: dict[str, Runner], images: Tensor) -> dict[str, float]:
     """Median milliseconds per batch, as `NAME_ms_1` and `NAME_ms_256`.
 
     Args:
         runs: by name; they take turns, so that other load on the machine affects all alike.
         images: uint8 [N, 3, H, W]; fewer than 256 are repeated.
-        rounds: turns of each.
     """
     medians = {}
     for size in TIMED:
         batch = _repeated(images, size)
         calls = 10 if size == 1 else 1
         seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for turn in range(rounds + 1):
+        for turn in range(TURNS + 1):
             for name, run in runs.items():
                 # After a call, the threads of onnxruntime spin and would slow the next one.
                 time.sleep(SETTLED)

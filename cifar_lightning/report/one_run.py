@@ -15,7 +15,7 @@ from cifar_lightning.tracking.tables import (
     count,
     data_size,
     facts,
-    optional,
+    number_cell,
     percent,
     plain,
     seconds,
@@ -198,7 +198,7 @@ def _epochs(run: Run) -> Table:
     )
     rows = [row for row in run.rows if "train/loss" in row or "val/loss" in row]
     shown = [column for column in columns if any(column[1] in row for row in rows)]
-    cells = [[optional(row.get(key), write) for _, key, write in shown] for row in rows]
+    cells = [[number_cell(row.get(key), formatter) for _, key, formatter in shown] for row in rows]
     return Table([name for name, _, _ in shown], cells)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cifar_lightning.tracking.tables import Cell, Table, optional, percent
+from cifar_lightning.tracking.tables import Cell, Table, number_cell, percent
 
 
 def scores(evaluation: Mapping[str, Any]) -> Table:
@@ -13,7 +13,7 @@ def scores(evaluation: Mapping[str, Any]) -> Table:
     rows = [
         [
             Cell(name),
-            *(optional(evaluation[f"test/{k}{suffix}"], write) for k, write in columns),
+            *(number_cell(evaluation[f"test/{k}{suffix}"], formatter) for k, formatter in columns),
         ]
         for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip"))
     ]
@@ -33,7 +33,7 @@ def by_class(evaluation: Mapping[str, Any]) -> Table:
             other = max(mistakes, key=lambda o: mistakes[o])
             share = mistakes[other] / sum(counts)
             cells = [Cell(other), Cell(percent(share), share)]
-        rows.append([Cell(name), optional(accuracy, percent), *cells])
+        rows.append([Cell(name), number_cell(accuracy, percent), *cells])
     return Table(["class", "accuracy", "most often taken for", "of its images"], rows)
 
 

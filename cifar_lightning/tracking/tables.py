@@ -106,10 +106,10 @@ def numbers(values: Sequence[Any]) -> list[float]:
     return [float(v) for v in found if math.isfinite(v)]
 
 
-def optional(value: Any, write: Callable[[float], str]) -> Cell:
+def number_cell(value: Any, formatter: Callable[[float], str]) -> Cell:
     """A cell with a formatted number; an empty one if that is missing or not finite."""
     found = numbers([value])
-    return Cell(write(found[0]), found[0]) if found else Cell("")
+    return Cell(formatter(found[0]), found[0]) if found else Cell("")
 
 
 def facts(metrics: Mapping[str, Any], names: Mapping[str, tuple[str, Any]]) -> dict[str, str]:
@@ -120,9 +120,9 @@ def facts(metrics: Mapping[str, Any], names: Mapping[str, tuple[str, Any]]) -> d
         names: by key, the label, and a function that formats a number, or `str` for a text.
     """
     found = {}
-    for key, (name, write) in names.items():
+    for key, (name, formatter) in names.items():
         value = metrics.get(key)
-        text = str(value) if write is str and value else optional(value, write).text
+        text = str(value) if formatter is str and value else number_cell(value, formatter).text
         if text:
             found[name] = text
     return found

@@ -216,12 +216,12 @@ def test_an_evaluation_is_of_the_images_it_says(
     monkeypatch.setattr(evaluation, "CORRUPTED_AT_A_TIME", 30)  # of 100
     found, logits = evaluation.measure(sure, shapes, 50, robustness=True)
     images, labels = shapes.test.images, shapes.test.labels
-    guesses = logits.argmax(1)
+    predictions = logits.argmax(1)
     matrix = np.zeros((10, 10), int)
-    np.add.at(matrix, (labels.numpy(), guesses.numpy()), 1)
+    np.add.at(matrix, (labels.numpy(), predictions.numpy()), 1)
     assert found["confusion_matrix"] == matrix.tolist() != matrix.T.tolist()
     for number, name in enumerate(shapes.classes):
-        right = (guesses[labels == number] == number).float().mean().item()
+        right = (predictions[labels == number] == number).float().mean().item()
         assert found["test/acc_by_class"][name] == pytest.approx(right, abs=1e-6)
     mirrored = metrics.scores(sure.logits(images, 50, flip=True), labels)
     assert {k: found[f"test/{k}_flip"] for k in mirrored} == mirrored
@@ -239,15 +239,15 @@ def test_an_evaluation_is_of_the_images_it_says(
 
 def test_mistakes_have_their_own_captions(sure: Inference, shapes: ShapesData) -> None:
     logits = sure.logits(shapes.test.images, 100)
-    confidences, guesses = logits.softmax(1).max(1)
-    wrong = metrics.confident_mistakes(guesses, confidences, shapes.test.labels, 36)
+    confidences, predictions = logits.softmax(1).max(1)
+    wrong = metrics.confident_mistakes(predictions, confidences, shapes.test.labels, 36)
     figure = evaluation._mistakes(logits, shapes, "t")
     assert figure is not None
     (axes,) = figure.axes
     for place, picture, text in zip(wrong.index, axes.images, axes.texts, strict=True):
-        label, guess = shapes.test.labels[place], logits[place].argmax()
+        label, prediction = shapes.test.labels[place], logits[place].argmax()
         confidence = logits[place].softmax(0).max()
-        expected = f"{shapes.classes[label]}\n{shapes.classes[guess]} {confidence:.0%}"
+        expected = f"{shapes.classes[label]}\n{shapes.classes[prediction]} {confidence:.0%}"
         assert text.get_text() == expected
         shown = np.asarray(picture.get_array())
         assert np.array_equal(shown, shapes.test.images[place].permute(1, 2, 0).numpy())

@@ -123,7 +123,7 @@ def test_a_pt2_file_runs_where_this_package_is_not(
     sizes: list[int] = []
     run_file = formats.run_file
 
-    def watched(kind: str, file: Path, network: nn.Module) -> formats.Run:
+    def watched(kind: str, file: Path, network: nn.Module) -> formats.Runner:
         runs = run_file(kind, file, network)
 
         def counted(images: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ def test_a_file_that_differs_by_more_than_the_tolerance_is_not_kept(
 ) -> None:
     run_file = formats.run_file
 
-    def differing(kind: str, file: Path, network: nn.Module) -> formats.Run:
+    def differing(kind: str, file: Path, network: nn.Module) -> formats.Runner:
         assert file.stat().st_size > 0
         runs = run_file(kind, file, network)
         return lambda images: runs(images) + wrong
@@ -284,7 +284,7 @@ def test_a_network_that_cannot_be_exported_says_why(best: Path) -> None:
     for kind in ("onnx", "pt2"):
         with (
             pytest.raises(UserError, match=r"(?s)unsteady: .*data-dependent"),
-            verify.one_message("unsteady"),
+            verify.export_errors("unsteady"),
         ):
             formats.make_file(kind, classifier, metadata)
 

@@ -150,12 +150,12 @@ def test_the_test_is_shown_class_by_class_and_mistake_by_mistake(offline_run: Of
     confidences = [row[3] for row in table["data"]]
     assert confidences == sorted(confidences, reverse=True)
     with torch.no_grad():
-        guesses = classifier(data.test.images).argmax(1)
+        predictions = classifier(data.test.images).argmax(1)
     agree = 0
-    for cell, label, guess, _, number in table["data"]:
-        assert label != guess
+    for cell, label, prediction, _, number in table["data"]:
+        assert label != prediction
         assert data.classes[data.test.labels[number]] == label
-        agree += data.classes[guesses[number]] == guess
+        agree += data.classes[predictions[number]] == prediction
         picture = np.asarray(Image.open(place / files[cell["path"]]))  # [4 H, 4 W, 3]
         image = data.test.images[number].permute(1, 2, 0).numpy()
         assert np.array_equal(picture[::4, ::4], image)
