@@ -39,7 +39,7 @@ class Settings(TypedDict):
     rehearse_without_data: bool
 
 
-class Budget(TypedDict):
+class BudgetLimits(TypedDict):
     """Types of the values of `budget`."""
 
     max_params: float | None
@@ -56,7 +56,7 @@ def check_config(config: DictConfig) -> None:
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_presence(values)
     check_values("", get_type_hints(Settings), values)
-    check_values("budget.", get_type_hints(Budget), values["budget"])
+    check_values("budget.", get_type_hints(BudgetLimits), values["budget"])
     check_values("trainer.", {"compile": bool}, values["trainer"])
     for key in PARTS:
         check_part(key, values[key])

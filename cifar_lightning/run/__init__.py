@@ -11,7 +11,7 @@ from cifar_lightning.run.build import (
     instantiate_part,
     make_network,
 )
-from cifar_lightning.run.load import build_distillation, rebuild, rebuild_data
+from cifar_lightning.run.from_checkpoint import build_distillation, rebuild, rebuild_data
 from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
 
 __all__ = [

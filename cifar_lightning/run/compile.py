@@ -99,5 +99,5 @@ class WarmUp(pl.Callback):
     def _sizes(self, trainer: pl.Trainer) -> set[int]:
         sizes = {self.data.image_size}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            sizes.update(getattr(callback, "train_sizes", ()))
+            sizes.update(getattr(callback, "train_image_sizes", ()))
         return sizes

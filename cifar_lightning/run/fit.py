@@ -38,7 +38,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-class BestSoFar(pl.Callback):
+class RestoreBestCheckpoint(pl.Callback):
     """Restores the path and accuracy of the best checkpoint in a resumed run.
 
     Attributes:
@@ -107,7 +107,7 @@ def fit(
     Raises:
         UserError: if Lightning refuses the configuration, or the checkpoint's state does not fit.
     """
-    best = None if config.resume is None else BestSoFar()
+    best = None if config.resume is None else RestoreBestCheckpoint()
     added = [interruption, WarmUp(data, config.trainer.compile), best]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]
     if trainer.strategy.root_device.type == "cpu":

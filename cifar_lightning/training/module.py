@@ -52,8 +52,8 @@ class Classifier(pl.LightningModule):
         seed: of the augmentation.
 
     Attributes:
-        train_size: height and width in pixels to which training steps scale the images; None for
-            no scaling.
+        train_image_size: height and width in pixels to which training steps scale the images;
+            None for no scaling.
         tested: the predictions of the last test; None before it.
         distillation: combines the loss with a teacher's part; None to train on the labels alone.
             Checkpoints do not contain it.
@@ -95,7 +95,7 @@ class Classifier(pl.LightningModule):
         self.label_smoothing = label_smoothing
         self.cutmix = cutmix
         self.seed = seed
-        self.train_size: int | None = None
+        self.train_image_size: int | None = None
         self.fit_scores = Scores(len(classes))
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
@@ -155,8 +155,8 @@ class Classifier(pl.LightningModule):
         if self.cutmix:
             images, others, kept = cutmix(images, self.cutmix, generator)
         inputs = self.normalise(images)
-        if self.train_size is not None:
-            inputs = scale(inputs, self.train_size)
+        if self.train_image_size is not None:
+            inputs = scale(inputs, self.train_image_size)
         logits = self.network(inputs)
         losses = self._cross_entropy(logits, labels)
         if others is not None:

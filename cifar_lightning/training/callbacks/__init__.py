@@ -7,7 +7,7 @@ A callback may have these attributes, which the run reads:
 
 - `ONE_DEVICE`: the error message for more than one device, if it works on one only.
 - `RUNS_LAST`: True if it has to be called after all others.
-- `train_sizes`: image sizes in pixels of training steps, beside the data's own.
+- `train_image_sizes`: image sizes in pixels of training steps, beside the data's own.
 - `gradient_norm`: of the last step, a tensor; None before it. Shown when a loss is NaN.
 - `stopped_by`: the value in metrics.json if the callback has stopped the run; else None.
 """

@@ -9,9 +9,9 @@ from cifar_lightning.errors import UserError
 
 
 class Resizing(Protocol):
-    """A module whose training steps scale images to `train_size` pixels; None for no scaling."""
+    """A module whose training steps scale images to `train_image_size` pixels, or do not (None)."""
 
-    train_size: int | None
+    train_image_size: int | None
 
 
 class ProgressiveResizing(pl.Callback):
@@ -38,7 +38,7 @@ class ProgressiveResizing(pl.Callback):
             raise ValueError(f"until must be from 0 to 1, not {until}")
         self.size = size
         self.until = until
-        self.train_sizes = (size,) if until else ()
+        self.train_image_sizes = (size,) if until else ()
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that the network takes the small size."""
@@ -66,4 +66,4 @@ class ProgressiveResizing(pl.Callback):
     ) -> None:
         """Set the image size of the step."""
         small = trainer.global_step < self.until * trainer.estimated_stepping_batches
-        cast(Resizing, pl_module).train_size = self.size if small else None
+        cast(Resizing, pl_module).train_image_size = self.size if small else None
