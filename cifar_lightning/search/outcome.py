@@ -150,36 +150,27 @@ def write_experiment(
     base = [o.partition("=")[2] for o in chosen if o.startswith("experiment=")]
     left_out = [o for o in recipe if o.startswith("~")]
     kept = [o for o in chosen if not o.startswith(("experiment=", "~"))]
-    groups: dict[str, str] = {}
-    values: dict[str, Any] = {}
-    for override in OverridesParser.create().parse_overrides(["target_accuracy=null", *kept]):
-        key = override.key_or_group
-        if (CONF / key).is_dir():
-            groups[key] = str(override.value())
-        else:
-            _set(values, key.split("."), override.value())
-    config_dir = folder / "conf"
-    words = ["python", "-m", "cifar_lightning.train", "--config-dir", str(config_dir)]
-    command = shlex.join([*words, f"experiment={name}", *left_out, *here])
-    content: dict[str, Any] = {}
+    parsed = OverridesParser.create().parse_overrides(["target_accuracy=null", *kept])
+    values = {o.key_or_group: o.value() for o in parsed}
+    groups = [key for key in values if (CONF / key).is_dir()]
+    content = OmegaConf.create()
     if base or groups:
-        overriding = ({f"override /{group}": option} for group, option in groups.items())
-        content["defaults"] = [*base, *overriding, "_self_"]
+        overriding = [{f"override /{group}": values[group]} for group in groups]
+        content.defaults = [*base, *overriding, "_self_"]
+    for key, value in values.items():
+        if key not in groups:
+            OmegaConf.update(content, key, value)
+    file = folder / "conf" / "experiment" / f"{name}.yaml"
+    words = ["python", "-m", "cifar_lightning.train", "--config-dir", str(folder / "conf")]
+    command = shlex.join([*words, f"experiment={name}", *left_out, *here])
     text = (
         "# @package _global_\n"
         f"# {command}\n"
         f"# {best.value:.2%} validation accuracy: the best of {n_trials} trials (1 seed), so by "
         "chance better than others;\n# seeds of its own will tell how good it is.\n"
-        f"{OmegaConf.to_yaml(OmegaConf.create(content | values))}"
+        f"{OmegaConf.to_yaml(content)}"
     )
-    file = config_dir / "experiment" / f"{name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as opened:
         opened.write(text.encode())
     return file, command
-
-
-def _set(values: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    for key in keys[:-1]:
-        values = values.setdefault(key, {})
-    values[keys[-1]] = value
