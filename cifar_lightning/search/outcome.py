@@ -137,7 +137,7 @@ def write_experiment(
     Args:
         folder: of the search.
         name: of the experiment.
-        overrides: those that were typed, of all trials.
+        overrides: the user's, for every trial.
         best: the trial.
         n_trials: of how many.
 

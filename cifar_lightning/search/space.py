@@ -91,7 +91,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 
 def as_overrides(params: Mapping[str, Any]) -> list[str]:
-    """Parameters as typed on the command line, numbers with four digits: nobody means more."""
+    """Parameters as overrides, numbers with four digits: nobody means more."""
     return [
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in params.items()

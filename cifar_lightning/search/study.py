@@ -32,8 +32,8 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats an
 
 # Keys of a search; all others are of its trials.
 OWN_KEYS = {"search", *map(str, OmegaConf.load(CONF / "search.yaml"))} - {"defaults", "hydra"}
-# Of every trial, before what was typed: to its end, and without a look at the test images, which
-# are not for choosing.
+# Overrides of every trial, before the user's: it trains to its end, and does not see the test
+# images, which are not for choosing.
 OF_EVERY_TRIAL = ("target_accuracy=null", "+trainer.limit_test_batches=0")
 SECONDS_FOR_A_LOCK = 60  # SQLite has one writer at a time, the others wait
 TRIES = 3  # to open a storage: another worker may be creating its tables
@@ -50,7 +50,7 @@ class Search:
         study: with its pruner.
         space: to choose from.
         address: of the storage.
-        overrides: those typed, for every trial.
+        overrides: the user's, for every trial.
         folder: of the search; the trials' are in it.
         n_trials: in all.
         sampler: makes that of a trial, from the number of trials before it.
@@ -280,8 +280,8 @@ def _check_same_search(
 def is_of_machine(override: str) -> bool:
     """Whether an override says where things are and not what is trained."""
     key = key_of(override)
-    places = (*(f"data.{key}" for key in DATA_PATHS), "trainer.gpus", "data", "logger")
-    return key in places or key.startswith("logger.")
+    keys = (*(f"data.{name}" for name in DATA_PATHS), "trainer.gpus", "data", "logger")
+    return key in keys or key.startswith("logger.")
 
 
 def current_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -72,13 +72,13 @@ def _run_next(search: Search) -> None:
         objective = partial(_objective, search, started)
         search.study.optimize(objective, n_trials=1, catch=(JobFailed, Superfluous))
     except BaseException as error:
-        if not started or give_back(search.study, started[0]) or not isinstance(error, Exception):
+        if not started or retry_later(search.study, started[0]) or not isinstance(error, Exception):
             raise
-        _say(search, started[0], "another worker took it over: it had no heartbeat for long")
+        _print(search, started[0], "another worker took it over: it had no heartbeat for long")
 
 
-def give_back(study: optuna.Study, number: int) -> bool:
-    """Have a trial that was not done retried, by whoever comes first.
+def retry_later(study: optuna.Study, number: int) -> bool:
+    """Enqueue a trial that was not completed once more, for whichever worker comes first.
 
     Returns:
         False if it is retried already.
@@ -107,7 +107,7 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     started.append(trial.number)
     trials = current_trials(search.study)
     # Several workers may have asked for the last trial at once. Numbers are handed out one by one,
-    # so each sees all that came before its own, and `n_trials` of them go on.
+    # so each sees all that came before its own, and `n_trials` of them run.
     before = sum(other.number < trial.number for other in trials)
     if before >= search.n_trials:
         trial.set_user_attr("superfluous", True)
@@ -117,11 +117,11 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     trial.set_user_attr("overrides", params)
     trial.set_user_attr("host", HOST)
     number = next(number_of(other) for other in trials if other.number == trial.number)
-    if (twin := _find_twin(trials, params)) is not None:
-        assert twin.value is not None
-        trial.set_user_attr("same_as", number_of(twin))
-        _say(search, number, f"{twin.value:.2%}, as trial {number_of(twin)}, which is the same")
-        return twin.value
+    if (same := _find_same(trials, params)) is not None:
+        assert same.value is not None
+        trial.set_user_attr("same_as", number_of(same))
+        _print(search, number, f"{same.value:.2%}, as trial {number_of(same)}, which is the same")
+        return same.value
     others_here = sum(
         other.state == TrialState.RUNNING
         and other.user_attrs.get("host") == HOST
@@ -139,19 +139,19 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
         metrics = run_job(partial(_train, trial, config), environment)
     except JobFailed as error:
         trial.set_user_attr("reason", str(error))
-        _say(search, number, f"failed: {str(error).partition(chr(10))[0]}")
+        _print(search, number, f"failed: {str(error).partition(chr(10))[0]}")
         raise
     for key in ("epochs", "train_seconds", "params", "device"):
         trial.set_user_attr(key, metrics[key])
     if metrics["stopped_by"] == "pruned":
-        _say(search, number, f"pruned after {metrics['epochs']:g} epochs")
+        _print(search, number, f"pruned after {metrics['epochs']:g} epochs")
         raise TrialPruned
     seconds = f"{metrics['train_seconds']:.1f} s"
-    _say(search, number, f"{metrics['val/acc']:.2%}  {seconds}  {' '.join(params)}")
+    _print(search, number, f"{metrics['val/acc']:.2%}  {seconds}  {' '.join(params)}")
     return float(metrics["val/acc"])
 
 
-def _find_twin(trials: Sequence[FrozenTrial], params: Sequence[str]) -> FrozenTrial | None:
+def _find_same(trials: Sequence[FrozenTrial], params: Sequence[str]) -> FrozenTrial | None:
     """A trial with the same parameters, whose result this one would only get again."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return next((t for t in complete if t.user_attrs["overrides"] == [*params]), None)
@@ -203,7 +203,7 @@ def _log_config(file: Path) -> dict[str, Any]:
     return dict(container)
 
 
-def _say(search: Search, number: int, text: str) -> None:
+def _print(search: Search, number: int, text: str) -> None:
     width = len(str(search.n_trials - 1))
     line = f"trial {number:>{width}}  {text}"
     get_console().print(line, markup=False, highlight=False, soft_wrap=True)

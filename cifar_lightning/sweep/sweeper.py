@@ -15,7 +15,7 @@ from cifar_lightning.sweep import jobs as sweep_jobs
 
 
 class Sweeper(BasicSweeper):
-    """Runs every combination of the values typed, whether or not single jobs fail.
+    """Runs every combination of the values given, whether or not single jobs fail.
 
     Args:
         max_batch_size: number of jobs that the launcher gets at once; None gives it all.
@@ -31,7 +31,7 @@ class Sweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
         self.resume = resume
-        self.lost: UserError | None = None  # why the launcher could not run some jobs
+        self.launcher_error: UserError | None = None  # why the launcher could not run some jobs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -85,8 +85,8 @@ class Sweeper(BasicSweeper):
             errors = self._launch(launched)
         finally:
             finished = show_sweep(self.config.hydra.job.config_name, folder, jobs, errors)
-        if self.lost is not None:
-            raise self.lost
+        if self.launcher_error is not None:
+            raise self.launcher_error
         if not finished:
             raise SystemExit(1)
 
@@ -101,7 +101,7 @@ class Sweeper(BasicSweeper):
             try:
                 results = self.launcher.launch(batch, initial_job_idx=done)
             except RuntimeError as error:  # of the launcher: no job's exception comes out of it
-                self.lost = UserError(f"hydra/launcher: {error}")
+                self.launcher_error = UserError(f"hydra/launcher: {error}")
                 results = []
             # `return_value` would raise it, and print the job's overrides.
             errors += [r._return_value for r in results if r.status is JobStatus.FAILED]
