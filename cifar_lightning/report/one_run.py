@@ -84,7 +84,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "cards": facts(metrics, CARDS).items(),
         "charts": _charts(run),
         "epochs": _epochs(run),
-        **_evaluation(run.evaluation, metrics),
+        **_evaluation(run),
         "evaluation_pictures": evaluation,
         "test_pictures": [p for p in figures if p["name"] in OF_THE_TEST and p["name"] not in seen],
         "figures": [picture for picture in figures if picture["name"] not in OF_THE_TEST],
@@ -100,10 +100,17 @@ def content_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _evaluation(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables of an evaluation.json, how it was measured, and any doubt about it."""
-    if not evaluation:
-        return dict.fromkeys(("scores", "by_class", "robustness", "circumstances", "doubt"))
+def _evaluation(run: Run) -> dict[str, Any]:
+    """The tables of a run's evaluation, how it was measured, and any doubt about it."""
+    if run.evaluation:
+        try:
+            return _read_evaluation(run.evaluation, run.metrics)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            run.problems.append(f"evaluation.json cannot be read: it is incomplete ({error!r})")
+    return dict.fromkeys(("scores", "by_class", "robustness", "circumstances", "doubt"))
+
+
+def _read_evaluation(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Any]:
     circumstances = facts(evaluation, MEASURED)
     robustness = evaluation["robustness"]
     if robustness is not None:

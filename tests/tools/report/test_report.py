@@ -211,6 +211,7 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
         ("metrics.csv", "epoch\n<img src=x onerror=alert(1)>\n"),
         ("metrics.csv", "epoch,step,val/acc\n1,6\n"),
         ("evaluation/evaluation.json", ""),
+        ("evaluation/evaluation.json", '{"data": "shapes", "robustness": 3}'),
         ("config.yaml", "a: ["),
     ],
 )
