@@ -4,6 +4,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import programs
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -11,7 +12,11 @@ from torch import Tensor, nn
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.data import ShapesData
+from cifar_lightning.system import jobs
 from cifar_lightning.train import train
+
+jobs.PRELOAD += programs.IMPORTED
+programs.FORKS.set_forkserver_preload(jobs.PRELOAD)
 
 # A whole run in about a second: 6 steps an epoch.
 TINY = (

@@ -22,15 +22,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from cifar_lightning.system.jobs import PRELOAD
-
 # Importing these takes a command most of a short run's time: 12 seconds on a slow core. So commands
 # are forked from a process that has imported them, one for all tests, and nothing of ours; nor W&B,
 # whose folder of pictures would be that of all forks, and deleted with the first one. The jobs that
-# tests run are forked from it too; the first of either starts it.
-PRELOAD += ["hydra", "matplotlib.pyplot", "optuna", "pydantic", "sqlalchemy", "torchinfo"]
+# tests run are forked from it too; the first of either starts it, so conftest.py tells both.
+IMPORTED = ["hydra", "matplotlib.pyplot", "optuna", "pydantic", "sqlalchemy", "torchinfo"]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(PRELOAD)
 
 
 class Program:
