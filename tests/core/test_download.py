@@ -181,7 +181,7 @@ def test_a_partial_file_that_is_whole_is_taken(tmp_path: Path) -> None:
 def test_a_mirror_that_sends_nothing_or_takes_for_ever_is_left(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, kind: str, seconds: str
 ) -> None:
-    monkeypatch.setattr(download, f"{seconds}_SECONDS", 1.0)
+    monkeypatch.setattr(download, f"{seconds}_SECONDS", 0.3)
     assert arrived(tmp_path, server.url(kind), server.url("good")) == ARCHIVE
 
 

@@ -233,7 +233,7 @@ def put(file: Path, kind: str, content: bytes, outside: Path) -> None:
         file.symlink_to(leads_to[kind])
 
 
-@cases(120)
+@cases(80)
 @given(
     odd=st.lists(
         st.tuples(
@@ -309,7 +309,7 @@ members = st.lists(
 )
 
 
-@cases(200)
+@cases(120)
 @given(data=st.data(), odd=members, kind=st.sampled_from([*COMPRESSED, ".tar", "deflated", "zip"]))
 def test_any_archive_is_read_or_refused_and_writes_nothing_beside_the_cache(
     data: st.DataObject, odd: list[tuple[str, bytes, bytes]], kind: str
@@ -418,7 +418,7 @@ def test_a_single_large_file_in_an_archive_is_named(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------- decoded images
 
 
-@cases(60)
+@cases(40)
 @given(data=st.data())
 def test_an_altered_cache_is_made_anew(data: st.DataObject) -> None:
     folder = fresh_folder()

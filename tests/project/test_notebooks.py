@@ -70,6 +70,7 @@ def test_the_data_and_its_augmentation(tmp_path: Path, monkeypatch: pytest.Monke
     assert pictures_in(notebook) == 5
 
 
+@pytest.mark.slow
 def test_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = executed("02", tmp_path, monkeypatch)
     assert "257856" in texts(notebook)

@@ -89,7 +89,7 @@ def saved(content: object, file: Path) -> Path:
     return file
 
 
-@cases(40)
+@cases(25)
 @given(data=st.data())
 def test_any_altered_bytes_are_rebuilt_or_named(
     data: st.DataObject, trained: Path, case: Callable[[], Path]
@@ -163,7 +163,7 @@ def altered(content: dict[str, Any], place: tuple[Any, ...], value: Any) -> dict
 REMOVED = object()
 
 
-@cases(50)
+@cases(30)
 @given(data=st.data())
 def test_any_altered_entry_is_rebuilt_or_named(
     data: st.DataObject, content: dict[str, Any], case: Callable[[], Path]
@@ -178,7 +178,7 @@ def test_any_altered_entry_is_rebuilt_or_named(
 KEYS = ("callbacks", "hyper_parameters", "loops", "state_dict", "global_step", "x", 5)
 
 
-@cases(20)
+@cases(15)
 @given(value=st.one_of(odd_values, st.dictionaries(st.sampled_from(KEYS), odd_values)))
 def test_any_other_file_of_pytorchs_is_named(value: Any, case: Callable[[], Path]) -> None:
     file = saved(value, case())
@@ -265,7 +265,7 @@ STATE = ("callbacks", "loops", "lr_schedulers", "optimizer_states", "epoch", "gl
 
 
 @pytest.mark.slow
-@cases(20)
+@cases(15)
 @given(data=st.data())
 def test_any_altered_training_state_is_resumed_or_named(
     data: st.DataObject, content: dict[str, Any], case: Callable[[], Path]

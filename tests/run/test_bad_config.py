@@ -88,7 +88,7 @@ def build(config: DictConfig) -> None:
     run.build_trainer(config, callbacks, has_validation=data.val is not None)
 
 
-@cases(80)
+@cases(50)
 @given(place=st.sampled_from(PLACES), value=values)
 @example(place=((), "data.train_size"), value=10**12)
 @example(place=((), "data.train_size"), value=10**20)
@@ -119,7 +119,7 @@ def test_any_value_under_any_key_builds_or_ends_in_one_message(
     assert not leftovers(Path.cwd())
 
 
-@cases(30)
+@cases(20)
 @given(
     key=st.sampled_from(sorted({key for options, key in PLACES if not options})),
     typed=st.one_of(

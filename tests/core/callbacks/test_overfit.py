@@ -119,6 +119,7 @@ class Forgets(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 def test_overfitting_shows_a_bug_in_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

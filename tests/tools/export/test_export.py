@@ -115,6 +115,7 @@ def test_an_onnx_file_says_what_it_is_and_nothing_of_the_machine(checkpoint: Pat
     assert not {node.op_type for node in model.graph.node} & {"Gather", "Transpose", "Range"}
 
 
+@pytest.mark.slow
 def test_a_pt2_file_runs_where_this_package_is_not(
     best: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
