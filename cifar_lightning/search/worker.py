@@ -34,6 +34,7 @@ from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import train
 
 POLL_S = 1.0  # between two looks at the trials of other workers
+FAILURES_ALIKE = 3  # and nothing else, after which a search ends
 # Of this machine, by which its workers share its cores; not its name, which is nobody's business.
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -49,7 +50,7 @@ def work(search: Search) -> None:
 
     Raises:
         KeyboardInterrupt: after Ctrl-C; the trial that was running waits for the next start.
-        UserError: if the folder is another study's.
+        UserError: if all trials fail for one reason, or the folder is another study's.
     """
     while True:
         fail_stale_trials(search.study)
@@ -61,6 +62,18 @@ def work(search: Search) -> None:
             time.sleep(POLL_S)
             continue
         _run_next(search)
+        _stop_if_all_fail_alike(search.study)
+
+
+def _stop_if_all_fail_alike(study: optuna.Study) -> None:
+    """End a search whose trials fail whatever their parameters are."""
+    ended = [trial for trial in current_trials(study) if trial.state.is_finished()]
+    reasons = {trial.user_attrs.get("reason") for trial in ended}
+    if len(ended) >= FAILURES_ALIKE and len(reasons) == 1 and None not in reasons:
+        raise UserError(
+            f"All {len(ended)} trials failed for one reason, so the search stops: {reasons.pop()} "
+            "Started again, it continues with the next trial."
+        )
 
 
 def _run_next(search: Search) -> None:

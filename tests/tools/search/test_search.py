@@ -462,13 +462,16 @@ def test_a_trial_of_another_study_is_not_resumed(tmp_path: Path) -> None:
         worker.trial_config(first, 0, ["optimizer.lr=0.2"])
 
 
-def test_a_search_whose_trials_all_fail_says_so(tmp_path: Path) -> None:
+def test_a_search_whose_trials_all_fail_says_so_and_stops(tmp_path: Path) -> None:
     config = composed(tmp_path, "n_trials=1", "budget.max_params=1000")
     with pytest.raises(UserError, match=r"No trial came to its end: trials\.csv has the reasons"):
         search(config)
-    (row,) = table(tmp_path / "search")
-    assert row["state"] == "failed"
-    assert "257,856" in row["reason"]
+    config.n_trials = 5
+    with pytest.raises(UserError, match=r"All 3 trials failed for one reason.* 257,856"):
+        search(config)
+    rows = table(tmp_path / "search")
+    assert [row["state"] for row in rows] == ["failed"] * 3
+    assert all("257,856" in row["reason"] for row in rows)
 
 
 def test_an_experiment_that_was_chosen_is_the_base_of_the_best(tmp_path: Path) -> None:
