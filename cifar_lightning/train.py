@@ -34,7 +34,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     import pytorch_lightning as pl
 
     from cifar_lightning import run
-    from cifar_lightning.checkpoints.record import write_record
+    from cifar_lightning.checkpoints.record import check_record_path, write_record
     from cifar_lightning.config import validate
     from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
@@ -44,7 +44,9 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     from cifar_lightning.training.callbacks import Interruption
 
     overrides = overrides_of(config)
-    if config.resume is not None:
+    if config.resume is None:
+        check_record_path(RunFolder(Path(config.run_dir)))
+    else:
         config = resume.resumed(config)
     validate.check_config(config)
     config, data = run.build_data_or_rehearse(config)
@@ -86,14 +88,18 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
 
 def train_locked(config: DictConfig) -> dict[str, Any]:
-    """Run `train` while holding the lock of the run folder."""
+    """Run `train` while holding the lock of the folder that it writes to."""
     from contextlib import nullcontext
 
     from cifar_lightning.system import processes
     from cifar_lightning.system.locks import run_lock
+    from cifar_lightning.tracking.run_folder import RunFolder
 
+    folder = RunFolder(Path(config.run_dir))
+    if config.resume is not None:  # which an experiment may name too, or a job of a sweep
+        folder = RunFolder.to_resume(Path(config.resume).expanduser())
     # Of several processes, only the first writes to the folder.
-    with run_lock(Path(config.run_dir)) if processes.is_first() else nullcontext():
+    with run_lock(folder.path) if processes.is_first() else nullcontext():
         return train(config)
 
 

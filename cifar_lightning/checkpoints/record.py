@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoints.trusted import REFERENCE, check_interpolations
 from cifar_lightning.errors import UserError
+from cifar_lightning.system import processes
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.run_folder import RunFolder
 
@@ -42,6 +43,20 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(record).encode())
+
+
+def check_record_path(folder: RunFolder) -> None:
+    """Check that a new run would not overwrite a file of the user's with its record.
+
+    Raises:
+        UserError: names the file.
+    """
+    # Of several processes only the first writes it; the folder of others may be another one.
+    if processes.is_first() and folder.config.exists() and not folder.starts():
+        raise UserError(
+            f"{folder.config} is not the record of a run, and would be overwritten: move it away, "
+            "or give the run another folder with hydra.run.dir=FOLDER."
+        )
 
 
 def _resolve_calls(content: Any, resolved: Any) -> Any:

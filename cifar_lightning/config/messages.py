@@ -67,7 +67,7 @@ def _explain_os(error: OSError, config_name: str) -> str:
     path = error.filename2 or error.filename
     where = f" ({path})" if path else ""
     training = config_name == "train"
-    option = "hydra.run.dir=FOLDER puts the run" if training else "output=PATH puts the output"
+    option = "hydra.run.dir=FOLDER puts a new run" if training else "output=PATH puts the output"
     elsewhere = {"predict": f"{option} elsewhere.", "report": ""}.get(
         config_name,
         f"{option} elsewhere, data.root=FOLDER the official files and data.cache_dir=FOLDER the "

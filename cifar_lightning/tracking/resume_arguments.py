@@ -64,7 +64,7 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
 
 def _candidates(overrides: Sequence[str], default: Path) -> list[RunFolder]:
     """The folders in which the run could have begun: in the default one, if none was typed."""
-    typed = [o.partition("=")[2].strip("'\"") for o in overrides if key_of(o) == "hydra.run.dir"]
+    typed = _values("hydra.run.dir", overrides)
     if typed and "${" not in typed[-1]:
         return [RunFolder(Path(typed[-1]).expanduser())]
     parent = Path(typed[-1]).expanduser().parent if typed else default
@@ -75,14 +75,28 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
     """Set Hydra's run folder to that of the checkpoint in resume=PATH.
 
     Raises:
-        UserError: if the checkpoint is not there, or not in its run's folder.
+        UserError: if the checkpoint is not there, or not in its run's folder; or if hydra.run.dir
+            names another folder.
     """
-    found = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "resume" and value not in ("", "null"):
-            folder = RunFolder.to_resume(Path(value.strip("'\"")).expanduser()).path
-            # .hydra/ stays as the run began; the run's own record has its resumes.
-            found += [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
-        found.append(argument)
-    return found
+    resumed = [
+        a for a in arguments if a.startswith("resume=") and a not in ("resume=", "resume=null")
+    ]
+    if not resumed:
+        return [*arguments]
+    folder = RunFolder.to_resume(Path(_values("resume", resumed)[-1]).expanduser()).path
+    for typed in _values("hydra.run.dir", arguments):
+        if "${" not in typed and Path(typed).expanduser().resolve() != folder.resolve():
+            raise UserError(
+                f"{resumed[-1]} continues the run in {folder}: leave hydra.run.dir= out. To have "
+                "the run elsewhere, move its folder first."
+            )
+    # .hydra/ stays as the run began; the run's own record has its resumes.
+    place = [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
+    kept = [argument for argument in arguments if key_of(argument) != "hydra.run.dir"]
+    at = kept.index(resumed[-1])
+    return [*kept[:at], *place, *kept[at:]]
+
+
+def _values(key: str, arguments: Sequence[str]) -> list[str]:
+    """The values that the command line gives a key, without quotes around them."""
+    return [a.partition("=")[2].strip("'\"") for a in arguments if key_of(a) == key]

@@ -18,9 +18,9 @@ from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.resume import resumed
 from cifar_lightning.system.locks import run_lock
-from cifar_lightning.tracking.resume_arguments import resume_auto
+from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 from cifar_lightning.tracking.run_folder import RunFolder
-from cifar_lightning.train import main, train
+from cifar_lightning.train import main, train, train_locked
 
 Compose = Callable[..., DictConfig]
 
@@ -169,6 +169,16 @@ def test_what_a_record_could_not_keep_is_refused_before_the_training(tiny: Compo
     assert not list(Path().glob("run/checkpoints/*"))
 
 
+def test_a_file_that_is_no_record_is_not_overwritten(tiny: Compose) -> None:
+    mine = Path("run/config.yaml")
+    mine.parent.mkdir()
+    mine.write_text("name: mine\n")
+    with pytest.raises(UserError, match=r"config\.yaml is not the record of a run.*move it away"):
+        train(tiny())
+    assert mine.read_text() == "name: mine\n"
+    assert not list(Path().glob("run/checkpoints/*"))
+
+
 def test_the_record_has_every_start_and_what_was_typed_last(run_dir: Path) -> None:
     typed = [f"resume='{run_dir}/checkpoints/last.ckpt'", "trainer.max_epochs=2"]
     assert train(compose(typed, run_dir))["epochs"] == 2
@@ -309,3 +319,20 @@ def test_two_processes_do_not_train_in_one_folder(
         main()
     assert "Error: Another process is working on this run, in " in str(ended.value.code)
     assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_run_is_resumed_in_its_own_folder_alone(order: int) -> None:
+    resumes = f"resume={begun(RUNS)}/checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"continues the run in .*: leave hydra\.run\.dir= out"):
+        in_run_folder([resumes, "hydra.run.dir=elsewhere"][::order])
+    found = in_run_folder([resumes, f"hydra.run.dir={RUNS / FIRST}"][::order])
+    assert [a for a in found if a.startswith("hydra.run")] == [
+        f"hydra.run.dir='{Path.cwd() / RUNS / FIRST}'"
+    ]
+
+
+def test_the_folder_that_is_locked_is_the_one_that_is_trained_in(run_dir: Path) -> None:
+    config = compose([f"resume='{run_dir}/checkpoints/last.ckpt'"])  # as an experiment may say
+    with run_lock(run_dir), pytest.raises(UserError, match="Another process is working"):
+        train_locked(config)
