@@ -42,6 +42,26 @@ retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 """Adds a trial that waits, with the values of one that failed, which it retries."""
 
 
+class Storage(RDBStorage):
+    """A database whose trials are retried if their worker dies, whenever it does."""
+
+    def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        """The running trials without a heartbeat for the grace period.
+
+        Optuna leaves out those that have had none at all: their worker may have died just before
+        its first one. They get one here, so that their grace period begins.
+        """
+        query = sqlalchemy.text(
+            "SELECT trial_id FROM trials WHERE study_id = :study_id AND state = 'RUNNING' "
+            "AND trial_id NOT IN (SELECT trial_id FROM trial_heartbeats)"
+        )
+        with self.engine.begin() as connection:
+            unheard = connection.execute(query, {"study_id": study_id}).scalars().all()
+        for trial_id in unheard:
+            self.record_heartbeat(trial_id)
+        return super()._get_stale_trial_ids(study_id)
+
+
 @dataclass(frozen=True)
 class Search:
     """What all workers of a study share.
@@ -177,7 +197,7 @@ def _open_study(config: DictConfig, address: str, pruner: BasePruner) -> optuna.
     raise AssertionError
 
 
-def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> RDBStorage:
+def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> Storage:
     """Open the database at an address, or create it.
 
     Args:
@@ -199,7 +219,7 @@ def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> RD
         scheme = "postgresql+psycopg"  # the driver that is installed
     # A server has some hundred connections for all workers, who seldom need theirs.
     server = {"poolclass": NullPool}
-    storage = RDBStorage(
+    storage = Storage(
         f"{scheme}://{rest}",
         engine_kwargs={"connect_args": {"timeout": SECONDS_FOR_A_LOCK}} if is_sqlite else server,
         heartbeat_interval=heartbeat_interval,

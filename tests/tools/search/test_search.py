@@ -27,6 +27,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.storages import fail_stale_trials
 from optuna.trial import TrialState
 from programs import Program, finish, run_command, start, wait_for
 
@@ -303,6 +304,21 @@ def test_several_workers_run_exactly_so_many_trials(tmp_path: Path, address: str
     assert states == [TrialState.COMPLETE] * 15
     others = [t for t in study.get_trials() if t.state != TrialState.COMPLETE]
     assert all("superfluous" in trial.user_attrs for trial in others)
+
+
+def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
+    tmp_path: Path, address: str
+) -> None:
+    heartbeats = ("heartbeat_interval=1", "grace_period=2")
+    study = open_search(composed(tmp_path, f"storage={address}", *heartbeats)).study
+    study.add_trial(optuna.create_trial(state=TrialState.RUNNING))
+
+    def is_retried() -> bool:
+        fail_stale_trials(study)
+        return [t.state for t in current_trials(study)] == [TrialState.WAITING]
+
+    assert not is_retried()
+    wait_for(is_retried)
 
 
 @pytest.mark.slow
