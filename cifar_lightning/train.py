@@ -105,11 +105,11 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
 
 def prepare(arguments: list[str]) -> list[str]:
     """Register the sweeper, and translate `resume_sweep=` and `resume=` for Hydra."""
-    from importlib.util import find_spec
-
+    from cifar_lightning.config.compose import PACKAGE
     from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 
-    if find_spec("cifar_lightning.sweep") is not None:  # it may have been deleted
+    # It may have been deleted, but for a folder of compiled files.
+    if (PACKAGE / "sweep" / "__init__.py").is_file():
         from hydra.core.plugins import Plugins
 
         from cifar_lightning.sweep.resume import resume_sweep

@@ -36,6 +36,7 @@ class Settings(TypedDict):
     label_smoothing: float
     cutmix: float
     teacher: NotRequired[str | None]
+    plots: bool
     rehearse_without_data: bool
 
 

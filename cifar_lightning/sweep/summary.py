@@ -4,11 +4,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich import get_console
 
+from cifar_lightning.config.compose import PACKAGE
 from cifar_lightning.config.messages import explain
 from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.run_folder import Run, run_folders
@@ -73,7 +73,7 @@ def _print_results(folder: Path, runs: Sequence[Run]) -> None:
 
 def _write_report(folder: Path) -> None:
     """Have `report`, which prints where its page is, write one, if the tool was not deleted."""
-    if find_spec("cifar_lightning.report") is not None:
+    if (PACKAGE / "report" / "__main__.py").is_file():
         sys.stdout.flush()
         # Should it fail, it prints why, and the sweep has its results all the same.
         subprocess.run([sys.executable, "-m", "cifar_lightning.report", f"run={folder}"])

@@ -125,7 +125,10 @@ def delete(copy: Path, part: str) -> None:
     for name in re.findall(r"`(.*?)`", files):
         assert (ROOT / name).exists(), f"{part}: there is no {name} to delete"
         path = copy / name
+        is_package = (path / "__init__.py").is_file()
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if is_package:  # `git rm -r` leaves what git ignores
+            (path / "__pycache__").mkdir(parents=True)
     for other in re.findall(r", and (\w+)", files):
         delete(copy, other)
     file = Path()

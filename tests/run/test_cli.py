@@ -155,6 +155,8 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["seed=true"], ["seed=true should be a valid integer."]),
     (["target_accuracy=80%"], ["target_accuracy=80% should be a valid number."]),
     (["cutmix=1.5"], ["cutmix=1.5 is not from 0 to 1, as 0.5."]),
+    (["plots=no"], ["plots=no should be a valid boolean."]),
+    (["~plots"], ["plots cannot be removed"]),
     (["rehearse_without_data=2"], ["rehearse_without_data=2 should be a valid boolean."]),
     # ranges
     ([*FEW, "optimizer.lr=-1"], ["optimizer: lr must not be negative, not -1"]),
