@@ -23,6 +23,9 @@ LEFT_OUT = ("overrides", "resume", "run_dir")
 def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     """Write the record of a run, or replace it on a resume.
 
+    Checkpoints that an earlier run left in the folder are moved to a subfolder of theirs: a resume
+    would take their weights for this run's.
+
     References to other keys are kept, so that an override on a resume changes all that depends on
     it. Other interpolations, such as `${oc.env:HOME}`, are replaced by their values.
 
@@ -38,8 +41,12 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     content: Any = OmegaConf.to_container(config)
     record = {k: _resolve_calls(v, resolved[k]) for k, v in content.items() if k not in LEFT_OUT}
     starts = [] if config.resume is None else folder.starts()
-    now = f"{datetime.now():%F %T.%f}"
-    record["starts"] = [*starts, {"time": now, "overrides": list(overrides)}]
+    now = datetime.now()
+    record["starts"] = [*starts, {"time": f"{now:%F %T.%f}", "overrides": list(overrides)}]
+    for checkpoint in list(folder.checkpoints.glob("*.ckpt")) if config.resume is None else ():
+        earlier = folder.checkpoints / f"before_{now:%Y-%m-%d_%H-%M-%S-%f}"
+        earlier.mkdir(exist_ok=True)
+        checkpoint.rename(earlier / checkpoint.name)
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(record).encode())

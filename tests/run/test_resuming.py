@@ -196,9 +196,9 @@ def test_the_record_has_every_start_and_what_was_typed_last(run_dir: Path) -> No
 def begun(place: Path, typed: Sequence[str] = TYPED, name: str = FIRST) -> Path:
     """A run's folder as a run leaves it that was killed."""
     folder = place / name
-    (folder / "checkpoints").mkdir(parents=True)
-    (folder / "checkpoints" / "last.ckpt").touch()
     write_record(compose(typed, folder), [o for o in typed if not o.startswith("hydra.")])
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last.ckpt").touch()
     return folder
 
 
@@ -234,6 +234,17 @@ def test_a_finished_run_does_not_go_on_and_an_interrupted_one_does() -> None:
     assert auto(*TYPED) == run
     (run / "metrics.json").write_text('{"stopped_by": "max_epochs", "epochs": 4}')
     assert auto(*TYPED) is None
+
+
+def test_a_run_does_not_go_on_from_the_weights_of_another_one_in_its_folder() -> None:
+    run = begun(RUNS)
+    (run / "checkpoints" / "last.ckpt").write_text("weights")
+    write_record(compose(typed := [*TYPED, "seed=4"], run), typed)
+    assert auto(*typed) is None
+    kept = next(run.glob("checkpoints/*/last.ckpt"))
+    assert kept.read_text() == "weights"
+    with pytest.raises(UserError, match=r"not in its run's folder"):
+        in_run_folder([f"resume={kept}"])
 
 
 def test_a_run_that_another_process_works_on_is_left_to_it() -> None:
