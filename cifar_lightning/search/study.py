@@ -1,6 +1,7 @@
 """Opens the study that a search's configuration describes, in a storage that workers share."""
 
 import hashlib
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,8 @@ from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.errors import UserError
 from cifar_lightning.search.space import Space, as_overrides, examples, parse_space
 
+log = logging.getLogger(__name__)
+
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and retries are
 
 # Keys of a search; all others are of its trials.
@@ -37,6 +40,7 @@ OWN_KEYS = {"search", *map(str, OmegaConf.load(CONF / "search.yaml"))} - {"defau
 OF_EVERY_TRIAL = ("target_accuracy=null", "+trainer.limit_test_batches=0")
 SECONDS_FOR_A_LOCK = 60  # SQLite has one writer at a time, the others wait
 TRIES = 3  # to open a storage: another worker may be creating its tables
+WAITS_S = (1, 5, 25, 60)  # for a server that is away for a while
 
 retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 """Adds a trial that waits, with the values of one that failed, which it retries."""
@@ -44,6 +48,13 @@ retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
 
 class Storage(RDBStorage):
     """A database whose trials are retried if their worker dies, whenever it does."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Record a heartbeat; one that fails is logged, for an error would end those after it."""
+        try:
+            super().record_heartbeat(trial_id)
+        except StorageInternalError as error:
+            log.warning("A heartbeat could not be recorded: %s", error.__cause__)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
         """The running trials without a heartbeat for the grace period.
@@ -228,7 +239,23 @@ def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> St
     )
     if is_sqlite:
         _lock_before_reading(storage.engine)
+    else:
+        _wait_for_the_server(storage.engine)
     return storage
+
+
+def _wait_for_the_server(engine: sqlalchemy.Engine) -> None:
+    """Have each connection be tried again for a while, so that no result is lost meanwhile."""
+
+    @sqlalchemy.event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
+        for seconds in WAITS_S:
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError as error:
+                log.warning("The storage does not answer, next try in %d s: %s", seconds, error)
+                time.sleep(seconds)
+        return None  # SQLAlchemy tries the last time
 
 
 def _lock_before_reading(engine: sqlalchemy.Engine) -> None:

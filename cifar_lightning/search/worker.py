@@ -29,7 +29,7 @@ from cifar_lightning.search.study import (
     retry,
 )
 from cifar_lightning.system.jobs import JobEnvironment, JobFailed, run_job, threads_for
-from cifar_lightning.system.locks import run_lock
+from cifar_lightning.system.locks import is_locked, run_lock
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import train
 
@@ -141,6 +141,11 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
         and other.number != trial.number
         for other in trials
     )
+    folder = search.folder / "trials" / str(number)
+    if is_locked(folder):  # by a worker whose heartbeats failed; its run is continued
+        _print(search, number, f"waits for the process that still works in {folder}")
+        while is_locked(folder):
+            time.sleep(POLL_S)
     config = trial_config(search, number, params)
     environment = JobEnvironment(
         threads=threads_for(1 + others_here),

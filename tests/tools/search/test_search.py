@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,10 +41,12 @@ from cifar_lightning.search.study import (
     current_trials,
     is_of_machine,
     open_search,
+    open_storage,
     seed_of,
     without_password,
 )
 from cifar_lightning.system.jobs import JobEnvironment, run_job
+from cifar_lightning.system.locks import run_lock
 from cifar_lightning.tracking.run_folder import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -76,14 +79,18 @@ def postgres() -> Iterator[str]:
     shutil.rmtree(folder)
 
 
-@pytest.fixture
-def database(postgres: str) -> str:
-    name = f"studies_{secrets.token_hex(4)}"
+def administer(postgres: str, command: str) -> None:
     address = f"{postgres.replace('postgresql', 'postgresql+psycopg')}/postgres"
     engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        connection.exec_driver_sql(command)
     engine.dispose()
+
+
+@pytest.fixture
+def database(postgres: str) -> str:
+    name = f"studies_{secrets.token_hex(4)}"
+    administer(postgres, f"CREATE DATABASE {name}")
     return f"{postgres}/{name}"
 
 
@@ -321,6 +328,27 @@ def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
     wait_for(is_retried)
 
 
+def test_a_server_that_is_away_for_a_moment_loses_nothing(
+    postgres: str, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = open_storage(database, 10, 120)
+    change = f"ALTER DATABASE {database.rpartition('/')[2]} ALLOW_CONNECTIONS"
+    administer(postgres, f"{change} false")
+    with ThreadPoolExecutor(1) as threads:
+        studies = threads.submit(storage.get_all_studies)
+        wait_for(lambda: studies.done() or "does not answer" in caplog.text)
+        administer(postgres, f"{change} true")
+        assert studies.result() == []
+
+
+def test_a_heartbeat_that_fails_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    storage = open_storage(f"{tmp_path}/studies.db", 10, 120)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE trial_heartbeats")
+    storage.record_heartbeat(0)
+    assert "no such table: trial_heartbeats" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_worker_takes_over_what_one_on_another_machine_leaves(
     tmp_path: Path, database: str
@@ -478,10 +506,29 @@ def test_a_trial_of_another_study_is_not_resumed(tmp_path: Path) -> None:
         worker.trial_config(first, 0, ["optimizer.lr=0.2"])
 
 
-def test_a_search_whose_trials_all_fail_says_so_and_stops(tmp_path: Path) -> None:
+def test_a_search_whose_trials_all_fail_says_so_and_stops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = composed(tmp_path, "n_trials=1", "budget.max_params=1000")
-    with pytest.raises(UserError, match=r"No trial came to its end: trials\.csv has the reasons"):
-        search(config)
+    held = threading.Event()
+    printed: list[str] = []
+
+    def waits() -> bool:
+        printed.append(capsys.readouterr().out)
+        return "trial 0  waits for the process" in "".join(printed)
+
+    def hold_first() -> None:
+        """As a worker does whose trial was taken for dead."""
+        with run_lock(tmp_path / "search/trials/0"):
+            held.set()
+            wait_for(waits, seconds=60)
+
+    with ThreadPoolExecutor(1) as threads:
+        holding = threads.submit(hold_first)
+        held.wait()
+        with pytest.raises(UserError, match=r"No trial came to its end: trials\.csv has the rea"):
+            search(config)
+        holding.result()
     config.n_trials = 5
     with pytest.raises(UserError, match=r"All 3 trials failed for one reason.* 257,856"):
         search(config)
