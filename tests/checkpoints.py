@@ -1,5 +1,6 @@
 """Checkpoints and records of runs, read and altered."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,8 @@ def changed_record(run_dir: Path, change: Callable[[dict[str, Any]], object]) ->
     """A run's folder whose record is changed in place."""
     content = yaml.safe_load((run_dir / "config.yaml").read_text())
     change(content)
-    (run_dir / "config.yaml").write_text(yaml.safe_dump(content))
+    # JSON is YAML without aliases, by which safe_dump would write what is in two places.
+    (run_dir / "config.yaml").write_text(json.dumps(content))
     return run_dir
 
 

@@ -14,7 +14,7 @@ from cifar_lightning.checkpoints.trusted import REFERENCE, check_interpolations
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.atomic import atomic_write
-from cifar_lightning.tracking.run_folder import RunFolder
+from cifar_lightning.tracking.run_folder import RunFolder, load_yaml
 
 # Keys of a single start; `starts` has the overrides of each.
 LEFT_OUT = ("overrides", "resume", "run_dir")
@@ -88,7 +88,7 @@ def read_record(folder: RunFolder) -> DictConfig:
     """
     file = folder.config
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        content: Any = OmegaConf.to_container(load_yaml(file))
         if not isinstance(content, dict):
             raise TypeError("it holds no keys")
         for part in ("callbacks", "choices", "data", "trainer"):

@@ -17,7 +17,7 @@ from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.run.build import build_data, instantiate_part, make_network
-from cifar_lightning.tracking.run_folder import RunFolder
+from cifar_lightning.tracking.run_folder import RunFolder, load_yaml
 from cifar_lightning.training.module import Classifier, DistillationLoss
 
 BATCH_SIZE = 256  # the default, if neither the command line nor a record has one
@@ -123,7 +123,7 @@ def rebuild_data(
     folder = RunFolder.of(checkpoint)
     recorded: dict[str, Any] = {}
     option = info.data
-    if folder.starts():
+    if folder.config.is_file() and "starts" in load_yaml(folder.config):
         record = read_record(folder)
         recorded = OmegaConf.to_container(record.data, resolve=True)  # type: ignore[assignment]
         option = str(record.choices.get("data"))

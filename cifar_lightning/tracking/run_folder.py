@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from cifar_lightning.errors import UserError
@@ -20,6 +21,7 @@ DEBUGGING = RUNS.with_name("debug")  # of conf/debugging.yaml
 # `interrupted` by Ctrl-C or SIGTERM; `failed` with an error in its log; `not finished`: it still
 # runs, was killed, or failed without an error in its log.
 STATUSES = ("finished", "interrupted", "failed", "not finished")
+MAX_YAML = 1_000_000  # bytes; the record of a run has some ten thousand
 LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 
 
@@ -309,6 +311,27 @@ def read_config_dir(folder: Path) -> str | None:
     return None
 
 
+def load_yaml(file: Path) -> Any:
+    """Read a YAML file of a run, such as its record, which may be from elsewhere.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        UserError: if it cannot be read, is larger than `MAX_YAML`, or has aliases, of which a few
+            can stand for more values than fit into memory.
+    """
+    try:
+        if file.stat().st_size > MAX_YAML:
+            raise ValueError(f"it has more than {MAX_YAML:,} bytes")
+        text = file.read_text()
+        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise ValueError("it has aliases, *NAME, which no record of a run has")
+        return OmegaConf.load(file)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # PyYAML and OmegaConf have no base class in common
+        raise UserError(f"{file} cannot be read: {str(error).partition(chr(10))[0]}") from error
+
+
 def _texts(content: Any) -> list[str]:
     """A list with its interpolations as written: `${hydra:job.num}` resolves in the run alone."""
     texts: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
@@ -319,10 +342,11 @@ def _read_yaml(file: Path, problems: list[str], key: str | None = None) -> Any:
     if not file.is_file():
         return None
     try:
-        content = OmegaConf.load(file)
+        content = load_yaml(file)
         return content if key is None else OmegaConf.select(content, key)
-    except Exception as error:  # PyYAML and OmegaConf have no base class in common
-        problems.append(f"{file.name} cannot be read: {str(error).partition(chr(10))[0]}")
+    except Exception as error:  # OmegaConf's, of a reference to nowhere, has no base class of use
+        reason = str(error).removeprefix(f"{file} cannot be read: ").partition("\n")[0]
+        problems.append(f"{file.name} cannot be read: {reason}")
         return None
 
 

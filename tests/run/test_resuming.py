@@ -152,6 +152,28 @@ def test_a_record_runs_no_code_and_writes_nowhere_else(
     assert Path("was_called").is_dir()
 
 
+ALIASES = "a0: &a0 [0]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 4)
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (ALIASES, r"config\.yaml cannot be read: it has aliases"),
+        (f"# {'x' * 10**6}", r"config\.yaml cannot be read: it has more than 1,000,000 bytes"),
+    ],
+)
+def test_a_small_record_that_would_fill_the_memory_is_refused(
+    more: str, message: str, run_dir: Path
+) -> None:
+    record = run_dir / "config.yaml"
+    record.write_text(f"{record.read_text()}{more}\n")
+    with pytest.raises(UserError, match=message):
+        resume(run_dir)
+    assert message.partition("cannot")[2] in RunFolder(run_dir).read().problems[0]
+
+
 def test_what_is_the_users_own_can_be_typed_again(run_dir: Path) -> None:
     mine = {"_target_": "my.Callback"}
     changed_record(run_dir, lambda config: config["callbacks"].update(mine=mine))

@@ -124,6 +124,10 @@ def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
     run_dir: Path, tmp_path: Path
 ) -> None:
     metrics = read_json(run_dir / "metrics.json")
+    (run_dir / "config.yaml").write_text("seed: [1")
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read: "):
+        evaluated(run_dir)
+    (tmp_path / "config.yaml").write_text("mine: 1")  # not a record
     moved = tmp_path / "far away=[1], 2"
     moved.mkdir()
     (run_dir / "checkpoints" / "best.ckpt").rename(moved / "mine.ckpt")
