@@ -11,6 +11,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from cifar_lightning.cli import entry
+from cifar_lightning.config.overrides import is_sweep
+from cifar_lightning.errors import UserError
 
 
 def search(config: DictConfig) -> dict[str, Any]:
@@ -30,18 +32,11 @@ def search(config: DictConfig) -> dict[str, Any]:
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     from importlib.util import find_spec
 
-    from cifar_lightning.errors import UserError
-
     if find_spec("optuna") is None:
         raise UserError("A search needs Optuna: pip install 'cifar-lightning[search]'.")
     from cifar_lightning.search import outcome, study, worker
     from cifar_lightning.system.processes import launch
 
-    if config.sweep is not None:
-        raise UserError(
-            "A search makes its own trials: leave -m out. For more workers start it again, in "
-            "another terminal or on another machine."
-        )
     started = launch()
     if started is not None and started.total > 1:
         raise UserError(
@@ -60,4 +55,18 @@ def search(config: DictConfig) -> dict[str, Any]:
     return found
 
 
-main = entry("search", search)
+def refuse_multirun(arguments: list[str]) -> list[str]:
+    """The arguments as they are.
+
+    Raises:
+        UserError: for -m.
+    """
+    if is_sweep(arguments):
+        raise UserError(
+            "A search makes its own trials: leave -m out. For more workers start it again, in "
+            "another terminal or on another machine."
+        )
+    return arguments
+
+
+main = entry("search", search, refuse_multirun)

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,7 @@ from programs import Program, finish, run_command, start, wait_for
 from cifar_lightning.config.compose import compose
 from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.errors import UserError
-from cifar_lightning.search import outcome, search, worker
+from cifar_lightning.search import main, outcome, search, worker
 from cifar_lightning.search.space import as_overrides, examples, parse_space
 from cifar_lightning.search.study import (
     current_trials,
@@ -466,6 +467,12 @@ def test_a_mistake_is_named_before_the_first_trial(
     with pytest.raises(UserError, match=message):
         search(composed(tmp_path, *overrides))
     assert not (tmp_path / "search" / "trials").exists()
+
+
+def test_a_search_has_no_multirun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["cifar-search", "-m", "n_trials=1,2"])
+    with pytest.raises(SystemExit, match=r"A search makes its own trials: leave -m out"):
+        main()
 
 
 def test_a_study_is_of_one_search(tmp_path: Path) -> None:
