@@ -18,8 +18,9 @@ from cifar_lightning.errors import UserError
 # A reference to another key; all else in braces may be a call.
 REFERENCE = re.compile(r"\$\{[\w.-]+\}")
 
-Targets = frozenset[tuple[Any, Any]]
-"""Pairs of a part of the configuration, such as `model`, and a class or function it calls."""
+Targets = frozenset[tuple[Any, int, Any]]
+"""Each a part of the configuration, such as `model`, the depth of a `_target_` in it, and what is
+called there: what conf/ calls as a callback is not called as an argument of one."""
 
 
 def check_targets(file: Path, content: Any, typed: Any = None) -> None:
@@ -34,8 +35,8 @@ def check_targets(file: Path, content: Any, typed: Any = None) -> None:
         UserError: names the class or function, and the part.
     """
     known = known_targets() | targets_in(typed)
-    for part, target in targets_in(content):
-        if not isinstance(target, str) or (part, target) not in known:
+    for part, depth, target in targets_in(content):
+        if not isinstance(target, str) or (part, depth, target) not in known:
             raise UserError(
                 f"{file} wants to call {target!r} in {part}, where no configuration in {CONF} "
                 "does, so it was not called. If it is your own, name it there, as a network in "
@@ -80,9 +81,9 @@ def known_targets() -> Targets:
 
 
 def targets_in(content: Any) -> Targets:
-    """The targets of a configuration, with their parts."""
+    """The targets of a configuration, with their parts and depths."""
     return frozenset(
-        (keys[0], value if isinstance(value, str) else repr(value)[:100])
+        (keys[0], keys.index("_target_"), value if isinstance(value, str) else repr(value)[:100])
         for keys, value in leaves(content)
         if "_target_" in keys
     )

@@ -68,6 +68,7 @@ def check_config(config: DictConfig) -> None:
             if part is not None:  # null removes it
                 check_part(f"{group}.{name}", part)
     _check_ranges(values)
+    _check_last_folder(values)
 
 
 def _check_presence(values: Any) -> None:
@@ -122,6 +123,18 @@ def _check_ranges(values: Any) -> None:
         raise UserError(
             "data.val_size=0 leaves no validation images to measure the target on: set "
             "target_accuracy=null too."
+        )
+
+
+def _check_last_folder(values: Any) -> None:
+    """Refuse another place for the checkpoint of a resume than a folder in the run's."""
+    last, run_dir = values["callbacks"].get("last") or {}, values["run_dir"]
+    output = last.get("dirpath", f"{run_dir}/checkpoints")
+    if not isinstance(output, str) or Path(output).resolve().parent != Path(run_dir).resolve():
+        raise UserError(
+            f"callbacks.last.dirpath={_in_yaml(output)} is not a folder in the run's, {run_dir}, "
+            "where alone a run can be resumed: leave it out. hydra.run.dir=FOLDER puts the whole "
+            "run elsewhere, callbacks.best.dirpath=FOLDER the best checkpoint."
         )
 
 

@@ -148,6 +148,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     ),
     (["budget=null"], ["budget=null is neither an option nor a group of keys."]),
     (["callbacks.best=null"], ["callbacks.best cannot be removed"]),
+    (
+        ["callbacks.last.dirpath=/x"],
+        ["last.dirpath=/x is not a folder in the run's", "leave it out"],
+    ),
     (["callbacks.nan=false"], ["callbacks.nan has no _target_", "false"]),
     (["+callbacks.mine.x=1"], ["callbacks.mine has no _target_, the class or function to call"]),
     (["data.mirrors=x"], ["data.mirrors=x should be a list, as in [a,b]."]),

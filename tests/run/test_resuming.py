@@ -115,6 +115,12 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
         (lambda config: config["augment"].update(flip=[[SHELL]]), "wants to call"),
         (lambda config: config["trainer"].update(plugins=[SHELL]), "wants to call"),
         (lambda config: config.update(model=config["callbacks"]["best"]), "wants to call"),
+        (
+            lambda config: config["trainer"].update(
+                default_root_dir={"_target_": config["trainer"]["_target_"]}
+            ),
+            "wants to call 'pytorch_lightning.Trainer' in trainer",
+        ),
         (lambda config: config.update(x=SHELL, model="${x}"), "wants to call"),
         (lambda config: config["model"].update(_target_=["os.mkdir"]), "wants to call"),
         (lambda config: config["model"].update(x=f"${MAKES_FOLDER}"), "wants to evaluate"),
