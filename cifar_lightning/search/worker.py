@@ -52,15 +52,26 @@ def work(search: Search) -> None:
         KeyboardInterrupt: after Ctrl-C; the trial that was running waits for the next start.
         UserError: if all trials fail for one reason, or the folder is another study's.
     """
+    waiting = False
     while True:
         fail_stale_trials(search.study)
         trials = current_trials(search.study)
         ended = sum(trial.state.is_finished() for trial in trials)
         if ended >= search.n_trials:
             return
-        if ended + sum(t.state == TrialState.RUNNING for t in trials) >= search.n_trials:
+        running = [number_of(trial) for trial in trials if trial.state == TrialState.RUNNING]
+        if ended + len(running) >= search.n_trials:
+            if not waiting:
+                numbers = ", ".join(map(str, running))
+                text = (
+                    f"Other workers run the last trials: {numbers}. This one waits, to take over "
+                    "one whose worker dies."
+                )
+                get_console().print(text, highlight=False, soft_wrap=True)
+            waiting = True
             time.sleep(POLL_S)
             continue
+        waiting = False
         _run_next(search)
         _stop_if_all_fail_alike(search.study)
 

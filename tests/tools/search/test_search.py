@@ -283,6 +283,17 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/studies.db"
 
 
+def prints(text: str, capsys: pytest.CaptureFixture[str]) -> Callable[[], bool]:
+    """A condition: whether this process has printed a text since."""
+    printed: list[str] = []
+
+    def has_printed() -> bool:
+        printed.append(capsys.readouterr().out)
+        return text in "".join(printed)
+
+    return has_printed
+
+
 def take_part(config: DictConfig) -> None:
     worker.work(open_search(config))
 
@@ -327,6 +338,25 @@ def test_a_trial_whose_worker_died_before_its_first_heartbeat_is_retried(
 
     assert not is_retried()
     wait_for(is_retried)
+
+
+def test_a_worker_says_that_it_waits_for_the_last_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened = open_search(composed(tmp_path, "n_trials=1"))
+    opened.study.add_trial(optuna.create_trial(state=TrialState.RUNNING))
+    waits = prints("Other workers run the last trials: 0. This one waits", capsys)
+
+    def end_the_trial() -> None:
+        try:
+            wait_for(waits, seconds=20)
+        finally:
+            opened.study.tell(0, 0.5)
+
+    with ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(end_the_trial)
+        worker.work(opened)
+        ending.result()
 
 
 def test_a_server_that_is_away_for_a_moment_loses_nothing(
@@ -518,11 +548,7 @@ def test_a_search_whose_trials_all_fail_says_so_and_stops(
 ) -> None:
     config = composed(tmp_path, "n_trials=1", "budget.max_params=1000")
     held = threading.Event()
-    printed: list[str] = []
-
-    def waits() -> bool:
-        printed.append(capsys.readouterr().out)
-        return "trial 0  waits for the process" in "".join(printed)
+    waits = prints("trial 0  waits for the process", capsys)
 
     def hold_first() -> None:
         """As a worker does whose trial was taken for dead."""
