@@ -35,7 +35,6 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
     from cifar_lightning import run
     from cifar_lightning.checkpoints.record import check_record_path, write_record
-    from cifar_lightning.config import validate
     from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
     from cifar_lightning.system.jobs import in_job_process
@@ -48,7 +47,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         check_record_path(RunFolder(Path(config.run_dir)))
     else:
         config = resume.resumed(config)
-    validate.check_config(config)
+    run.check_config(config)
     config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed % 2**32, verbose=False)  # seeds of NumPy have 32 bits
     classifier, budget = run.build_classifier(config, data)

@@ -37,9 +37,7 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
         UserError: if a value itself looks like an interpolation.
     """
     folder = RunFolder(Path(config.run_dir))
-    resolved: Any = OmegaConf.to_container(config, resolve=True)
-    content: Any = OmegaConf.to_container(config)
-    record = {k: _resolve_calls(v, resolved[k]) for k, v in content.items() if k not in LEFT_OUT}
+    record = record_of(config)
     starts = [] if config.resume is None else folder.starts()
     now = datetime.now()
     record["starts"] = [*starts, {"time": f"{now:%F %T.%f}", "overrides": list(overrides)}]
@@ -64,6 +62,17 @@ def check_record_path(folder: RunFolder) -> None:
             f"{folder.config} is not the record of a run, and would be overwritten: move it away, "
             "or give the run another folder with hydra.run.dir=FOLDER."
         )
+
+
+def record_of(config: DictConfig) -> dict[str, Any]:
+    """The content of a run's record, but for its starts.
+
+    Raises:
+        UserError: see `write_record`.
+    """
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    content: Any = OmegaConf.to_container(config)
+    return {k: _resolve_calls(v, resolved[k]) for k, v in content.items() if k not in LEFT_OUT}
 
 
 def _resolve_calls(content: Any, resolved: Any) -> Any:

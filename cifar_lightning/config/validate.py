@@ -40,16 +40,8 @@ class Settings(TypedDict):
     rehearse_without_data: bool
 
 
-class BudgetLimits(TypedDict):
-    """Types of the values of `budget`."""
-
-    max_params: float | None
-    min_dilated: int | None
-    min_separable: int | None
-
-
 def check_config(config: DictConfig) -> None:
-    """Check all that can be checked without the data and the machine.
+    """Check all that can be checked without the data and the machine, but for the budget's limits.
 
     Raises:
         UserError: names the key, its value, and what would fit.
@@ -57,11 +49,10 @@ def check_config(config: DictConfig) -> None:
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_presence(values)
     check_values("", get_type_hints(Settings), values)
-    check_values("budget.", get_type_hints(BudgetLimits), values["budget"])
     check_values("trainer.", {"compile": bool}, values["trainer"])
     for key in PARTS:
         check_part(key, values[key])
-    if values.get("teacher") is not None:
+    if values.get("teacher") is not None or "distillation" in values:
         check_part("distillation", values.get("distillation"))
     for group in ("callbacks", "logger"):
         for name, part in values[group].items():

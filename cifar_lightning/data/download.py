@@ -103,7 +103,7 @@ def _download_from(address: str, partial: Path, md5: str, size: int) -> None:
             resumed = False  # the resumed part may be damaged: start from the first byte
         elif _size_of(partial) == before:
             break
-    raise DownloadError(problem or "it sent nothing")
+    raise DownloadError(problem or "it closed the connection before the file was whole")
 
 
 def _receive(address: str, partial: Path, size: int, deadline: float) -> None:

@@ -8,6 +8,7 @@ from cifar_lightning.run.build import (
     build_data,
     build_data_or_rehearse,
     build_network,
+    check_config,
     instantiate_part,
     make_network,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "build_distillation",
     "build_network",
     "build_trainer",
+    "check_config",
     "instantiate_part",
     "make_network",
     "open_loggers",

@@ -1,4 +1,4 @@
-"""Builds data, network and classifier from a configuration."""
+"""Checks a configuration; builds data, network and classifier from it."""
 
 import copy
 import dataclasses
@@ -15,6 +15,8 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import ModelInfo
+from cifar_lightning.checkpoints.record import record_of
+from cifar_lightning.config import validate
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
@@ -65,6 +67,17 @@ def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
     """
     with config_errors(key):
         return instantiate(config, **arguments)
+
+
+def check_config(config: DictConfig) -> None:
+    """Check all of a training's configuration that can be checked without the data.
+
+    Raises:
+        UserError: names the key or value, and what would fit.
+    """
+    validate.check_config(config)
+    validate.check_arguments("budget", check, config.budget)
+    record_of(config)  # what a record cannot keep is refused
 
 
 def build_data(config: DictConfig) -> ImageData:

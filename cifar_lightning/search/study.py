@@ -117,7 +117,7 @@ def open_search(config: DictConfig) -> Search:
     example = compose(
         [*OF_EVERY_TRIAL, *overrides, *as_overrides(examples(space))], folder / "trials" / "0"
     )
-    validate.check_config(example)
+    run.check_config(example)
     if example.data.get("val_size") == 0:
         raise UserError("data.val_size=0 leaves no images to judge a trial by.")
     _check_devices(example.trainer)

@@ -107,6 +107,8 @@ def test_a_teacher_trains_a_student_whose_checkpoint_needs_it_no_more(
         (["teacher=nowhere.ckpt"], "nowhere.ckpt: there is no such file."),
         (["teacher=bomb.ckpt"], "is not a checkpoint of cifar-lightning"),
         (["teacher=x", "distillation.weight=some"], "distillation.weight=some should be a valid"),
+        (["distillation.weight=some"], "distillation.weight=some should be a valid number"),
+        (["+distillation.wight=1"], "no such argument. Did you mean distillation.weight"),
     ],
 )
 def test_a_mistake_of_a_teacher_is_named(tiny: Compose, typed: list[str], message: str) -> None:

@@ -92,12 +92,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(ARCHIVE)}")
         if kind == "page":
             self.send_header("Content-Encoding", "gzip")
-        if kind != "unsized":
+        if not kind.startswith("unsized"):
             self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         # Some break off after so many bytes.
         ends = {"breaks": 100_000, "drops": 10_000, "silent": 1000, "trickle": 0}
-        end = ends.get(kind.removeprefix("whole-"), len(content))
+        end = ends.get(re.sub("whole-|unsized-", "", kind), len(content))
         self.wfile.write(content[first : first + end])
         if kind == "silent":
             self.server.closing.wait(30)
@@ -152,6 +152,13 @@ def test_a_download_is_resumed_at_the_next_start_and_at_another_mirror(
     assert arrived(tmp_path, *map(server.url, ("503", "drops", "good"))) == ARCHIVE
     assert server.requests[-11:-1] == [("drops", 100_000 + 10_000 * i) for i in range(10)]
     assert server.requests[-1] == ("good", 200_000)
+
+
+def test_connections_without_a_size_that_end_too_early_are_named(
+    tmp_path: Path, server: Server
+) -> None:
+    with pytest.raises(DownloadError, match="it closed the connection before the file was whole"):
+        get(tmp_path, server.url("unsized-drops"))
 
 
 @pytest.mark.parametrize("kind", ["portal", "404"])

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cifar_lightning import run
-from cifar_lightning.config import validate
 from cifar_lightning.config.compose import compose
 from cifar_lightning.config.overrides import prepare_arguments
 
@@ -81,7 +80,7 @@ values = st.recursive(
 
 def build(config: DictConfig) -> None:
     """All that a training makes before its first step."""
-    validate.check_config(config)
+    run.check_config(config)
     data = run.build_data(config)
     run.build_classifier(config, data)
     callbacks = run.build_callbacks(config, data)

@@ -161,6 +161,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["cutmix=1.5"], ["cutmix=1.5 is not from 0 to 1, as 0.5."]),
     (["plots=no"], ["plots=no should be a valid boolean."]),
     (["~plots"], ["plots cannot be removed"]),
+    (
+        ["+budget.max_param=3"],
+        ["budget.max_param: check has no such argument. Did you mean budget.max_params"],
+    ),
     (["rehearse_without_data=2"], ["rehearse_without_data=2 should be a valid boolean."]),
     # ranges
     ([*FEW, "optimizer.lr=-1"], ["optimizer: lr must not be negative, not -1"]),
