@@ -17,6 +17,7 @@ from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.run.build import build_data, instantiate_part, make_network
+from cifar_lightning.tracking.console import note
 from cifar_lightning.tracking.run_folder import RunFolder, load_yaml
 from cifar_lightning.training.module import Classifier, DistillationLoss
 
@@ -188,6 +189,12 @@ def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dic
             names = re.findall(r"oc\.env:(\w+)", repr(value))
             if f"data.{key}" not in typed and any(name in os.environ for name in names):
                 settings = (settings or here) | {key: here[key]}
+                if here[key] != recorded.get(key, here[key]):  # perhaps other images
+                    note(
+                        "data",
+                        f"{here[key]}, by the environment variable {names[0]}; the training's was "
+                        f"{recorded[key]}",
+                    )
     if not settings:
         raise DataUnavailable(
             f"{checkpoint} is not in its run's folder, whose record has its data. Give the data by "

@@ -142,12 +142,13 @@ def test_a_checkpoint_that_was_moved_is_evaluated_where_it_is(
 
 
 def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive = write_tar(tmp_path / "set.tar.xz", small_data_set())
     options = ("data.batch_size=2", "data.val_size=4")
     trained = [option for option in TINY if not option.startswith("data")]
-    config = compose([*trained, "data=folder", f"data.path={archive}", *options], tmp_path / "run")
+    monkeypatch.setenv("CIFAR10_FOLDER", str(archive))
+    config = compose([*trained, "data=folder", *options], tmp_path / "run")
     metrics = train(config)
     elsewhere = archive.rename(tmp_path / "moved.tar.xz")
     with pytest.raises(DataUnavailable, match=r"data of the training\. data=OPTION gives another"):
@@ -156,6 +157,11 @@ def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
     results = evaluated(tmp_path / "run", *again)
     assert (results["test/acc"], results["batch_size"]) == (metrics["test/acc"], 2)
     assert evaluated(tmp_path / "run", *again, "data.batch_size=3")["batch_size"] == 3
+    said = f"{elsewhere}, by the environment variable CIFAR10_FOLDER; the training's was {archive}"
+    assert said not in capsys.readouterr().out
+    monkeypatch.setenv("CIFAR10_FOLDER", str(elsewhere))
+    assert evaluated(tmp_path / "run", "robustness=false")["test/acc"] == metrics["test/acc"]
+    assert said in capsys.readouterr().out
 
 
 def test_data_too_small_for_a_training_can_be_evaluated(run_dir: Path, tmp_path: Path) -> None:
