@@ -193,6 +193,8 @@ def note(label: str, text: str) -> None:
 
 
 @rank_zero_only
-def banner(message: str, title: str, style: str = "bold yellow") -> None:
+def banner(message: str, title: str) -> None:
     """Print a message in a frame."""
-    get_console().print(Panel(escape(message), title=title, border_style=style, padding=(1, 2)))
+    get_console().print(
+        Panel(escape(message), title=title, border_style="bold yellow", padding=(1, 2))
+    )

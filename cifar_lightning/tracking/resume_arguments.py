@@ -48,12 +48,12 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
     default = DEBUGGING if config.choices.debug else RUNS
     started = processes.launch()
     alone = started is None or started.total == 1  # several processes must choose the same run
-    candidates = _candidates(overrides, default)
+    candidates = [folder for folder in _candidates(overrides, default) if folder.last.is_file()]
     for folder in sorted(candidates, key=lambda folder: folder.start_time, reverse=True):
         run = folder.read()
         later = {o for some in run.resumed for o in some if key_of(o) != "resume"}
         if (
-            folder.can_be_resumed()
+            run.status != "finished"
             and {*run.overrides} == typed
             and later <= typed
             and not (alone and folder.is_locked())

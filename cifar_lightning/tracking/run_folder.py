@@ -22,6 +22,8 @@ DEBUGGING = RUNS.with_name("debug")  # of conf/debugging.yaml
 # runs, was killed, or failed without an error in its log.
 STATUSES = ("finished", "interrupted", "failed", "not finished")
 MAX_YAML = 1_000_000  # bytes; the record of a run has some ten thousand
+# Metrics that are numbers or null, and that more than tables need; `epochs` is always a number.
+NUMBERS = ("epochs", "val/acc", "test/acc", "epochs_to_target", "seconds_to_target")
 LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 
 
@@ -146,7 +148,7 @@ class RunFolder:
 
     @classmethod
     def of(cls, checkpoint: Path) -> "RunFolder":
-        """The run folder of a checkpoint, which is in a folder of that."""
+        """The run folder of a checkpoint in its `checkpoints/`: the folder above that."""
         return cls(checkpoint.absolute().parent.parent)
 
     @classmethod
@@ -179,10 +181,6 @@ class RunFolder:
         """Whether a process is working on the run."""
         return is_locked(self.path)
 
-    def can_be_resumed(self) -> bool:
-        """Whether there is a last checkpoint, and the run is not finished."""
-        return self.last.is_file() and self.read().status != "finished"
-
     def read(self, name: str | None = None) -> Run:
         """Read the run; files that are missing are left out, damaged ones too, with a problem each.
 
@@ -191,7 +189,7 @@ class RunFolder:
         """
         folder = self.path
         problems: list[str] = []
-        metrics = _read_json(self.metrics_json, problems)
+        metrics = _read_metrics(self.metrics_json, problems)
         try:
             rows = read_rows(folder)
         except (OSError, ValueError) as error:
@@ -251,8 +249,8 @@ def find_folder(path: str | None) -> Path:
         raise UserError(f"run={path}{wrong}. Name a run's folder, as in: run={example}")
     if not RunFolder(folder).is_run() and not run_folders(folder):
         raise UserError(
-            f"run={path} is not a run's folder: neither it nor a folder in it has .hydra/ or "
-            f"metrics.json. As in: run={example}"
+            f"run={path} is not a run's folder: it has none of .hydra/overrides.yaml, "
+            f"metrics.json and metrics.csv, and no run is below it. As in: run={example}"
         )
     return folder
 
@@ -358,6 +356,16 @@ def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, TypeError, ValueError) as error:
         problems.append(f"{file.name} cannot be read: {error}")
         return {}
+
+
+def _read_metrics(file: Path, problems: list[str]) -> dict[str, Any]:
+    metrics = _read_json(file, problems)
+    for key in NUMBERS if metrics else ():
+        value = metrics.get(key)
+        if not isinstance(value, int | float) and (value is not None or key == "epochs"):
+            problems.append(f"{file.name} cannot be read: {key} is {value!r}, not a number")
+            return {}
+    return metrics
 
 
 def _status_of(

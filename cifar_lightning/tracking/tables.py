@@ -96,7 +96,9 @@ def plain(value: float) -> str:
 
 
 def data_size(size: int) -> str:
-    """2092207 bytes as `2.09 MB`, fewer than a million as `540 kB`."""
+    """2092207 bytes as `2.09 MB`, 540000 as `540 kB`, and 300 as `300 bytes`."""
+    if size < 1000:
+        return f"{size} bytes"
     return f"{size / 1e6:,.2f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
 
 

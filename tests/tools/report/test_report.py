@@ -208,6 +208,8 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
     [
         ("metrics.json", "{"),
         ("metrics.json", "[1]"),
+        ("metrics.json", '{"a": 1}'),
+        ("metrics.json", '{"epochs": 1, "val/acc": "x", "stopped_by": "max_epochs"}'),
         ("metrics.csv", "epoch\n<img src=x onerror=alert(1)>\n"),
         ("metrics.csv", "epoch,step,val/acc\n1,6\n"),
         ("evaluation/evaluation.json", ""),
@@ -389,7 +391,7 @@ def test_the_newest_run_or_multirun_is_the_one(many: Path, one: Path) -> None:
     [
         ("nowhere", "run=nowhere: there is no such folder"),
         ("file", "run=file is a file"),
-        ("empty", "neither it nor a folder in it has .hydra/"),
+        ("empty", "run=empty is not a run's folder: it has none of .hydra/overrides.yaml"),
     ],
 )
 def test_what_is_no_run_is_named(run: str, message: str) -> None:
