@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cifar_lightning.models.blocks import normalise
+from cifar_lightning.system.derive_seed import derive_seed
 from cifar_lightning.training.augment import cutmix, scale
 from cifar_lightning.training.metrics import Predictions, Scores, TestPredictions
 
@@ -176,8 +177,8 @@ class Classifier(pl.LightningModule):
 
     def _generator(self, batch_idx: int) -> torch.Generator:
         """A generator for one step, seeded by the step alone, so that a resume draws the same."""
-        step = (self.seed % 2**32, self.current_epoch, batch_idx, self.global_rank)
-        return torch.Generator(self.device).manual_seed(hash(step))
+        seed = derive_seed(self.seed % 2**32, self.current_epoch, batch_idx, self.global_rank)
+        return torch.Generator(self.device).manual_seed(seed)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Evaluate a validation batch; returns its logits [N, classes], for callbacks."""
