@@ -63,6 +63,7 @@ def pictures_in(notebook: NotebookNode) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
+@pytest.mark.slow
 def test_the_data_and_its_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = executed("01", tmp_path, monkeypatch)
     assert "data=shapes" in texts(notebook)

@@ -71,6 +71,7 @@ def files_beside(checkpoint: Path) -> set[str]:
     return {file.name for file in checkpoint.parent.iterdir()}
 
 
+@pytest.mark.slow
 def test_an_onnx_file_gives_the_logits_of_the_checkpoint(
     checkpoint: Path, onnx_result: dict[str, Any]
 ) -> None:
@@ -85,6 +86,7 @@ def test_an_onnx_file_gives_the_logits_of_the_checkpoint(
         assert_close(torch.from_numpy(found), logits_of(checkpoint, SOME[:count]))
 
 
+@pytest.mark.slow
 def test_the_result_says_what_was_measured(checkpoint: Path, onnx_result: dict[str, Any]) -> None:
     file = checkpoint.with_suffix(".onnx")
     assert onnx_result["output"] == str(file)
@@ -97,6 +99,7 @@ def test_the_result_says_what_was_measured(checkpoint: Path, onnx_result: dict[s
         assert onnx_result[f"eager_ms_{size}"] > 0 < onnx_result[f"file_ms_{size}"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("onnx_result")
 def test_an_onnx_file_says_what_it_is_and_nothing_of_the_machine(checkpoint: Path) -> None:
     content = checkpoint.with_suffix(".onnx").read_bytes()

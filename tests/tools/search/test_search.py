@@ -276,7 +276,7 @@ def test_stopped_and_killed_and_started_again_it_ends_as_if_nothing_had_been(
         assert (folder / f"trials/{number}/output.log").read_text().count("epoch 1/2") == 1
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return str(request.getfixturevalue("database"))

@@ -77,6 +77,7 @@ def check_that_nothing_is_lost(output: str, epochs: int, said: str) -> None:
     assert [row["epoch"] for row in rows if "val/acc" in row] == list(range(1, epochs + 1))
 
 
+@pytest.mark.slow
 def test_an_online_run_is_uploaded_whole(server: WandbServer) -> None:
     whole = ("trainer.max_epochs=2", "logger.wandb.finish_timeout=60")
     output = finish(start(server.url, *whole))
