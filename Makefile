@@ -66,10 +66,10 @@ wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login
 	    WANDB_DIR="$$folder/.." xargs -0 -r "$(CURDIR)/.venv/bin/wandb" sync --include-online
 
 # By file, so that what a file's tests share is made once; ARGS="-n 0" is for a debugger.
-test: $(READY)  ## the tests, 14 minutes on two slow cores; pytest's options by ARGS=
+test: $(READY)  ## the tests, 5 minutes on two cores; pytest's options by ARGS=
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
-test-all: $(READY)  ## the slow tests too, an hour on two slow cores
+test-all: $(READY)  ## the slow tests too, 20 minutes on two cores
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-gpu: $(READY)  ## what needs a GPU

@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.data import ShapesData
 from cifar_lightning.system import jobs
 from cifar_lightning.train import train
+
+# What a shell starts by & ignores Ctrl-C, as would all that is started here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jobs.PRELOAD += programs.IMPORTED
 programs.FORKS.set_forkserver_preload(jobs.PRELOAD)
