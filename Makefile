@@ -69,7 +69,7 @@ wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login
 test: $(READY)  ## the tests, 5 minutes on two cores; pytest's options by ARGS=
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
-test-all: $(READY)  ## the slow tests too, 20 minutes on two cores
+test-all: $(READY)  ## the slow tests too, some 15 minutes more
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-gpu: $(READY)  ## what needs a GPU

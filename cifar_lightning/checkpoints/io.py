@@ -118,7 +118,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
         _check_length(content["hyper_parameters"])
-        content["hyper_parameters"]["network"]["_target_"]  # raises LookupError
+        if "_target_" not in content["hyper_parameters"]["network"]:
+            raise ValueError("the network has no target")
         _check_counts(content["loops"])
         if any(t.nbytes > t.untyped_storage().nbytes() for t in content["state_dict"].values()):
             raise ValueError("a tensor is larger than its storage")

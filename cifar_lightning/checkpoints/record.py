@@ -23,8 +23,8 @@ LEFT_OUT = ("overrides", "resume", "run_dir")
 def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     """Write the record of a run, or replace it on a resume.
 
-    Checkpoints that an earlier run left in the folder are moved to a subfolder of theirs: a resume
-    would take their weights for this run's.
+    A new run moves checkpoints that an earlier run left in the folder to a subfolder, because a
+    resume would load them as this run's.
 
     References to other keys are kept, so that an override on a resume changes all that depends on
     it. Other interpolations, such as `${oc.env:HOME}`, are replaced by their values.
@@ -41,10 +41,11 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     starts = [] if config.resume is None else folder.starts()
     now = datetime.now()
     record["starts"] = [*starts, {"time": f"{now:%F %T.%f}", "overrides": list(overrides)}]
-    for checkpoint in list(folder.checkpoints.glob("*.ckpt")) if config.resume is None else ():
+    if config.resume is None:
         earlier = folder.checkpoints / f"before_{now:%Y-%m-%d_%H-%M-%S-%f}"
-        earlier.mkdir(exist_ok=True)
-        checkpoint.rename(earlier / checkpoint.name)
+        for checkpoint in list(folder.checkpoints.glob("*.ckpt")):
+            earlier.mkdir(exist_ok=True)
+            checkpoint.rename(earlier / checkpoint.name)
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(record).encode())

@@ -186,8 +186,8 @@ def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dic
         here: Any = OmegaConf.to_container(as_written, resolve=True)
         raw: Any = OmegaConf.to_container(as_written)
         for key, value in raw.items():
-            names = re.findall(r"oc\.env:(\w+)", repr(value))
-            if f"data.{key}" not in typed and any(name in os.environ for name in names):
+            names = [n for n in re.findall(r"oc\.env:(\w+)", repr(value)) if n in os.environ]
+            if names and f"data.{key}" not in typed:
                 settings = (settings or here) | {key: here[key]}
                 if here[key] != recorded.get(key, here[key]):  # perhaps other images
                     note(
