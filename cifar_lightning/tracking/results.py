@@ -9,7 +9,6 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from torch import Tensor
 
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import Budget, train_tflop
@@ -65,7 +64,7 @@ def collect(
         "stopped_by": ending if finished else "interrupted",
         "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
         "val/acc": None if score is None else score.item(),
-        "best_epoch": epochs if best.monitor is None else _epoch_of(score, trainer, config.run_dir),
+        "best_epoch": _best_epoch(best, trainer, config.run_dir) if best.monitor else epochs,
         **_tested(trainer),
         "epochs_to_target": epochs if reached else None,
         "seconds_to_target": throughput.seconds if reached else None,
@@ -92,13 +91,16 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
     return own + train_tflop(classifier.distillation.teacher, seen) / 3
 
 
-def _epoch_of(score: Tensor | None, trainer: pl.Trainer, run_dir: str) -> float | int | None:
-    """The epoch of the first validation with this score; None if it is not in `metrics.csv`."""
-    if score is None:
-        return None
+def _best_epoch(best: ModelCheckpoint, trainer: pl.Trainer, run_dir: str) -> float | int | None:
+    """The epochs that the best checkpoint had trained; None if `metrics.csv` does not say it."""
     # The folder of other processes may be another one.
-    for row in read_rows(run_dir) if trainer.is_global_zero else ():
-        if round(row.get("val/acc", -1.0), 6) == round(score.item(), 6):
+    if not best.best_model_path or not trainer.is_global_zero:
+        return None
+    # By the step, as two validations may have one score. Lightning counts a row's step from 0.
+    path = best.best_model_path
+    step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"] - 1
+    for row in read_rows(run_dir):
+        if row["step"] == step and "val/acc" in row:
             return _whole(row["epoch"])
     return None
 
