@@ -129,6 +129,7 @@ def test_optimizers_have_trained(tmp_path: Path) -> None:
     assert own == {"mean"}
 
 
+@pytest.mark.slow
 def test_a_data_set_is_trained_on_evaluated_and_predicted(tmp_path: Path) -> None:
     checkout, (*_, evaluated, _) = checkout_with("A data set", tmp_path)
     run = checkout / "runs" / "stripes"

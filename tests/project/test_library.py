@@ -51,11 +51,8 @@ def run_example(code: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 # Lightning warns of what is no mistake here: see `quiet` in run/fit.py.
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(
-    "code",
-    [EXAMPLES[0][1], pytest.param(EXAMPLES[1][1], marks=pytest.mark.slow)],
-    ids=["loop", "trainer"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [EXAMPLES[0][1], EXAMPLES[1][1]], ids=["loop", "trainer"])
 def test_the_examples_train(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     printed = run_example(code, capsys)
     last = printed.splitlines()[-1]
