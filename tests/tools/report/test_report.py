@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import pytest
 import yaml  # type: ignore[import-untyped]
 from checkpoints import changed_record
 from conftest import TINY
+from omegaconf import OmegaConf
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
-from programs import read_json, run_command
+from programs import read_json
 
 from cifar_lightning.config.compose import compose
 from cifar_lightning.config.overrides import prepare_arguments
@@ -30,24 +30,41 @@ from cifar_lightning.report.commands import train_command
 from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.run_folder import Run, RunFolder, find_folder, run_folders
 from cifar_lightning.tracking.seeds import best_run, groups_of, summary
+from cifar_lightning.train import train
 
 HOSTILE = '"><script>alert("run")</script><img src=x onerror=alert(1)>|`x`'
 
 
-def write(folder: Path, **overrides: Any) -> Path:
-    return report(compose([f"run='{folder}'"], config_name="report", **overrides))
+def write(folder: Path) -> Path:
+    return report(OmegaConf.create({"run": str(folder), "open": False}))
+
+
+FAILURE = "optimizer: lr must not be negative, not -1"
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A multirun from the command line: two seeds, 0 and 2, and two jobs that failed, 1 and 3."""
-    folder = tmp_path_factory.mktemp("many")
-    options = ("seed=3,4", "optimizer.lr=0.02,-1", "target_accuracy=0.001", "target_confidence=0.5")
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = run_command("train", "-m", *TINY, *options, cwd=folder, env=env)
-    assert ended.returncode == 1, ended.stdout  # of those that failed
-    (sweep,) = folder.glob("runs/train/*_sweep")
-    return sweep
+    """A multirun of two seeds, 0 and 2, and two jobs that failed, 1 and 3.
+
+    The second seed is a copy of the first one's run with a better accuracy.
+    """
+    folder = tmp_path_factory.mktemp("many") / "2026-11-24_04-00-00-000000_sweep"
+    typed = [*TINY, "target_accuracy=0.001", "target_confidence=0.5"]
+    train(compose([*typed, "seed=3", "optimizer.lr=0.02"], folder / "0"))
+    other = shutil.copytree(folder / "0", folder / "2")
+    start = {"time": "2026-11-24", "overrides": [*typed, "seed=4", "optimizer.lr=0.02"]}
+    changed_record(other, lambda record: record.update(starts=[start]))
+    change_metrics(other, seed=4, **{"val/acc": 0.5, "test/acc": 0.25})
+    for name, seed in (("1", 3), ("3", 4)):
+        overrides = [*typed, f"seed={seed}", "optimizer.lr=-1"]
+        (folder / name / ".hydra").mkdir(parents=True)
+        (folder / name / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+        line = f"2026-11-24 04:34:31,918 ERROR cifar_lightning.cli: {FAILURE}\n"
+        (folder / name / "train.log").write_text(line)
+    task = [*typed, "seed=3,4", "optimizer.lr=0.02,-1"]
+    record = {"hydra": {"overrides": {"task": task, "hydra": []}}}
+    (folder / "multirun.yaml").write_text(json.dumps(record))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +98,10 @@ def many_report(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def one(trained: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(trained, tmp_path / trained.name)
+    """A copy of the run without its curves, which take most of a page's time."""
+    folder = shutil.copytree(trained, tmp_path / trained.name)
+    (folder / "metrics.csv").unlink()
+    return folder
 
 
 @pytest.fixture
@@ -91,6 +111,10 @@ def many(swept: Path, tmp_path: Path) -> Path:
 
 def metrics_of(folder: Path) -> dict[str, Any]:
     return read_json(folder / "metrics.json")
+
+
+def change_metrics(folder: Path, **changes: Any) -> None:
+    (folder / "metrics.json").write_text(json.dumps(metrics_of(folder) | changes))
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -172,8 +196,7 @@ def test_a_multirun_names_the_best_and_sums_up_over_seeds(many_report: Path) -> 
     assert "-m cifar_lightning.train -m data=shapes" in html
     assert "optimizer.lr=0.02,-1" in html
     for number in (1, 3):
-        reason = "optimizer: lr must not be negative, not -1"
-        assert f"<b>Run {number}</b>, failed: {reason}" in html
+        assert f"<b>Run {number}</b>, failed: {FAILURE}" in html
     assert "4 runs: 2 finished, 2 failed." in html
 
 
@@ -189,18 +212,23 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
         "2026-11-24 04:34:32,918 ERROR wandb.sdk: no network\n"
     )
     (many / "3" / "train.log").unlink()
-    interrupted = metrics_of(many / "0") | {"stopped_by": "interrupted", "test/acc": None}
-    (many / "0" / "metrics.json").write_text(json.dumps(interrupted | {"val/acc": 1.0}))
+    change_metrics(many / "0", stopped_by="interrupted", **{"test/acc": None, "val/acc": 1.0})
+    # A name between dollar signs would be a formula, or an error, in the picture.
+    formula = {"time": "2026-11-25", "overrides": ["model=$\\foo$"]}
+    changed_record(many / "2", lambda record: record.update(starts=[formula]))
     html = write(many).read_text()
+    assert "$\\foo$" in html
     assert "<b>Run 1</b>, failed: The network &lt;breaks&gt; the budget.\nChange it.</li>" in html
     assert "<b>Run 3</b>, not finished: it still runs, failed or was killed" in html
     assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
     assert "4 runs: 1 finished, 1 interrupted, 1 failed, 1 not finished." in html
     assert "The best run is 2" in html
+    (many / "0" / "metrics.csv").unlink()
     assert "Interrupted before its test" in write(many / "0").read_text()
     for metrics in many.glob("*/metrics.json"):
         metrics.unlink()
-    assert "No run is finished" in write(many).read_text()
+    runs = [folder.read() for folder in run_folders(many)]
+    assert "No run is finished" in summary(runs, groups_of(runs))[0]
 
 
 @pytest.mark.parametrize(
@@ -228,17 +256,18 @@ def test_an_evaluation_says_what_it_was_of(one: Path) -> None:
     file = one / "evaluation" / "evaluation.json"
     # As many threads as the training had may not be those of the tests.
     results = read_json(file) | {"device": metrics_of(one)["device"]}
-    file.write_text(json.dumps(results))
-    html = write(one).read_text()
+
+    def page_with(**changes: Any) -> str:
+        file.write_text(json.dumps(results | changes))
+        return write(one).read_text()
+
+    html = page_with()
     assert not any(doubt in html for doubt in ("trained and tested on", "own test has"))
-    file.write_text(json.dumps(results | {"data": "folder", "checkpoint": "/x/last.ckpt"}))
-    html = write(one).read_text()
+    html = page_with(data="folder", checkpoint="/x/last.ckpt")
     assert "Measured on data=folder; the run was trained and tested on data=shapes." in html
     assert "<dt>checkpoint</dt><dd>last.ckpt</dd>" in html
-    file.write_text(json.dumps(results | {"test/acc": 0.999}))
-    assert "own test has" in write(one).read_text()
-    file.write_text(json.dumps(results | {"test/acc": 0.999, "precision": "64-true"}))
-    assert "own test has" not in write(one).read_text()
+    assert "own test has" in page_with(**{"test/acc": 0.999})
+    assert "own test has" not in page_with(**{"test/acc": 0.999, "precision": "64-true"})
 
 
 def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
@@ -254,7 +283,6 @@ def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
 
 
 def test_a_run_without_a_record_of_what_was_typed_claims_no_command(one: Path) -> None:
-    shutil.rmtree(one / ".hydra")
     (one / "config.yaml").unlink()
     page = write(one)
     for text in (page.read_text(), page.with_suffix(".md").read_text()):
@@ -268,43 +296,24 @@ def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
     changed_record(one, lambda record: record["starts"].append(again))
     log = one / "train.log"
     log.write_text("2026-11-24 23:59:59,999 ERROR cifar_lightning.cli: Before.\n")
-    assert RunFolder(one).read().status == "finished"
     # The test's row has the whole epoch, where the training ended in the middle of one.
-    metrics = metrics_of(one)
-    (one / "metrics.json").write_text(json.dumps(metrics | {"epochs": 0.333333}))
-    with (one / "metrics.csv").open() as file:
-        kept = list(csv.DictReader(file))
-    for row in kept:
-        row["epoch"] = "1" if row["test/acc"] else "0.33333334"
-    with (one / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, kept[0])
-        writer.writeheader()
-        writer.writerows(kept)
+    change_metrics(one, epochs=0.333333)
+    curves = one / "metrics.csv"
+    curves.write_text("epoch,test/acc\n0.33333334,\n1,0.5\n")
     assert RunFolder(one).read().status == "finished"
-    with (one / "metrics.csv").open("a") as file:
-        heading = (one / "metrics.csv").read_text().splitlines()[0].split(",")
-        file.write(",".join("99" if key == "epoch" else "" for key in heading) + "\n")
+    with curves.open("a") as file:
+        file.write("0.66666667,\n")
     assert RunFolder(one).read().status == "not finished"
     with log.open("a") as file:
         file.write("2026-11-25 00:00:01,000 ERROR cifar_lightning.cli: After.\n")
     assert (RunFolder(one).read().status, RunFolder(one).read().reason) == ("failed", "After.")
 
 
-def test_names_with_dollar_signs_are_no_formulas(many: Path) -> None:
-    for run in "02":
-        start = {"time": "2026-11-25", "overrides": [f"model=$\\foo_{run}$"]}
-        changed_record(many / run, partial(dict.update, starts=[start]))
-    assert "$\\foo_0$" in write(many).read_text()
-
-
 def test_a_run_without_an_evaluation_says_how_to_make_one(one: Path) -> None:
     shutil.rmtree(one / "evaluation")
-    metrics = metrics_of(one) | {"target_val_acc": 0.123}
-    (one / "metrics.json").write_text(json.dumps(metrics))
     checkpoint = shlex.quote(f"checkpoint={one}/checkpoints/best.ckpt")
     html = write(one).read_text()
     assert f"python -m cifar_lightning.evaluate {checkpoint}".replace("'", "&#39;") in html
-    assert "target on validation 12.3%" in html  # as the metrics have it
 
 
 def test_what_was_typed_is_typed_again() -> None:
@@ -383,7 +392,6 @@ def test_the_newest_run_or_multirun_is_the_one(many: Path, one: Path) -> None:
     os.utime(single)  # as a report does
     assert find_folder(None) == Path(sweep)
     assert [folder.path.name for folder in run_folders(Path(sweep))] == list("0123")
-    assert report(compose([], config_name="report")) == Path(sweep, "report.html").absolute()
 
 
 @pytest.mark.parametrize(
@@ -398,7 +406,7 @@ def test_what_is_no_run_is_named(run: str, message: str) -> None:
     Path("file").touch()
     Path("empty").mkdir()
     with pytest.raises(UserError, match=re.escape(message)):
-        report(compose([f"run={run}"], config_name="report"))
+        find_folder(run)
 
 
 def test_without_a_browser_the_page_is_named(
@@ -477,8 +485,7 @@ def column(page: Page, table: str, number: int) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1280, 375])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (375, "dark")])
 def test_pages_render_at_any_width(
     one_report: Path, many_report: Path, visit: Callable[..., Page], width: int, scheme: str
 ) -> None:
@@ -542,8 +549,7 @@ def test_pointing_at_a_run_shows_its_curve_alone(
 @pytest.mark.slow
 def test_hostile_text_stays_text(one: Path, many: Path, visit: Callable[..., Page]) -> None:
     for folder, run in ((one, one), (many, many / "0")):
-        metrics = metrics_of(run) | {"device": HOSTILE, "model": HOSTILE}
-        (run / "metrics.json").write_text(json.dumps(metrics))
+        change_metrics(run, device=HOSTILE, model=HOSTILE)
         changed_record(run, lambda record: record.update(x=HOSTILE))
         changed_record(run, lambda record: record["starts"][0]["overrides"].append(f"x={HOSTILE}"))
         page = visit(write(folder))
@@ -567,8 +573,7 @@ def test_a_class_is_taken_for_another_one() -> None:
 @pytest.mark.slow
 def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> None:
     for name, rate in zip("02", (10_000.0, 900.0), strict=True):
-        metrics = metrics_of(many / name) | {"images_per_s": rate}
-        (many / name / "metrics.json").write_text(json.dumps(metrics))
+        change_metrics(many / name, images_per_s=rate)
     page = visit(write(many))
     heading = page.get_by_role("region", name="Metrics of all runs").get_by_role(
         "columnheader", name="images/s"
@@ -578,13 +583,13 @@ def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> 
 
 
 @pytest.mark.parametrize("name", ["config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"])
-def test_code_in_a_runs_folder_is_not_run(name: str, trained: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+def test_code_in_a_runs_folder_is_not_run(name: str, one: Path) -> None:
     if name.startswith(".hydra"):
-        (folder / "config.yaml").unlink()
+        (one / "config.yaml").unlink()
     code = "!!python/object/apply:os.mkdir [was_called]\n"
-    (folder / name).write_text(code)
-    assert write(folder).is_file()
+    (one / ".hydra").mkdir()
+    (one / name).write_text(code)
+    assert write(one).is_file()
     assert not Path("was_called").exists()
     yaml.unsafe_load(code)  # it would have been
     assert Path("was_called").is_dir()
