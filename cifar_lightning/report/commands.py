@@ -2,23 +2,15 @@
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.errors import UserError
-from cifar_lightning.tracking.run_folder import RunFolder
 
 
 def train_command(overrides: Sequence[str], multirun: bool = False) -> str:
     """The shell command that trains with these overrides."""
     words = ["python", "-m", "cifar_lightning.train", *(["-m"] if multirun else [])]
     return shlex.join([*words, *(as_typed(override, multirun) for override in overrides)])
-
-
-def evaluate_command(folder: Path) -> str:
-    """The shell command that evaluates a run's best checkpoint."""
-    checkpoint = RunFolder(folder).best
-    return shlex.join(["python", "-m", "cifar_lightning.evaluate", f"checkpoint={checkpoint}"])
 
 
 def as_typed(override: str, multirun: bool = False) -> str:

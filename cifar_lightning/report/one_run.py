@@ -1,15 +1,16 @@
 """The content of a report on one run."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
 
 from cifar_lightning.report.charts import inline_svg, png_width, target_line
-from cifar_lightning.report.commands import as_typed, evaluate_command, train_command
+from cifar_lightning.report.commands import as_typed, train_command
 from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.plots.curves import learning_curve
-from cifar_lightning.tracking.run_folder import Run, RunFolder, read_choices
+from cifar_lightning.tracking.run_folder import Run, RunFolder
 from cifar_lightning.tracking.tables import (
     Table,
     count,
@@ -69,7 +70,7 @@ WIDE = 1000  # pixels, above which a picture has the full width of the page
 
 def content_of(run: Run) -> dict[str, Any]:
     """The variables of the templates `run.*`."""
-    metrics = run.metrics
+    metrics, folder = run.metrics, RunFolder(run.folder)
     evaluation, figures = _pictures(run, "evaluation"), _pictures(run, "figures")
     seen = [picture["name"] for picture in evaluation]
     subject = (
@@ -80,7 +81,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "run": run,
         "sentences": _sentences(run),
         "generated": metrics.get("data") == "shapes",
-        "started": RunFolder(run.folder).started,
+        "started": folder.started,
         "cards": facts(metrics, CARDS).items(),
         "charts": _charts(run),
         "epochs": _epochs(run),
@@ -88,9 +89,11 @@ def content_of(run: Run) -> dict[str, Any]:
         "evaluation_pictures": evaluation,
         "test_pictures": [p for p in figures if p["name"] in OF_THE_TEST and p["name"] not in seen],
         "figures": [picture for picture in figures if picture["name"] not in OF_THE_TEST],
-        "evaluate_command": evaluate_command(run.folder),
+        "evaluate_command": shlex.join(
+            ["python", "-m", "cifar_lightning.evaluate", f"checkpoint={folder.best}"]
+        ),
         "overrides": [as_typed(f"{k}={v}" if v else k) for k, v in run.settings.items()],
-        "choices": read_choices(run.folder),
+        "choices": run.choices,
         "timing": facts(metrics, TIMING),
         "environment": facts(metrics, ENVIRONMENT),
         "commands": [train_command(overrides) for overrides in (run.overrides, *run.resumed)]
@@ -169,17 +172,11 @@ def _charts(run: Run) -> list[Any]:
     names = ("train/acc", "train/loss", "val/acc", "val/loss")
     curves = {name: run.curve(name) for name in names}
     charts = []
-    for quantity, label in (("acc", "Accuracy"), ("loss", "Loss")):
-        if not (curves[f"train/{quantity}"] or curves[f"val/{quantity}"]):
-            continue
-        accuracy = quantity == "acc"
-        figure = learning_curve(
-            curves,
-            quantity,
-            target_line(run) if accuracy else None,
-            _reached(run) if accuracy else None,
-        )
-        charts.append(inline_svg(figure, quantity, f"{label} against epochs"))
+    if curves["train/acc"] or curves["val/acc"]:
+        figure = learning_curve(curves, "acc", target_line(run), _reached(run))
+        charts.append(inline_svg(figure, "acc", "Accuracy against epochs"))
+    if curves["train/loss"] or curves["val/loss"]:
+        charts.append(inline_svg(learning_curve(curves, "loss"), "loss", "Loss against epochs"))
     return charts
 
 
@@ -210,8 +207,9 @@ def _epochs(run: Run) -> Table:
 
 
 def _pictures(run: Run, below: str) -> list[dict[str, Any]]:
-    pictures = run.pictures(below)
+    """The PNG files in one of the run's folders: those of `CAPTIONS` in its order, then others."""
     known = list(CAPTIONS)
+    pictures = sorted(p for p in (run.folder / below).glob("*.png") if p.stat().st_size)
     pictures.sort(key=lambda p: known.index(p.stem) if p.stem in known else len(known))
     return [
         {

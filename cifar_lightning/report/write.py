@@ -23,6 +23,28 @@ TEMPLATES = Path(__file__).parent / "templates"
 CURVES = "report_curves.png"
 
 
+def markdown_text(value: object) -> str:
+    """A text on one line, escaped for Markdown and HTML."""
+    text = " ".join(str(value).split())
+    for special in "\\`*_[]<>|#~":
+        text = text.replace(special, f"\\{special}")
+    return text
+
+
+HTML = Environment(
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+HTML.globals["asset"] = lambda file: Markup((TEMPLATES / file).read_text())
+HTML.globals["group_style"] = group_style
+HTML.filters["data_uri"] = data_uri
+MARKDOWN = HTML.overlay(autoescape=False)
+MARKDOWN.filters["text"] = markdown_text
+
+
 def write_report(folder: Path) -> Path:
     """Write report.html, report.md and report.csv; of several runs report_curves.png too.
 
@@ -62,31 +84,11 @@ def _check_output(folder: Path) -> None:
 
 
 def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:
-    html = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html.globals["asset"] = lambda file: Markup((TEMPLATES / file).read_text())
-    html.globals["group_style"] = group_style
-    html.filters["data_uri"] = data_uri
-    markdown = html.overlay(autoescape=False)
-    markdown.filters["text"] = markdown_text
     content = content | {"version": __version__}
-    for environment, ending in ((markdown, "md"), (html, "html")):
+    for environment, ending in ((MARKDOWN, "md"), (HTML, "html")):
         page = folder / f"report.{ending}"
         _write(page, environment.get_template(f"{name}.{ending}.j2").render(content))
     return page
-
-
-def markdown_text(value: object) -> str:
-    """A text on one line, escaped for Markdown and HTML."""
-    text = " ".join(str(value).split())
-    for special in "\\`*_[]<>|#~":
-        text = text.replace(special, f"\\{special}")
-    return text
 
 
 def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from cifar_lightning.config.overrides import (
 )
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
+from cifar_lightning.system.locks import is_locked
 from cifar_lightning.tracking.run_folder import DEBUGGING, RUNS, RunFolder
 
 
@@ -56,7 +57,7 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
             run.status != "finished"
             and {*run.overrides} == typed
             and later <= typed
-            and not (alone and folder.is_locked())
+            and not (alone and is_locked(folder.path))
         ):
             return folder.last
     return None

@@ -13,7 +13,6 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.system.locks import is_locked
 from cifar_lightning.system.natural import natural_key
 
 RUNS = Path("runs/train")
@@ -39,6 +38,7 @@ class Run:
         overrides: with which it was started.
         resumed: the overrides of each resume.
         config: the text of its recorded configuration.
+        choices: the option of each group of conf/; empty if not recorded.
         target: the target test accuracy; None if it had none, or if it is not known.
         metrics: of `metrics.json`; empty before the run is over.
         rows: of `metrics.csv`.
@@ -54,6 +54,7 @@ class Run:
     overrides: list[str] = field(default_factory=list)
     resumed: list[list[str]] = field(default_factory=list)
     config: str = ""
+    choices: dict[str, str] = field(default_factory=dict)
     target: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -79,10 +80,6 @@ class Run:
     def curve(self, name: str, against: str = "epoch") -> list[tuple[float, float]]:
         """Points (x, y) of two columns of `metrics.csv`, from the rows that have both."""
         return [(row[against], row[name]) for row in self.rows if name in row and against in row]
-
-    def pictures(self, below: str) -> list[Path]:
-        """The PNG files in one of its folders, sorted by name."""
-        return sorted(p for p in (self.folder / below).glob("*.png") if p.stat().st_size)
 
 
 @dataclass(frozen=True)
@@ -119,11 +116,6 @@ class RunFolder:
     def metrics_json(self) -> Path:
         """The results, written when the run is over."""
         return self.path / "metrics.json"
-
-    @property
-    def metrics_csv(self) -> Path:
-        """The learning curves."""
-        return self.path / "metrics.csv"
 
     @property
     def figures(self) -> Path:
@@ -174,12 +166,8 @@ class RunFolder:
 
     def is_run(self) -> bool:
         """Whether the folder has files of a run in it."""
-        marks = (self.path / ".hydra" / "overrides.yaml", self.metrics_json, self.metrics_csv)
-        return any(mark.is_file() for mark in marks)
-
-    def is_locked(self) -> bool:
-        """Whether a process is working on the run."""
-        return is_locked(self.path)
+        marks = (".hydra/overrides.yaml", "metrics.json", "metrics.csv")
+        return any((self.path / mark).is_file() for mark in marks)
 
     def read(self, name: str | None = None) -> Run:
         """Read the run; files that are missing are left out, damaged ones too, with a problem each.
@@ -187,31 +175,32 @@ class RunFolder:
         Args:
             name: to show; by default the folder's.
         """
-        folder = self.path
         problems: list[str] = []
         metrics = _read_metrics(self.metrics_json, problems)
         try:
-            rows = read_rows(folder)
+            rows = read_rows(self.path)
         except (OSError, ValueError) as error:
             rows = []
             problems.append(f"metrics.csv cannot be read: {error}")
         # A run that was refused before its first step has only what Hydra wrote.
-        hydra = folder / ".hydra"
-        record = self.config if self.config.is_file() else hydra / "config.yaml"
-        starts = self.starts()
-        status, reason = _status_of(self, metrics, rows, starts[-1]["time"] if starts else "")
-        target = _read_yaml(record, problems, "target_accuracy")
+        hydra = self.path / ".hydra"
+        file = self.config if self.config.is_file() else hydra / "config.yaml"
+        record = _read_yaml(file, problems)
+        starts = _starts(record)
+        typed = [start["overrides"] for start in starts]
+        status, reason = _status_of(self.path, metrics, rows, starts[-1]["time"] if starts else "")
+        target, choices = _at(record, "target_accuracy"), _at(record, "choices")
+        choices = sorted(choices.items(), key=str) if isinstance(choices, dict) else []
         return Run(
-            folder=folder,
-            name=name or folder.absolute().name,
+            folder=self.path,
+            name=name or self.path.absolute().name,
             status=status,
             reason=reason,
             recorded=bool(starts) or (hydra / "overrides.yaml").is_file(),
-            overrides=starts[0]["overrides"]
-            if starts
-            else _texts(_read_yaml(hydra / "overrides.yaml", problems)),
-            resumed=[start["overrides"] for start in starts[1:]],
-            config=record.read_text(errors="replace") if record.is_file() else "",
+            overrides=typed[0] if typed else _texts(_read_yaml(hydra / "overrides.yaml", problems)),
+            resumed=typed[1:],
+            config=file.read_text(errors="replace") if file.is_file() else "",
+            choices={str(group): str(option) for group, option in choices if option},
             target=float(target) if type(target) in (int, float) else None,
             metrics=metrics,
             rows=rows,
@@ -221,13 +210,7 @@ class RunFolder:
 
     def starts(self) -> list[dict[str, Any]]:
         """The start and each resume of the run: its `time` and the `overrides` typed then."""
-        content = _read_yaml(self.config, [], "starts")
-        found: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
-        return [
-            {"time": str(start.get("time")), "overrides": [str(o) for o in start["overrides"]]}
-            for start in found
-            if isinstance(start, dict) and isinstance(start.get("overrides"), list)
-        ]
+        return _starts(_read_yaml(self.config, []))
 
 
 def find_folder(path: str | None) -> Path:
@@ -282,14 +265,6 @@ def read_rows(folder: str | Path) -> list[dict[str, float]]:
     ]
 
 
-def read_choices(folder: Path) -> dict[str, str]:
-    """The option that a run had in each group of conf/; empty if not recorded."""
-    choices = _read_yaml(RunFolder(folder).config, [], "choices")
-    if not OmegaConf.is_dict(choices):
-        return {}
-    return {str(group): str(choices[group]) for group in sorted(choices) if choices[group]}
-
-
 def read_sweep(folder: Path, kind: str = "task") -> list[str]:
     """The overrides that a multirun was started with; empty if not recorded.
 
@@ -297,15 +272,15 @@ def read_sweep(folder: Path, kind: str = "task") -> list[str]:
         folder: of the multirun.
         kind: `task` for the overrides of its jobs, `hydra` for those of Hydra, as the launcher.
     """
-    return _texts(_read_yaml(folder / "multirun.yaml", [], f"hydra.overrides.{kind}"))
+    return _texts(_at(_read_yaml(folder / "multirun.yaml", []), "hydra", "overrides", kind))
 
 
 def read_config_dir(folder: Path) -> str | None:
     """The --config-dir that a multirun was started with; None without one."""
-    sources = _read_yaml(folder / "multirun.yaml", [], "hydra.runtime.config_sources")
-    for source in sources if OmegaConf.is_list(sources) else []:
-        if source.get("provider") == "command-line":
-            return str(source.path)
+    sources = _at(_read_yaml(folder / "multirun.yaml", []), "hydra", "runtime", "config_sources")
+    for source in sources if isinstance(sources, list) else []:
+        if _at(source, "provider") == "command-line":
+            return str(source["path"])
     return None
 
 
@@ -330,22 +305,38 @@ def load_yaml(file: Path) -> Any:
         raise UserError(f"{file} cannot be read: {str(error).partition(chr(10))[0]}") from error
 
 
-def _texts(content: Any) -> list[str]:
-    """A list with its interpolations as written: `${hydra:job.num}` resolves in the run alone."""
-    texts: Any = OmegaConf.to_container(content) if OmegaConf.is_list(content) else []
-    return [str(text) for text in texts]
+def _read_yaml(file: Path, problems: list[str]) -> Any:
+    """The content of a YAML file, with interpolations as written; None if there is none.
 
-
-def _read_yaml(file: Path, problems: list[str], key: str | None = None) -> Any:
-    if not file.is_file():
-        return None
+    `${hydra:job.num}`, for example, can be resolved only within the run.
+    """
     try:
-        content = load_yaml(file)
-        return content if key is None else OmegaConf.select(content, key)
-    except Exception as error:  # OmegaConf's, of a reference to nowhere, has no base class of use
-        reason = str(error).removeprefix(f"{file} cannot be read: ").partition("\n")[0]
-        problems.append(f"{file.name} cannot be read: {reason}")
+        return OmegaConf.to_container(load_yaml(file))
+    except FileNotFoundError:
         return None
+    except UserError as error:
+        problems.append(str(error).replace(str(file), file.name, 1))
+        return None
+
+
+def _at(content: Any, *keys: str) -> Any:
+    """The value below nested keys; None if there is none."""
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def _texts(content: Any) -> list[str]:
+    return [str(text) for text in content] if isinstance(content, list) else []
+
+
+def _starts(record: Any) -> list[dict[str, Any]]:
+    found = _at(record, "starts")
+    return [
+        {"time": str(start.get("time")), "overrides": _texts(start["overrides"])}
+        for start in (found if isinstance(found, list) else [])
+        if isinstance(_at(start, "overrides"), list)
+    ]
 
 
 def _read_json(file: Path, problems: list[str]) -> dict[str, Any]:
@@ -369,7 +360,7 @@ def _read_metrics(file: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _status_of(
-    folder: RunFolder, metrics: dict[str, Any], rows: Sequence[dict[str, float]], since: str
+    folder: Path, metrics: dict[str, Any], rows: Sequence[dict[str, float]], since: str
 ) -> tuple[str, str]:
     """One of `STATUSES`, and the reason where it is not `finished`.
 
@@ -379,32 +370,22 @@ def _status_of(
         rows: of its `metrics.csv`.
         since: the time of its last start, or empty; earlier errors do not count.
     """
-    epochs = metrics.get("epochs")
-    more = isinstance(epochs, int | float) and any(
-        # A test's row has the epoch begun; float32 differs from the rounded value.
-        row.get("epoch", 0) > epochs + 1e-4
-        for row in rows
-        if "test/acc" not in row
-    )
-    if metrics and not more:
+    # A test's row has the epoch begun; float32 differs from the rounded value.
+    trained = max((row.get("epoch", 0) for row in rows if "test/acc" not in row), default=0)
+    if metrics and trained <= metrics["epochs"] + 1e-4:
         if metrics.get("stopped_by") == "interrupted":
             return "interrupted", "stopped by Ctrl-C or SIGTERM"
         return "finished", ""
-    for log in folder.path.glob("*.log"):
+    for log in folder.glob("*.log"):
         if error := _last_error(log.read_text(errors="replace").splitlines(), since):
             return "failed", error
     # Only the run's own files: a report in the folder may be newer.
-    files = [
-        folder.path / name
-        for name in (".hydra", "config.yaml", "metrics.csv", "train.log", "checkpoints")
-    ]
-    last = max(
-        (f.stat().st_mtime for f in files if f.exists()), default=folder.path.stat().st_mtime
-    )
-    when = datetime.fromtimestamp(last)
+    names = (".hydra", "config.yaml", "metrics.csv", "train.log", "checkpoints")
+    times = [(folder / name).stat().st_mtime for name in names if (folder / name).exists()]
+    last = datetime.fromtimestamp(max(times, default=folder.stat().st_mtime))
     return (
         "not finished",
-        f"it still runs, failed or was killed; it last wrote a file at {when:%F %T}",
+        f"it still runs, failed or was killed; it last wrote a file at {last:%F %T}",
     )
 
 
