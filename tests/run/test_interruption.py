@@ -1,6 +1,7 @@
 """Runs that are told to stop: what goes on later is the run that was not interrupted."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,10 +13,21 @@ import pytorch_lightning as pl
 import torch
 from conftest import TINY, exist
 from omegaconf import DictConfig
-from programs import finish, finish_all, free_port, only, srun, start, start_two, wait_for
+from programs import (
+    finish,
+    finish_all,
+    free_port,
+    only,
+    read_json,
+    srun,
+    start,
+    start_two,
+    wait_for,
+)
 from test_train import as_typed
 
 from cifar_lightning.checkpoints.io import read_checkpoint
+from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.system.jobs import JobDied, JobEnvironment, run_job
@@ -62,19 +74,9 @@ class Told(pl.Callback):
 
 def run_told(config: DictConfig, told: Told) -> Any:
     """Train until the signal; returns the program's exit code."""
-    # What a shell starts by & ignores Ctrl-C, and so might these tests.
-    before = signal.signal(INT, signal.default_int_handler)
-    try:
-        with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
-            train(config, {"told": told})
-    finally:
-        signal.signal(INT, before)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
+        train(config, {"told": told})
     return getattr(ending.value, "code", 130)
-
-
-def state(folder: Path, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(folder / "checkpoints" / name, weights_only=True)
-    return content
 
 
 def same(one: Any, other: Any) -> bool:
@@ -90,7 +92,9 @@ def same(one: Any, other: Any) -> bool:
 
 def assert_the_same_run(one: Path, other: Path) -> None:
     for name in ("best.ckpt", "last.ckpt"):
-        a, b = state(one, name), state(other, name)
+        a, b = (
+            torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (one, other)
+        )
         for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
             assert same(a[part], b[part]), (name, part)
         for part in ("fit_scores", "random_state"):
@@ -107,48 +111,50 @@ def assert_the_same_run(one: Path, other: Path) -> None:
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 HALVES = "trainer.val_check_interval=0.5"
 REVISIT = ("callbacks=hard_examples", "callbacks.hard_examples.fraction=0.5")
-MOMENTS = [
-    (Told(TERM, "batch", 1, 2), 9, []),
-    (Told(INT, "validation", 1, 2), 9, [HALVES]),
-    (Told(TERM, "batch", 1, 7), 17, REVISIT),
-]
+TO_TARGET = [*TINY, "target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
+# Signals one after the other, each with the step of the checkpoint that it leaves.
+MOMENTS = [(Told(TERM, "batch", 1, 2), 9), (Told(INT, "validation", 2, 2), 15)]
 MORE_MOMENTS = [
-    (Told(TERM, "batch", 0, 0), 1, ["optimizer=sgd"]),
-    (Told(TERM, "batch", 1, 5), 12, []),  # the last of an epoch
-    (Told(TERM, "batch", 1, 2), 9, [HALVES]),  # after which a validation is due
-    (Told(TERM, "epoch end", 0), 7, []),
-    (Told(TERM, "epoch end", 2), 18, []),  # only the test is missing
-    (Told(TERM, "batch", 1, 2), 5, ["+trainer.accumulate_grad_batches=2"]),
-    (Told(TERM, "batch", 1, 2), 11, ["data.val_size=0"]),
-    (Told(TERM, "batch", 1, 2), 9, [f"model._target_={__name__}.Dropping"]),
-    (Told(TERM, "batch", 1, 2), 12, ["experiment=speedrun"]),
+    (
+        [
+            (Told(TERM, "epoch end", 0), 7),
+            (Told(TERM, "batch", 1, 5), 12),  # the last of an epoch
+            (Told(TERM, "epoch end", 2), 18),  # only the test is missing
+        ],
+        [],
+    ),
+    ([(Told(TERM, "batch", 1, 7), 17)], REVISIT),
+    (
+        [(Told(TERM, "batch", 0, 0), 1), (Told(TERM, "batch", 1, 2), 5)],
+        ["optimizer=sgd", "+trainer.accumulate_grad_batches=2"],
+    ),
+    ([(Told(TERM, "batch", 1, 2), 11)], ["data.val_size=0"]),
+    ([(Told(TERM, "batch", 1, 3), 10)], [f"model._target_={__name__}.Dropping"]),
+    ([(Told(TERM, "batch", 1, 2), 12)], ["experiment=speedrun"]),
 ]
 
 
 @pytest.mark.parametrize(
-    ("told", "step", "overrides"),
+    ("moments", "overrides"),
     [
-        *(moment for moment in MOMENTS if exist(*moment[2])),
-        *(pytest.param(*m, marks=pytest.mark.slow) for m in MORE_MOMENTS if exist(*m[2])),
+        (MOMENTS, [HALVES]),
+        *(pytest.param(*m, marks=pytest.mark.slow) for m in MORE_MOMENTS if exist(*m[1])),
     ],
-    ids=lambda value: getattr(value, "moment", None),
 )
 def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
-    tiny: Compose,
-    tmp_path: Path,
-    told: Told,
-    step: int,
-    overrides: Sequence[str],
+    tiny: Compose, tmp_path: Path, moments: Sequence[tuple[Told, int]], overrides: Sequence[str]
 ) -> None:
     target = "null" if "data.val_size=0" in overrides else "1.0"  # which it does not reach
-    overrides = [f"target_accuracy={target}", *overrides, "trainer.max_epochs=3"]
-    whole = train(tiny(*overrides))
+    options = [f"target_accuracy={target}", *overrides, "trainer.max_epochs=3"]
+    whole = train(tiny(*options))
     (tmp_path / "run").rename(tmp_path / "whole")
-    code = run_told(tiny(*overrides), told)
-    assert code == {INT: 130, TERM: 143}[told.number]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    assert read_checkpoint(last).global_step == step
-    resumed = train(as_typed(tiny, [f"resume={last}", *overrides[1:-1]]))
+    config = tiny(*options)
+    for told, step in moments:
+        assert run_told(config, told) == {INT: 130, TERM: 143}[told.number]
+        assert steps_of(last) == step
+        config = as_typed(tiny, [f"resume={last}", *overrides])
+    resumed = train(config)
     measured = ("seconds", "images_per_s", "tflop")
     for key, value in whole.items():
         assert any(word in key for word in measured) or resumed[key] == value, key
@@ -180,24 +186,29 @@ def test_a_run_that_is_killed_again_and_again_is_resumed_to_the_bit(
     assert_the_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.fixture(scope="module")
+def at_target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that reached its target in the middle of its first epoch."""
+    folder = tmp_path_factory.mktemp("at_target") / "run"
+    metrics = train(compose(TO_TARGET, folder))
+    assert (metrics["stopped_by"], metrics["epochs"]) == ("target", 0.5)
+    return folder
+
+
 def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
-    tiny: Compose, tmp_path: Path
+    at_target: Path, tiny: Compose, tmp_path: Path
 ) -> None:
-    options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
-    whole = train(tiny(*options))
-    assert (whole["stopped_by"], whole["epochs"]) == ("target", 0.5)
-    (tmp_path / "run" / "metrics.json").unlink()
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    again = train(as_typed(tiny, [f"resume={last}"]))
-    assert {k: v for k, v in again.items() if "images_per_s" not in k} == {
-        k: v for k, v in whole.items() if "images_per_s" not in k
-    }
+    run = Path(shutil.copytree(at_target, tmp_path / "run"))
+    (run / "metrics.json").unlink()
+    last = run / "checkpoints" / "last.ckpt"
+    again, whole = train(as_typed(tiny, [f"resume={last}"])), read_json(at_target / "metrics.json")
+    assert again | {"images_per_s": None} == whole | {"images_per_s": None}
     # The rest of its first epoch is not known any more.
     with pytest.raises(
         UserError, match=r"stopped within an epoch.* cannot be resumed with another target"
     ):
         train(as_typed(tiny, [f"resume={last}", "target_accuracy=1.0"]))
-    assert read_checkpoint(last).global_step == 3
+    assert steps_of(last) == 3
 
 
 def with_best(checkpoints: Path, accuracy: float) -> list[str]:
@@ -212,11 +223,10 @@ def with_best(checkpoints: Path, accuracy: float) -> list[str]:
 
 
 def test_a_best_checkpoint_of_what_is_yet_to_come_is_not_taken_for_the_best(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained_run: Path, tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of the epoch in which a run was killed, on a GPU whose second try has other bits."""
-    checkpoints = tmp_path / "run" / "checkpoints"
-    # One accuracy in all epochs: the best is still the one that the checkpoint is of.
+    checkpoints = shutil.copytree(trained_run, tmp_path / "run") / "checkpoints"
     validate = Classifier.on_validation_epoch_end
 
     def half_right(classifier: Classifier) -> None:
@@ -226,7 +236,6 @@ def test_a_best_checkpoint_of_what_is_yet_to_come_is_not_taken_for_the_best(
         validate(classifier)
 
     monkeypatch.setattr(Classifier, "on_validation_epoch_end", half_right)
-    train(tiny("target_accuracy=null"))
     typed = with_best(checkpoints, 0.9)  # which nothing after it will reach
     later = torch.load(checkpoints / "best.ckpt", weights_only=True) | {"global_step": 9}
     torch.save(later, checkpoints / "best.ckpt")
@@ -235,18 +244,18 @@ def test_a_best_checkpoint_of_what_is_yet_to_come_is_not_taken_for_the_best(
     assert (resumed["best_epoch"], resumed["val/acc"]) == (2, 0.5)
 
 
-def test_a_run_that_was_moved_keeps_its_best_checkpoint(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny("target_accuracy=null"))
-    (tmp_path / "run").rename(tmp_path / "moved")
-    checkpoints = tmp_path / "moved" / "checkpoints"
+def test_a_run_that_was_moved_keeps_its_best_checkpoint(
+    trained_run: Path, tiny: Compose, tmp_path: Path
+) -> None:
+    checkpoints = shutil.copytree(trained_run, tmp_path / "moved") / "checkpoints"
     best = (checkpoints / "best.ckpt").read_bytes()
     typed = with_best(checkpoints, 0.9)
     config = tiny(*typed, run_dir="moved")
     config.overrides = typed
     assert train(config)["val/acc"] == 0.9
     assert (checkpoints / "best.ckpt").read_bytes() == best
-    assert read_checkpoint(checkpoints / "last.ckpt").global_step == 12
-    assert not (tmp_path / "run").exists()
+    assert steps_of(checkpoints / "last.ckpt") == 12
+    assert steps_of(trained_run / "checkpoints" / "last.ckpt") == 6
 
 
 @pytest.mark.slow
@@ -308,24 +317,19 @@ def test_weights_that_are_no_numbers_do_not_replace_the_last_checkpoint(
                     next(others[0].network.parameters()).fill_(torch.nan)
             super().on_train_batch_start(trainer, *others)
 
-    options = ["target_accuracy=null", "trainer.max_epochs=3"]
-    assert run_told(tiny(*options), Ruining(TERM, "batch", 1, 3)) == 143
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    assert read_checkpoint(last).global_step == 6
-    assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 3
+    config = tiny("target_accuracy=null", "trainer.max_epochs=3")
+    assert run_told(config, Ruining(TERM, "batch", 1, 3)) == 143
+    assert steps_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == 6
 
 
 def test_told_in_the_validation_that_reaches_the_target_a_run_has_only_its_test_to_do(
-    tiny: Compose, tmp_path: Path
+    at_target: Path, tiny: Compose, tmp_path: Path
 ) -> None:
-    options = ["target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
-    train(tiny(*options))
-    (tmp_path / "run").rename(tmp_path / "whole")
     told = Told(TERM, "validation", 0, 2)
-    assert run_told(tiny(*options), told) == 143
+    assert run_told(tiny(*TO_TARGET), told) == 143
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     assert train(as_typed(tiny, [f"resume={last}"]))["epochs"] == 0.5
-    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_the_same_run(tmp_path / "run", at_target)
 
 
 @pytest.mark.slow
@@ -351,29 +355,22 @@ def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
     assert not list(tmp_path.glob("runs/train/*/figures/confusion_matrix.png"))  # of the test
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["target_accuracy=null"], r"best\.ckpt: there is no such file"),
-        (
-            ["target_accuracy=0.0", HALVES, "trainer.max_epochs=2"],
-            "There is no best checkpoint to test",
-        ),
-    ],
-)
 def test_a_finished_run_without_its_best_checkpoint_says_so(
-    tiny: Compose, tmp_path: Path, overrides: list[str], message: str
+    trained_run: Path, at_target: Path, tiny: Compose, tmp_path: Path
 ) -> None:
-    train(tiny(*overrides))
-    checkpoints = tmp_path / "run" / "checkpoints"
-    (checkpoints / "best.ckpt").unlink()
-    with pytest.raises(UserError, match=message):
-        train(as_typed(tiny, [f"resume={checkpoints}/last.ckpt"]))
+    run = tmp_path / "run"
+    for folder, message in (
+        (trained_run, r"best\.ckpt: there is no such file"),
+        (at_target, "There is no best checkpoint to test"),
+    ):
+        shutil.copytree(folder, run)
+        (run / "checkpoints" / "best.ckpt").unlink()
+        with pytest.raises(UserError, match=message):
+            train(as_typed(tiny, [f"resume={run}/checkpoints/last.ckpt"]))
+        shutil.rmtree(run)
 
 
-def test_what_ignores_ctrl_c_goes_on_ignoring_it(
-    tiny: Compose,
-) -> None:
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(tiny: Compose) -> None:
     """As what a shell has started by & does."""
     before = signal.signal(INT, signal.SIG_IGN)
     try:
