@@ -2,18 +2,19 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from checkpoints import weights_of
 from omegaconf import DictConfig
+from programs import read_json
 from torch import Tensor
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.errors import UserError
-from cifar_lightning.run import fit
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks import TargetReached, Throughput, validation_threshold
@@ -23,59 +24,49 @@ Compose = Callable[..., DictConfig]
 
 
 def test_training_stops_at_the_first_validation_that_reaches_the_target(tiny: Compose) -> None:
-    metrics = train(tiny("target_accuracy=0.0", "trainer.max_epochs=3"))
+    options = ["trainer.max_epochs=3", "trainer.val_check_interval=0.5"]
+    metrics = train(tiny("target_accuracy=0.0", *options))
     assert metrics["stopped_by"] == "target"
-    assert metrics["epochs"] == metrics["epochs_to_target"] == 1
+    assert metrics["epochs"] == metrics["epochs_to_target"] == 0.5
     assert metrics["seconds_to_target"] == metrics["train_seconds"] > 0
-
-
-def test_the_target_counts_when_equalled_and_in_the_last_epoch(tiny: Compose) -> None:
-    first = train(tiny("target_accuracy=1.0"))
-    assert first["stopped_by"] == "max_epochs"
-    assert first["epochs"] == 1
-    assert first["epochs_to_target"] is None
-    assert first["seconds_to_target"] is None
-    typed = [f"target_accuracy={first['val/acc']}", "target_confidence=0.5"]
-    again = train(tiny(*typed, run_dir="again"))
-    assert again["stopped_by"] == "target"
-
-
-def test_the_target_can_be_reached_within_an_epoch(tiny: Compose) -> None:
-    metrics = train(tiny("target_accuracy=0.0", "trainer.val_check_interval=0.5"))
-    assert metrics["stopped_by"] == "target"
-    assert metrics["epochs"] == 0.5
     assert metrics["images_per_s"] == pytest.approx(75 / metrics["train_seconds"], rel=1e-4)
 
 
-def test_the_clock_counts_training_without_validation(
-    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+def test_the_target_counts_when_equalled_and_in_the_last_epoch(
+    trained_run: Path, tiny: Compose
 ) -> None:
-    config = tiny("target_accuracy=null", "trainer.max_epochs=2", "trainer.val_check_interval=0.5")
-    data = run.build_data(config)
-    classifier, _ = run.build_classifier(config, data)
-    validate, step = classifier.on_validation_epoch_end, classifier.training_step
+    reached = read_json(trained_run / "metrics.json")["val/acc"]
+    metrics = train(tiny(f"target_accuracy={reached}", "target_confidence=0.5"))
+    assert (metrics["stopped_by"], metrics["epochs"]) == ("target", 1)
 
-    def slow_validation() -> None:
+
+def test_the_clock_counts_training_without_validation_and_each_validation_is_a_row(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate, step = Classifier.on_validation_epoch_end, Classifier.training_step
+
+    def slow_validation(classifier: Classifier) -> None:
         time.sleep(0.5)
-        validate()
+        validate(classifier)
 
-    monkeypatch.setattr(classifier, "on_validation_epoch_end", slow_validation)
-
-    def slow_step(*arguments: object) -> object:
+    def slow_step(*arguments: Any) -> Any:
         time.sleep(0.05)
-        return step(*arguments)  # type: ignore[arg-type]
+        return step(*arguments)
 
-    monkeypatch.setattr(classifier, "training_step", slow_step)
-    callbacks = run.build_callbacks(config, data)
-    throughput = callbacks["throughput"]
-    assert isinstance(throughput, Throughput)
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", slow_validation)
+    monkeypatch.setattr(Classifier, "training_step", slow_step)
     began = time.perf_counter()
-    with fit.quiet():
-        run.build_trainer(config, callbacks).fit(classifier, data)
+    metrics = train(tiny("target_accuracy=1.0", "trainer.val_check_interval=0.5"))
     elapsed = time.perf_counter() - began
-    assert throughput.images == 2 * 150
-    assert throughput.seconds >= 12 * 0.05
-    assert throughput.seconds <= elapsed - 4 * 0.5
+    assert metrics["train_images"] == 150
+    assert 6 * 0.05 <= metrics["train_seconds"] <= elapsed - 2 * 0.5
+    assert metrics["stopped_by"] == "max_epochs"
+    assert metrics["epochs_to_target"] is metrics["seconds_to_target"] is None
+    *rows, last = read_rows(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [0.5, 1.0]
+    names = {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "throughput/images_per_s"}
+    assert all(names <= set(row) for row in rows)
+    assert {"test/loss", "test/acc"} <= set(last)
 
 
 def test_the_clock_goes_on_after_a_resume() -> None:
@@ -147,8 +138,10 @@ class Diverging(Classifier):
         return {**result, "loss": loss * math.inf}
 
 
-@pytest.mark.parametrize("ruins_weights", [False, True])
-@pytest.mark.parametrize(("bad_step", "every"), [(1, 50), (8, 50), (12, 50), (9, 2)])
+@pytest.mark.parametrize(
+    ("bad_step", "every", "ruins_weights"),
+    [(1, 50, False), (8, 50, True), (9, 2, False), (12, 50, True)],
+)
 def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_checkpoint(
     tiny: Compose,
     tmp_path: Path,
@@ -161,7 +154,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
     monkeypatch.setattr(Diverging, "ruins_weights", ruins_weights)
     monkeypatch.setattr(run.build, "Classifier", Diverging)
     config = tiny(
-        "target_accuracy=null", "trainer.max_epochs=3", f"callbacks.nan.every_n_steps={every}"
+        "target_accuracy=null", "trainer.max_epochs=2", f"callbacks.nan.every_n_steps={every}"
     )
     # Ruined weights show in the next step's loss, or at the epoch's end in themselves.
     named = bad_step + (1 if ruins_weights and bad_step % 6 else 0)
@@ -177,12 +170,3 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
     finished = [row for row in read_rows(tmp_path / "run") if row["epoch"] < epoch]
     assert [row["epoch"] for row in finished] == [1.0] * (epoch - 1)
     assert all(math.isfinite(value) for row in finished for value in row.values())
-
-
-def test_each_validation_is_one_row_of_metrics(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny("target_accuracy=null", "trainer.max_epochs=2", "trainer.val_check_interval=0.5"))
-    *rows, last = read_rows(tmp_path / "run")
-    assert [row["epoch"] for row in rows] == [0.5, 1.0, 1.5, 2.0]
-    names = {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "throughput/images_per_s"}
-    assert all(names <= set(row) for row in rows)
-    assert {"test/loss", "test/acc"} <= set(last)

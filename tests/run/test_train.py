@@ -48,30 +48,29 @@ METRICS = [
 ]
 
 
-def test_a_run_leaves_what_it_should(tiny: Compose, tmp_path: Path) -> None:
-    metrics = train(tiny("target_accuracy=null"))
-    folder = tmp_path / "run"
-    assert read_json(folder / "metrics.json") == metrics
+def test_a_run_leaves_what_it_should(trained_run: Path) -> None:
+    metrics = read_json(trained_run / "metrics.json")
     assert list(metrics) == METRICS
     expected = {"data": "shapes", "model": "dilated_dw", "params": 257_856, "seed": 0}
     assert metrics.items() >= {**expected, "epochs": 1, "world_size": 1}.items()
     assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12, rel=1e-4)
     assert metrics["torch"] == torch.__version__
-    assert {file.name for file in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert not (folder / "figures").exists()  # plots=false
-    *_, last = read_rows(folder)
+    checkpoints = (trained_run / "checkpoints").iterdir()
+    assert {file.name for file in checkpoints} == {"best.ckpt", "last.ckpt"}
+    assert not (trained_run / "figures").exists()  # plots=false
+    *_, last = read_rows(trained_run)
     assert last["test/acc"] == pytest.approx(metrics["test/acc"], abs=1e-6)  # rounded
 
 
 def test_the_same_seed_gives_the_same_losses_and_another_does_not(
-    tiny: Compose, tmp_path: Path
+    trained_run: Path, tiny: Compose, tmp_path: Path
 ) -> None:
-    losses = {}
-    for name, seed in (("a", 0), ("b", 0), ("c", -1)):
-        train(tiny(f"seed={seed}", "target_accuracy=null", run_dir=name))
-        losses[name] = [row.get("train/loss") for row in read_rows(tmp_path / name)]
-    assert losses["a"] == losses["b"]
-    assert losses["a"] != losses["c"]
+    losses = [row.get("train/loss") for row in read_rows(trained_run)]
+    for seed, same in ((0, True), (-1, False)):
+        metrics = train(tiny(f"seed={seed}", "target_accuracy=null", run_dir=str(seed)))
+        assert metrics == read_json(tmp_path / str(seed) / "metrics.json")
+        rows = read_rows(tmp_path / str(seed))
+        assert ([row.get("train/loss") for row in rows] == losses) == same
 
 
 def test_the_best_checkpoint_is_tested_though_later_ones_are_worse(
@@ -119,29 +118,25 @@ def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_p
     rows = read_rows(tmp_path / "run")
     assert [row["epoch"] for row in rows[:2]] == [1.0, 2.0]
     assert not any("val/acc" in row for row in rows)
-    best, last = (
-        weights_of(tmp_path / "run" / "checkpoints" / f"{name}.ckpt") for name in ("best", "last")
-    )
-    assert all(torch.equal(best[key], last[key]) for key in best)
+    assert_equal_weights(*(tmp_path / f"run/checkpoints/{name}.ckpt" for name in ("best", "last")))
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    weights, others = weights_of(one), weights_of(other)
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny: Compose, tmp_path: Path) -> None:
-    overrides = ["target_accuracy=null", "trainer.max_epochs=3"]
     keep = (
         "+callbacks.keep={_target_:pytorch_lightning.callbacks.ModelCheckpoint,save_top_k:-1,"
-        "every_n_epochs:2,dirpath:${run_dir}/checkpoints,filename:'{epoch}',save_weights_only:false}"
+        "monitor:val/loss,dirpath:${run_dir}/checkpoints,filename:'{epoch}',save_weights_only:false}"
     )
-    whole = train(tiny(*overrides, keep))
+    whole = train(tiny("target_accuracy=null", "trainer.max_epochs=2", keep))
     shutil.copytree(tmp_path / "run", tmp_path / "whole")
-    typed = [f"resume='{tmp_path}/run/checkpoints/epoch=2.ckpt'"]
-    resumed = train(as_typed(tiny, typed))
-    assert {k: resumed[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")} == {
-        k: whole[k] for k in ("test/acc", "test/loss", "val/acc", "epochs")
-    }
-    one, other = (
-        weights_of(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("whole", "run")
-    )
-    assert all(torch.equal(one[key], other[key]) for key in one)
+    resumed = train(as_typed(tiny, [f"resume='{tmp_path}/run/checkpoints/epoch=1.ckpt'"]))
+    for key in ("test/acc", "test/loss", "val/acc", "epochs"):
+        assert resumed[key] == whole[key]
+    assert_equal_weights(*(tmp_path / f"{run}/checkpoints/last.ckpt" for run in ("whole", "run")))
 
     def curves(name: str) -> list[dict[str, float]]:
         rows = read_rows(tmp_path / name)
@@ -159,34 +154,37 @@ def as_typed(tiny: Compose, typed: list[str]) -> DictConfig:
 
 
 def test_a_finished_run_is_resumed_as_it_was_or_left_as_it_is(
-    tiny: Compose, tmp_path: Path
+    trained_run: Path, tiny: Compose, tmp_path: Path
 ) -> None:
-    first = train(tiny("target_accuracy=0.0"))
-    assert first["stopped_by"] == "target"
-    curves = tmp_path / "run" / "metrics.csv"
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    curves = run / "metrics.csv"
     rows = curves.read_bytes()
-    resume = f"resume={tmp_path}/run/checkpoints/last.ckpt"
+    resume = f"resume={run}/checkpoints/last.ckpt"
     with pytest.raises(UserError, match=r"trainer\.gpus=99"):
         train(as_typed(tiny, [resume, "trainer.gpus=99"]))
     assert curves.read_bytes() == rows
-    for damaged in (b"epoch,step\n1.0,x\n", b"epoch,step\n1.0\n", b"epoch\n1.0\n"):
+    for damaged in (b"epoch,step\n1.0,x\n", b"epoch\n1.0\n"):
         curves.write_bytes(damaged)
         with pytest.raises(UserError, match=r"metrics\.csv cannot be read: .* Move it away"):
             train(as_typed(tiny, [resume]))
         assert curves.read_bytes() == damaged
     curves.write_bytes(rows)
-    assert train(as_typed(tiny, [resume])) == first
-    assert len([row for row in read_rows(tmp_path / "run") if "test/acc" in row]) == 1
+    assert train(as_typed(tiny, [resume])) == read_json(trained_run / "metrics.json")
+    assert len([row for row in read_rows(run) if "test/acc" in row]) == 1
     curves.unlink()
     assert train(as_typed(tiny, [resume]))["epochs"] == 1
 
 
-def test_the_command_of_the_readme_runs() -> None:
+def test_the_command_of_the_readme_runs_and_gives_the_same_weights_in_another_process(
+    trained_run: Path,
+) -> None:
     program = start("train", "model=dilated_dw", "trainer.gpus=1", *TINY[:-1])
     output = finish(program)
     assert program.returncode == 0, output
     if not torch.cuda.is_available():
         assert "this machine has no GPU: the CPU is used" in output
+        last = Path("checkpoints", "last.ckpt")
+        assert_equal_weights(only("runs/train/*_dilated_dw") / last, trained_run / last)
     assert "257,856 parameters" in output
     metrics = read_json(only("runs/train/*_dilated_dw/metrics.json"))
     assert metrics["stopped_by"] == "max_epochs"
@@ -243,29 +241,6 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
     assert (resumed["epochs"], resumed["stopped_by"]) == (4, "max_epochs")
     epochs = [row["epoch"] for row in read_rows(folder) if "epoch" in row and "lr" in row]
     assert epochs == [1.0, 2.0, 3.0, 4.0]
-
-
-@pytest.mark.slow
-def test_a_compiled_network_trains_and_its_checkpoint_rebuilds() -> None:
-    program = start("train", *TINY, "trainer.compile=true", "target_accuracy=null")
-    output = finish(program)
-    assert program.returncode == 0, output
-    metrics = read_json(only("runs/train/*/metrics.json"))
-    classifier, _ = run.rebuild(only("runs/train/*/checkpoints/best.ckpt"))
-    test = run.build_data(compose(TINY)).test
-    with torch.no_grad():
-        guesses = classifier(test.images).argmax(1)
-    accuracy = (guesses == test.labels).float().mean().item()
-    assert accuracy == pytest.approx(metrics["test/acc"], abs=3.5 / 60)  # bf16
-
-
-@pytest.mark.slow
-def test_a_seed_gives_the_same_weights_in_two_processes() -> None:
-    for name in ("one", "two"):
-        output = finish(program := start("train", *TINY, "seed=7", f"hydra.run.dir={name}"))
-        assert program.returncode == 0, output
-    one, two = (weights_of(Path(name, "checkpoints", "last.ckpt")) for name in ("one", "two"))
-    assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 @pytest.mark.slow

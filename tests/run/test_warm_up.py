@@ -17,7 +17,7 @@ Compose = Callable[..., DictConfig]
 
 @pytest.mark.slow
 def test_compiling_is_done_before_the_first_step_and_changes_nothing(
-    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two_sizes = exist(resizing := "callbacks=progressive_resizing")
     options = ["trainer.compile=true", "trainer.precision=32-true", *([resizing] * two_sizes)]
@@ -47,6 +47,9 @@ def test_compiling_is_done_before_the_first_step_and_changes_nothing(
     with fit.quiet():
         trainer.fit(classifier, data)
     assert sizes == ([24] * 4 + [32] * 2 if two_sizes else [32] * 6)
+    rebuilt, _ = run.rebuild(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    weights = classifier.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in rebuilt.state_dict().items())
 
 
 @pytest.mark.slow

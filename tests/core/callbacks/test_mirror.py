@@ -43,7 +43,7 @@ def first_of(network: nn.Module) -> nn.Conv2d:
 
 def symmetric(network: nn.Module, dirac: bool = True) -> tuple[nn.Module, Tensor, Tensor]:
     """Whitened, and made symmetric; with its partners and its index."""
-    initialise(network, both_ways(1000), whiten=0.5, dirac=dirac)
+    initialise(network, both_ways(200), whiten=0.5, dirac=dirac)
     partners = mirror_channels(first_of(network))
     index = mirror_index(network, partners)
     symmetrise([weight.data for weight in network.parameters()], index)
@@ -51,17 +51,16 @@ def symmetric(network: nn.Module, dirac: bool = True) -> tuple[nn.Module, Tensor
 
 
 @pytest.mark.parametrize("kind", [DilatedDW, ResidualDW])
-@pytest.mark.parametrize("size", [32, 24])
-def test_a_mirrored_image_has_the_same_logits(kind: type[nn.Module], size: int) -> None:
+def test_a_mirrored_image_has_the_same_logits(kind: type[nn.Module]) -> None:
     network, partners, _ = symmetric(kind())
-    for _ in range(3):  # statistics that are not those of the start
-        network(images(64).double())
+    network(images(16).double())  # statistics that are not those of the start
     symmetrise_statistics(network, partners)
     network.eval()
-    batch = images(size=size).double()
-    logits, mirrored = network(batch), network(batch.flip(-1))
-    assert logits.std() > 1e-4
-    assert torch.allclose(logits, mirrored, atol=1e-10)
+    for size in (32, 24):
+        batch = images(size=size).double()
+        logits, mirrored = network(batch), network(batch.flip(-1))
+        assert logits.std() > 1e-4
+        assert torch.allclose(logits, mirrored, atol=1e-10)
 
 
 def test_weights_that_are_not_symmetric_tell_the_difference() -> None:
@@ -107,7 +106,7 @@ def test_convolutions_that_start_as_the_identity_stay_it() -> None:
 
 def test_whitened_filters_find_their_mirror_images() -> None:
     network = DilatedDW()
-    initialise(network, both_ways(1000), whiten=0.5, dirac=True)
+    initialise(network, both_ways(200), whiten=0.5, dirac=True)
     first = first_of(network)
     partners = mirror_channels(first)
     assert torch.equal(partners[partners], torch.arange(32))
@@ -165,14 +164,10 @@ def test_trained_with_mirror_symmetry_a_mirrored_image_gets_the_same_logits(
         assert torch.allclose(logits, mirrored, atol=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_it_works_in_every_precision_and_without_validation(
-    tiny: Compose, tmp_path: Path, precision: str
-) -> None:
+def test_it_works_in_low_precision_and_without_validation(tiny: Compose, tmp_path: Path) -> None:
     options = ["callbacks=mirror", "target_accuracy=null", "data.val_size=0"]
-    train(tiny(*options, f"trainer.precision={precision}"))
-    tolerance = 1e-3 if precision == "64-true" else 0.1
-    assert torch.allclose(*both_logits(tmp_path / "run/checkpoints/best.ckpt"), atol=tolerance)
+    train(tiny(*options, "trainer.precision=bf16-true"))
+    assert torch.allclose(*both_logits(tmp_path / "run/checkpoints/best.ckpt"), atol=0.1)
 
 
 class Paired(MirrorSymmetry):
