@@ -4,14 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import Bomb, weights_of
+from checkpoints import Bomb
 from omegaconf import DictConfig
+from programs import read_json
 from test_classifier import classifier, images
 from torch import Tensor, nn
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
+from cifar_lightning.models import ResidualDW
+from cifar_lightning.models.budget import train_tflop
+from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.distillation import Distillation
 
@@ -75,30 +79,27 @@ def test_a_teacher_refuses(arguments: dict[str, float], message: str) -> None:
         Distillation(classifier(linear()), "linear", **arguments)
 
 
-def test_a_teacher_trains_a_student_whose_checkpoint_needs_it_no_more(
-    tiny: Compose, tmp_path: Path
+def test_a_teacher_trains_another_network_whose_checkpoint_needs_it_no_more(
+    trained_run: Path, tiny: Compose, tmp_path: Path
 ) -> None:
-    of_teacher = train(tiny("model=residual_dw_257k", "target_accuracy=null", run_dir="teacher"))
+    of_teacher = read_json(trained_run / "metrics.json")
+    shutil.copytree(trained_run, tmp_path / "teacher")
     taught_by = f"teacher={tmp_path}/teacher/checkpoints/best.ckpt"
-    options = [taught_by, "target_accuracy=null", "trainer.max_epochs=2"]
-    metrics = train(tiny(*options, "distillation.weight=1", run_dir="student"))
-    alone = train(tiny("target_accuracy=null", "trainer.max_epochs=2", run_dir="alone"))
-    assert (of_teacher["teacher"], metrics["teacher"]) == (None, "residual_dw_257k")
-    assert metrics["train_tflop"] == pytest.approx(
-        alone["train_tflop"] + 2 / 3 * of_teacher["train_tflop"], rel=1e-4
-    )
-    weights = weights_of(tmp_path / "student/checkpoints/last.ckpt")
-    others = weights_of(tmp_path / "alone/checkpoints/last.ckpt")
-    assert weights.keys() == others.keys()
-    assert not all(torch.equal(weights[name], others[name]) for name in weights)
+    options = ["model=residual_dw_257k", "distillation.weight=1"]
+    metrics = train(tiny(taught_by, *options, run_dir="student"))
+    assert (of_teacher["teacher"], metrics["teacher"]) == (None, "dilated_dw")
+    alone = train_tflop(ResidualDW(), {32: 150})
+    assert metrics["train_tflop"] == pytest.approx(alone + of_teacher["train_tflop"] / 3, rel=1e-4)
+    # The divergence of two hardly trained networks, where the labels' loss is about log(10).
+    assert read_rows(tmp_path / "student")[0]["train/loss"] < 1
 
-    resume = f"resume={tmp_path}/student/checkpoints/last.ckpt"
     with pytest.raises(UserError, match=r"at 32 x 32 pixels, but the data has .* at 28 x 28"):
         train(tiny(taught_by, "data.image_size=28", run_dir="other"))
     shutil.rmtree(tmp_path / "teacher")
-    assert run.rebuild(tmp_path / "student/checkpoints/best.ckpt")[0].distillation is None
+    last = tmp_path / "student" / "checkpoints" / "last.ckpt"
+    assert run.rebuild(last)[0].distillation is None
     with pytest.raises(UserError, match=r"best\.ckpt: there is no such file"):
-        train(compose([resume, "trainer.max_epochs=3"], tmp_path / "student"))
+        train(compose([f"resume={last}", "trainer.max_epochs=2"], tmp_path / "student"))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,6 @@ def test_a_teacher_trains_a_student_whose_checkpoint_needs_it_no_more(
     [
         (["teacher=nowhere.ckpt"], "nowhere.ckpt: there is no such file."),
         (["teacher=bomb.ckpt"], "is not a checkpoint of cifar-lightning"),
-        (["teacher=x", "distillation.weight=some"], "distillation.weight=some should be a valid"),
         (["distillation.weight=some"], "distillation.weight=some should be a valid number"),
         (["+distillation.wight=1"], "no such argument. Did you mean distillation.weight"),
     ],

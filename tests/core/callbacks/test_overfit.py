@@ -95,12 +95,12 @@ def test_a_network_learns_a_few_batches_by_heart_with_parts_of_ones_own(tmp_path
     write_folder(tmp_path, {f"conf/{group}/mine.yaml": MINE[group].encode() for group in MINE})
     searched = f"hydra.searchpath=[{tmp_path}/conf]"
     note = "+callbacks.noting._target_=test_overfit.Noting"
-    epochs = "trainer.max_epochs=15"
-    config = debug("overfit", tmp_path / "run", "experiment=mine", searched, note, epochs)
+    small = ("trainer.max_epochs=15", "data.batch_size=10")
+    config = debug("overfit", tmp_path / "run", "experiment=mine", searched, note, *small)
     assert (config.choices.optimizer, config.choices.augment) == ("mine", "mine")
     metrics = train(config)
-    assert len(Noting.trained) == 4 * 25  # of 150
-    assert sum(Noting.validated) == metrics["train_images"] == 15 * 4 * 25
+    assert len(Noting.trained) == 4 * 10  # of 150
+    assert sum(Noting.validated) == metrics["train_images"] == 15 * 4 * 10
     assert metrics["test/acc"] is None
     last = read_rows(tmp_path / "run")[-1]
     assert last["train/acc"] >= 0.99
