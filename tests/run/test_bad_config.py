@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import TINY, exist
 from endings import cases, ends_well, leftovers
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -87,7 +89,70 @@ def build(config: DictConfig) -> None:
     run.build_trainer(config, callbacks, has_validation=data.val is not None)
 
 
-@cases(50)
+# What is typed, and what the message says of it.
+MESSAGES = [
+    # names
+    ("+trainer.max_step=3", "trainer.max_step: Trainer has no such argument. Did you mean"),
+    ("+optimizer.beta=3", "optimizer.beta: Muon has no such argument."),
+    ("+budget.max_param=3", "max_param: check has no such argument. Did you mean budget.max_pa"),
+    ("optimizer._target_=torch.optim.SGDD", "optimizer._target_=torch.optim.SGDD: "),
+    ("model._target_=no.such.Network", "model._target_=no.such.Network: No module named 'no'"),
+    ("budget=null", "budget=null is neither an option nor a group of keys."),
+    ("callbacks.best=null", "callbacks.best cannot be removed"),
+    ("~plots", "plots cannot be removed"),
+    ("callbacks.last.dirpath=/x", "last.dirpath=/x is not a folder in the run's"),
+    ("callbacks.nan=false", "callbacks.nan has no _target_, the class or function to call: false"),
+    # kinds
+    ("label_smoothing=null", "label_smoothing=null should be a valid number."),
+    ("trainer.compile=perhaps", "trainer.compile=perhaps should be a valid boolean."),
+    ("trainer.deterministic=5", "=5 should be a valid boolean or 'warn'."),
+    ("augment.flip=up", "augment.flip=up should be 'none', 'random' or 'alternating'."),
+    ("budget.max_params=1e5x", "budget.max_params=1e5x should be a valid number."),
+    ("data.val_size=abc", "data.val_size=abc should be a valid integer or a valid number."),
+    ("seed=true", "seed=true should be a valid integer."),
+    ("target_accuracy=80%", "target_accuracy=80% should be a valid number."),
+    ("trainer.gpus=two", "is not auto, a count from 0, or a list as in [0,2]"),
+    ("trainer.precision=8", "trainer: Precision 8 is invalid"),
+    # ranges
+    ("cutmix=1.5", "cutmix=1.5 is not from 0 to 1, as 0.5."),
+    ("target_accuracy=80", "target_accuracy=80 is not from 0 to 1, as 0.8"),
+    ("target_confidence=1", "target_confidence=1 is not from 0.5 to below 1, as 0.9."),
+    ("trainer.max_epochs=null", "trainer.max_epochs=null is not a count from 1"),
+    ("trainer.num_nodes=2", "num_nodes=2, but this process was started alone"),
+    ("trainer.val_check_interval=0", "val_check_interval=0 is not above 0"),
+    ("trainer.val_check_interval=nan", "val_check_interval=nan is not above 0"),
+    ("trainer.gpus=99", "trainer.gpus=99, but this machine has"),
+    ("trainer.gpus=[7,8]", "trainer.gpus=[7, 8] names a GPU"),
+    ("optimizer.lr=-1", "optimizer: lr must not be negative, not -1"),
+    ("optimizer.momentum=1", "momentum must be at least 0 and below 1, not 1"),
+    ("scheduler.warmup=2", "scheduler: warmup must be at least 0 and below 1"),
+    ("augment.shift=40", "augment: max_shift must be from 0 to 31, not 40"),
+    ("label_smoothing=2", "label_smoothing must be from 0 to 1, not 2"),
+    ("callbacks.nan.every_n_steps=0", "every_n_steps must be at least 1"),
+    ("data.train_size=3", "data: train_size must be at least 10, not 3"),
+    ("data.image_size=0", "data: image_size must be at least 8, not 0"),
+    ("data.batch_size=0", "data.batch_size=0 is not from 1 to 30, the number of training"),
+    ("data.batch_size=9999", "data.batch_size=9999 is not from 1 to 30"),
+    ("data.val_size=0", "data.val_size=0 leaves no validation images to measure the target on"),
+    ("data.val_size=-2", "a fraction such as 0.1"),
+    ("budget.max_params=1000", "257,856 parameters, 256,856 more than budget.max_params=1,000"),
+    ("budget.min_dilated=9", "8 fewer than budget.min_dilated=9"),
+]
+
+
+@pytest.mark.parametrize(("typed", "expected"), MESSAGES, ids=lambda x: x[:40])
+def test_a_value_that_does_not_fit_is_named(typed: str, expected: str) -> None:
+    config = CONFIGS[()].copy()
+    override = OverridesParser.create().parse_override(typed)
+    with open_dict(config):
+        if override.is_delete():
+            del config[override.key_or_group]
+        else:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+    assert expected in (ends_well(lambda: build(config)) or "")
+
+
+@cases(25)
 @given(place=st.sampled_from(PLACES), value=values)
 @example(place=((), "data.train_size"), value=10**12)
 @example(place=((), "data.train_size"), value=10**20)
@@ -118,7 +183,7 @@ def test_any_value_under_any_key_builds_or_ends_in_one_message(
     assert not leftovers(Path.cwd())
 
 
-@cases(20)
+@cases(10)
 @given(
     key=st.sampled_from(sorted({key for options, key in PLACES if not options})),
     typed=st.one_of(
