@@ -152,7 +152,7 @@ def test_a_value_that_does_not_fit_is_named(typed: str, expected: str) -> None:
     assert expected in (ends_well(lambda: build(config)) or "")
 
 
-@cases(25)
+@cases(40)
 @given(place=st.sampled_from(PLACES), value=values)
 @example(place=((), "data.train_size"), value=10**12)
 @example(place=((), "data.train_size"), value=10**20)
@@ -167,7 +167,6 @@ def test_a_value_that_does_not_fit_is_named(typed: str, expected: str) -> None:
 @example(place=((), "seed"), value="\x1b[31m")
 @example(place=(OPTIONS[3], "model.squeeze"), value=10**20)
 @example(place=(OPTIONS[3], "model.widths"), value=[10**5, 10**5, 10**5])
-@example(place=(OPTIONS[3], "model.depths"), value=[10**9, 0, 0])
 def test_any_value_under_any_key_builds_or_ends_in_one_message(
     place: tuple[tuple[str, ...], str], value: Any
 ) -> None:
@@ -183,7 +182,7 @@ def test_any_value_under_any_key_builds_or_ends_in_one_message(
     assert not leftovers(Path.cwd())
 
 
-@cases(10)
+@cases(15)
 @given(
     key=st.sampled_from(sorted({key for options, key in PLACES if not options})),
     typed=st.one_of(

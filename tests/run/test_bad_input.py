@@ -15,12 +15,13 @@ from test_bad_config import SMALL
 from cifar_lightning.config.compose import CONF
 
 FOLDER = ("data=folder", "data.batch_size=1", "data.val_size=0", "target_accuracy=null")
-
+DEEP = ("model=residual_dw_257k", "model.depths=[1000000000,0,0]")
 
 CASES: list[tuple[str, list[str], str]] = [
     ("train", [*SMALL, "data.train_size=1000000000000"], "GB of memory"),
     ("train", [*SMALL, "data.image_size=1000000"], "GB of memory"),
     ("train", [*SMALL, "trainer.gpus=[x]"], "names a GPU twice or one that does not exist"),
+    ("train", [*SMALL, *DEEP], "more than 10,000 weight tensors"),
     ("train", [*SMALL, "model=true"], "this group needs an option"),
     ("train", [*SMALL, "seed='\x1b[31m'"], "seed=\N{REPLACEMENT CHARACTER}[31m should be"),
     ("train", [*SMALL, "~trainer.precision"], "trainer.precision cannot be removed"),

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -22,6 +23,7 @@ from cifar_lightning.models import budget
 PACKAGE = Path(cifar_lightning.__file__).parent
 CONFIGS = {"config", "example", "result", "trained"}  # the names that the code has for them
 SHARED = {"in_place", "debugging"}
+DATA = Path("data")
 TOOLS = {path.stem for path in CONF.glob("*.yaml")} - SHARED - {"train"}
 # Parts without a `_target_` whose keys are the arguments of a function all the same.
 ARGUMENTS = {"budget": budget.check}
@@ -121,24 +123,28 @@ def not_of_logging(content: Any) -> Iterator[str]:
 
 
 def all_configurations() -> list[tuple[str, ...]]:
-    """Each command by itself, and with each option of each group that it has."""
-    commands = [*sorted(TOOLS), "train"]
-    of_data = [f"data={option}" for option in names("data")]
-    of_train = [
-        f"{folder.relative_to(CONF).as_posix()}={path.stem}"
-        for path in sorted(CONF.glob("*/**/*.yaml"))
-        if (folder := path.parent) != CONF / "search"
-    ]
+    """Each command by itself, and with the options of the groups that it has.
+
+    Those of `train` together: the first of each group, the second of each, and so on; but each
+    experiment by itself, whose settings are for its own choice of options.
+    """
+    options: dict[Path, list[str]] = {}
+    for path in sorted(CONF.glob("*/**/*.yaml")):
+        group = path.parent.relative_to(CONF)
+        options.setdefault(group, []).append(f"{group.as_posix()}={path.stem}")
+    experiments = options.pop(Path("experiment"), [])
+    searches = options.pop(Path("search"), [])
     return [
-        *((command,) for command in commands),
-        *((tool, data) for tool in ("evaluate", "export") if tool in TOOLS for data in of_data),
-        *(("search", f"search={option}") for option in names("search")),
-        *(("train", option) for option in of_train),
+        *((command,) for command in sorted(TOOLS)),
+        *((tool, d) for tool in ("evaluate", "export") if tool in TOOLS for d in options[DATA]),
+        *(("search", option) for option in searches),
+        *(("train", option) for option in experiments),
+        *(("train", *filter(None, together)) for together in zip_longest(*options.values())),
     ]
 
 
 @pytest.mark.filterwarnings("ignore:\\s*'hydra/launcher/submitit_slurm' is validated")
-@pytest.mark.parametrize("configuration", all_configurations(), ids="_".join)
+@pytest.mark.parametrize("configuration", all_configurations(), ids=lambda c: "_".join(c)[:60])
 def test_every_key_is_read(configuration: tuple[str, ...]) -> None:
     assert unread(*configuration) == []
 
