@@ -218,16 +218,11 @@ def find_checkpoint(path: str | None) -> Path:
         UserError: if none was given, or it does not exist.
     """
     if path is None:
-        newest = max(
-            Path("runs").glob("train/**/checkpoints/best.ckpt"), default=None, key=_modified
-        )
+        found = Path("runs").glob("train/**/checkpoints/best.ckpt")
+        newest = max(found, default=None, key=os.path.getmtime)
         example = newest or "runs/train/…/checkpoints/best.ckpt"
         raise UserError(f"Which checkpoint? As in: checkpoint={example}")
-    found = Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's raises on a file ~mine.ckpt)
-    if not found.exists():
+    checkpoint = Path(os.path.expanduser(path))  # noqa: PTH111 (pathlib's refuses ~mine.ckpt)
+    if not checkpoint.exists():
         raise UserError(f"checkpoint={path}: there is no such file.")
-    return found
-
-
-def _modified(file: Path) -> float:
-    return file.stat().st_mtime
+    return checkpoint

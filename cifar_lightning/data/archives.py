@@ -3,10 +3,8 @@
 import bz2
 import gzip
 import lzma
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +12,6 @@ from typing import Any, BinaryIO
 
 from cifar_lightning.errors import UserError
 
-# What reading raises if a file is truncated, altered, encrypted or not an archive: ValueError for
-# names that are not UTF-8, RuntimeError for passwords.
-READ_ERRORS = (
-    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
-    *(EOFError, OSError, ValueError, RuntimeError, LookupError, OverflowError),
-)
 COMPRESSED: dict[bytes, Callable[..., Any]] = {  # by the first bytes of a file
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -97,7 +89,9 @@ def _archive_errors(path: Path) -> Iterator[None]:
     """Turn errors of reading an archive into a UserError."""
     try:
         yield
-    except READ_ERRORS as error:
+    except UserError:
+        raise
+    except Exception as error:  # damaged and encrypted archives raise errors of all kinds
         raise UserError(
             f"{path} is damaged or not an archive (.tar.*, .tgz, .zip): {error}"
         ) from error

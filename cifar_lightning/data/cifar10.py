@@ -5,8 +5,8 @@ import hashlib
 import pickle
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ class Cifar10Data(ImageData):
         lock = FileLock(self.root / f"{ARCHIVE}.lock")  # of runs that start together, one downloads
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            with _hold(lock, self.root):
+            with _acquire(lock, self.root):
                 files, bad_files = _read_files(self.root)
                 if bad_files:
                     self._download(bad_files)
@@ -120,14 +120,12 @@ def _read_files(root: Path) -> tuple[dict[str, bytes], dict[str, str]]:
     files, bad_files = {}, {}
     for name, md5 in md5s.items():
         file = root / CIFAR10.base_folder / name
-        if not file.is_file():
-            bad_files[name] = "damaged" if file.exists() else "missing"
-            continue
-        content = file.read_bytes()
-        if hashlib.md5(content).hexdigest() == md5:
-            files[name] = content
-        else:
+        if not file.exists():
+            bad_files[name] = "missing"
+        elif hashlib.md5(content := file.read_bytes()).hexdigest() != md5:
             bad_files[name] = "damaged"
+        else:
+            files[name] = content
     return files, bad_files
 
 
@@ -139,18 +137,13 @@ def _decode(batches: list[bytes]) -> ImageSplit:
     return ImageSplit(torch.from_numpy(images), torch.tensor(labels))
 
 
-@contextmanager
-def _hold(lock: FileLock, root: Path) -> Iterator[None]:
+def _acquire(lock: FileLock, root: Path) -> AbstractContextManager[object]:
     """Acquire a lock, and tell the user if another run holds it."""
     try:
-        lock.acquire(timeout=1)
+        return lock.acquire(timeout=1)
     except Timeout:
         say(f"Another run is downloading CIFAR-10 to {root.absolute()}: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _describe(root: Path, bad_files: dict[str, str]) -> str:

@@ -120,7 +120,10 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
     """
     try:
         if isinstance(source, Path):
-            _check_is_file(source)
+            if source.is_fifo():  # reading it would never end
+                raise ValueError("a pipe")
+            if source.is_file() and source.stat().st_size == 0:
+                raise ValueError("the file is empty")
         with Image.open(source) as opened:
             if opened.format in NOT_DECODED:
                 raise ValueError(f"{opened.format} files are not read")
@@ -142,18 +145,6 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
         raise ValueError(error.strerror or str(error)) from error
     except Exception as error:  # damaged files make Pillow's decoders raise errors of all kinds
         raise ValueError(str(error) or type(error).__name__) from error
-
-
-def _check_is_file(path: Path) -> None:
-    if path.is_dir():
-        os.listdir(path)  # noqa: PTH208  # raises if it may not be read
-        raise ValueError("a folder")
-    if path.is_symlink() and not path.exists():
-        raise ValueError("a broken link")
-    if path.exists() and not path.is_file():  # reading a pipe would never end
-        raise ValueError("not a regular file")
-    if path.stat().st_size == 0:
-        raise ValueError("the file is empty")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

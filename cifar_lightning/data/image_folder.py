@@ -123,33 +123,33 @@ def _fingerprint(path: Path) -> str:
 def _read_cache(file: Path, fingerprint: str) -> dict[str, Any] | None:
     """Read the cache; None if there is none, it is damaged, or the source has changed."""
     try:
-        content = torch.load(file, weights_only=True, mmap=True)
-    except Exception:  # damaged files make torch.load raise errors of all kinds
+        content: dict[str, Any] = torch.load(file, weights_only=True, mmap=True)
+        intact = (
+            content["fingerprint"] == fingerprint
+            and all(isinstance(name, str) for name in content["classes"])
+            and all(
+                _is_split(content[f"{split}_images"], content[f"{split}_labels"])
+                and int(content[f"{split}_labels"].max()) < len(content["classes"])
+                for split in SPLITS
+            )
+        )
+    except Exception:  # damaged or altered files raise errors of all kinds
         return None
-    if not isinstance(content, dict) or content.get("fingerprint") != fingerprint:
-        return None
-    classes = content.get("classes")
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        return None
-    # The file may have been altered.
-    intact = all(
-        _is_split(content.get(f"{split}_images"), content.get(f"{split}_labels"), len(classes))
-        for split in SPLITS
-    )
     return content if intact else None
 
 
-def _is_split(images: Any, labels: Any, classes: int) -> bool:
+def _is_split(images: Tensor, labels: Tensor) -> bool:
     """Whether these are uint8 [N, 3, H, W] and int64 [N], as `_decode_all` returns them."""
-    if not isinstance(images, Tensor) or images.dtype is not torch.uint8 or not images.numel():
-        return False
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_contiguous():
-        return False
-    if not isinstance(labels, Tensor) or labels.dtype is not torch.int64:
-        return False
-    if labels.shape != images.shape[:1]:
-        return False
-    return int(labels.min()) >= 0 and int(labels.max()) < classes
+    return (
+        images.dtype is torch.uint8
+        and images.shape[1:2] == (3,)
+        and images.ndim == 4
+        and images.numel() > 0
+        and images.is_contiguous()
+        and labels.dtype is torch.int64
+        and labels.shape == images.shape[:1]
+        and int(labels.min()) >= 0
+    )
 
 
 class _ImageName(NamedTuple):

@@ -45,11 +45,13 @@ class ShapesData(ImageData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, val_size, split_seed, seed)
-        sizes = {"train_size": train_size, "test_size": test_size, "image_size": image_size}
-        least = {"train_size": len(SHAPES), "test_size": len(SHAPES), "image_size": 8}
-        for name, size in sizes.items():
-            if size < least[name]:
-                raise ValueError(f"{name} must be at least {least[name]}, not {size}")
+        for name, size, least in (
+            ("train_size", train_size, len(SHAPES)),
+            ("test_size", test_size, len(SHAPES)),
+            ("image_size", image_size, 8),
+        ):
+            if size < least:
+                raise ValueError(f"{name} must be at least {least}, not {size}")
         self.train_size = train_size
         self.test_size = test_size
         self.draw_size = image_size

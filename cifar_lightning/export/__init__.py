@@ -48,7 +48,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning import run
     from cifar_lightning.checkpoints.io import find_checkpoint
     from cifar_lightning.config import validate
-    from cifar_lightning.errors import DataUnavailable
+    from cifar_lightning.errors import DataUnavailable, UserError
     from cifar_lightning.export import formats, verify
     from cifar_lightning.run.devices import keep_freed_memory
     from cifar_lightning.system.atomic import atomic_write
@@ -58,7 +58,10 @@ def export(config: DictConfig) -> dict[str, Any]:
         validate.check_part("data", OmegaConf.to_container(config.data, resolve=True))
     kind = config.format
     checkpoint = find_checkpoint(config.checkpoint)
-    output = _output(config, checkpoint)
+    output = Path(config.output or checkpoint.with_suffix(f".{kind}")).expanduser()
+    if output.absolute() == checkpoint.absolute():
+        raise UserError(f"output={output} is the checkpoint itself.")
+    validate.check_folder(f"output={output}", output.parent)
     classifier, info = run.rebuild(checkpoint)
     try:
         images, images_of = verify.real_images(run.rebuild_data(config, checkpoint, info)[0])
@@ -80,7 +83,12 @@ def export(config: DictConfig) -> dict[str, Any]:
             with verify.export_errors(f"The {kind} file of {info.model} does not run"):
                 run_file = formats.run_file(kind, Path(file.name), network)
                 difference = verify.largest_difference(run_file, classifier, images)
-            verify.check_difference(difference, config.tolerance, kind, output)
+            if not difference <= config.tolerance:  # NaN too
+                raise UserError(
+                    f"The logits of the {kind} file differ from PyTorch's by up to "
+                    f"{difference:.1e}, and tolerance={config.tolerance:.1e} allows less. "
+                    f"The file was not kept: {output}"
+                )
         result = {
             "checkpoint": str(checkpoint),
             "format": kind,
@@ -123,22 +131,6 @@ def _check(config: DictConfig) -> None:
                 f"format={kind} needs {name}, which cannot be imported here: {error}. "
                 "pip install 'cifar-lightning[export]' brings it; in a checkout, make setup does."
             ) from error
-
-
-def _output(config: DictConfig, checkpoint: Path) -> Path:
-    """The file to write, by default beside the checkpoint.
-
-    Raises:
-        UserError: if it is the checkpoint itself, or cannot be written there.
-    """
-    from cifar_lightning.config.validate import check_folder
-    from cifar_lightning.errors import UserError
-
-    output = Path(config.output or checkpoint.with_suffix(f".{config.format}")).expanduser()
-    if output.absolute() == checkpoint.absolute():
-        raise UserError(f"output={output} is the checkpoint itself.")
-    check_folder(f"output={output}", output.parent)
-    return output
 
 
 main = entry("export", export)

@@ -130,26 +130,6 @@ def largest_difference(run: Runner, classifier: Classifier, images: Tensor) -> f
     return largest.item()
 
 
-def check_difference(difference: float, tolerance: float, kind: str, output: Path) -> None:
-    """Refuse a file whose logits differ too much from PyTorch's.
-
-    Args:
-        difference: as `largest_difference` gives it.
-        tolerance: the largest difference allowed.
-        kind: the format.
-        output: the file.
-
-    Raises:
-        UserError: if the difference is larger, or NaN.
-    """
-    if not difference <= tolerance:
-        raise UserError(
-            f"The logits of the {kind} file differ from PyTorch's by up to "
-            f"{difference:.1e}, and tolerance={tolerance:.1e} allows less. "
-            f"The file was not kept: {output}"
-        )
-
-
 def _repeated(images: Tensor, count: int) -> Tensor:
     return images[torch.arange(count) % len(images)]
 

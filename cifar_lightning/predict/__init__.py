@@ -52,7 +52,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         raise UserError(predictions.nothing_found(images, left_out))
     output = None
     if config.output is not None:
-        output = predictions.check_output(os.path.expanduser(config.output), paths)  # noqa: PTH111
+        output = predictions.check_output(os.path.expanduser(config.output))  # noqa: PTH111
 
     classifier, info = run.rebuild(found)
     precision = config.trainer.precision or info.precision

@@ -39,8 +39,6 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
     """
     size, classes = inference.classifier.image_size, inference.classifier.classes
     found = Predictions()
-    kept: dict[int, Image] = {}  # every n-th image, for the contact sheet
-    every_nth = 1
     # Whole batches, so that the last digits are those of a test by the Trainer.
     chunk_size = batch_size * max(1, CHUNK // batch_size)
     chunk = min(chunk_size, len(paths))
@@ -62,22 +60,18 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
                 if isinstance(image, str):
                     found.broken[path] = image
                 else:
-                    position = len(found.rows) + len(images)
                     images[path] = image
-                    if position % every_nth == 0:
-                        kept[position] = image
-                    if len(kept) > 2 * ON_SHEET:
-                        every_nth *= 2
-                        kept = {at: image for at, image in kept.items() if at % every_nth == 0}
                 progress.advance(task)
             if images:
                 stacked = torch.from_numpy(np.stack(list(images.values())))  # [N, H, W, 3]
                 logits = inference.logits(stacked.permute(0, 3, 1, 2), batch_size)
                 found.rows += _rows(list(images), logits.softmax(1), classes)
-    found.seconds = time.perf_counter() - started
-    positions = list(kept)
-    shown = (i * len(kept) // ON_SHEET for i in range(ON_SHEET)) if kept else ()
-    found.sheet = {positions[i]: kept[positions[i]] for i in shown}
+        found.seconds = time.perf_counter() - started
+        if found.rows:
+            shown = sorted({i * len(found.rows) // ON_SHEET for i in range(ON_SHEET)})
+            files = [Path(str(found.rows[position]["image"])) for position in shown]
+            decoded = zip(shown, _decoded(files, size, threads), strict=True)
+            found.sheet = {at: image for at, (_, image) in decoded if not isinstance(image, str)}
     return found
 
 

@@ -1,11 +1,10 @@
 """The predictions for images: as a table, as a contact sheet, and on the terminal."""
 
-import contextlib
 import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +35,7 @@ class Predictions:
         rows: one per image, in order, by `COLUMNS`: its name and the three most likely classes;
             None where there are fewer.
         broken: the images that could not be read, and why.
-        sheet: images of the contact sheet, spread over all of them, by index in `rows`: uint8
+        sheet: some of the images, spread over all that could be read, by index in `rows`: uint8
             [H, W, 3], as the network gets them.
         seconds: for reading and classifying all images.
     """
@@ -56,39 +55,31 @@ def nothing_found(images: str, left_out: Counter[str]) -> str:
     return f"images={images}: there is no such file or folder, and no file of such a pattern."
 
 
-def check_output(typed: str, images: Sequence[Path]) -> Path:
+def check_output(typed: str) -> Path:
     """Check the output path before any work, so that no file of the user's is overwritten.
 
     Args:
         typed: the value of `output`.
-        images: the images that will be read.
 
     Raises:
         UserError: if the ending is not one of `TABLES`, nothing can be written there, or the table
-            or its contact sheet would overwrite an image, or a file that `predict` did not write.
+            or its contact sheet would overwrite a file that `predict` did not write.
     """
     output = Path(typed)
-    if output.suffix.lower() not in TABLES:
+    if output.suffix not in TABLES:
         raise UserError(f"output={typed} ends neither in .csv (a table) nor .jsonl (JSON lines).")
     sheet = output.with_suffix(".png")
-    inputs = {_identity(image) for image in images}
     for file in (output, sheet):
         if file.is_dir():
             raise UserError(f"output={typed}: {file} is a folder.")
-        if file.exists() and _identity(file) in inputs:
-            raise UserError(
-                f"output={typed} would overwrite {file}, which is one of the images. Name another "
-                "output; its contact sheet lies beside it, with the ending .png."
-            )
     if output.exists() and output.stat().st_size and not _is_table(output):
         raise UserError(
             f"output={typed} would overwrite {output}, which is not a table of predictions. "
             "Name another output, or move that file away."
         )
-    tables = (output, *(output.with_suffix(table) for table in TABLES))
-    if sheet.exists() and not any(map(_is_table, tables)):
+    if sheet.exists() and not any(_is_table(output.with_suffix(table)) for table in TABLES):
         raise UserError(
-            f"output={typed} would overwrite {sheet} with a contact sheet. Name another output, "
+            f"output={typed} would overwrite {sheet} with its contact sheet. Name another output, "
             "or move that picture away."
         )
     check_folder(f"output={typed}", output.parent)
@@ -105,14 +96,6 @@ def _is_table(file: Path) -> bool:
     return is_row or first.startswith(",".join(COLUMNS))
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
-    """Device and inode, equal for all names of a file; None if it does not exist."""
-    with contextlib.suppress(OSError):
-        status = file.stat()
-        return status.st_dev, status.st_ino
-    return None
-
-
 def save(predictions: Predictions, output: Path) -> Path:
     """Write the table, in the format of its ending, and the contact sheet beside it.
 
@@ -120,7 +103,7 @@ def save(predictions: Predictions, output: Path) -> Path:
         The contact sheet.
     """
     text = io.StringIO(newline="")
-    if output.suffix.lower() == ".csv":
+    if output.suffix == ".csv":
         writer = csv.DictWriter(text, COLUMNS)
         writer.writeheader()
         writer.writerows(predictions.rows)
