@@ -120,14 +120,10 @@ def _robustness(
         accuracies = []
         for strength in corruption.strengths:
             hits = 0
-            pairs = zip(
-                images.split(CORRUPTED_AT_A_TIME), labels.split(CORRUPTED_AT_A_TIME), strict=True
-            )
-            for some, their_labels in pairs:
-                logits = inference.logits(
-                    corruption.apply(some, strength), batch_size, advance=advance
-                )
-                hits += int((logits.argmax(1) == their_labels).sum())
+            for some in torch.arange(len(images)).split(CORRUPTED_AT_A_TIME):
+                corrupted = corruption.apply(images[some], strength)
+                logits = inference.logits(corrupted, batch_size, advance=advance)
+                hits += int((logits.argmax(1) == labels[some]).sum())
             accuracies.append(round(hits / len(images), 6))
         found[name] = {
             "unit": corruption.unit,
@@ -155,7 +151,7 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
             torch.tensor(results["confusion_matrix"]).numpy(), data.classes, accuracy
         ),
         "reliability": plots.reliability(results["calibration"], results["test/ece"], title),
-        "mistakes": _mistakes(logits, data, title),
+        "mistakes": draw_mistakes(logits, data, title),
     }
     if results["robustness"] is not None:
         curves = {n: c["acc"] for n, c in results["robustness"].items() if n != "mean_acc"}
@@ -170,7 +166,7 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
         file.write(f"{json.dumps(results, indent=2)}\n".encode())
 
 
-def _mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
+def draw_mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
     """A grid of the most confident mistakes; None without a mistake."""
     confidences, predictions = logits.softmax(1).max(1)  # [N], [N]
     wrong = confident_mistakes(predictions, confidences, data.test.labels, MISTAKES)

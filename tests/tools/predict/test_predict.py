@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from checkpoints import changed
 from conftest import TINY
-from data_sets import PNG, small_data_set, write_folder
+from data_sets import PNG, folder_data, ready, small_data_set, write_folder
 from endings import altered, cases, ends_well, fresh_folder, leftovers, odd_names
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,13 +23,11 @@ from rich import get_console
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import compose
-from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.predict import classify, main, predict, predictions
 from cifar_lightning.run.inference import Inference
 from cifar_lightning.tracking.plots import captioned_grid
-from cifar_lightning.train import train
 
 Start = Callable[..., dict[str, Any]]
 
@@ -64,18 +64,12 @@ def rows(table: str | Path) -> list[dict[str, str]]:
 def test_predictions_are_those_of_the_training(
     start: Start, photos: Path, trained_run: Path, data: ImageData
 ) -> None:
+    """To the last digit, in either format."""
     result = start("images=photos", "output=new/table.csv", "batch_size=25")
     assert (result["images"], result["broken"], result["left_out"]) == (60, {}, 0)
     table = rows("new/table.csv")
-    assert list(table[0]) == [
-        "image",
-        "class",
-        "probability",
-        "class2",
-        "probability2",
-        "class3",
-        "probability3",
-    ]
+    columns = "image,class,probability,class2,probability2,class3,probability3"
+    assert ",".join(table[0]) == columns
     assert [row["image"] for row in table] == [f"photos/{number}.png" for number in range(60)]
     classifier, info = run.rebuild(trained_run / "checkpoints" / "best.ckpt")
     logits = Inference(classifier, 0, info.precision).logits(data.test.images, 25)
@@ -90,21 +84,24 @@ def test_predictions_are_those_of_the_training(
     metrics = json.loads((trained_run / "metrics.json").read_text())
     assert right / 60 == pytest.approx(metrics["test/acc"], abs=1e-6)
 
-
-def test_json_lines_hold_the_same(start: Start, photos: Path) -> None:
-    start("images='photos/1*.png'", "output=a.csv")
-    start("images='photos/1*.png'", "output=b.jsonl")
-    lines = [json.loads(line) for line in Path("b.jsonl").read_text().splitlines()]
-    assert [{k: str(v) for k, v in line.items()} for line in lines] == rows("a.csv")
+    start("images=photos", "output=table.jsonl", "batch_size=25")
+    lines = [json.loads(line) for line in Path("table.jsonl").read_text().splitlines()]
+    assert [{k: str(v) for k, v in line.items()} for line in lines] == table
     assert all(isinstance(line["probability"], float) for line in lines)
 
 
-def test_without_an_output_a_folder_is_made(start: Start, photos: Path) -> None:
+def test_without_an_output_a_folder_is_made(start: Start, trained_run: Path, photos: Path) -> None:
     result = start("images=photos/7.png")
     (folder,) = Path("runs/predict").iterdir()
     assert folder.name.endswith("_dilated_dw")
     assert {file.name for file in folder.iterdir()} == {"predictions.csv", "predictions.png"}
     assert result["output"] == str(folder / "predictions.csv")
+    # And a checkpoint does not choose where.
+    odd = Path(shutil.copy(trained_run / "checkpoints" / "best.ckpt", "odd.ckpt"))
+    changed(odd, lambda content: content["hyper_parameters"].update(model="a/../../../out"))
+    output = Path(start("checkpoint=odd.ckpt", "images=photos/7.png")["output"])
+    assert output.is_file()
+    assert output.parent.parent == Path("runs/predict")
 
 
 def test_the_contact_sheet_shows_some_of_many(
@@ -128,20 +125,10 @@ def test_the_contact_sheet_shows_some_of_many(
         pick, name = caption.split("\n")
         assert np.array_equal(image, np.asarray(Image.open(photos / name)))
         assert pick == f"{table[name]['class']} {float(table[name]['probability']):.1%}"
+    assert drawn["captions"][0].endswith("\n0.png")
+    assert drawn["captions"][-1].endswith("\n58.png")
     start("images='photos/1?.png'", "output=u.csv")
     assert drawn["title"] == "10 of 10 images"
-
-    # Of very many, every so many; which of them are broken does not matter.
-    monkeypatch.setattr(classify, "ON_SHEET", 6)
-    for number in range(2, 60, 2):
-        (photos / f"{number}.png").write_text("broken")
-    start("images=photos", "output=v.csv")
-    assert drawn["title"] == "6 of 30 images, spread over all of them"
-    shown = [caption.split("\n")[1] for caption in drawn["captions"]]
-    positions = [[Path(r["image"]).name for r in rows("v.csv")].index(name) for name in shown]
-    assert positions == sorted(set(positions))
-    assert positions[0] == 0
-    assert positions[-1] > 20
 
 
 def typed(*arguments: str) -> Any:
@@ -188,17 +175,13 @@ def test_if_none_can_be_read_nothing_is_written(
     for file in photos.iterdir():
         file.write_bytes(file.read_bytes()[:50])
     checkpoint = f"checkpoint={trained_run}/checkpoints/best.ckpt"
-    for output in ("output=t.csv", "output=new/t.csv", "batch_size=8"):
-        message = typed(checkpoint, "images=photos", output)
-        assert "None of the 60 images could be read.\nphotos/0.png: " in message
-        assert message.endswith("\n50 more")
+    message = typed(checkpoint, "images=photos", "output=new/t.csv")
+    assert "None of the 60 images could be read.\nphotos/0.png: " in message
+    assert message.endswith("\n50 more")
     assert [file.name for file in Path.cwd().iterdir()] == ["photos"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["two words", "a=b, c", "it's", 'say "hi"', "ü 猫", "x(1)", "a[1]", "{b}", "back\\slash"],
-)
+@pytest.mark.parametrize("name", ["a=b, it's", 'say "ü 猫"', "x(1)[2]{b}\\slash"])
 def test_odd_names_can_be_typed(
     photos: Path, trained_run: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,20 +197,19 @@ def test_names_of_any_bytes_come_back(
     start: Start, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     odd = [os.fsdecode(name) for name in (b"\xff.png", b"a\nb\r\x1b[31m.png", b'"$x_{$",.png')]
+    Path("odd").mkdir()
     for number, name in enumerate(odd):
-        (photos / f"{number}.png").rename(photos / name)
-    (photos / os.fsdecode(b"broken\n\xff.png")).touch()
-    expected = {f"photos/{name}" for name in odd}
-    start("images=photos", "output=t.csv")
-    assert {row["image"] for row in rows("t.csv")} > expected
+        (photos / f"{number}.png").rename(Path("odd", name))
+    Path("odd", os.fsdecode(b"broken\n\xff.png")).touch()
+    expected = {f"odd/{name}" for name in odd}
+    start("images=odd", "output=t.csv")
+    assert {row["image"] for row in rows("t.csv")} == expected
     shown = capsys.readouterr().out
-    assert (
-        "broken\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.png: the file is empty" in shown
-    )
+    assert "broken\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.png: the file is" in shown
     assert "\x1b[31m" not in shown
-    start("images=photos", "output=t.jsonl")
+    start("images=odd", "output=t.jsonl")
     lines = Path("t.jsonl").read_text().splitlines()
-    assert {json.loads(line)["image"] for line in lines} > expected
+    assert {json.loads(line)["image"] for line in lines} == expected
 
 
 def test_what_pillow_warns_of_is_no_noise(
@@ -235,8 +217,8 @@ def test_what_pillow_warns_of_is_no_noise(
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # pytest makes an error of the warning
     Image.new("RGB", (50, 50)).save(photos / "60.png")
-    result = start("images=photos", "output=t.csv")
-    assert result["images"] == 60
+    result = start("images='photos/6*.png'", "output=t.csv")
+    assert result["images"] == 1
     assert result["broken"] == {"photos/60.png": "more than 2,000 pixels"}
 
 
@@ -247,21 +229,16 @@ MISTAKES = {
     ("images=empty",): r"images=empty: this folder is empty\.",
     ("images=notes",): r"no image is in this folder, but 2 other files: 2 \.txt\.",
     ("images=photos", "output=t.txt"): r"output=t\.txt ends neither in \.csv .* nor \.jsonl",
-    ("images=photos", "output=photos"): r"output=photos ends neither",
     ("images=photos", "output=folder.csv"): r"folder\.csv is a folder",
-    ("images=photos", "output=photos/1.csv"): r"overwrite photos/1\.png, which is one of the",
-    ("images=photos", "output=linked.csv"): r"overwrite linked\.png, which is one of the images",
-    ("images='*.csv'", "output=an_image.csv"): r"overwrite an_image\.csv, which is one of the",
-    ("images=photos", "output=mine.csv"): r"overwrite mine\.png with a contact sheet",
+    ("images=photos", "output=photos/1.csv"): r"overwrite photos/1\.png with its contact sheet",
+    ("images='*.csv'", "output=an_image.csv"): r"overwrite an_image\.csv, which is not a table",
     ("images=photos", "output=labels.csv"): r"overwrite labels\.csv, which is not a table",
-    ("images=photos", "output=labels.jsonl"): r"overwrite labels\.png with a contact sheet",
+    ("images=photos", "output=labels.jsonl"): r"overwrite labels\.png with its contact sheet",
     ("images=photos", "output=mine.png/t.csv"): r"mine\.png is a file, where a folder is needed",
     ("images=[a,b]",): r"images=\['a', 'b'\] should be a valid string",
     ("images=photos", "batch_size=0"): r"batch_size=0 is not a count from 1",
     ("images=photos", "batch_size=x"): r"batch_size=x should be a valid integer",
     ("images=photos", "trainer.precision=bad"): r"Precision 'bad' is invalid",
-    ("images=photos", "checkpoint=nowhere.ckpt"): r"checkpoint=nowhere\.ckpt: there is no such",
-    ("images=photos", "checkpoint=null"): r"Which checkpoint\?",
 }
 
 
@@ -275,7 +252,6 @@ def test_a_mistake_is_named_before_an_image_is_read(
         Path(name).touch()
     Path("labels.csv").write_text("image,label\n1.png,cat\n")
     Path("labels.png").touch()
-    Path("linked.png").symlink_to("photos/1.png")
     (photos / "2.png").rename("an_image.csv")
     before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
     monkeypatch.setattr(classify, "decode_image", None)
@@ -285,38 +261,20 @@ def test_a_mistake_is_named_before_an_image_is_read(
     assert after == before
 
 
-def test_an_earlier_output_is_replaced(start: Start, photos: Path) -> None:
-    start("images=photos/1.png", "output=t.csv")
-    start("images=photos/2.png", "output=t.csv")
-    assert [row["image"] for row in rows("t.csv")] == ["photos/2.png"]
-    for output in ("T.CSV", "t.jsonl"):
-        start("images=photos/1.png", f"output={output}")
-        start("images=photos/1.png", f"output={output}")
-    Path("t.csv").write_bytes(b"\xef\xbb\xbf" + Path("t.csv").read_bytes())  # as Excel saves it
-    start("images=photos/2.png", "output=t.csv")
-    start("images=photos/2.png", "output=t.jsonl")
-    assert [json.loads(line)["image"] for line in Path("t.jsonl").read_text().splitlines()] == [
-        "photos/2.png"
-    ]
-
-
-def test_a_checkpoint_does_not_choose_the_folder(
-    trained_run: Path, photos: Path, tmp_path: Path
-) -> None:
-    content = torch.load(trained_run / "checkpoints" / "best.ckpt", weights_only=True)
-    content["hyper_parameters"]["model"] = "a/../../../out"
-    torch.save(content, "odd.ckpt")
-    overrides = ("checkpoint=odd.ckpt", "images=photos/1.png", "trainer.gpus=0")
-    output = predict(compose(prepare_arguments(overrides), config_name="predict"))["output"]
-    (table,) = Path("runs").rglob("*.csv")
-    assert Path(output) == table
-    assert table.parent.parent == Path("runs/predict")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_earlier_output_is_replaced(start: Start, photos: Path, kind: str) -> None:
+    output = Path(f"t.{kind}")
+    start("images=photos/1.png", f"output={output}")
+    output.write_bytes(b"\xef\xbb\xbf" + output.read_bytes())  # as Excel saves it
+    start("images=photos/2.png", f"output={output}")
+    assert "photos/2.png" in output.read_text()
+    assert "photos/1.png" not in output.read_text()
 
 
 def test_many_images_come_in_whole_batches(
     start: Start, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start("images=photos", "output=a.csv", "batch_size=7")
+    start("images='photos/?.png'", "output=a.csv", "batch_size=3")
     counts = []
     logits = Inference.logits
 
@@ -325,9 +283,9 @@ def test_many_images_come_in_whole_batches(
         return logits(inference, images, batch_size)
 
     monkeypatch.setattr(Inference, "logits", watched)
-    monkeypatch.setattr(classify, "CHUNK", 25)
-    start("images=photos", "output=b.csv", "batch_size=7")
-    assert counts == [21, 21, 18]
+    monkeypatch.setattr(classify, "CHUNK", 7)
+    start("images='photos/?.png'", "output=b.csv", "batch_size=3")
+    assert counts == [6, 4]
     assert rows("a.csv") == rows("b.csv")
 
 
@@ -360,15 +318,12 @@ def test_of_equally_likely_classes_the_first_counts(trained_run: Path, photos: P
     assert found.rows[0]["probability"] == 0.1
 
 
-def test_of_two_classes_the_third_pick_is_blank(start: Start, tmp_path: Path, photos: Path) -> None:
-    write_folder(tmp_path / "set", small_data_set())
-    folder = ["data=folder", f"data.path={tmp_path}/set", "data.batch_size=4", "data.val_size=4"]
-    tiny = [override for override in TINY if not override.startswith("data")]
-    train(compose([*tiny, *folder, "target_accuracy=null"], tmp_path / "two"))
+def test_of_two_classes_the_third_pick_is_blank(tmp_path: Path, photos: Path) -> None:
+    two = ready(folder_data(write_folder(tmp_path / "set", small_data_set())))
+    classifier, _ = run.build_classifier(compose(TINY, tmp_path / "two"), two)
+    found = classify.classify([photos / "1.png"], Inference(classifier, 0, "32-true"), 8)
     for output in ("t.csv", "t.jsonl"):
-        start(
-            f"checkpoint={tmp_path}/two/checkpoints/best.ckpt", "images=photos", f"output={output}"
-        )
+        predictions.save(found, Path(output))
     row = rows("t.csv")[0]
     assert {row["class"], row["class2"]} == {"cat", "dog"}
     assert float(row["probability"]) + float(row["probability2"]) == pytest.approx(1, abs=2e-6)
@@ -377,7 +332,7 @@ def test_of_two_classes_the_third_pick_is_blank(start: Start, tmp_path: Path, ph
     assert (line["class3"], line["probability3"]) == (None, None)
 
 
-@cases(20)
+@cases(10)
 @given(files=st.dictionaries(odd_names, altered(PNG), min_size=1, max_size=4), ending=st.booleans())
 def test_images_of_any_names_are_in_the_table_as_often_as_they_can_be_read(
     start: Start, files: dict[bytes, bytes], ending: bool
