@@ -2,11 +2,12 @@
 
 import gzip
 import io
+import lzma
 import pickle
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,27 +45,24 @@ def write_folder(path: Path, files: Files) -> Path:
     return path
 
 
-def write_tar(path: Path, files: Files, mode: str = "w:xz") -> Path:
-    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+def write_tar(path: Path, files: Files) -> Path:
+    """Compressed as the ending of its name says."""
+    compress: dict[str, Callable[[bytes], bytes]]
+    compress = {".xz": lzma.compress, ".tgz": gzip.compress, ".tar": bytes}
+    path.write_bytes(compress[path.suffix](tar_of(files)))
     return path
 
 
 def write_zip(path: Path, files: Files) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
+    path.write_bytes(zip_of(files))
     return path
 
 
 SOURCES: dict[str, Callable[[Path, Files], Path]] = {
     "folder": lambda path, files: write_folder(path / "set", files),
     "tar.xz": lambda path, files: write_tar(path / "set.tar.xz", files),
-    "tgz": lambda path, files: write_tar(path / "set.tgz", files, "w:gz"),
-    "tar": lambda path, files: write_tar(path / "set.tar", files, "w"),
+    "tgz": lambda path, files: write_tar(path / "set.tgz", files),
+    "tar": lambda path, files: write_tar(path / "set.tar", files),
     "zip": lambda path, files: write_zip(path / "set.zip", files),
 }
 
@@ -87,7 +85,11 @@ def data_set(per_class: int = 2) -> Files:
     return {f"{folder}/{i}.png": PNG for folder in CLASS_FOLDERS for i in range(per_class)}
 
 
-def tar_of(files: Files, odd: list[tuple[str, bytes, bytes]], ended: bool = True) -> bytes:
+Odd = Sequence[tuple[str, bytes, bytes]]
+"""Members of an archive: name, content, and tar's type, as of a link."""
+
+
+def tar_of(files: Files, odd: Odd = (), ended: bool = True) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, content, kind in (*((n, c, tarfile.REGTYPE) for n, c in files.items()), *odd):
@@ -99,7 +101,7 @@ def tar_of(files: Files, odd: list[tuple[str, bytes, bytes]], ended: bool = True
     return file.getvalue() if ended else open_end
 
 
-def zip_of(files: Files, odd: list[tuple[str, bytes, bytes]], method: int) -> bytes:
+def zip_of(files: Files, odd: Odd = (), method: int = zipfile.ZIP_STORED) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in files.items():
@@ -110,27 +112,17 @@ def zip_of(files: Files, odd: list[tuple[str, bytes, bytes]], method: int) -> by
     return file.getvalue()
 
 
-ZEROS = b"\0" * 2**26
-TIMES = 20  # 1.3 GB
-
-
-def bomb(kind: str) -> bytes:
-    """An archive of a few MB that unpacks to many zeros."""
+def bomb(kind: str, times: int = 20) -> bytes:
+    """A small archive that unpacks to many zeros, 64 MB so many times."""
+    zeros = b"\0" * 2**26
     if kind == "zip":
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-            for name, content in data_set().items():
-                archive.writestr(name, content)
-            with archive.open("train/cat/5.png", "w", force_zip64=True) as opened:
-                for _ in range(TIMES):
-                    opened.write(ZEROS)
-        return file.getvalue()
+        return zip_of({**data_set(), "train/cat/5.png": zeros * times}, (), zipfile.ZIP_DEFLATED)
     # The header of a file, or of a file's long name, that goes on and on.
     member = tarfile.TarInfo("notes.txt" if kind == "file" else "././@LongLink")
     member.type = tarfile.REGTYPE if kind == "file" else tarfile.GNUTYPE_LONGNAME
-    member.size = TIMES * len(ZEROS)
-    start = gzip.compress(tar_of(data_set(), [], ended=False) + member.tobuf())
-    return start + gzip.compress(ZEROS, 1) * TIMES  # gzip goes on with what follows
+    member.size = times * len(zeros)
+    start = gzip.compress(tar_of(data_set(), ended=False) + member.tobuf())
+    return start + gzip.compress(zeros, 1) * times  # gzip goes on with what follows
 
 
 OFFICIAL_PIXELS = np.random.default_rng(0).integers(0, 256, (150, 3072), dtype=np.uint8)
@@ -157,10 +149,4 @@ OFFICIAL_FILES = _official_files()
 
 def archive_of(files: Files) -> bytes:
     """The official archive, of these files."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
+    return gzip.compress(tar_of({f"cifar-10-batches-py/{n}": c for n, c in files.items()}))

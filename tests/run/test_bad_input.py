@@ -54,7 +54,7 @@ def test_bad_input_ends_the_command_with_one_message_and_nothing_written(
     whole = write_zip(tmp_path / "half.zip", files).read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "bomb.tgz").write_bytes(bomb("name"))
-    write_tar(tmp_path / "out.tar", {**files, "../train/cat/5.png": PNG}, "w")
+    write_tar(tmp_path / "out.tar", {**files, "../train/cat/5.png": PNG})
     (tmp_path / "x.gz").write_bytes(b"x")
     torch.save({"state_dict": Bomb()}, tmp_path / "bomb.ckpt")
     (tmp_path / "half.ckpt").write_bytes((tmp_path / "bomb.ckpt").read_bytes()[:300])
