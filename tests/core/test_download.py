@@ -2,26 +2,21 @@
 
 import hashlib
 import http.server
-import io
 import pickle
 import re
 import socket
-import sys
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import rich
 import torch
 from checkpoints import Bomb
 from conftest import TINY
 from data_sets import OFFICIAL_CLASSES, OFFICIAL_FILES, OFFICIAL_PIXELS, archive_of, write_folder
 from filelock import FileLock
-from rich.console import Console
+from programs import wait_for
 from torchvision.datasets import CIFAR10
 
 from cifar_lightning.config.compose import compose
@@ -96,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         # Some break off after so many bytes.
-        ends = {"breaks": 100_000, "drops": 10_000, "silent": 1000, "trickle": 0}
+        ends = {"breaks": 100_000, "drops": 10_000, "silent": 0, "trickle": 0}
         end = ends.get(re.sub("whole-|unsized-", "", kind), len(content))
         self.wfile.write(content[first : first + end])
         if kind == "silent":
@@ -143,13 +138,14 @@ def test_the_archive_arrives_byte_for_byte_and_what_is_there_is_not_downloaded_a
 
 
 def test_a_download_is_resumed_at_the_next_start_and_at_another_mirror(
-    tmp_path: Path, server: Server
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Breaks off, and knows nothing of ranges, so it never gets further.
     with pytest.raises(DownloadError, match=r"lost[\s\S]*0\.1 MB are in .*archive\.part"):
         get(tmp_path, server.url("whole-breaks"))
     # Breaks off again and again: ten connections are enough.
     assert arrived(tmp_path, *map(server.url, ("503", "drops", "good"))) == ARCHIVE
+    assert "Downloading from 127.0.0.1, resuming at 0.1 MB\n" in capsys.readouterr().out
     assert server.requests[-11:-1] == [("drops", 100_000 + 10_000 * i) for i in range(10)]
     assert server.requests[-1] == ("good", 200_000)
 
@@ -177,11 +173,8 @@ def test_a_partial_file_of_something_else_does_no_harm(
 ) -> None:
     (tmp_path / "archive.part").write_bytes(b"x" * size)
     assert arrived(tmp_path, server.url("good")) == ARCHIVE
-
-
-def test_a_partial_file_that_is_whole_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "archive.part").write_bytes(ARCHIVE)
-    assert arrived(tmp_path, "http://127.0.0.1:9/x") == ARCHIVE
+    (tmp_path / "archive").rename(tmp_path / "archive.part")
+    assert arrived(tmp_path, "http://127.0.0.1:9/x") == ARCHIVE  # nothing is missing
 
 
 @pytest.mark.parametrize(("kind", "seconds"), [("silent", "SILENT"), ("trickle", "MIRROR")])
@@ -192,22 +185,10 @@ def test_a_mirror_that_sends_nothing_or_takes_for_ever_is_left(
     assert arrived(tmp_path, server.url(kind), server.url("good")) == ARCHIVE
 
 
-def test_each_mirror_is_named_and_progress_is_shown(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
-    monkeypatch.setattr(rich, "_console", terminal)
-    arrived(tmp_path, server.url("404"), server.url("breaks"))
-    assert isinstance(terminal.file, io.StringIO)
-    shown = terminal.file.getvalue()
-    assert "Downloading from 127.0.0.1, resuming at 0.1 MB" in shown
-    assert re.search(r"━.*m\d+\.\d/\d+\.\d kB", shown)
-
-
 def test_what_each_mirror_did_is_told(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(download, "SILENT_SECONDS", 0.3)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,  # takes the question, never answers
         socket.create_server(("127.0.0.1", 0)) as taken,
@@ -218,10 +199,9 @@ def test_what_each_mirror_did_is_told(
             server.url("404"): "it answered 404 Not Found",
             server.url("wrong"): f"{hashlib.md5(ARCHIVE[::-1]).hexdigest()}, not {MD5}",
             server.url("portal"): f"its file has 40,006 bytes, not {len(ARCHIVE):,}",
-            mute: "it sent nothing for 1 s",
+            mute: "it sent nothing for 0.3 s",
             closed: "Connection refused",
             "http://no-such-host.invalid/x": "",  # what a resolver says is its own
-            "nonsense": "no such file, and not an http:// or https:// address",
             "ftp://nobody/x": "no such file, and not an http:// or https:// address",
             str(tmp_path): "Is a directory",
         }
@@ -265,27 +245,29 @@ def ready(root: Path, *mirrors: str) -> Cifar10Data:
     return data
 
 
-def test_the_official_files_are_read_as_they_are_and_once(tmp_path: Path, server: Server) -> None:
+def test_the_official_files_are_read_as_they_are_and_once(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = tmp_path / "cifar-10-batches-py" / "my notes"
     mine.parent.mkdir()
     mine.write_text("mine")
     ready(tmp_path, server.url("good"))
     assert mine.read_text() == "mine"
-    opened: list[str] = []
-    sys.addaudithook(lambda event, arguments: _note(opened, event, arguments))
+    read: list[str] = []
+    read_bytes = Path.read_bytes
+
+    def watched(path: Path) -> bytes:
+        read.append(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", watched)
     data = ready(tmp_path)  # once there, no mirror is needed
-    ours = [Path(path).name for path in opened if str(mine.parent) in path]
-    assert sorted(ours) == sorted(OFFICIAL_FILES)
+    assert sorted(read) == sorted(OFFICIAL_FILES)
     pixels = torch.from_numpy(OFFICIAL_PIXELS).view(150, 3, 32, 32)
     assert torch.equal(data.train.images, pixels[:100])
     assert torch.equal(data.test.images, pixels[100:])
     assert data.train.labels.tolist() == [0, 1, 2, 3, 4] * 20
     assert data.classes == tuple(OFFICIAL_CLASSES)
-
-
-def _note(opened: list[str], event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open":
-        opened.append(str(arguments[0]))
 
 
 def test_a_whole_run_from_the_download_on(tmp_path: Path, server: Server) -> None:
@@ -294,12 +276,13 @@ def test_a_whole_run_from_the_download_on(tmp_path: Path, server: Server) -> Non
     options += ["data=cifar10", mirrors, "data.root=files", "data.batch_size=30"]
     metrics = train(compose([*options, "data.val_size=10", "target_accuracy=null"], tmp_path))
     assert metrics["data"] == "cifar10"
-    assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 90 / 1e12, rel=1e-3)
     assert metrics["test/acc"] is not None
 
 
-@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
-@pytest.mark.parametrize("change", ["missing", "truncated", "altered"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("data_batch_3", "missing"), ("test_batch", "truncated"), ("batches.meta", "altered")],
+)
 def test_an_unfit_file_is_unpacked_again_or_named(
     tmp_path: Path, server: Server, name: str, change: str
 ) -> None:
@@ -346,8 +329,8 @@ def test_of_runs_that_start_together_one_downloads(
         ]
         for start in starts:
             start.start()
-        time.sleep(2)
-        assert "Another run is downloading CIFAR-10 to" in capsys.readouterr().out
+        said = "Another run is downloading CIFAR-10 to"
+        wait_for(lambda: said in capsys.readouterr().out)
     for start in starts:
         start.join()
     assert len(ended) == 4
