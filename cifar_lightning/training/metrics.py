@@ -59,7 +59,7 @@ class Scores(nn.Module):
 
 @dataclass(frozen=True)
 class TestPredictions:
-    """The predictions on the test images, in their order: [N] each, on the CPU.
+    """Predictions on test images: [N] each, on the CPU.
 
     Attributes:
         index: position of the image, int64.
@@ -160,18 +160,9 @@ def calibration(logits: Tensor, labels: Tensor) -> list[dict[str, float]]:
     ]
 
 
-@dataclass(frozen=True)
-class Mistakes:
-    """Wrong predictions, most confident first: index, predictions and confidences, [M] each."""
-
-    index: Tensor
-    predictions: Tensor
-    confidences: Tensor
-
-
 def confident_mistakes(
     predictions: Tensor, confidences: Tensor, labels: Tensor, count: int
-) -> Mistakes:
+) -> TestPredictions:
     """Find the most confident mistakes, at most `count`.
 
     Args:
@@ -182,7 +173,7 @@ def confident_mistakes(
     """
     wrong = (predictions != labels).nonzero().flatten()
     index = wrong[confidences[wrong].argsort(descending=True, stable=True)[:count]]
-    return Mistakes(index, predictions[index], confidences[index])
+    return TestPredictions(index, predictions[index], confidences[index])
 
 
 def class_accuracies(matrix: Tensor) -> list[float | None]:

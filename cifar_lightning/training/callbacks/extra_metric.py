@@ -48,44 +48,13 @@ class ExtraMetric(pl.Callback):
             value = self._metric.compute()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"The metric {self.name} does not work here: {error}") from error
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            kind = type(value).__name__
+            found = f"{value.numel()} numbers" if isinstance(value, Tensor) else f"a {kind}"
             raise UserError(
-                f"The metric {self.name} gives a value of type {type(value).__name__}, not a "
-                "tensor of one number."
+                f"The metric {self.name} gives {found}, not one number. Perhaps an option reduces "
+                "them to one, as average=macro."
             )
-        if value.numel() != 1:
-            raise UserError(
-                f"The metric {self.name} gives {value.numel()} numbers, not one. Perhaps an option "
-                "reduces them to one, as average=macro."
-            )
-
-    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start with a new metric."""
-        self._start(trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start with a new metric."""
-        self._start(trainer, pl_module)
-
-    def on_validation_batch_end(
-        self, trainer: Any, module: Any, logits: Any, batch: Any, *_: Any
-    ) -> None:
-        """Add a batch."""
-        self._add(logits, batch)
-
-    def on_test_batch_end(
-        self, trainer: Any, module: Any, logits: Any, batch: Any, *_: Any
-    ) -> None:
-        """Add a batch."""
-        self._add(logits, batch)
-
-    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the metric with loss and accuracy."""
-        pl_module.log(f"val/{self.name}", self._metric.compute())
-
-    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the metric with loss and accuracy."""
-        pl_module.log(f"test/{self.name}", self._metric.compute())
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         classes = len(trainer.datamodule.classes)  # type: ignore[attr-defined]
@@ -103,10 +72,29 @@ class ExtraMetric(pl.Callback):
             )
         self._metric = metric.to(pl_module.device)
 
-    def _add(self, logits: Any, batch: Any) -> None:
+    def _add(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
         labels = batch[1]
         if len(labels):  # empty where other devices have the last batches
-            self._metric.update(logits.float(), labels)
+            self._metric.update(outputs.float(), labels)
+
+    on_validation_epoch_start = on_test_epoch_start = _start
+    on_validation_batch_end = on_test_batch_end = _add
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the metric with loss and accuracy."""
+        pl_module.log(f"val/{self.name}", self._metric.compute())
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the metric with loss and accuracy."""
+        pl_module.log(f"test/{self.name}", self._metric.compute())
 
 
 def _keeps_lists(metric: Metric) -> bool:

@@ -1,17 +1,12 @@
 """Progressive resizing: small images first, full-size ones later."""
 
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 
 from cifar_lightning.errors import UserError
-
-
-class Resizing(Protocol):
-    """A module whose training steps scale images to `train_image_size` pixels, or do not (None)."""
-
-    train_image_size: int | None
+from cifar_lightning.training.module import Classifier
 
 
 class ProgressiveResizing(pl.Callback):
@@ -66,4 +61,4 @@ class ProgressiveResizing(pl.Callback):
     ) -> None:
         """Set the image size of the step."""
         small = trainer.global_step < self.until * trainer.estimated_stepping_batches
-        cast(Resizing, pl_module).train_image_size = self.size if small else None
+        cast(Classifier, pl_module).train_image_size = self.size if small else None
