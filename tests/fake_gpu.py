@@ -4,7 +4,7 @@ Fake tensors know their shapes and devices and nothing else: whoever reads a val
 which a GPU would have to be waited for, gets an error.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -53,12 +53,6 @@ TRAINER = cast(
 )
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "muon": Muon,
-    "sgd": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
-}
-
-
 def pretend_to_be_on_a_gpu(classifier: Classifier) -> None:
     """`classifier.to("cuda")` inside of a FakeTensorMode, which modules cannot do themselves."""
 
@@ -78,14 +72,11 @@ def pretend_to_be_on_a_gpu(classifier: Classifier) -> None:
                 setattr(module, name, fake(state))
 
 
-def copies_of_an_epoch(
-    *callbacks: pl.Callback, optimizer: str = "muon", replay: float = 0.0
-) -> tuple[list[str], int]:
+def copies_of_an_epoch(*callbacks: pl.Callback, replay: float = 0.0) -> tuple[list[str], int]:
     """Take the steps of an epoch as the Trainer does, without Lightning's own part.
 
     Args:
         *callbacks: those whose hooks of a step are called.
-        optimizer: a key of `OPTIMIZERS`.
         replay: the share of the images that comes a second time.
 
     Returns:
@@ -97,14 +88,14 @@ def copies_of_an_epoch(
         image_size=32,
         mean=[0.5] * 3,
         std=[0.25] * 3,
-        optimizer=OPTIMIZERS[optimizer],
+        optimizer=Muon,
         scheduler=linear_schedule,
         augment=Augment(shift=2, flip="alternating", cutout=8),
         label_smoothing=0.1,
     )
     with FakeTensorMode(), torch.device("cuda"):
         pretend_to_be_on_a_gpu(classifier)
-        made = OPTIMIZERS[optimizer](classifier.network.parameters())
+        made = Muon(classifier.network.parameters())
         images = torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
         split = ImageSplit(images, torch.zeros(64, dtype=torch.int64))
         return _train_an_epoch(classifier, split, made, callbacks, replay)
