@@ -38,7 +38,7 @@ def parse_space(params: Mapping[str, Any]) -> Space:
             override = OverridesParser.create().parse_override(f"{key}={text}")
             space[key] = _distribution(override)
         except (HydraException, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
             raise UserError(
                 f"search.params: {key}: {text} cannot be searched: {reason}. As in {EXAMPLES}."
             ) from None
@@ -56,24 +56,15 @@ def _distribution(override: Override) -> BaseDistribution:
             raise ValueError("a choice has no magnitude, and names nothing twice")
         return CategoricalDistribution(choices)
     if isinstance(value, RangeSweep):
-        values = [*value.range()]
-        if not values:
+        if not (values := [*value.range()]):
             raise ValueError("it is empty")
-        first, last, step = values[0], values[-1], value.step
-        if is_log:
-            if step != 1 or not isinstance(first, int):
-                raise ValueError("a range by magnitude has integers and steps of 1")
-            return IntDistribution(first, int(last), log=True)
-        if isinstance(first, int) and isinstance(step, int):
-            return IntDistribution(first, int(last), step=step)
-        return FloatDistribution(float(first), float(last), step=float(step))
+        low, high, step = values[0], values[-1], value.step
+        if isinstance(low, int) and isinstance(step, int):
+            return IntDistribution(low, high, log=is_log, step=step)
+        return FloatDistribution(low, high, log=is_log, step=step)
     if isinstance(value, IntervalSweep):
-        low, high = value.start, value.end
-        if isinstance(low, int) and isinstance(high, int):
-            return IntDistribution(low, high, log=is_log)
-        assert low is not None
-        assert high is not None
-        return FloatDistribution(float(low), float(high), log=is_log)
+        kind = IntDistribution if isinstance(value.start, int) else FloatDistribution
+        return kind(value.start, value.end, log=is_log)  # type: ignore[arg-type]
     raise ValueError("it has one value")
 
 

@@ -1,6 +1,5 @@
 """Opens the study that a search's configuration describes, in a storage that workers share."""
 
-import hashlib
 import logging
 import time
 import warnings
@@ -19,7 +18,7 @@ from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from cifar_lightning import run
@@ -28,6 +27,7 @@ from cifar_lightning.config.compose import CONF, compose, key_of
 from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.errors import UserError
 from cifar_lightning.search.space import Space, as_overrides, examples, parse_space
+from cifar_lightning.system.derive_seed import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -127,11 +127,11 @@ def open_search(config: DictConfig) -> Search:
     if config.pruner is not None:
         pruner = run.instantiate_part(config.pruner, "pruner")
     address = config.storage or f"sqlite:///{folder / 'study.db'}"
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage_errors(address):
         folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = _open_study(config, address, pruner)
-    _check_same_search(study, address, config, overrides)
+        study = _open_study(config, address, pruner)
+        _check_same_search(study, address, config, overrides)
     return Search(
         study=study,
         space=space,
@@ -177,31 +177,25 @@ def _check_devices(trainer: DictConfig) -> None:
 
 def _sampler(config: DictConfig, before: int) -> BaseSampler:
     """A trial's sampler, with a seed of its own: one that starts anew proposes nothing twice."""
-    seed = seed_of(config.seed, before)
+    seed = derive_seed(config.seed % 2**32, before) % 2**32  # Optuna's seeds have 32 bits
     sampler: BaseSampler = run.instantiate_part(config.sampler, "sampler", seed=seed)
     if isinstance(sampler, GridSampler | BruteForceSampler):  # which want to end a study themselves
         raise UserError(f"sampler={config.sampler._target_}: A grid is a sweep's: train -m.")
     return sampler
 
 
-def seed_of(seed: int, before: int) -> int:
-    """The seed of a trial's sampler, from the search's seed and the number of trials before it."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {before}".encode()).digest()[:4])
-
-
 def _open_study(config: DictConfig, address: str, pruner: BasePruner) -> optuna.Study:
     """The study in its storage; each is created where it is not there yet."""
     for tries_left in reversed(range(TRIES)):
         try:
-            with storage_errors(address):
-                return optuna.create_study(
-                    study_name=config.study or config.choices.search,
-                    storage=open_storage(address, config.heartbeat_interval, config.grace_period),
-                    direction="maximize",
-                    load_if_exists=True,
-                    pruner=pruner,
-                )
-        except UserError:
+            return optuna.create_study(
+                study_name=config.study or config.choices.search,
+                storage=open_storage(address, config.heartbeat_interval, config.grace_period),
+                direction="maximize",
+                load_if_exists=True,
+                pruner=pruner,
+            )
+        except (DBAPIError, StorageInternalError):
             if not tries_left:
                 raise
             time.sleep(1)

@@ -308,6 +308,7 @@ def test_a_worker_of_joblib_can_have_jobs() -> None:
     assert output(start(program)) == "3\n"
 
 
+@pytest.mark.slow
 def test_what_is_imported_before_the_fork_asks_nothing_of_cuda() -> None:
     # A process that is forked after CUDA was asked for anything cannot use it.
     program = (
@@ -328,6 +329,7 @@ def test_what_is_imported_before_the_fork_asks_nothing_of_cuda() -> None:
     assert ended.stdout == "1\n", ended.stderr  # nor may threads be lost
 
 
+@pytest.mark.slow
 def test_a_job_that_is_to_have_a_gpu_of_its_own_has_it_before_it_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,12 +2,10 @@
 
 import errno
 import fcntl
-import json
 import os
 import signal
-import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,99 +60,81 @@ def test_a_disk_without_locks_keeps_nothing_that_would_be_taken_for_one(
         assert not is_locked(tmp_path)
 
 
-# A GPU of its own: real processes, which only count GPUs that are not there.
-
-
-def hold_a_gpu(name: str, gpus: int) -> str | None:
-    torch.cuda.device_count = lambda: gpus
-    with reserve_gpu():
-        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-        Path(f"{name}.json").write_text(json.dumps([os.getpid(), shown]))
-        while not Path(f"{name}.end").exists():
-            time.sleep(0.02)
-    return shown
-
-
-class Holders:
-    """Jobs that have, or wait for, a GPU."""
-
-    def __init__(self, gpus: int) -> None:
-        self.gpus = gpus
-        self.threads = ThreadPoolExecutor()
-        self.jobs: dict[str, Future[Any]] = {}
-
-    def start(self, name: str) -> None:
-        work = partial(hold_a_gpu, name, self.gpus)
-        output = JobEnvironment(output=Path(f"{name}.log").absolute())
-        self.jobs[name] = self.threads.submit(run_job, work, output)
-
-    def has(self, name: str) -> Any:
-        wait_for(lambda: Path(f"{name}.json").exists() and Path(f"{name}.json").read_text())
-        return json.loads(Path(f"{name}.json").read_text())[1]
-
-    def end(self, name: str) -> Any:
-        Path(f"{name}.end").touch()
-        return self.jobs[name].result(timeout=60)
-
-    def kill(self, name: str) -> None:
-        os.kill(json.loads(Path(f"{name}.json").read_text())[0], signal.SIGKILL)
-        with pytest.raises(JobDied, match="SIGKILL"):
-            self.jobs[name].result(timeout=60)
+# A GPU of its own: nothing but their number is asked of GPUs, which are not there.
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """Where nobody else holds a GPU."""
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """With two GPUs, where nobody holds one."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    yield monkeypatch
-    for name in "abcd":  # or a test that fails would wait for them
-        (tmp_path / f"{name}.end").touch()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "")  # so that it is as before after the test
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    return monkeypatch
+
+
+def hold_a_gpu(name: str) -> str | None:
+    torch.cuda.device_count = lambda: 2
+    with reserve_gpu():
+        shown = os.environ["CUDA_VISIBLE_DEVICES"]
+        Path(name).write_text(f"{os.getpid()} {shown}\n")
+        wait_for(Path(f"{name}.end").exists)
+    return shown
 
 
 def test_a_gpu_has_one_job_and_the_next_one_waits_for_it(machine: pytest.MonkeyPatch) -> None:
-    holders = Holders(gpus=2)
-    for name in "ab":
-        holders.start(name)
-    assert {holders.has("a"), holders.has("b")} == {"0", "1"}
-    holders.start("c")
-    log = Path("c.log")
-    wait_for(lambda: log.exists() and log.read_text())  # that it waits
-    assert not Path("c.json").exists()
-    freed = holders.end("b")
-    assert holders.has("c") == freed
-    holders.start("d")
-    holders.kill("a")
-    assert {holders.has("c"), holders.has("d")} == {"0", "1"}
-    for name in "cd":
-        holders.end(name)
+    jobs: dict[str, Future[Any]] = {}
+
+    def start(name: str) -> None:
+        output = JobEnvironment(output=Path(f"{name}.log").absolute())
+        jobs[name] = threads.submit(run_job, partial(hold_a_gpu, name), output)
+
+    def holder(name: str) -> list[str]:
+        """Its process and its GPU, once it has one."""
+        wait_for(lambda: Path(name).exists() and Path(name).read_text().endswith("\n"))
+        return Path(name).read_text().split()
+
+    with ThreadPoolExecutor() as threads:
+        try:
+            for name in "ab":
+                start(name)
+            assert {holder("a")[1], holder("b")[1]} == {"0", "1"}
+            start("c")
+            wait_for(lambda: Path("c.log").exists() and Path("c.log").read_text())
+            assert not Path("c").exists()
+            Path("b.end").touch()
+            assert holder("c")[1] == jobs["b"].result(timeout=60)
+            start("d")
+            os.kill(int(holder("a")[0]), signal.SIGKILL)
+            with pytest.raises(JobDied, match="SIGKILL"):
+                jobs["a"].result(timeout=60)
+            assert {holder("c")[1], holder("d")[1]} == {"0", "1"}
+        finally:
+            for name in "abcd":
+                Path(f"{name}.end").touch()
     waits = "All GPUs (0, 1) are in use by jobs; this one waits.\n"
     assert [Path(f"{name}.log").read_text() for name in "abc"] == ["", "", waits]
 
 
-@pytest.mark.parametrize("shown", ["3,5", "GPU-8f1c, MIG-1/2/0"])
+@pytest.mark.parametrize("shown", ["3,5", "GPU-8f1c,MIG-1/2/0"])
 def test_gpus_are_those_that_the_environment_shows(machine: pytest.MonkeyPatch, shown: str) -> None:
-    machine.setenv("CUDA_VISIBLE_DEVICES", shown)
-    holders = Holders(gpus=2)
-    for name in "ab":
-        holders.start(name)
-    found = {holders.has("a"), holders.has("b")}
-    assert {gpu.strip() for gpu in found} == {gpu.strip() for gpu in shown.split(",")}
-    for name in "ab":
-        holders.end(name)
+    found = []
+    with ExitStack() as held:
+        for _ in range(2):
+            machine.setenv("CUDA_VISIBLE_DEVICES", shown)
+            held.enter_context(reserve_gpu())
+            found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert found == shown.split(",")
 
 
 def test_under_slurm_and_without_gpus_nothing_is_changed(machine: pytest.MonkeyPatch) -> None:
-    holders = Holders(gpus=0)
-    holders.start("d")
-    assert holders.has("d") is None
-    holders.end("d")
+    machine.setattr(torch.cuda, "device_count", lambda: 0)
+    with reserve_gpu():
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    machine.setattr(torch.cuda, "device_count", lambda: 1)
     machine.setenv("SLURM_JOB_ID", "1")
     machine.setenv("CUDA_VISIBLE_DEVICES", "4")
-    holders = Holders(gpus=1)
-    for name in "abc":
-        holders.start(name)
-    assert {holders.has(name) for name in "abc"} == {"4"}
-    for name in "abc":
-        holders.end(name)
+    with reserve_gpu(), reserve_gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"

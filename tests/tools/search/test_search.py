@@ -43,16 +43,12 @@ from cifar_lightning.search.study import (
     is_of_machine,
     open_search,
     open_storage,
-    seed_of,
     without_password,
 )
-from cifar_lightning.system.jobs import JobEnvironment, run_job
 from cifar_lightning.system.locks import run_lock
 from cifar_lightning.tracking.run_folder import read_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-# What may be chosen.
 
 POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -95,6 +91,9 @@ def database(postgres: str) -> str:
     return f"{postgres}/{name}"
 
 
+# What may be chosen.
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -121,7 +120,7 @@ def test_a_space_is_what_hydras_grammar_says(text: str, expected: BaseDistributi
         ("choice(a,a)", "names nothing twice"),
         ("tag(log, choice(1,2))", "a choice has no magnitude"),
         ("tag(log, interval(0,1))", "low > 0"),
-        ("tag(log, range(0,1,0.1))", "a range by magnitude has integers"),
+        ("tag(log, range(0,1,0.1))", "`step` is not supported when `log` is true"),
         ("interval(2,1)", "low <= high"),
         ("range(0)", "it is empty"),
         ("interval(0", "no viable alternative"),
@@ -294,33 +293,19 @@ def prints(text: str, capsys: pytest.CaptureFixture[str]) -> Callable[[], bool]:
     return has_printed
 
 
-def take_part(config: DictConfig) -> None:
-    worker.work(open_search(config))
-
-
 def test_several_workers_run_exactly_so_many_trials(tmp_path: Path, address: str) -> None:
     (tmp_path / "conf/search").mkdir(parents=True)
-    config = composed(tmp_path, f"storage={address}", "n_trials=15")
+    config = composed(tmp_path, f"storage={address}", "n_trials=7")
     config.search.params = {"optimizer.lr": "choice(0.1,0.2)"}
     study = open_search(config).study
     for lr in ("0.1", "0.2"):  # what all others are then the same as, so that nothing is trained
-        distributions: dict[str, BaseDistribution] = {
-            "optimizer.lr": CategoricalDistribution(["0.1", "0.2"])
-        }
-        attributes = {"overrides": [f"optimizer.lr={lr}"]}
-        study.add_trial(
-            optuna.create_trial(
-                value=0.5,
-                params={"optimizer.lr": lr},
-                distributions=distributions,
-                user_attrs=attributes,
-            )
-        )
+        known = {"overrides": [f"optimizer.lr={lr}"]}
+        study.add_trial(optuna.create_trial(value=0.5, user_attrs=known))
+    workers = [open_search(config) for _ in range(3)]
     with ThreadPoolExecutor(3) as threads:
-        work = partial(run_job, partial(take_part, config))
-        list(threads.map(work, [JobEnvironment()] * 3))
+        list(threads.map(worker.work, workers))
     states = [trial.state for trial in current_trials(study)]
-    assert states == [TrialState.COMPLETE] * 15
+    assert states == [TrialState.COMPLETE] * 7
     others = [t for t in study.get_trials() if t.state != TrialState.COMPLETE]
     assert all("superfluous" in trial.user_attrs for trial in others)
 
@@ -466,27 +451,25 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
     ("overrides", "message"),
     [
         (["n_trials=0"], r"n_trials=0 is invalid: it must be at least 1"),
-        (["n_trials=many"], r"n_trials=many should be a valid integer"),
         (["grace_period=10"], r"it must be longer than heartbeat_interval=10"),
         (["search.params=null"], r"search=lr_augment has no params"),
-        (["search.params.augment=5"], r"augment: 5 cannot be searched: it has one value"),
-        (["optimizer.lr=0.1"], r"optimizer\.lr is searched by search=lr_augment"),
         (["data.val_size=0"], r"data\.val_size=0 leaves no images to judge a trial by"),
         (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing is searched"),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 is not a count from 1"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
-        (["sampler=null"], r"sampler has no _target_"),
         (["trainer=ddp_sim"], r"A trial of a search trains on one device"),
         (["trainer.gpus=2"], r"A trial of a search trains on one device"),
-        (["sampler._target_=optuna.samplers.No"], r"has no attribute 'No'"),
-        (["sampler._target_=optuna.samplers.RandomSampler"], r"sampler\.multivariate: .* no such"),
         (
             ["sampler._target_=optuna.samplers.BruteForceSampler", "~sampler.multivariate"],
             r"A grid is a sweep's: train -m",
         ),
         (["pruner.n_startup_trials=-1"], r"pruner: "),
         (["storage=nonsense://x"], r"storage=nonsense://x: "),
-        (["storage=postgresql://a:b@127.0.0.1:1/x"], r"a:\*\*\*@127\.0\.0\.1:1/x: .*refused"),
+        pytest.param(
+            ["storage=postgresql://a:b@127.0.0.1:1/x"],
+            r"storage=postgresql://a:\*\*\*@127\.0\.0\.1:1/x: .*refused",
+            marks=pytest.mark.slow,
+        ),
         (["storage=file/below/study.db"], r"storage=file/below/study\.db: "),
     ],
 )
@@ -562,12 +545,15 @@ def test_a_search_whose_trials_all_fail_says_so_and_stops(
         with pytest.raises(UserError, match=r"No trial came to its end: trials\.csv has the rea"):
             search(config)
         holding.result()
+    (failed,) = table(tmp_path / "search")
+    assert (failed["trial"], failed["state"]) == ("0", "failed")
     config.n_trials = 5
+    study = open_search(config).study
+    study.add_trial(study.trials[0])
     with pytest.raises(UserError, match=r"All 3 trials failed for one reason.* 257,856"):
         search(config)
-    rows = table(tmp_path / "search")
-    assert [row["state"] for row in rows] == ["failed"] * 3
-    assert all("257,856" in row["reason"] for row in rows)
+    reasons = [row["reason"] for row in table(tmp_path / "search")]
+    assert reasons == [failed["reason"]] * 3
 
 
 def test_an_experiment_that_was_chosen_is_the_base_of_the_best(tmp_path: Path) -> None:
@@ -589,17 +575,6 @@ def test_an_experiment_that_was_chosen_is_the_base_of_the_best(tmp_path: Path) -
     assert file.name == "found.yaml"
 
 
-def test_each_trial_has_a_seed_of_its_own() -> None:
-    seeds = {seed_of(seed, number) for seed in range(3) for number in range(100)}
-    assert len(seeds) == 300
-    assert seed_of(0, 0) == seed_of(0, 0)
-
-
-def test_passwords_are_not_shown(database: str, tmp_path: Path) -> None:
-    wrong = database.replace("127.0.0.1", "127.0.0.2")
-    with pytest.raises(UserError) as error:
-        open_search(composed(tmp_path, f"storage={wrong}"))
-    assert "secret" in wrong
-    assert "secret" not in str(error.value)
-    assert "someone:***@127.0.0.2" in str(error.value)
+def test_passwords_are_not_shown() -> None:
+    assert without_password("postgresql://me:secret@host/x") == "postgresql://me:***@host/x"
     assert without_password("studies.db") == "studies.db"

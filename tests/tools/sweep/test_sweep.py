@@ -87,12 +87,6 @@ def test_an_interrupted_run_and_one_that_trained_on_after_its_figures_are_missin
     assert [name for name, _ in missing] == ["0", "1"]
 
 
-def test_few_compositions_check_every_value() -> None:
-    jobs = [[f"seed={s}", f"optimizer={o}"] for o in ("muon", "sgd") for s in range(3)]
-    assert sweep_jobs.with_each_value(jobs) == [jobs[0], jobs[1], jobs[2], jobs[3]]
-    assert sweep_jobs.with_each_value([]) == []
-
-
 def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
     pytest.importorskip("joblib")
     assert sweep_jobs.jobs_at_once({}, 5) is None
@@ -102,19 +96,6 @@ def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
     assert 1 <= (sweep_jobs.jobs_at_once({"n_jobs": -1}, 10_000) or 0) <= (os.cpu_count() or 1)
     with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 is neither a count nor -1"):
         sweep_jobs.jobs_at_once({"n_jobs": 0}, 3)
-
-
-def test_a_job_is_told_its_folder_its_share_and_to_keep_what_it_began_with(tmp_path: Path) -> None:
-    assert sweep_jobs.hydra_overrides(tmp_path, None, None) == []
-    # A single one too: the launcher's own number may be another, or -1.
-    assert sweep_jobs.hydra_overrides(tmp_path, None, 1) == ["hydra.launcher.n_jobs=1"]
-    assert sweep_jobs.hydra_overrides(tmp_path, "3", 2) == [
-        "hydra.launcher.n_jobs=2",
-        "hydra.sweep.subdir='3'",
-    ]
-    make_run(tmp_path / "3", [])
-    *_, last = sweep_jobs.hydra_overrides(tmp_path, "3", None)
-    assert last == "hydra.output_subdir=null"
 
 
 # resume_sweep=DIR
@@ -331,6 +312,7 @@ def test_a_sweep_is_resumed_where_it_was_broken_off_and_grows(
     runs = by_setting(broken.folder, "callbacks.crash.how")
     before = {file: file.stat().st_mtime_ns for file in runs["none"].rglob("*") if file.is_file()}
     first = {how: read_rows(runs[how]) for how in ENDS}
+    began = {how: (runs[how] / ".hydra" / "config.yaml").stat().st_mtime_ns for how in ENDS}
     Path("fixed").touch()
     code, said = train_here(f"resume_sweep={broken.folder}")
     assert code == 0, said
@@ -345,6 +327,7 @@ def test_a_sweep_is_resumed_where_it_was_broken_off_and_grows(
         assert len(first[how]) == 1
         assert rows[0] == first[how][0]  # its seconds too: the first epoch was not trained again
         assert len(RunFolder(runs[how]).starts()) == 2
+        assert (runs[how] / ".hydra" / "config.yaml").stat().st_mtime_ns == began[how]
 
     # A new sweep does not take the folder.
     code, _ = train_here("-m", *TWO_EPOCHS, "seed=1", f"hydra.sweep.dir={broken.folder}")

@@ -1,11 +1,13 @@
 """W&B by real offline runs, read back with W&B's own viewer."""
 
+import io
 import json
 import logging
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ from checkpoints import weights_of
 from conftest import TINY
 from omegaconf import DictConfig, open_dict
 from PIL import Image
-from programs import finish, one_message, run_command, start
-from wandb_files import WANDB, Recorded, recorded, run_folders, without_service
+from programs import run_command
+from wandb_files import Recorded, recorded, run_folders, without_service
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import CONF, PACKAGE, compose, title
@@ -36,7 +38,7 @@ OFFLINE = ("logger=default", "logger.wandb.mode=offline", "target_accuracy=null"
 
 @dataclass(frozen=True)
 class OfflineRun:
-    """A training with W&B offline, from the command line.
+    """A training with W&B offline.
 
     Attributes:
         run_dir: its folder.
@@ -58,13 +60,12 @@ def offline_run(tmp_path_factory: pytest.TempPathFactory) -> OfflineRun:
     options = [*TINY, "plots=true", "logger=default", "logger.wandb.mode=offline"]
     options += ["optimizer.lr=0.05", "target_accuracy=0.05"]
     options += ["trainer.max_epochs=3", "+trainer.min_epochs=2"]
-    code = code_state()
-    program = start("train", *options, cwd=folder, env=without_service())
-    output = finish(program)
-    assert program.returncode == 0, output
-    (run_dir,) = folder.glob("runs/train/*")
+    run_dir, output, code = folder / "runs" / "train" / "run", io.StringIO(), code_state()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.chdir(folder)
+        train(compose(options, run_dir))
     (wandb_folder,) = run_folders(folder)
-    return OfflineRun(run_dir, recorded(wandb_folder), output, code)
+    return OfflineRun(run_dir, recorded(wandb_folder), output.getvalue(), code)
 
 
 def metrics_of(offline_run: OfflineRun) -> dict[str, Any]:
@@ -274,23 +275,30 @@ def test_jobs_of_a_sweep_are_runs_of_their_own_in_its_group() -> None:
     assert len({run["run_id"] for run in runs}) == 2
 
 
-def test_a_resumed_run_is_one_wandb_run_without_a_row_twice(tiny: Compose, tmp_path: Path) -> None:
-    train(tiny(*OFFLINE, "trainer.max_epochs=2"))
+def test_a_resumed_run_is_one_wandb_run_without_a_row_twice_and_less_can_be_logged(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    less = [f"logger.wandb.log_{what}=false" for what in ("code", "images", "checkpoint")]
+    train(tiny(*OFFLINE, *less))
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    train(compose([f"resume={last}", "trainer.max_epochs=4"], tmp_path / "run"))
+    train(compose([f"resume={last}", "trainer.max_epochs=2"], tmp_path / "run"))
     first, second = map(recorded, run_folders())
     assert first.run["run_id"] == second.run["run_id"]
     assert second.run["resume"]
     assert first.run["display_name"] == second.run["display_name"]
-    assert [row["epoch"] for row in first.rows] == [1, 2]
-    assert [row["epoch"] for row in second.rows] == [3, 4]
+    assert [row["epoch"] for row in first.rows] == [1]
+    assert [row["epoch"] for row in second.rows] == [2]
     steps = [row["_step"] for row in (*first.rows, *second.rows)]
     assert steps == [row["step"] for row in read_rows(tmp_path / "run") if "val/acc" in row]
 
+    assert not first.of("artifact")
+    assert not (first.folder / "files" / "diff.patch").exists()
+    assert "code/commit" not in first.config
+    assert first.summary["test/acc"] is not None
+    assert "target_accuracy" not in first.rows[0]  # there is none
 
-def test_a_run_that_fails_to_start_leaves_no_wandb_run_open_and_less_can_be_logged(
-    tiny: Compose,
-) -> None:
+
+def test_a_run_that_fails_to_start_leaves_no_wandb_run_open(tiny: Compose) -> None:
     import wandb
 
     config = tiny(*OFFLINE)
@@ -300,15 +308,8 @@ def test_a_run_that_fails_to_start_leaves_no_wandb_run_open_and_less_can_be_logg
     with pytest.raises(UserError, match="finish_timeout"):
         train(config)
     assert wandb.run is None
-    less = [f"logger.wandb.log_{what}=false" for what in ("code", "images", "checkpoint")]
-    train(tiny(*OFFLINE, *less))
-    failed, shown = map(recorded, run_folders())  # each is a W&B run of its own
-    assert (len(failed.rows), len(shown.rows)) == (0, 1)
-    assert not shown.of("artifact")
-    assert not (shown.folder / "files" / "diff.patch").exists()
-    assert "code/commit" not in shown.config
-    assert shown.summary["test/acc"] is not None
-    assert "target_accuracy" not in shown.rows[0]  # there is none
+    (folder,) = run_folders()
+    assert recorded(folder).of("exit")
 
 
 def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
@@ -328,13 +329,8 @@ def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
 
 
 def test_the_viewer_is_named_at_the_end(offline_run: OfflineRun) -> None:
-    folder = offline_run.recorded.folder
-    assert f"wandb leet runs/wandb/{folder.name}" in offline_run.output
-    ended = subprocess.run(
-        [WANDB, "leet", "inspect", "--summary", folder], capture_output=True, text=True, check=True
-    )
-    assert "finished" in ended.stdout
-    assert "val/acc" in ended.stdout
+    # With which `recorded` has read what it shows.
+    assert f"wandb leet runs/wandb/{offline_run.recorded.folder.name}" in offline_run.output
 
 
 # What W&B cannot do.
@@ -415,8 +411,8 @@ def test_a_folder_that_disappears_ends_no_training(caplog: pytest.LogCaptureFixt
 def test_values_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="finish_timeout must be above 0 seconds, not 0"):
         start_run(finish_timeout=0)
-    ended = run_command("train", "logger=wandb", "logger.wandb.mode=on")
-    assert "should be 'auto', 'online', 'offline' or 'disabled'." in one_message(ended)
+    with pytest.raises(UserError, match=r"should be 'auto', 'online', 'offline' or 'disabled'\."):
+        run.check_config(compose(["logger=wandb", "logger.wandb.mode=on"]))
 
 
 # Which code it is.

@@ -1,7 +1,7 @@
 """A W&B server on this machine, as far as the client needs one to upload a run or a dashboard.
 
-It keeps everything that it is sent, and can be made to hang, to drop or refuse connections, or to
-forbid everything.
+It keeps everything that it is sent, and can be made to hang, to refuse connections, or to forbid
+everything.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any, Literal
 KEY = "0123456789abcdef" * 2 + "01234567"  # of the length that W&B's keys have
 
 PROJECT = {"id": "P", "name": "p", "entity": {"id": "E", "name": "somebody"}}
-Behaviour = Literal["answer", "hang", "drop", "forbid", "refuse"]
+Behaviour = Literal["answer", "hang", "forbid", "refuse"]
 
 
 @dataclass
@@ -25,8 +25,7 @@ class WandbServer:
 
     Attributes:
         url: of the server.
-        behaviour: may be changed while it runs; `drop` closes a connection after the question,
-            `refuse` before it.
+        behaviour: may be changed while it runs.
         asked: the GraphQL operations and their variables.
         sent: other requests: path and body.
         saw_a_row: set once a row of metrics has come.
@@ -166,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         body, state = self._body(), self.server.state
         if state.behaviour == "hang":
             self.server.over.wait()
-        if state.behaviour in ("hang", "drop", "refuse"):
+        if state.behaviour in ("hang", "refuse"):
             self.close_connection = True
             return
         if state.behaviour == "forbid":
