@@ -121,28 +121,15 @@ def _read_evaluation(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) 
     checkpoint = PurePath(evaluation["checkpoint"]).name
     if checkpoint != "best.ckpt":
         circumstances["checkpoint"] = checkpoint
+    measured, tested = evaluation["data"], metrics.get("data")
+    doubt = f"Measured on data={measured}; the run was trained and tested on data={tested}."
     return {
         "scores": evaluation_tables.scores(evaluation),
         "by_class": evaluation_tables.by_class(evaluation),
         "robustness": None if robustness is None else evaluation_tables.robustness(evaluation),
         "circumstances": circumstances,
-        "doubt": _doubt(evaluation, metrics),
+        "doubt": doubt if tested not in (None, measured) else "",
     }
-
-
-def _doubt(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """Why an evaluation's scores are not those of the run's own test; empty where they are."""
-    ours, theirs = evaluation["data"], metrics.get("data", evaluation["data"])
-    if ours != theirs:
-        return f"Measured on data={ours}; the run was trained and tested on data={theirs}."
-    same = all(evaluation[key] == metrics.get(key) for key in ("device", "precision", "torch"))
-    accuracy, is_best = metrics.get("test/acc"), evaluation["checkpoint"].endswith("best.ckpt")
-    if same and is_best and accuracy not in (None, evaluation["test/acc"]):
-        return (
-            f"The run's own test has {percent(accuracy)}: this evaluation was of another "
-            "checkpoint, in other batches, or of other images."
-        )
-    return ""
 
 
 def _sentences(run: Run) -> list[str]:

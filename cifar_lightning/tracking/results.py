@@ -65,7 +65,10 @@ def collect(
         "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
         "val/acc": None if score is None else score.item(),
         "best_epoch": _best_epoch(best, trainer, config.run_dir) if best.monitor else epochs,
-        **_tested(trainer),
+        "test/acc": None,
+        "test/loss": None,
+        # All that were tested, also those that a user added.
+        **{k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")},
         "epochs_to_target": epochs if reached else None,
         "seconds_to_target": throughput.seconds if reached else None,
         "train_seconds": throughput.seconds,
@@ -109,12 +112,6 @@ def _whole(epochs: float) -> float | int:
     return int(epochs) if epochs == int(epochs) else epochs
 
 
-def _tested(trainer: pl.Trainer) -> dict[str, float | None]:
-    """All test metrics, also those that a user added."""
-    measured = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
-    return {"test/acc": None, "test/loss": None} | measured
-
-
 def save(config: DictConfig, metrics: dict[str, Any]) -> None:
     """Write `metrics.json`."""
     with atomic_write(RunFolder(Path(config.run_dir)).metrics_json) as file:
@@ -142,7 +139,9 @@ def save_plots(
     """
     if not config.plots:
         return {}
-    title = _title(metrics)
+    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
+    if metrics["test/acc"] is not None:
+        title += f": {metrics['test/acc']:.2%} test accuracy"
     run_dir = Path(config.run_dir)
     plotted = {"learning_curves": _learning_curves(run_dir, metrics["target_val_acc"], title)}
     if finished:
@@ -176,14 +175,6 @@ def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str
         "confusion_matrix": plots.confusion_matrix(matrix.numpy(), data.classes, title),
         "class_accuracies": plots.class_accuracies(by_class, title),
     }
-
-
-def _title(metrics: dict[str, Any]) -> str:
-    """The title of a run's plots."""
-    title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
-    if metrics["test/acc"] is not None:
-        title += f": {metrics['test/acc']:.2%} test accuracy"
-    return title
 
 
 def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:

@@ -1,7 +1,5 @@
 """Filters, feature maps and activation maps of a network's convolutions."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,23 +81,7 @@ def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, lis
 
 def _run(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
     """Logits [N, classes] in float32, and the convolutions' maps, which keep their gradients."""
-    training = classifier.training
-    classifier.eval()
-    try:
-        with _watched(classifier.network) as layers, torch.compiler.set_stance("force_eager"):
-            inputs = classifier.normalise(images.to(classifier.device))
-            # Else the maps of a frozen first layer would have no gradients.
-            inputs.requires_grad_(torch.is_grad_enabled())
-            logits = classifier.network(inputs).float()
-    finally:
-        classifier.train(training)
-    return logits, layers
-
-
-@contextmanager
-def _watched(network: nn.Module) -> Iterator[list[Layer]]:
     layers: list[Layer] = []
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
 
     def watch(number: int, convolution: nn.Conv2d, maps: Tensor) -> Tensor:
         if maps.shape[2:] != (1, 1):
@@ -108,17 +90,26 @@ def _watched(network: nn.Module) -> Iterator[list[Layer]]:
         # The network continues with a copy: the next layer may work in place.
         return maps.clone()
 
+    convolutions = [m for m in classifier.network.modules() if isinstance(m, nn.Conv2d)]
     hooks = [
         convolution.register_forward_hook(
             lambda module, _, maps, number=number: watch(number, module, maps)
         )
         for number, convolution in enumerate(convolutions, 1)
     ]
+    training = classifier.training
+    classifier.eval()
     try:
-        yield layers
+        with torch.compiler.set_stance("force_eager"):
+            inputs = classifier.normalise(images.to(classifier.device))
+            # Else the maps of a frozen first layer would have no gradients.
+            inputs.requires_grad_(torch.is_grad_enabled())
+            logits = classifier.network(inputs).float()
     finally:
+        classifier.train(training)
         for hook in hooks:
             hook.remove()
+    return logits, layers
 
 
 def kind_of(layer: nn.Module) -> str:

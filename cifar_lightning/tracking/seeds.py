@@ -11,8 +11,6 @@ from urllib.parse import quote
 from cifar_lightning.tracking.run_folder import STATUSES, Run
 from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
 
-SELECTION = "The best is selected by validation accuracy alone, never by test accuracy."
-
 # The metrics that tables show: heading, factor of the unit, decimal places, unit.
 METRICS: dict[str, tuple[str, float, int, str]] = {
     "val/acc": ("val accuracy", 100, 2, " %"),
@@ -133,7 +131,8 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         sentences.append(_best_mean(measured))
     if len(measured) > 1:
         sentences.append(_lead(measured[0], measured[1]))
-    return [*sentences, SELECTION, tally]
+    selection = "The best is selected by validation accuracy alone, never by test accuracy."
+    return [*sentences, selection, tally]
 
 
 def _why_none(runs: Sequence[Run]) -> str:

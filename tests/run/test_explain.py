@@ -1,32 +1,41 @@
+import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
 from cifar_lightning import run
+from cifar_lightning.config.compose import compose
 from cifar_lightning.data import ShapesData
-from cifar_lightning.tracking import plots, results, saliency
+from cifar_lightning.tracking import results, saliency
 from cifar_lightning.train import train
 from cifar_lightning.training.module import Classifier
 
 Compose = Callable[..., DictConfig]
 
 
+@pytest.fixture(scope="module")
+def built(shapes: ShapesData) -> Classifier:
+    return run.build_classifier(compose(TINY, "run"), shapes)[0]
+
+
 @pytest.fixture
-def classifier(tiny: Compose, shapes: ShapesData) -> Classifier:
-    return run.build_classifier(tiny(), shapes)[0]
+def classifier(built: Classifier) -> Classifier:
+    """A copy, which a test may change."""
+    return copy.deepcopy(built)
 
 
 def test_the_maps_are_named_in_order_and_have_the_networks_sizes(
     classifier: Classifier, shapes: ShapesData
 ) -> None:
-    layers = saliency.feature_maps(classifier, shapes.test.images[:2])
+    images = shapes.test.images[:2]
+    layers = saliency.feature_maps(classifier, images)
     assert [(layer.name, tuple(layer.maps.shape)) for layer in layers] == [
         ("1 conv 3x3", (2, 32, 32, 32)),
         ("2 conv 3x3", (2, 64, 32, 32)),
@@ -40,17 +49,11 @@ def test_the_maps_are_named_in_order_and_have_the_networks_sizes(
     ]
     pointwise = [number for number, layer in enumerate(layers, 1) if not layer.spatial]
     assert pointwise == [3, 7, 9]
-
-
-def test_the_maps_are_what_the_convolution_gave_not_what_came_of_it_in_place(
-    classifier: Classifier, shapes: ShapesData
-) -> None:
-    images = shapes.test.images[:2]
     first = next(m for m in classifier.network.modules() if isinstance(m, nn.Conv2d))
     with torch.no_grad():
         expected = first(classifier.normalise(images))
-    assert expected.min() < 0  # the ReLU after it works in place
-    assert torch.equal(saliency.feature_maps(classifier, images)[0].maps, expected)
+    assert expected.min() < 0  # the ReLU after it works in place, on a copy
+    assert torch.equal(layers[0].maps, expected)
 
 
 def test_nothing_is_left_behind(classifier: Classifier, shapes: ShapesData) -> None:
@@ -109,32 +112,21 @@ class RefusesGradients(WithAnAuxiliaryHead):
         return super().forward(images)
 
 
-OF_EVERY_RUN = {"class_accuracies.png", "confusion_matrix.png", "learning_curves.png"}
-
-
-def test_a_training_is_not_lost_for_a_network_that_cannot_be_explained(
-    tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = tiny("plots=true", "budget.min_dilated=0", "budget.min_separable=0", "init=random")
-    config.model = {"_target_": "test_explain.RefusesGradients", "num_classes": 10}
-    assert train(config)["test/acc"] is not None
-    shown = capsys.readouterr().out
-    assert "the layers of this network cannot be plotted: no gradients here" in shown
-    assert "test/acc" in shown
-    names = {path.name for path in (tmp_path / "run" / "figures").iterdir()}
-    assert names == OF_EVERY_RUN
-
-
-def test_a_network_without_convolutions_has_no_pictures_of_layers(
-    classifier: Classifier, shapes: ShapesData
-) -> None:
-    classifier.network = Flat(10)
-    assert results.layer_plots(classifier, shapes) == {}
-
-
 class Flat(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
+
+
+def test_a_network_without_convolutions_or_that_refuses_has_no_plots_of_layers(
+    classifier: Classifier, shapes: ShapesData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classifier.network = Flat(10)
+    assert results.layer_plots(classifier, shapes) == {}
+    assert capsys.readouterr().out == ""
+    classifier.network = RefusesGradients(10)
+    assert results.layer_plots(classifier, shapes) == {}
+    shown = capsys.readouterr().out
+    assert "the layers of this network cannot be plotted: no gradients here" in shown
 
 
 class ForAndAgainst(nn.Module):
@@ -173,26 +165,18 @@ def test_activation_maps_are_of_each_layer_and_of_what_speaks_for_the_class(
 
 
 def test_a_run_has_figures_that_name_what_they_show(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, shapes: ShapesData, tiny: Compose, tmp_path: Path
 ) -> None:
-    seen: dict[str, Any] = {}
-    draw = plots.activation_maps
-
-    def watched(images: Any, captions: list[str], layers: Any, title: str) -> Any:
-        seen.update(captions=captions, layers=layers)
-        return draw(images, captions, layers, title)
-
-    monkeypatch.setattr(plots, "activation_maps", watched)
-    config = tiny("plots=true")
-    train(config)
-    assert [c.split("\n")[0] for c in seen["captions"]] == list(run.build_data(config).classes[:8])
-    assert "dilation 2" in " ".join(name for name, _ in seen["layers"])
-    assert not [name for name, _ in seen["layers"] if "pointwise" in name]
-    figures = tmp_path / "run" / "figures"
-    of_layers = {"activation_maps.png", "feature_maps.png", "filters.png"}
-    assert {path.name for path in figures.iterdir()} == OF_EVERY_RUN | of_layers
-    for path in figures.iterdir():
+    (axes,) = results.layer_plots(classifier, shapes)["activation_maps"].axes
+    texts = [text.get_text() for text in axes.texts]
+    assert [text.split("\n")[0] for text in texts[:8]] == list(shapes.classes[:8])
+    assert "4 conv\n3x3\ndilation 2" in texts
+    assert not any("pointwise" in text for text in texts)
+    train(tiny("plots=true"))
+    names = set()
+    for path in (tmp_path / "run" / "figures").iterdir():
+        names.add(path.stem)
         with Image.open(path) as picture:
             assert np.asarray(picture.convert("L")).std() > 10  # not a blank one
-    with Image.open(figures / "learning_curves.png") as picture:
-        assert picture.size == (1200, 480)
+    of_the_run = {"class_accuracies", "confusion_matrix", "learning_curves"}
+    assert names == of_the_run | {"activation_maps", "feature_maps", "filters"}

@@ -254,20 +254,11 @@ def test_a_damaged_file_is_named_and_left_out(one: Path, file: str, content: str
 
 def test_an_evaluation_says_what_it_was_of(one: Path) -> None:
     file = one / "evaluation" / "evaluation.json"
-    # As many threads as the training had may not be those of the tests.
-    results = read_json(file) | {"device": metrics_of(one)["device"]}
-
-    def page_with(**changes: Any) -> str:
-        file.write_text(json.dumps(results | changes))
-        return write(one).read_text()
-
-    html = page_with()
-    assert not any(doubt in html for doubt in ("trained and tested on", "own test has"))
-    html = page_with(data="folder", checkpoint="/x/last.ckpt")
+    assert "trained and tested on" not in write(one).read_text()
+    file.write_text(json.dumps(read_json(file) | {"data": "folder", "checkpoint": "/x/last.ckpt"}))
+    html = write(one).read_text()
     assert "Measured on data=folder; the run was trained and tested on data=shapes." in html
     assert "<dt>checkpoint</dt><dd>last.ckpt</dd>" in html
-    assert "own test has" in page_with(**{"test/acc": 0.999})
-    assert "own test has" not in page_with(**{"test/acc": 0.999, "precision": "64-true"})
 
 
 def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
@@ -507,29 +498,25 @@ def test_pages_render_at_any_width(
 
 
 @pytest.mark.slow
-def test_a_click_sorts_and_another_turns_the_order(
-    many_report: Path, visit: Callable[..., Page]
+def test_a_click_sorts_by_value_and_another_turns_the_order(
+    many: Path, visit: Callable[..., Page]
 ) -> None:
-    page = visit(many_report / "report.html")
-    heading = page.get_by_role("region", name="Metrics of all runs").get_by_role(
-        "columnheader", name="val accuracy"
-    )
-    values = sorted(100 * metrics_of(run)["val/acc"] for run in (many_report / n for n in "02"))
-    rising = [f"{value:.2f} %" for value in values]
+    for name, rate in zip("02", (10_000.0, 900.0), strict=True):
+        change_metrics(many / name, images_per_s=rate)
+    page = visit(write(many))
+    table = page.get_by_role("region", name="Metrics of all runs")
+    heading = table.get_by_role("columnheader", name="images/s")
     assert column(page, "Metrics of all runs", 1) == list("0123")
     heading.get_by_role("button").click()
-    assert column(page, "Metrics of all runs", 4) == [*rising, "", ""]
+    assert column(page, "Metrics of all runs", 1) == list("2013")  # what has none stays last
     assert heading.get_attribute("aria-sort") == "ascending"
     heading.get_by_role("button").focus()
     page.keyboard.press("Enter")
-    assert column(page, "Metrics of all runs", 4) == [*rising[::-1], "", ""]
+    assert column(page, "Metrics of all runs", 1) == list("0213")
     assert heading.get_attribute("aria-sort") == "descending"
-    page.get_by_role("region", name="Metrics of all runs").get_by_role(
-        "button", name="optimizer.lr"
-    ).click()
+    table.get_by_role("button", name="optimizer.lr").click()
     assert heading.get_attribute("aria-sort") == "none"
-    limits = column(page, "Metrics of all runs", 2)
-    assert limits == ["-1", "-1", "0.02", "0.02"]
+    assert column(page, "Metrics of all runs", 2) == ["-1", "-1", "0.02", "0.02"]
 
 
 @pytest.mark.slow
@@ -568,18 +555,6 @@ def test_a_class_is_taken_for_another_one() -> None:
         ["a", "70.00 %", "b", "30.00 %"],
         ["b", "100.00 %", "", ""],
     ]
-
-
-@pytest.mark.slow
-def test_numbers_are_sorted_by_value(many: Path, visit: Callable[..., Page]) -> None:
-    for name, rate in zip("02", (10_000.0, 900.0), strict=True):
-        change_metrics(many / name, images_per_s=rate)
-    page = visit(write(many))
-    heading = page.get_by_role("region", name="Metrics of all runs").get_by_role(
-        "columnheader", name="images/s"
-    )
-    heading.get_by_role("button").click()
-    assert column(page, "Metrics of all runs", 1)[:2] == list("20")
 
 
 @pytest.mark.parametrize("name", ["config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"])
