@@ -46,7 +46,7 @@ def count(network: nn.Module, image_size: int = 32) -> Budget:
         raise UserError("model: the network has no parameters, so there is nothing to train.")
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     separable = sum(
-        _is_depthwise(first)
+        first.groups == first.in_channels > 1  # depthwise
         and second.kernel_size == (1, 1)
         and second.groups == 1
         and second.in_channels == first.out_channels
@@ -69,10 +69,6 @@ def train_tflop(network: nn.Module, images_by_size: Mapping[int, int]) -> float:
     """
     flop = sum(6 * _multiply_adds(network, size) * n for size, n in images_by_size.items())
     return flop / 1e12
-
-
-def _is_depthwise(convolution: nn.Conv2d) -> bool:
-    return convolution.groups == convolution.in_channels > 1
 
 
 def _multiply_adds(network: nn.Module, image_size: int) -> int:

@@ -155,11 +155,7 @@ def make_network(arguments: dict[str, Any]) -> nn.Module:
 
 @contextmanager
 def _limited_size() -> Iterator[None]:
-    """Stop building a network, as of a checkpoint from elsewhere, before it fills the memory.
-
-    Raises:
-        UserError: if the network does not fit into memory, or has more than `MAX_TENSORS` weights.
-    """
+    """Stop building a network, as of a checkpoint from elsewhere, before it fills the memory."""
     tensors = size = 0
 
     def add(module: nn.Module, name: str, weights: Any) -> None:

@@ -83,8 +83,11 @@ class WarmUp(pl.Callback):
         network = classifier.network
         before = {name: value.clone() for name, value in network.state_dict().items()}
         batch = self.data.batch_size // trainer.world_size
+        sizes = {self.data.image_size}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            sizes.update(getattr(callback, "train_image_sizes", ()))
         try:
-            for size in self._sizes(trainer):
+            for size in sizes:
                 images = torch.zeros(batch, 3, size, size, dtype=torch.uint8)
                 inputs = classifier.normalise(images.to(classifier.device))
                 for _ in range(CALLS_TO_WARM_UP):
@@ -95,9 +98,3 @@ class WarmUp(pl.Callback):
         finally:
             network.zero_grad()
             network.load_state_dict(before)
-
-    def _sizes(self, trainer: pl.Trainer) -> set[int]:
-        sizes = {self.data.image_size}
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            sizes.update(getattr(callback, "train_image_sizes", ()))
-        return sizes

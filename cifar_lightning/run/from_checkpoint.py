@@ -174,9 +174,6 @@ def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dic
     """The settings of the data of a checkpoint's run.
 
     Environment variables come before the record, but after the run's own overrides.
-
-    Raises:
-        DataUnavailable: if neither a record nor the environment has them.
     """
     file = CONF / "data" / f"{option}.yaml"
     settings: dict[str, Any] = recorded

@@ -59,11 +59,7 @@ def resumed(config: DictConfig) -> DictConfig:
 
 
 def _check_checkpoint(path: Path) -> None:
-    """Refuse a checkpoint that a run cannot be resumed from.
-
-    Raises:
-        UserError: says why.
-    """
+    """Refuse a checkpoint that a run cannot be resumed from."""
     checkpoint = read_checkpoint(path)
     if not checkpoint.has_training_state:
         raise UserError(
@@ -81,13 +77,7 @@ def _check_checkpoint(path: Path) -> None:
 def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) -> None:
     """Refuse a record by which files outside of the run's folder would be written or deleted.
 
-    Args:
-        path: of the checkpoint, for the message.
-        config: of the resume.
-        typed: keys of the command line's overrides.
-
-    Raises:
-        UserError: names a callback or profiler with such a path that is not on the command line.
+    `typed` has the keys of the command line's overrides, whose paths are the user's own.
     """
     parts = {"trainer.profiler": config.trainer.get("profiler")}
     parts |= {f"callbacks.{name}": part for name, part in config.callbacks.items()}

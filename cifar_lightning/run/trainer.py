@@ -79,11 +79,7 @@ def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
 
 
 def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
-    """Read the metrics.csv of a resumed run.
-
-    Raises:
-        UserError: if it cannot be read.
-    """
+    """Read the metrics.csv of a resumed run."""
     try:
         rows = read_rows(run_dir)
         if not all("step" in row for row in rows):

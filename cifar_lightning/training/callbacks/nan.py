@@ -95,10 +95,7 @@ class TerminateOnNaN(pl.Callback):
 def _rate_and_norms(position: int, rates: Sequence[float], norms: Sequence[Tensor | None]) -> str:
     """Describe the learning rate of a step, and the gradient norms of it and the step before.
 
-    Args:
-        position: of the step among those checked, from 0.
-        rates: of these steps.
-        norms: of the step before them, and of these.
+    `position` counts the checked steps from 0; `norms` begins with that of the step before them.
     """
     if not 0 <= position < len(rates):  # found in the weights, after the last check
         return ""
