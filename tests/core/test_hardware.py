@@ -10,28 +10,21 @@ from cifar_lightning.run import devices
 
 
 @pytest.mark.parametrize(
-    ("gpus", "available", "expected"),
+    ("gpus", "available", "nodes", "expected"),
     [
-        ("auto", 0, ("cpu", 1)),
-        ("auto", 4, ("gpu", 4)),
-        ("auto", 7, ("gpu", 4)),  # that share batches of 256 evenly
-        (0, 2, ("cpu", 1)),
-        (1, 2, ("gpu", 1)),
-        (2, 2, ("gpu", 2)),
-        ([0, 2], 3, ("gpu", [0, 2])),
+        ("auto", 0, 1, ("cpu", 1)),
+        ("auto", 4, 1, ("gpu", 4)),
+        ("auto", 5, 1, ("gpu", 4)),  # that share batches of 12 evenly
+        ("auto", 4, 2, ("gpu", 3)),  # of each machine
+        ("auto", 4, 12, ("gpu", 1)),
+        (0, 2, 1, ("cpu", 1)),
+        (1, 2, 1, ("gpu", 1)),
+        (2, 2, 1, ("gpu", 2)),
+        ([0, 2], 3, 1, ("gpu", [0, 2])),
     ],
 )
-def test_devices(gpus: str | int | list[int], available: int, expected: object) -> None:
-    assert devices.choose_devices(gpus, available, 256) == expected
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "nodes", "count"), [(256, 2, 4), (12, 2, 3), (12, 3, 4), (12, 12, 1)]
-)
-def test_the_gpus_of_all_machines_share_the_batch_evenly(
-    batch_size: int, nodes: int, count: int
-) -> None:
-    assert devices.choose_devices("auto", 4, batch_size, num_nodes=nodes) == ("gpu", count)
+def test_devices(gpus: str | int | list[int], available: int, nodes: int, expected: object) -> None:
+    assert devices.choose_devices(gpus, available, 12, num_nodes=nodes) == expected
 
 
 def test_a_job_of_a_sweep_gets_one_device() -> None:

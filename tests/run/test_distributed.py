@@ -67,6 +67,8 @@ class Spy(pl.Callback):
     def on_test_end(self, trainer, module):
         self.seen["tested"] = weights(module)
         self.seen["test/acc"] = trainer.callback_metrics["test/acc"].item()
+        self.seen["tested images"] = module.tested.index.tolist()
+        self.seen["predictions"] = module.tested.predictions.tolist()
         Path(f"{self.file}-{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 class Plan(pl.Callback):
@@ -248,62 +250,6 @@ def test_two_processes_leave_the_files_of_one_and_speak_with_one_voice(
     assert "Warning" not in said
 
 
-MEASURE = """
-import json, sys
-from pathlib import Path
-from cifar_lightning import run
-from cifar_lightning.checkpoints.record import read_record
-from cifar_lightning.run import fit
-from cifar_lightning.tracking.run_folder import RunFolder
-
-checkpoint, devices, output = sys.argv[1:]
-classifier, _ = run.rebuild(checkpoint)
-config = read_record(RunFolder.of(Path(checkpoint)))
-config.trainer.update(accelerator="cpu", devices=int(devices), strategy="auto")
-measured = []
-for config.data.batch_size in (24, 60):
-    data = run.build_data(config)
-    trainer = run.build_trainer(config, {})
-    with fit.quiet():
-        for measure in (trainer.validate, trainer.test):
-            measure(classifier, data, verbose=False)
-            figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
-            tested = classifier.tested if measure == trainer.test else None
-            if tested is not None:
-                columns = (tested.index, tested.predictions, tested.confidences)
-                figures["tested"] = [column.tolist() for column in columns]
-            measured.append(figures | {"rank": trainer.global_rank, "of": trainer.world_size})
-Path(f"{output}-{trainer.global_rank}.json").write_text(json.dumps({"measured": measured}))
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_measure_exactly_what_one_does(one: Ended, tmp_path: Path) -> None:
-    """With batches of 60, the second process gets no validation image at all."""
-    program = tmp_path / "measure.py"
-    program.write_text(MEASURE)
-    checkpoint = str(one.run_dir / "checkpoints" / "best.ckpt")
-    alone = run_one(tmp_path / "a" / "one", checkpoint, "1", "../one", name=str(program))
-    both = run_two(tmp_path / "b" / "two", checkpoint, "2", "../two", name=str(program))
-    for ended in (alone, both):
-        assert not any(ended.codes), ended.outputs
-        # The second prints torchmetrics' own, of a validation without images.
-        assert "Warning" not in ended.outputs[0]
-        assert not list(ended.folder.iterdir())
-    for rank in (0, 1):
-        measured = zip(alone.seen_by(0)["measured"], both.seen_by(rank)["measured"], strict=True)
-        for (expected, found), part in zip(measured, ["val", "test"] * 2, strict=True):
-            assert (found["rank"], found["of"], expected["of"]) == (rank, 2, 1)
-            assert 0 < expected[f"{part}/acc"] < 1
-            assert found[f"{part}/acc"] == expected[f"{part}/acc"]
-            assert found[f"{part}/loss"] == pytest.approx(expected[f"{part}/loss"], rel=1e-6)
-            if part == "test":  # image by image, whichever process had it
-                index, guesses, confidences = expected["tested"]
-                assert index == list(range(61))
-                assert found["tested"][:2] == [index, guesses]
-                assert found["tested"][2] == pytest.approx(confidences, abs=1e-3)
-
-
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     # Batch norm would see half a batch in each process; without it both must do the same. The
@@ -319,10 +265,11 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
         "        maps = self.convolution(images).relu()\n"
         "        return self.linear(maps.reshape(len(maps), -1))\n"
     )
-    losses = {}
+    losses, predictions = {}, {}
     for devices, option, runs in ((1, "trainer.gpus=0", run_one), (2, "trainer=ddp_sim", run_two)):
+        folder = tmp_path / str(devices)
         ended = runs(
-            tmp_path / f"{devices}",
+            folder,
             *(typed for typed in TINY if "gpus" not in typed),
             option,
             "model._target_=without_norm.Network",
@@ -335,6 +282,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             "data.batch_size=50",
             "trainer.precision=32-true",
             "target_accuracy=null",
+            *("+callbacks.spy._target_=watching.Spy", f"+callbacks.spy.folder={folder}"),
         )
         output = "".join(ended.outputs)
         assert not any(ended.codes), output
@@ -348,6 +296,11 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             for name, value in sorted(row.items())
             if name.endswith(("/loss", "/acc"))
         ]
+        seen = [ended.seen_by(rank) for rank in range(devices)]
+        # All test images once and in order, in each process, whichever had them.
+        assert [s["tested images"] for s in seen] == [list(range(60))] * devices
+        predictions[devices] = [s["predictions"] for s in seen]
+    assert predictions[2] == predictions[1] * 2
     assert len(losses[1]) == 3 * 4 + 2
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)
     assert losses[1][:4] != losses[1][4:8]  # it does train

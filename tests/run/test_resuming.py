@@ -4,7 +4,7 @@ import copy
 import functools
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +291,6 @@ def test_a_run_that_was_resumed_with_other_values_is_another_one() -> None:
     assert auto(*TYPED) is None
 
 
-@pytest.mark.usefixtures("_hydra")
 @pytest.mark.parametrize("resumes", [True, False])
 def test_a_start_that_was_refused_leaves_the_run_as_it_was(
     resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -300,7 +299,8 @@ def test_a_start_that_was_refused_leaves_the_run_as_it_was(
     run = begun(RUNS).absolute()
     typed = [f"resume={run}/checkpoints/last.ckpt"] if resumes else [f"hydra.run.dir={run}"]
     monkeypatch.setattr(sys, "argv", ["cifar-train", *typed, *TINY, "trainer.gpus=99"])
-    with pytest.raises(SystemExit, match="is not a checkpoint" if resumes else "gpus=99"):
+    message = "is not a checkpoint" if resumes else "gpus=99"
+    with hydra_restored(), pytest.raises(SystemExit, match=message):
         main()
     assert (run / ".hydra").exists() != resumes
     assert auto(*TYPED) == run.relative_to(tmp_path)
@@ -341,21 +341,14 @@ def test_a_sweep_goes_on_otherwise() -> None:
         resume_auto(["-m", "seed=1,2", "resume=auto"])
 
 
-@pytest.fixture
-def _hydra() -> Iterator[None]:
-    with hydra_restored():
-        yield
-
-
-@pytest.mark.usefixtures("_hydra")
-def test_two_processes_do_not_train_in_one_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["cifar-train", *TINY, f"hydra.run.dir={tmp_path}/run"])
-    with run_lock(tmp_path / "run"), pytest.raises(SystemExit) as ended:
-        main()
-    assert "Error: Another process is working on this run, in " in str(ended.value.code)
-    assert not (tmp_path / "run" / "metrics.csv").exists()
+def test_two_processes_do_not_train_in_one_folder(run_dir: Path, tmp_path: Path) -> None:
+    with run_lock(tmp_path / "new"), pytest.raises(UserError, match="Another process is working"):
+        train_locked(compose(TINY, tmp_path / "new"))
+    assert not (tmp_path / "new" / "metrics.csv").exists()
+    # A resume locks the run's own folder, whichever is composed.
+    config = compose([f"resume='{run_dir}/checkpoints/last.ckpt'"])  # as an experiment may say
+    with run_lock(run_dir), pytest.raises(UserError, match="Another process is working"):
+        train_locked(config)
 
 
 def test_a_run_is_resumed_in_its_own_folder_alone() -> None:
@@ -366,9 +359,3 @@ def test_a_run_is_resumed_in_its_own_folder_alone() -> None:
     assert [a for a in found if a.startswith("hydra.run")] == [
         f"hydra.run.dir='{Path.cwd() / RUNS / FIRST}'"
     ]
-
-
-def test_the_folder_that_is_locked_is_the_one_that_is_trained_in(run_dir: Path) -> None:
-    config = compose([f"resume='{run_dir}/checkpoints/last.ckpt'"])  # as an experiment may say
-    with run_lock(run_dir), pytest.raises(UserError, match="Another process is working"):
-        train_locked(config)

@@ -215,14 +215,7 @@ def test_a_rehearsal_says_so_at_both_ends(
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
-    program = start(
-        "train",
-        "data=shapes",
-        "logger=csv",
-        "trainer.max_epochs=4",
-        "target_accuracy=null",
-        "trainer.gpus=0",
-    )
+    program = start("train", *TINY, "trainer.max_epochs=15", "target_accuracy=null")
     wait_for(lambda: list(Path.cwd().glob("runs/train/*/checkpoints/last.ckpt")), program)
     program.send_signal(signal.SIGINT)
     output = finish(program)
@@ -231,16 +224,16 @@ def test_ctrl_c_keeps_what_was_trained_and_the_run_can_go_on() -> None:
     interrupted = read_json(folder / "metrics.json")
     assert interrupted["stopped_by"] == "interrupted"
     assert interrupted["test/acc"] is None
-    assert 1 <= interrupted["epochs"] < 4
+    assert 1 <= interrupted["epochs"] < 15
     (command,) = (line for line in output.splitlines() if "resume=" in line)
     program = start("train", command.split()[-1])
     output = finish(program)
     assert program.returncode == 0, output
     assert only("runs/train/*") == folder
     resumed = read_json(folder / "metrics.json")
-    assert (resumed["epochs"], resumed["stopped_by"]) == (4, "max_epochs")
+    assert (resumed["epochs"], resumed["stopped_by"]) == (15, "max_epochs")
     epochs = [row["epoch"] for row in read_rows(folder) if "epoch" in row and "lr" in row]
-    assert epochs == [1.0, 2.0, 3.0, 4.0]
+    assert epochs == list(range(1, 16))
 
 
 @pytest.mark.slow
