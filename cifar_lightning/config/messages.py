@@ -63,7 +63,6 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
 
 
 def _explain_os(error: OSError, config_name: str) -> str:
-    """Explain an error of the operating system, and how to write files to another folder."""
     path = error.filename2 or error.filename
     where = f" ({path})" if path else ""
     training = config_name == "train"
@@ -93,7 +92,6 @@ def _explain_os(error: OSError, config_name: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """Suggest the nearest of the known names."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if not close:  # perhaps only the groups before the last dot are wrong
         last = name.rpartition(".")[2]

@@ -16,15 +16,9 @@ from pydantic.errors import PydanticUserError
 from cifar_lightning.errors import UserError
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
-TRAINER_KEYS = (
-    "compile",
-    "deterministic",
-    "gpus",
-    "max_epochs",
-    "precision",
-)  # which the run reads
+# Those that the run reads.
+TRAINER_KEYS = ("compile", "deterministic", "gpus", "max_epochs", "precision")
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
-ANY_CLASS = ConfigDict(arbitrary_types_allowed=True)
 
 
 class Settings(TypedDict):
@@ -226,7 +220,7 @@ def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any
         if name not in hints:
             continue
         try:
-            kind = TypeAdapter(hints[name], config=ANY_CLASS)
+            kind = TypeAdapter(hints[name], config=ConfigDict(arbitrary_types_allowed=True))
             try:
                 # Lists not strictly, because YAML has them for tuples too.
                 kind.validate_python(value, strict=not isinstance(value, list))

@@ -211,7 +211,6 @@ def _pictures(run: Run, below: str) -> list[dict[str, Any]]:
 
 
 def _files(folder: Path) -> list[tuple[str, str]]:
-    """The files of a run, relative to its folder, and their sizes."""
     names = ("metrics.json", "metrics.csv", "train.log", "config.yaml")
     found = [folder / name for name in names] + sorted((folder / "checkpoints").glob("*.ckpt"))
     return [(str(f.relative_to(folder)), data_size(f.stat().st_size)) for f in found if f.is_file()]

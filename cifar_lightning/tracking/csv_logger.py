@@ -11,8 +11,6 @@ from pytorch_lightning.utilities import rank_zero_only
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.run_folder import read_rows
 
-FILE = "metrics.csv"
-
 
 class CSVLogger(Logger):
     """Writes `metrics.csv`: a row a validation, and one for the test.
@@ -31,7 +29,7 @@ class CSVLogger(Logger):
 
     def __init__(self, run_dir: str | Path, steps_done: int | None = None) -> None:
         super().__init__()
-        self._file = Path(run_dir) / FILE
+        self._file = Path(run_dir) / "metrics.csv"
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, float]] = []
         if steps_done is not None:  # steps count from 0

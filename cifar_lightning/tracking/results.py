@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from torch import nn
 
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import Budget, train_tflop
@@ -164,7 +165,6 @@ def _learning_curves(run_dir: Path, target: float | None, title: str) -> Figure:
 
 
 def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str, Figure]:
-    """Confusion matrix and accuracy by class of the test."""
     tested = classifier.tested
     if tested is None:  # as in a search
         return {}
@@ -189,10 +189,9 @@ def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
     """
     split = data.train if data.val is None else data.val
     labels = split.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
-    first = [int((split.labels == label).nonzero()[0]) for label in labels]
-    images = split.images[first]  # [classes, 3, H, W]
+    of_each = [int((split.labels == label).nonzero()[0]) for label in labels]
+    images = split.images[of_each]  # [classes, 3, H, W]
     pixels = images.permute(0, 2, 3, 1).numpy()
-    weights = saliency.first_filters(classifier.network)
     try:
         layers = saliency.feature_maps(classifier, images[:1])
         if not layers:
@@ -201,6 +200,8 @@ def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
     except Exception as error:  # a user's network may refuse; the training is not lost for that
         console.note("figures", f"the layers of this network cannot be plotted: {error}")
         return {}
+    first = next(m for m in classifier.network.modules() if isinstance(m, nn.Conv2d))
+    weights = first.weight.detach().float().cpu().numpy()  # [filters, 3, H, W]
     captions = [
         f"{data.classes[label]}\npredicted: {data.classes[prediction]}"
         for label, prediction in zip(labels, predictions.tolist(), strict=True)
@@ -208,7 +209,7 @@ def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
     maps = [(layer.name, layer.maps[0].numpy()) for layer in layers]
     seen = [(layer.name, layer.maps[:, 0].numpy()) for layer in activations if layer.spatial]
     return {
-        "filters": plots.filters(weights.numpy(), "Filters of the first layer; grey is 0"),
+        "filters": plots.filters(weights, "Filters of the first layer; grey is 0"),
         "feature_maps": plots.feature_maps(
             pixels[0], maps, "One image through the network: channels with the most contrast"
         ),

@@ -219,21 +219,20 @@ def find_folder(path: str | None) -> Path:
     Raises:
         UserError: if there is no such folder, or no run in it.
     """
-    found = [f for f in RUNS.glob("*") if RunFolder(f).is_run() or run_folders(f)]
-    newest = max(found, default=None, key=lambda f: RunFolder(f).start_time)
-    example = newest or f"{RUNS}/<date>_<time>_<name>"
     if path is None:
-        if newest is None:
+        found = [f for f in RUNS.glob("*") if RunFolder(f).is_run() or run_folders(f)]
+        if not found:
             raise UserError(f"There is no run in {RUNS.absolute()}. Name its folder: run=FOLDER.")
-        return newest
+        return max(found, key=lambda folder: RunFolder(folder).start_time)
     folder = Path(path).expanduser()
+    example = f"run={RUNS}/<date>_<time>_<name>"
     if not folder.is_dir():
         wrong = " is a file" if folder.exists() else ": there is no such folder"
-        raise UserError(f"run={path}{wrong}. Name a run's folder, as in: run={example}")
+        raise UserError(f"run={path}{wrong}. Name a run's folder, as in: {example}")
     if not RunFolder(folder).is_run() and not run_folders(folder):
         raise UserError(
             f"run={path} is not a run's folder: it has none of .hydra/overrides.yaml, "
-            f"metrics.json and metrics.csv, and no run is below it. As in: run={example}"
+            f"metrics.json and metrics.csv, and no run is below it. As in: {example}"
         )
     return folder
 

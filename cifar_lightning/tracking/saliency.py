@@ -1,4 +1,4 @@
-"""Filters, feature maps and activation maps of a network's convolutions."""
+"""Feature maps and activation maps of a network's convolutions."""
 
 from dataclasses import dataclass, replace
 
@@ -22,14 +22,6 @@ class Layer:
     name: str
     maps: Tensor
     spatial: bool
-
-
-def first_filters(network: nn.Module) -> Tensor:
-    """The weights [filters, 3, H, W] of the first convolution, on the CPU; none without one."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.weight.detach().float().cpu()
-    return torch.empty(0, 3, 1, 1)
 
 
 def feature_maps(classifier: Classifier, images: Tensor) -> list[Layer]:
