@@ -31,9 +31,7 @@ def small_data_set(above: str = "") -> Files:
     for part, count in (("train", 12), ("test", 4)):
         for i in range(count):
             kind = ("cat", "dog")[i % 2]
-            files[f"{above}{part}/{kind}/{i:05d}.png"] = png(
-                (10 * i, 0, 200 if kind == "dog" else 0)
-            )
+            files[f"{above}{part}/{kind}/{i}.png"] = png((10 * i, 0, 200 * (kind == "dog")))
     return files
 
 

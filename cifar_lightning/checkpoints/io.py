@@ -164,11 +164,7 @@ def check_finite(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
 
 
 def _check_length(content: Any) -> None:
-    """Refuse nested containers of very many values: by shared references, few bytes can hold them.
-
-    Raises:
-        ValueError: if there are more than `MAX_VALUES`.
-    """
+    """Refuse containers of very many values, which few bytes can hold by shared references."""
     count, waiting = 0, [content]
     while waiting:
         value = waiting.pop()
@@ -182,11 +178,7 @@ def _check_length(content: Any) -> None:
 
 
 def _check_counts(progress: Any) -> None:
-    """Refuse negative counts of epochs and steps, from which a run could train without end.
-
-    Raises:
-        ValueError: if a count is negative or not a number.
-    """
+    """Refuse negative counts of epochs and steps, from which a run could train without end."""
     if isinstance(progress, int | float) and not progress >= 0:
         raise ValueError(f"{progress} is not a count")
     if isinstance(progress, list):
@@ -199,11 +191,7 @@ def _check_counts(progress: Any) -> None:
 
 
 def _check_uncompressed(path: Path) -> None:
-    """Refuse a compressed file, which PyTorch reads but never writes: it could fill the memory.
-
-    Raises:
-        ValueError: if the content is larger than the file.
-    """
+    """Refuse a compressed file, which PyTorch reads but never writes: it could fill the memory."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())

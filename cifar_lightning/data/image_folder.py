@@ -167,9 +167,6 @@ def _decode_all(path: Path, resize_to: int | None) -> dict[str, Any]:
     Returns:
         `train_images`, `test_images` (uint8 [N, 3, H, W]), `train_labels`, `test_labels`
         (int64 [N]) and `classes` (names, sorted).
-
-    Raises:
-        UserError: if the images cannot be used; says which and why.
     """
     with open_source(path) as (names, read):
         found = _find_images(path, names)

@@ -109,11 +109,7 @@ def export(config: DictConfig) -> dict[str, Any]:
 
 
 def _check(config: DictConfig) -> None:
-    """Check format, output and packages before torch is imported.
-
-    Raises:
-        UserError: if one of them is wrong or missing.
-    """
+    """Check format, output and packages before torch is imported."""
     from cifar_lightning.errors import UserError
 
     kind, output = config.format, config.output

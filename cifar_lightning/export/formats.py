@@ -61,12 +61,7 @@ def _program(classifier: Classifier, memory_format: torch.memory_format) -> Any:
 
 
 def onnx_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """An ONNX model: input `images` uint8 [batch, 3, H, W], output `logits` [batch, classes].
-
-    Args:
-        classifier: float32, on the CPU.
-        metadata: values that are not text become JSON.
-    """
+    """An ONNX model: input `images` uint8 [batch, 3, H, W], output `logits` [batch, classes]."""
     import onnx
 
     # Not channels_last, which ONNX lacks: it would become a gather.
@@ -102,39 +97,15 @@ def run_onnx(file: Path) -> Runner:
 
 
 def pt2_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """A program of `torch.export`, with the metadata as JSON in its extra file `metadata.json`.
-
-    Args:
-        classifier: float32, on the CPU.
-        metadata: primitives.
-    """
+    """A program of `torch.export`, with the metadata as JSON in its extra file `metadata.json`."""
     content = io.BytesIO()
     program = _program(classifier, torch.channels_last)
     torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
     return content.getvalue()
 
 
-def run_pt2(file: Path) -> Runner:
-    """A function that runs a program of `torch.export`."""
-    return _in_inference_mode(torch.export.load(io.BytesIO(file.read_bytes())).module())
-
-
-def _in_inference_mode(module: nn.Module) -> Runner:
-    def run(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = module(images)
-        return logits
-
-    return run
-
-
 def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """The network's weights under their names; there is no graph.
-
-    Args:
-        classifier: float32, on the CPU.
-        metadata: values that are not text become JSON.
-    """
+    """The network's weights under their names; there is no graph."""
     from safetensors.torch import save
 
     # Copies: the format supports neither strides nor shared weights.
@@ -145,27 +116,25 @@ def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
     return save(weights, _as_text(metadata))
 
 
-def run_safetensors(file: Path, network: nn.Module) -> Runner:
-    """A function that runs a network with weights and normalisation of a file.
+def make_file(kind: str, classifier: Classifier, metadata: dict[str, Any]) -> bytes:
+    """The content of a file in a format.
 
     Args:
-        file: with the weights of all layers of the network.
-        network: changed in place.
+        kind: `onnx`, `pt2` or `safetensors`.
+        classifier: float32, on the CPU.
+        metadata: primitives; in onnx and safetensors, values that are not text become JSON.
     """
-    return _in_inference_mode(with_weights(network, *read_weights(file)))
-
-
-def make_file(kind: str, classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """The content of a file in a format; see the function of each."""
     make = {"onnx": onnx_file, "pt2": pt2_file, "safetensors": safetensors_file}[kind]
     return make(classifier, metadata)
 
 
 def run_file(kind: str, file: Path, network: nn.Module) -> Runner:
-    """A function that runs a file; `network` is for weights without a graph."""
-    if kind == "safetensors":
-        return run_safetensors(file, network)
-    return {"onnx": run_onnx, "pt2": run_pt2}[kind](file)
+    """A function that runs a file; `network`, changed in place, gets weights without a graph."""
+    if kind == "onnx":
+        return run_onnx(file)
+    if kind == "pt2":
+        return torch.export.load(io.BytesIO(file.read_bytes())).module()
+    return with_weights(network, *read_weights(file))
 
 
 def _as_text(metadata: dict[str, Any]) -> dict[str, str]:

@@ -126,10 +126,6 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
             r"its weights do not fit .*DilatedDW here .*Missing key",
         ),
         (
-            in_network(lambda network: network.update(num_classes=9)),
-            r"its weights do not fit .*size mismatch",
-        ),
-        (
             lambda content: (
                 content["hyper_parameters"].update(version="9.9.9")
                 or content["hyper_parameters"]["network"].update(width=3)
@@ -138,14 +134,6 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
         ),
         (
             in_network(lambda network: network.pop("_target_")),
-            "of a version that this one .* does not know",
-        ),
-        (
-            lambda content: content["hyper_parameters"].pop("network"),
-            "of a version that this one .* does not know",
-        ),
-        (
-            lambda content: content["hyper_parameters"].update(mean=[0.5, float("nan"), 0.5]),
             "of a version that this one .* does not know",
         ),
         (
@@ -162,15 +150,8 @@ def test_a_checkpoint_that_does_not_fit_is_named_in_one_message(
         run.rebuild(best)
 
 
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.ckpt").write_bytes(b"hello")
-    torch.save({"weights": torch.ones(1)}, tmp_path / "y.ckpt")
-    torch.save(torch.ones(3), tmp_path / "tensor.ckpt")
-    for name, message in (
-        ("x.ckpt", "is not a checkpoint of cifar-lightning"),
-        ("y.ckpt", "is not a checkpoint of cifar-lightning"),
-        ("tensor.ckpt", "is not a checkpoint of cifar-lightning"),
-        ("z.ckpt", "there is no such file"),
-    ):
-        with pytest.raises(UserError, match=message):
-            io.read_checkpoint(tmp_path / name)
+@pytest.mark.parametrize("content", [None, [], {"weights": torch.ones(1)}, torch.ones(3)])
+def test_a_file_that_is_no_checkpoint_is_named(content: object, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="is not a checkpoint of cifar-lightning"):
+        io.read_checkpoint(tmp_path / "x.ckpt")
