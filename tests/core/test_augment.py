@@ -75,10 +75,6 @@ def test_shift_is_a_crop_from_the_reflection_padded_image() -> None:
     assert seen == set(crops)  # every offset comes up
 
 
-def test_shift_by_zero_changes_nothing() -> None:
-    assert torch.equal(random_shift(same_image(), 0, generator()), same_image())
-
-
 @pytest.mark.parametrize("max_shift", [-1, 9])
 def test_shift_refuses_what_reflection_cannot_fill(max_shift: int) -> None:
     with pytest.raises(ValueError, match=f"from 0 to 8, not {max_shift}"):

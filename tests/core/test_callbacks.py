@@ -76,10 +76,6 @@ def test_the_clock_goes_on_after_a_resume() -> None:
     assert second.images_per_s == 80.0
 
 
-def test_no_images_make_no_rate() -> None:
-    assert Throughput().images_per_s == 0.0
-
-
 @pytest.mark.parametrize("target", [0.1, 0.7, 0.8, 0.9])
 def test_a_target_is_reached_by_the_float32_nearest_to_it(target: float) -> None:
     without_margin = TargetReached(target, confidence=0.5)

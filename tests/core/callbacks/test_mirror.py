@@ -18,7 +18,6 @@ from cifar_lightning.training.callbacks.mirror import (
     MirrorSymmetry,
     mirror_channels,
     mirror_index,
-    partners_of,
     symmetrise,
     symmetrise_statistics,
 )
@@ -87,14 +86,6 @@ def test_a_symmetric_gradient_is_that_of_the_images_and_the_mirrored_images(
         assert torch.allclose(ours, mean, atol=1e-12)
 
 
-def test_an_image_of_the_image_is_the_image() -> None:
-    network, _, index = symmetric(DilatedDW())
-    assert torch.equal(index[index], torch.arange(257_856))
-    before = [p.detach().clone() for p in network.parameters()]
-    symmetrise([p.data for p in network.parameters()], index)
-    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-
-
 def test_convolutions_that_start_as_the_identity_stay_it() -> None:
     network = symmetric(DilatedDW())[0].float()
     convolution = network.get_submodule("layers.12")
@@ -116,21 +107,6 @@ def test_whitened_filters_find_their_mirror_images() -> None:
     for filter_, partner in enumerate(partners.tolist()):
         mirrored = first.weight[filter_].flip(-1)
         assert (mirrored - first.weight[partner]).norm() < 0.2 * mirrored.norm()
-
-
-def test_filters_without_a_mirror_image_pair_in_order() -> None:
-    filters = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(0))
-    filters[1] = filters[3].flip(-1)
-    first = nn.Conv2d(3, 5, 3)
-    first.weight.data = filters
-    assert mirror_channels(first).tolist() == [2, 3, 0, 1, 4]
-
-
-def test_further_channels_pair_with_neighbours() -> None:
-    first = torch.tensor([0, 2, 1])
-    assert partners_of(3, first).tolist() == [0, 2, 1]
-    assert partners_of(8, first).tolist() == [0, 2, 1, 4, 3, 6, 5, 7]
-    assert partners_of(2, first).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(
