@@ -98,7 +98,7 @@ def read_record(folder: RunFolder) -> DictConfig:
     """
     file = folder.config
     try:
-        content: Any = OmegaConf.to_container(load_yaml(file))
+        content = load_yaml(file)
         if not isinstance(content, dict):
             raise TypeError("it holds no keys")
         for part in ("callbacks", "choices", "data", "trainer"):

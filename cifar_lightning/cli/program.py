@@ -132,11 +132,7 @@ def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
 
 @contextlib.contextmanager
 def _signals_and_environment(full_error: bool) -> Iterator[None]:
-    """Turn SIGTERM into an exception, and have Hydra raise errors instead of printing them.
-
-    Args:
-        full_error: whether the user has asked for tracebacks.
-    """
+    """Turn SIGTERM into an exception, and have Hydra raise errors instead of printing them."""
     # An exception, so that no file is left half written.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -158,11 +154,7 @@ def _is_completion_query(arguments: Sequence[str]) -> bool:
 
 
 def _prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]] | None) -> list[str]:
-    """The arguments for Hydra in this process of a run.
-
-    Raises:
-        UserError: for arguments that are invalid.
-    """
+    """The arguments for Hydra in this process of a run."""
     if prepare is not None:
         arguments = prepare(arguments)
     arguments = prepare_arguments(arguments)

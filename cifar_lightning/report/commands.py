@@ -10,10 +10,10 @@ from cifar_lightning.errors import UserError
 def train_command(overrides: Sequence[str], multirun: bool = False) -> str:
     """The shell command that trains with these overrides."""
     words = ["python", "-m", "cifar_lightning.train", *(["-m"] if multirun else [])]
-    return shlex.join([*words, *(as_typed(override, multirun) for override in overrides)])
+    return shlex.join([*words, *(_as_typed(override, multirun) for override in overrides)])
 
 
-def as_typed(override: str, multirun: bool = False) -> str:
+def _as_typed(override: str, multirun: bool = False) -> str:
     """An override without the quotes that `prepare_arguments` put around a path."""
     key, _, value = override.partition("=")
     if len(value) < 2 or value[0] != "'" or value[-1] != "'":

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cifar_lightning.report.charts import inline_svg, png_width, target_line
-from cifar_lightning.report.commands import as_typed, train_command
+from cifar_lightning.report.commands import train_command
 from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.plots.curves import learning_curve
 from cifar_lightning.tracking.run_folder import Run, RunFolder
@@ -38,18 +38,11 @@ CARDS: dict[str, tuple[str, Any]] = {
     "test/acc": ("test accuracy", percent),
     "val/acc": ("validation accuracy", percent),
     "seconds_to_target": ("to the target", seconds),
-    "train_seconds": ("of training", seconds),
+    "train_seconds": ("of training, without validation", seconds),
     "epochs": ("epochs", plain),
     "images_per_s": ("images/s", count),
     "train_tflop": ("TFLOP", plain),
     "params": ("parameters", count),
-}
-TIMING: dict[str, tuple[str, Any]] = {
-    "train_seconds": ("training, without validation and set-up", seconds),
-    "seconds_to_target": ("of it, to the target", seconds),
-    "images_per_s": ("images/s", count),
-    "train_images": ("images trained on", count),
-    "train_tflop": ("compute, TFLOP", plain),
 }
 ENVIRONMENT: dict[str, tuple[str, Any]] = {
     "device": ("device", str),
@@ -92,9 +85,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "evaluate_command": shlex.join(
             ["python", "-m", "cifar_lightning.evaluate", f"checkpoint={folder.best}"]
         ),
-        "overrides": [as_typed(f"{k}={v}" if v else k) for k, v in run.settings.items()],
         "choices": run.choices,
-        "timing": facts(metrics, TIMING),
         "environment": facts(metrics, ENVIRONMENT),
         "commands": [train_command(overrides) for overrides in (run.overrides, *run.resumed)]
         if run.recorded

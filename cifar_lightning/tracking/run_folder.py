@@ -284,7 +284,9 @@ def read_config_dir(folder: Path) -> str | None:
 
 
 def load_yaml(file: Path) -> Any:
-    """Read a YAML file of a run, such as its record, which may be from elsewhere.
+    """The content of a YAML file of a run, which may be from elsewhere.
+
+    Interpolations stay as written: `${hydra:job.num}` can be resolved only within the run.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -297,7 +299,7 @@ def load_yaml(file: Path) -> Any:
         text = file.read_text()
         if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ValueError("it has aliases, *NAME, which no record of a run has")
-        return OmegaConf.load(file)
+        return OmegaConf.to_container(OmegaConf.load(file))
     except FileNotFoundError:
         raise
     except Exception as error:  # PyYAML and OmegaConf have no base class in common
@@ -305,12 +307,8 @@ def load_yaml(file: Path) -> Any:
 
 
 def _read_yaml(file: Path, problems: list[str]) -> Any:
-    """The content of a YAML file, with interpolations as written; None if there is none.
-
-    `${hydra:job.num}`, for example, can be resolved only within the run.
-    """
     try:
-        return OmegaConf.to_container(load_yaml(file))
+        return load_yaml(file)
     except FileNotFoundError:
         return None
     except UserError as error:
@@ -361,14 +359,7 @@ def _read_metrics(file: Path, problems: list[str]) -> dict[str, Any]:
 def _status_of(
     folder: Path, metrics: dict[str, Any], rows: Sequence[dict[str, float]], since: str
 ) -> tuple[str, str]:
-    """One of `STATUSES`, and the reason where it is not `finished`.
-
-    Args:
-        folder: of the run.
-        metrics: of its `metrics.json`; empty before it is over.
-        rows: of its `metrics.csv`.
-        since: the time of its last start, or empty; earlier errors do not count.
-    """
+    """One of `STATUSES`, and the reason where it is not `finished`; `since` is the last start."""
     # A test's row has the epoch begun; float32 differs from the rounded value.
     trained = max((row.get("epoch", 0) for row in rows if "test/acc" not in row), default=0)
     if metrics and trained <= metrics["epochs"] + 1e-4:
@@ -389,12 +380,7 @@ def _status_of(
 
 
 def _last_error(lines: Sequence[str], since: str) -> str:
-    """The last error in a run's log, without its traceback; empty if there is none.
-
-    Args:
-        lines: of the log.
-        since: the time of the last start; errors of earlier ones do not count.
-    """
+    """The last error in a run's log since a time, without its traceback; empty without one."""
     message: list[str] = []
     within = False
     for line in lines:

@@ -279,7 +279,6 @@ def test_a_run_without_a_record_of_what_was_typed_claims_no_command(one: Path) -
     for text in (page.read_text(), page.with_suffix(".md").read_text()):
         assert "Not recorded." in text
         assert "cifar_lightning.train" not in text
-        assert "all settings are the defaults" not in text
 
 
 def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
