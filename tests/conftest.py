@@ -16,6 +16,8 @@ from cifar_lightning.data import ShapesData
 from cifar_lightning.system import jobs
 from cifar_lightning.train import train
 
+Compose = Callable[..., DictConfig]
+
 # What a shell starts by & ignores Ctrl-C, as would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -61,7 +63,7 @@ def _away_from_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Callable[..., DictConfig]:
+def tiny(tmp_path: Path) -> Compose:
     """Composes a tiny run on generated images, with overrides, in a folder of the test."""
 
     def compose_tiny(*overrides: str, run_dir: str = "run") -> DictConfig:

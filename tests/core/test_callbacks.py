@@ -1,6 +1,5 @@
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import weights_of
-from omegaconf import DictConfig
+from conftest import Compose
 from programs import read_json
 from torch import Tensor
 
@@ -19,8 +18,6 @@ from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks import TargetReached, Throughput, validation_threshold
 from cifar_lightning.training.module import Batch, Classifier
-
-Compose = Callable[..., DictConfig]
 
 
 def test_training_stops_at_the_first_validation_that_reaches_the_target(tiny: Compose) -> None:

@@ -1,11 +1,10 @@
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import Bomb
-from omegaconf import DictConfig
+from conftest import Compose
 from programs import read_json
 from test_classifier import classifier, images
 from torch import Tensor, nn
@@ -18,8 +17,6 @@ from cifar_lightning.models.budget import train_tflop
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.distillation import Distillation
-
-Compose = Callable[..., DictConfig]
 
 
 def linear() -> nn.Module:

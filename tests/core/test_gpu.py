@@ -1,13 +1,12 @@
 """What only a GPU can show; `make test-gpu`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import exist
-from omegaconf import DictConfig
+from conftest import Compose, exist
 
 from cifar_lightning import run
 from cifar_lightning.run import fit
@@ -15,7 +14,6 @@ from cifar_lightning.train import train
 from cifar_lightning.training.module import Batch
 
 pytestmark = pytest.mark.gpu
-Compose = Callable[..., DictConfig]
 
 ON_GPU = ("trainer.gpus=1", "target_accuracy=null")
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
-from omegaconf import DictConfig
+from conftest import TINY, Compose
 from programs import (
     Program,
     finish_all,
@@ -30,8 +29,6 @@ from cifar_lightning.config.compose import PACKAGE
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
-
-Compose = Callable[..., DictConfig]
 
 # What each process sees and has: written by every rank to a file of its own.
 WATCHING = """

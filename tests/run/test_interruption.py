@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TINY, exist
+from conftest import TINY, Compose, exist
 from omegaconf import DictConfig
 from programs import (
     finish,
@@ -35,8 +35,6 @@ from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks import Interruption
 from cifar_lightning.training.module import Classifier
-
-Compose = Callable[..., DictConfig]
 
 
 class Dropping(DilatedDW):
@@ -79,28 +77,16 @@ def run_told(config: DictConfig, told: Told) -> Any:
     return getattr(ending.value, "code", 130)
 
 
-def same(one: Any, other: Any) -> bool:
-    """To the bit, at any depth."""
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return bool(one == other)
-
-
 def assert_the_same_run(one: Path, other: Path) -> None:
     for name in ("best.ckpt", "last.ckpt"):
         a, b = (
             torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (one, other)
         )
-        for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
-            assert same(a[part], b[part]), (name, part)
-        for part in ("fit_scores", "random_state"):
-            assert same(a[part], b[part]), (name, part)
-        for callback in a["callbacks"].keys() & {"TargetReached", "GradientNorm"}:
-            assert same(a["callbacks"][callback], b["callbacks"][callback]), (name, callback)
+        parts = ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch")
+        for part in (*parts, "fit_scores", "random_state"):
+            torch.testing.assert_close(a[part], b[part], rtol=0, atol=0)
+        for part in a["callbacks"].keys() & {"TargetReached", "GradientNorm"}:
+            torch.testing.assert_close(a["callbacks"][part], b["callbacks"][part], rtol=0, atol=0)
     rows = [
         [{k: v for k, v in row.items() if "throughput" not in k} for row in read_rows(folder)]
         for folder in (one, other)
@@ -110,7 +96,7 @@ def assert_the_same_run(one: Path, other: Path) -> None:
 
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
 HALVES = "trainer.val_check_interval=0.5"
-REVISIT = ("callbacks=hard_examples", "callbacks.hard_examples.fraction=0.5")
+REPLAY = ("callbacks=hard_examples", "callbacks.hard_examples.fraction=0.5")
 TO_TARGET = [*TINY, "target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
 # Signals one after the other, each with the step of the checkpoint that it leaves.
 MOMENTS = [(Told(TERM, "batch", 1, 2), 9), (Told(INT, "validation", 2, 2), 15)]
@@ -123,7 +109,7 @@ MORE_MOMENTS = [
         ],
         [],
     ),
-    ([(Told(TERM, "batch", 1, 7), 17)], REVISIT),
+    ([(Told(TERM, "batch", 1, 7), 17)], REPLAY),
     (
         [(Told(TERM, "batch", 0, 0), 1), (Told(TERM, "batch", 1, 2), 5)],
         ["optimizer=sgd", "+trainer.accumulate_grad_batches=2"],
@@ -166,7 +152,7 @@ def test_a_run_that_is_killed_again_and_again_is_resumed_to_the_bit(
     tiny: Compose, tmp_path: Path
 ) -> None:
     """By SIGKILL, in processes of their own; at most an epoch is lost each time."""
-    options = ["target_accuracy=1.0", HALVES, *REVISIT, "trainer.max_epochs=3"]
+    options = ["target_accuracy=1.0", HALVES, *REPLAY, "trainer.max_epochs=3"]
     train(tiny(*options))
     (tmp_path / "run").rename(tmp_path / "whole")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from checkpoints import changed_record
-from conftest import TINY
+from conftest import TINY, Compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from programs import hydra_restored
@@ -23,8 +23,6 @@ from cifar_lightning.system.locks import run_lock
 from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import main, train, train_locked
-
-Compose = Callable[..., DictConfig]
 
 TYPED = ("data=shapes", "optimizer.lr=0.05", "seed=3")
 FIRST, SECOND, THIRD = (f"2026-01-0{day}_00-00-00-000000_x" for day in (1, 2, 3))

@@ -1,15 +1,12 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig
+from conftest import Compose
 from programs import read_json
 
 from cifar_lightning import run
 from cifar_lightning.errors import UserError
-
-Compose = Callable[..., DictConfig]
 
 
 def test_class_count_and_image_size_travel_from_the_data_to_the_network(tiny: Compose) -> None:

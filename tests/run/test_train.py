@@ -2,13 +2,12 @@
 
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from checkpoints import weights_of
-from conftest import TINY, needs_cifar10
+from conftest import TINY, Compose, needs_cifar10
 from omegaconf import DictConfig
 from programs import finish, only, read_json, start, wait_for
 
@@ -19,8 +18,6 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.module import Classifier
-
-Compose = Callable[..., DictConfig]
 
 METRICS = [
     "data",

@@ -1,18 +1,14 @@
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import exist
-from omegaconf import DictConfig
+from conftest import Compose, exist
 from torch._inductor.cpp_builder import cpp_compiler_search
 
 from cifar_lightning import run
 from cifar_lightning.run import fit
 from cifar_lightning.run.compile import WarmUp
 from cifar_lightning.train import train
-
-Compose = Callable[..., DictConfig]
 
 
 @pytest.mark.slow

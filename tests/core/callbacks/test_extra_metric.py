@@ -1,11 +1,9 @@
 """A metric beside loss and accuracy."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
-from omegaconf import DictConfig
+from conftest import TINY, Compose
 from programs import finish_all, read_json, start_two
 
 from cifar_lightning.errors import UserError
@@ -13,7 +11,6 @@ from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks.extra_metric import ExtraMetric
 
-Compose = Callable[..., DictConfig]
 OF_CLASSES = "torchmetrics.classification.Multiclass"
 
 

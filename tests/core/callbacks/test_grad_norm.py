@@ -1,5 +1,4 @@
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,8 +6,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import Compose
 from fake_gpu import copies_of_an_epoch
-from omegaconf import DictConfig
 from test_callbacks import Diverging
 from torch import Tensor
 
@@ -18,8 +17,6 @@ from cifar_lightning.run import fit
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks.grad_norm import GradientNorm
-
-Compose = Callable[..., DictConfig]
 
 
 class Halves(pl.Callback):

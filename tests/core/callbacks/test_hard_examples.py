@@ -1,9 +1,7 @@
-from collections.abc import Callable
-
 import pytest
 import torch
+from conftest import Compose
 from fake_gpu import copies_of_an_epoch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from cifar_lightning import run
@@ -12,8 +10,6 @@ from cifar_lightning.run import fit
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks.hard_examples import HardExampleReplay
 from cifar_lightning.training.module import Batch, Classifier
-
-Compose = Callable[..., DictConfig]
 
 
 def test_the_hardest_images_come_again_at_the_end_of_each_epoch(

@@ -1,13 +1,12 @@
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import Compose
 from fake_gpu import copies_of_an_epoch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from cifar_lightning import run
@@ -21,8 +20,6 @@ from cifar_lightning.training.callbacks.mirror import (
     symmetrise,
     symmetrise_statistics,
 )
-
-Compose = Callable[..., DictConfig]
 
 
 def images(n: int = 8, size: int = 32) -> Tensor:

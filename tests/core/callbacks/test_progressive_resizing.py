@@ -1,8 +1,6 @@
-from collections.abc import Callable
-
 import pytest
+from conftest import Compose
 from fake_gpu import copies_of_an_epoch
-from omegaconf import DictConfig
 from torch import Tensor
 
 from cifar_lightning.errors import UserError
@@ -10,8 +8,6 @@ from cifar_lightning.models import DilatedDW
 from cifar_lightning.models.budget import count
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks.progressive_resizing import ProgressiveResizing
-
-Compose = Callable[..., DictConfig]
 
 LOW = (
     "callbacks=progressive_resizing",
