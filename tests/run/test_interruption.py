@@ -248,7 +248,7 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint(
 def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
     """Told one process alone, at a step that is its own."""
     options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
-    options += ["plots=true", "data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
+    options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
     two = start_two("train", *options, "trainer.max_epochs=200")
     wait_for(lambda: list(tmp_path.glob(LAST)), two[0])
     two[1].send_signal(TERM)
