@@ -3,8 +3,8 @@
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -86,8 +86,8 @@ def _files_below(top: Path) -> tuple[list[Path], list[Path]]:
 
 
 def map_images(
-    decode: Callable[[Item], Result], items: Sequence[Item], size: int, threads: Executor
-) -> Iterable[Result]:
+    decode: Callable[[Item], Result], items: Sequence[Item], size: int
+) -> Iterator[Result]:
     """Apply `decode` to each item, in order; in threads if the images are large.
 
     Small images take three times as long in threads, which wait for one another.
@@ -96,12 +96,15 @@ def map_images(
         decode: decodes one image.
         items: its arguments, one per image.
         size: of all files together, in bytes.
-        threads: used for large images.
 
-    Returns:
+    Yields:
         The results, in order.
     """
-    return threads.map(decode, items) if size > LARGE_FILE * len(items) else map(decode, items)
+    if size > LARGE_FILE * len(items):
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            yield from threads.map(decode, items)
+    else:
+        yield from map(decode, items)
 
 
 def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np.uint8]:

@@ -5,7 +5,6 @@ import io
 import os
 import warnings
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -259,7 +258,6 @@ def _decode_images(
     arrays: dict[str, NDArray[np.uint8]] = {}
     size: tuple[int, ...] = ()
     with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
         Progress(transient=True) as progress,
         warnings.catch_warnings(action="ignore"),  # Pillow's, about odd files that it can read
     ):
@@ -267,7 +265,7 @@ def _decode_images(
         # Files are read by this thread alone, in the archive's order.
         for contents in _chunks(names, read):
             size_of_files = sum(len(content) for _, content in contents)
-            decoded = map_images(decode_one, contents, size_of_files, threads)
+            decoded = map_images(decode_one, contents, size_of_files)
             for (name, _), array in zip(contents, decoded, strict=True):
                 if not size:
                     size = array.shape

@@ -38,8 +38,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.predict import classify, predictions
     from cifar_lightning.run.inference import Inference
 
-    kinds = {"images": str | None, "output": str | None, "batch_size": int}
-    validate.check_values("", kinds, {key: config[key] for key in kinds})
+    validate.check_values("", {"batch_size": int}, config)
     if config.batch_size < 1:
         raise UserError(f"batch_size={config.batch_size} is not a count from 1.")
     found = find_checkpoint(config.checkpoint)

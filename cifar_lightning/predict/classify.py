@@ -1,11 +1,9 @@
 """Decodes and classifies image files in chunks."""
 
 import contextlib
-import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +47,13 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
     )
     started = time.perf_counter()
     with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
         Progress(transient=True) as progress,
         warnings.catch_warnings(action="ignore"),  # Pillow's, for odd files that it can read
     ):
         task = progress.add_task(f"Classifying {len(paths):,} images", total=len(paths))
         for start in range(0, len(paths), chunk_size):
             images: dict[Path, Image] = {}
-            for path, image in _decoded(paths[start : start + chunk_size], size, threads):
+            for path, image in _decoded(paths[start : start + chunk_size], size):
                 if isinstance(image, str):
                     found.broken[path] = image
                 else:
@@ -70,14 +67,12 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
         if found.rows:
             shown = sorted({i * len(found.rows) // ON_SHEET for i in range(ON_SHEET)})
             files = [Path(str(found.rows[position]["image"])) for position in shown]
-            decoded = zip(shown, _decoded(files, size, threads), strict=True)
+            decoded = zip(shown, _decoded(files, size), strict=True)
             found.sheet = {at: image for at, (_, image) in decoded if not isinstance(image, str)}
     return found
 
 
-def _decoded(
-    paths: Sequence[Path], size: int, threads: Executor
-) -> Iterator[tuple[Path, Image | str]]:
+def _decoded(paths: Sequence[Path], size: int) -> Iterator[tuple[Path, Image | str]]:
     """Decode images to [size, size, 3]; where that fails, give the reason instead."""
 
     def decode(path: Path) -> Image | str:
@@ -86,8 +81,7 @@ def _decoded(
         except ValueError as error:
             return str(error)
 
-    decoded = map_images(decode, paths, sum(map(_bytes_of, paths)), threads)
-    return zip(paths, decoded, strict=True)
+    return zip(paths, map_images(decode, paths, sum(map(_bytes_of, paths))), strict=True)
 
 
 def _bytes_of(file: Path) -> int:
