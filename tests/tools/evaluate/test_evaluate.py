@@ -16,6 +16,7 @@ from cifar_lightning import run
 from cifar_lightning.config.compose import compose
 from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.data import ShapesData
+from cifar_lightning.data.shapes import SHAPES
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.evaluate import evaluate, evaluation, main
 from cifar_lightning.evaluate.corruptions import CORRUPTIONS
@@ -161,7 +162,7 @@ def test_data_too_small_for_a_training_can_be_evaluated_with_other_settings(
 ) -> None:
     generator = np.random.default_rng(0)
     for part, count in (("train", 1), ("test", 3)):
-        for name in ShapesData().load().classes:
+        for name in SHAPES:
             folder = tmp_path / "small" / part / name
             folder.mkdir(parents=True)
             for number in range(count):
