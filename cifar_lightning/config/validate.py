@@ -7,10 +7,10 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from cifar_lightning.errors import UserError
@@ -19,19 +19,19 @@ PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer"
 # Those that the run reads.
 TRAINER_KEYS = ("compile", "deterministic", "gpus", "max_epochs", "precision")
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
-
-
-class Settings(TypedDict):
-    """Types of the values at the configuration's top level; the others' are in signatures."""
-
-    seed: int
-    target_accuracy: float | None
-    target_confidence: float
-    label_smoothing: float
-    cutmix: float
-    teacher: NotRequired[str | None]
-    plots: bool
-    rehearse_without_data: bool
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+# Types of the values at the configuration's top level; the others' are in signatures.
+SETTINGS: dict[str, Any] = {
+    "seed": int,
+    "target_accuracy": Share | None,
+    "target_confidence": Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)],
+    "label_smoothing": float,
+    "cutmix": Share,
+    "plots": bool,
+    "rehearse_without_data": bool,
+}
+SETTINGS_OF_TRAINER = {"compile": bool, "max_epochs": Count, "num_nodes": Count}
 
 
 def check_config(config: DictConfig) -> None:
@@ -42,8 +42,8 @@ def check_config(config: DictConfig) -> None:
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_presence(values)
-    check_values("", get_type_hints(Settings), values)
-    check_values("trainer.", {"compile": bool}, values["trainer"])
+    check_values("", SETTINGS | {"teacher": str | None}, values)
+    check_values("trainer.", SETTINGS_OF_TRAINER, values["trainer"])
     for key in PARTS:
         check_part(key, values[key])
     if values.get("teacher") is not None or "distillation" in values:
@@ -52,14 +52,21 @@ def check_config(config: DictConfig) -> None:
         for name, part in values[group].items():
             if part is not None:  # null removes it
                 check_part(f"{group}.{name}", part)
-    _check_ranges(values)
+    interval = values["trainer"].get("val_check_interval")
+    if isinstance(interval, int | float) and not interval > 0:
+        raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
+    if values["target_accuracy"] is not None and values["data"].get("val_size") == 0:
+        raise UserError(
+            "data.val_size=0 leaves no validation images to measure the target on: set "
+            "target_accuracy=null too."
+        )
     _check_last_folder(values)
 
 
 def _check_presence(values: Any) -> None:
     """Refuse a configuration that lacks a key, or has a value where a group is needed."""
     groups = (*PARTS, "budget", "callbacks", "logger")
-    _refuse_missing("", values, (*sorted(Settings.__required_keys__), *groups))
+    _refuse_missing("", values, (*sorted(SETTINGS), *groups))
     for key in groups:
         if not isinstance(values[key], dict):
             raise UserError(
@@ -75,40 +82,6 @@ def _refuse_missing(prefix: str, values: Mapping[str, Any], keys: Iterable[str])
     missing = ", ".join(f"{prefix}{key}" for key in keys if key not in values)
     if missing:
         raise UserError(f"{missing} cannot be removed. Set it to another value.")
-
-
-def _check_ranges(values: Any) -> None:
-    """Refuse values of the right type that are out of range, and that no constructor checks."""
-    target, trainer = values["target_accuracy"], values["trainer"]
-    epochs, nodes = trainer["max_epochs"], trainer.get("num_nodes", 1)
-    interval, confidence = trainer.get("val_check_interval"), values["target_confidence"]
-    cutmix = values["cutmix"]
-    ranges = (
-        (
-            "target_accuracy",
-            target,
-            target is None or 0 <= target <= 1,
-            "from 0 to 1, as 0.8, or null",
-        ),
-        ("target_confidence", confidence, 0.5 <= confidence < 1, "from 0.5 to below 1, as 0.9"),
-        ("cutmix", cutmix, 0 <= cutmix <= 1, "from 0 to 1, as 0.5"),
-        ("trainer.max_epochs", epochs, isinstance(epochs, int) and epochs >= 1, "a count from 1"),
-        ("trainer.num_nodes", nodes, isinstance(nodes, int) and nodes >= 1, "a count from 1"),
-        (
-            "trainer.val_check_interval",
-            interval,
-            not isinstance(interval, int | float) or interval > 0,
-            "above 0",
-        ),
-    )
-    for key, value, fits, range_ in ranges:
-        if not fits:
-            raise UserError(f"{key}={_in_yaml(value)} is not {range_}.")
-    if target is not None and values["data"].get("val_size") == 0:
-        raise UserError(
-            "data.val_size=0 leaves no validation images to measure the target on: set "
-            "target_accuracy=null too."
-        )
 
 
 def _check_last_folder(values: Any) -> None:
