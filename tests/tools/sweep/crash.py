@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ class Crash(pl.Callback):
     """Ends the job in one of many ways, until there is a file `fixed` in the working directory.
 
     Args:
-        how: `raise`, `exit`, `_exit`, `kill`, `diverge`, `preempt`; others do nothing.
+        how: `raise`, `kill`, `diverge`, `preempt`; others do nothing.
         number: of the job; unused.
     """
 
@@ -30,10 +29,6 @@ class Crash(pl.Callback):
             return
         if self.how == "raise":
             raise RuntimeError("a fault of the callback")
-        if self.how == "exit":
-            sys.exit(0)
-        if self.how == "_exit":
-            os._exit(3)
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "diverge":

@@ -199,8 +199,6 @@ def test_a_folder_without_a_sweep_is_named(value: str) -> None:
 # What ends it, and what the table says of it.
 ENDS = {
     "raise": "a fault of the callback",
-    "exit": "Its process ended with exit code 0 before the work was done.",
-    "_exit": "Its process ended with exit code 3 before the work was done.",
     "kill": "Its process was ended by SIGKILL, as the system does when memory runs out.",
     "diverge": "The loss became NaN or infinite: step 8, in epoch 2 (learning rate ",
 }
@@ -294,7 +292,7 @@ def test_however_jobs_end_the_others_run_and_a_table_names_the_causes(broken: Br
     said = broken.said
     for how, cause in ENDS.items():
         assert f"failed: {runs[how].name} (callbacks.crash.how={how}): {cause}" in said
-    assert "6 runs: 1 finished, 5 failed." in said
+    assert "4 runs: 1 finished, 3 failed." in said
     assert "The best run is 0 (callbacks.crash.how=none, seed=0)" in said
     assert said.count("Traceback") == 1  # of the fault; the others are none, or the user's to fix
     assert "RuntimeError: a fault of the callback" in said
@@ -316,8 +314,8 @@ def test_a_sweep_is_resumed_where_it_was_broken_off_and_grows(
     Path("fixed").touch()
     code, said = train_here(f"resume_sweep={broken.folder}")
     assert code == 0, said
-    assert "Launching 5 jobs locally" in said
-    assert "6 runs: 6 finished." in said
+    assert "Launching 3 jobs locally" in said
+    assert "4 runs: 4 finished." in said
     assert "resume     " not in said
     assert before == {file: file.stat().st_mtime_ns for file in before}
     for how in ENDS:
@@ -338,8 +336,8 @@ def test_a_sweep_is_resumed_where_it_was_broken_off_and_grows(
     code, said = train_here(*TWO_EPOCHS, *larger, f"resume_sweep={broken.folder}")
     assert code == 0, said
     assert "Launching 1 jobs locally" in said
-    assert "7 runs: 7 finished." in said
-    assert by_setting(broken.folder, "callbacks.crash.how") == runs | {"new": broken.folder / "6"}
+    assert "5 runs: 5 finished." in said
+    assert by_setting(broken.folder, "callbacks.crash.how") == runs | {"new": broken.folder / "4"}
     assert before == {file: file.stat().st_mtime_ns for file in before}
 
 
@@ -395,7 +393,7 @@ def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would decide
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    how = "+callbacks.crash.how=none,_exit"
+    how = "+callbacks.crash.how=none,kill"
     program = start("-m", *TWO_EPOCHS, *launcher, how)
     said = finish(program)
     assert program.returncode == 1
@@ -407,11 +405,11 @@ def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(
         assert read_rows(runs[how])
     assert "epoch 1/2" not in said
     # The second one began before the first one ended.
-    begun = (runs["_exit"] / ".hydra" / "overrides.yaml").stat().st_mtime
+    begun = (runs["kill"] / ".hydra" / "overrides.yaml").stat().st_mtime
     assert begun < (runs["none"] / "metrics.json").stat().st_mtime
     assert f"finished   {runs['none']}\n" in said
-    assert f"failed     {runs['_exit']}\n" in said
-    assert f"failed: 1 (callbacks.crash.how=_exit): {ENDS['_exit']}" in said
+    assert f"failed     {runs['kill']}\n" in said
+    assert f"failed: 1 (callbacks.crash.how=kill): {ENDS['kill']}" in said
 
 
 # SLURM: commands of these names, which do with their own machine what SLURM does with a cluster.
