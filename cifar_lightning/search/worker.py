@@ -28,7 +28,7 @@ from cifar_lightning.search.study import (
     number_of,
     retry,
 )
-from cifar_lightning.system.jobs import JobEnvironment, JobFailed, run_job, threads_for
+from cifar_lightning.system.jobs import JobFailed, run_job, threads_for
 from cifar_lightning.system.locks import is_locked, run_lock
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import train
@@ -158,14 +158,14 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
         while is_locked(folder):
             time.sleep(POLL_S)
     config = trial_config(search, number, params)
-    environment = JobEnvironment(
-        threads=threads_for(1 + others_here),
-        own_gpu=config.trainer.gpus in ("auto", 1),
-        output=Path(config.run_dir, "output.log"),
-        log=_log_config(Path(config.run_dir, "train.log")),
-    )
     try:
-        metrics = run_job(partial(_train, trial, config), environment)
+        metrics = run_job(
+            partial(_train, trial, config),
+            threads=threads_for(1 + others_here),
+            own_gpu=config.trainer.gpus in ("auto", 1),
+            output=Path(config.run_dir, "output.log"),
+            log=_log_config(Path(config.run_dir, "train.log")),
+        )
     except JobFailed as error:
         trial.set_user_attr("reason", str(error))
         _print(search, number, f"failed: {str(error).partition(chr(10))[0]}")

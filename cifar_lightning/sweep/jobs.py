@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
-from cifar_lightning.system.jobs import JobDied, JobEnvironment, JobFailed, run_job
+from cifar_lightning.system.jobs import JobDied, JobFailed, run_job
 from cifar_lightning.system.locks import run_lock
 from cifar_lightning.tracking.run_folder import RunFolder, run_folders
 
@@ -119,12 +119,7 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     # Submitit starts a job again that was preempted, or ran out of its time.
     may_resume = hydra_config.sweeper.resume or "SUBMITIT_EXECUTOR" in os.environ
     in_parallel = launcher.get("n_jobs", 1) != 1  # a count, which the sweeper has made of -1
-    environment = JobEnvironment(
-        threads=launcher.get("cpus_per_task"),  # joblib divides the cores by OMP_NUM_THREADS
-        own_gpu=OmegaConf.select(config, "trainer.gpus") in ("auto", 1),
-        output=folder.path / "output.log" if in_parallel else None,
-        log=OmegaConf.to_container(hydra_config.job_logging, resolve=True),  # type: ignore[arg-type]
-    )
+    log_config: Any = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
     # Plain, because Hydra executes its plugins' modules twice, whose classes cannot be pickled.
     plain: Any = OmegaConf.to_container(hydra_config)
     ending = "failed"
@@ -144,7 +139,13 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
                 )
             # By the run's own configuration, which is this job's.
             config.resume, plain["overrides"]["task"] = str(folder.last), []
-        result = run_job(partial(_run, task, config, plain), environment)
+        result = run_job(
+            partial(_run, task, config, plain),
+            threads=launcher.get("cpus_per_task"),  # joblib divides the cores by OMP_NUM_THREADS
+            own_gpu=OmegaConf.select(config, "trainer.gpus") in ("auto", 1),
+            output=folder.path / "output.log" if in_parallel else None,
+            log=log_config,
+        )
         ending = "finished"
     except JobDied as error:  # what it raised, it has logged itself
         log.error(str(error))

@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -39,23 +38,6 @@ class JobDied(JobFailed):
     """The process of a job ended without a result or an error of its own."""
 
 
-@dataclass(frozen=True)
-class JobEnvironment:
-    """The environment of a job.
-
-    Attributes:
-        threads: number of PyTorch's threads; None for PyTorch's default.
-        own_gpu: whether to wait for a GPU that no other job uses, and to reserve it.
-        output: file for everything that the job prints; None for the caller's terminal.
-        log: configuration for `logging.config.dictConfig`; None for none.
-    """
-
-    threads: int | None = None
-    own_gpu: bool = False
-    output: Path | None = None
-    log: dict[str, Any] | None = None
-
-
 def in_job_process() -> bool:
     """Whether this process was started by `run_job`."""
     return _in_job_process
@@ -74,7 +56,14 @@ def threads_for(n_jobs: int) -> int | None:
     return max(1, (cores or 1) // n_jobs)
 
 
-def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
+def run_job(
+    work: Callable[[], Any],
+    *,
+    threads: int | None = None,
+    own_gpu: bool = False,
+    output: Path | None = None,
+    log: dict[str, Any] | None = None,
+) -> Any:
     """Run a function in a subprocess and return its result.
 
     The first Ctrl-C is passed on to the subprocess, so that it can save its state; a second one
@@ -82,7 +71,10 @@ def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
 
     Args:
         work: the function; it and its result can be pickled.
-        environment: of the job.
+        threads: number of PyTorch's threads; None for PyTorch's default.
+        own_gpu: whether to wait for a GPU that no other job uses, and to reserve it.
+        output: file for everything that the job prints; None for the caller's terminal.
+        log: configuration for `logging.config.dictConfig`; None for none.
 
     Returns:
         The result of `work`.
@@ -92,7 +84,7 @@ def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
         JobDied: if the process ended in any other way.
         KeyboardInterrupt: after Ctrl-C, when the process has ended.
     """
-    process, connection = _start(work, environment)
+    process, connection = _start(work, dict(os.environ), threads, own_gpu, output, log)
     answer: tuple[Any, JobFailed | None] | None = None
     interrupted = False
     try:
@@ -126,16 +118,15 @@ def run_job(work: Callable[[], Any], environment: JobEnvironment) -> Any:
     return result
 
 
-def _start(work: Callable[[], Any], environment: JobEnvironment) -> tuple[BaseProcess, Connection]:
-    """Start a job; returns its process and the connection for its result."""
+def _start(*arguments: Any) -> tuple[BaseProcess, Connection]:
+    """Start `_job_main` in a process; returns that and the connection for its result."""
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # In a worker of joblib, whose start method a new process would not know.
         multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     connection, job_connection = context.Pipe(duplex=False)
-    arguments = (job_connection, work, environment, dict(os.environ))
-    process = context.Process(target=_job_main, args=arguments)
+    process = context.Process(target=_job_main, args=(job_connection, *arguments))
     with _slurm_signals_blocked():
         process.start()
     job_connection.close()
@@ -171,8 +162,11 @@ def _describe_exit(exit_code: int | None) -> str:
 def _job_main(
     connection: Connection,
     work: Callable[[], Any],
-    environment: JobEnvironment,
     variables: dict[str, str],
+    threads: int | None,
+    own_gpu: bool,
+    output: Path | None,
+    log: dict[str, Any] | None,
 ) -> None:
     """The main function of a job's process."""
     global _in_job_process
@@ -182,22 +176,22 @@ def _job_main(
     _exit_with_caller()
     os.environ.clear()  # those of the fork server may be outdated
     os.environ.update(variables)
-    if environment.output is not None:
-        _redirect(environment.output)
+    if output is not None:
+        _redirect(output)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a crash would lose what is in the buffer
         sys.stdout.reconfigure(line_buffering=True)
-    if environment.log is not None:
-        logging.config.dictConfig(environment.log)
+    if log is not None:
+        logging.config.dictConfig(log)
         # Lightning, which was imported before, has handlers of its own for the terminal.
         for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
     try:
-        with reserve_gpu() if environment.own_gpu else contextlib.nullcontext():
-            if environment.threads is not None:
+        with reserve_gpu() if own_gpu else contextlib.nullcontext():
+            if threads is not None:
                 import torch
 
-                torch.set_num_threads(environment.threads)
+                torch.set_num_threads(threads)
             result = work()
     except KeyboardInterrupt:
         connection.send((None, JobDied("It was interrupted, by a signal to its process alone.")))

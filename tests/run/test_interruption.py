@@ -30,7 +30,7 @@ from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
-from cifar_lightning.system.jobs import JobDied, JobEnvironment, run_job
+from cifar_lightning.system.jobs import JobDied, run_job
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks import Interruption
@@ -164,7 +164,7 @@ def test_a_run_that_is_killed_again_and_again_is_resumed_to_the_bit(
         Told(KILL, "batch", 2, 7),
     ):
         with pytest.raises(JobDied, match="SIGKILL"):
-            run_job(partial(train, config, {"told": told}), JobEnvironment())
+            run_job(partial(train, config, {"told": told}))
         if told.at[0]:
             assert steps_of(last) == 9 * told.at[0]
             config = as_typed(tiny, [f"resume={last}"])

@@ -17,14 +17,11 @@ from programs import wait_for
 
 from cifar_lightning.system.jobs import (
     JobDied,
-    JobEnvironment,
     JobFailed,
     in_job_process,
     run_job,
     threads_for,
 )
-
-PLAIN = JobEnvironment()
 
 
 def is_alive(pid: int) -> bool:
@@ -91,9 +88,9 @@ def environment_found() -> dict[str, Any]:
 
 
 def test_a_result_or_a_reason_comes_back() -> None:
-    assert run_job(partial(value, {"a": [1, None], "b": b"0" * 10**6}), PLAIN)["a"] == [1, None]
+    assert run_job(partial(value, {"a": [1, None], "b": b"0" * 10**6}))["a"] == [1, None]
     with pytest.raises(JobFailed, match=r"^the reason$") as caught:
-        run_job(fail, PLAIN)
+        run_job(fail)
     assert not isinstance(caught.value, JobDied)
 
 
@@ -117,14 +114,14 @@ def test_a_result_or_a_reason_comes_back() -> None:
 )
 def test_however_the_process_ends_the_caller_is_told(work: Callable[[], Any], message: str) -> None:
     with pytest.raises(JobDied) as caught:
-        run_job(work, PLAIN)
+        run_job(work)
     assert str(caught.value) == message
 
 
 def test_a_process_that_leaves_a_child_behind_has_ended_all_the_same(tmp_path: Path) -> None:
     # As a worker that loads data, which has the pipe to the caller open too.
     with pytest.raises(JobDied, match="exit code 3"):
-        run_job(partial(leave_a_child, tmp_path / "pid"), PLAIN)
+        run_job(partial(leave_a_child, tmp_path / "pid"))
     child = int((tmp_path / "pid").read_text())
     assert is_alive(child)
     os.kill(child, signal.SIGKILL)
@@ -136,7 +133,7 @@ def test_a_process_that_leaves_a_child_behind_has_ended_all_the_same(tmp_path: P
 def test_the_environment_is_the_callers_and_what_was_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run_job(partial(value, 1), PLAIN)  # the server has started, with other variables and folder
+    run_job(partial(value, 1))  # the server has started, with other variables and folder
     monkeypatch.setenv("OF_THE_CALLER", "yes")
     monkeypatch.delenv("HOME", raising=False)
     (tmp_path / "elsewhere").mkdir()
@@ -150,7 +147,7 @@ def test_the_environment_is_the_callers_and_what_was_asked_for(
     }
     output = tmp_path / "deep" / "output.log"
     for _ in range(2):
-        found = run_job(environment_found, JobEnvironment(threads=1, output=output, log=log))
+        found = run_job(environment_found, threads=1, output=output, log=log)
     assert found["variables"] == dict(os.environ)
     assert found["cwd"] == tmp_path / "elsewhere"
     assert found["threads"] == 1
@@ -175,7 +172,7 @@ WORKS = """
 import os, signal, sys, time
 from functools import partial
 from pathlib import Path
-from cifar_lightning.system.jobs import PRELOAD, JobDied, JobEnvironment, run_job
+from cifar_lightning.system.jobs import PRELOAD, JobDied, run_job
 PRELOAD.clear()  # spares the seconds of importing PyTorch
 
 def slow(how):
@@ -210,11 +207,11 @@ def signalled():
     return "unharmed"
 
 def pid_of_a_job():
-    return run_job(os.getpid, JobEnvironment())
+    return run_job(os.getpid)
 
 def call(name, *arguments):
     try:
-        print(run_job(partial(globals()[name], *arguments), JobEnvironment()))
+        print(run_job(partial(globals()[name], *arguments)))
     except KeyboardInterrupt:
         print("interrupted")
     except JobDied as error:
@@ -337,13 +334,13 @@ def test_a_job_that_is_to_have_a_gpu_of_its_own_has_it_before_it_works(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TMPDIR", str(Path.cwd()))
     Path("two_gpus.py").write_text("import torch\ntorch.cuda.device_count = lambda: 2\n")
-    work = "run_job(works.shown_gpu, JobEnvironment(own_gpu=own))"
+    work = "run_job(works.shown_gpu, own_gpu=own)"
     Path("works.py").write_text(
         "import os\ndef shown_gpu(): return os.environ.get('CUDA_VISIBLE_DEVICES')\n"
     )
     Path("caller.py").write_text(
         "import works\n"
-        "from cifar_lightning.system.jobs import PRELOAD, JobEnvironment, run_job\n"
+        "from cifar_lightning.system.jobs import PRELOAD, run_job\n"
         "if __name__ == '__main__':\n"
         "    PRELOAD[:] = ['two_gpus']\n"
         f"    print(*[{work} for own in (True, False)])\n"

@@ -14,10 +14,8 @@ import pytest
 import torch
 from programs import wait_for
 
-from cifar_lightning.system.jobs import JobDied, JobEnvironment, JobFailed, run_job
+from cifar_lightning.system.jobs import JobDied, JobFailed, run_job
 from cifar_lightning.system.locks import is_locked, reserve_gpu, run_lock
-
-PLAIN = JobEnvironment()
 
 
 def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
@@ -25,14 +23,14 @@ def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
         JobFailed, match=r"Another process is working on this run, in .*wait for it"
     )
     with run_lock(tmp_path), refused:
-        run_job(partial(enter, tmp_path, None), PLAIN)
-    run_job(partial(enter, tmp_path, None), PLAIN)
+        run_job(partial(enter, tmp_path, None))
+    run_job(partial(enter, tmp_path, None))
     with pytest.raises(JobDied, match="exit code 7"):
-        run_job(partial(enter, tmp_path, 7), PLAIN)
-    run_job(partial(enter, tmp_path, None), PLAIN)  # a process that died does not hold it
+        run_job(partial(enter, tmp_path, 7))
+    run_job(partial(enter, tmp_path, None))  # a process that died does not hold it
     with pytest.raises(LookupError), run_lock(tmp_path):
         raise LookupError
-    run_job(partial(enter, tmp_path, None), PLAIN)
+    run_job(partial(enter, tmp_path, None))
 
 
 def enter(folder: Path, exit_code: int | None) -> None:
@@ -88,8 +86,8 @@ def test_a_gpu_has_one_job_and_the_next_one_waits_for_it(machine: pytest.MonkeyP
     jobs: dict[str, Future[Any]] = {}
 
     def start(name: str) -> None:
-        output = JobEnvironment(output=Path(f"{name}.log").absolute())
-        jobs[name] = threads.submit(run_job, partial(hold_a_gpu, name), output)
+        output = Path(f"{name}.log").absolute()
+        jobs[name] = threads.submit(run_job, partial(hold_a_gpu, name), output=output)
 
     def holder(name: str) -> list[str]:
         """Its process and its GPU, once it has one."""

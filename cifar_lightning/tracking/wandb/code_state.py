@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_lightning.config.compose import PACKAGE
@@ -17,44 +16,32 @@ PLAIN = (
 )
 
 
-@dataclass(frozen=True)
-class CodeState:
-    """The commit and the uncommitted changes of a checkout.
-
-    Attributes:
-        commit: its hash; None if the package is not in a checkout, or there is no Git.
-        dirty: whether there are uncommitted changes to the code; None without a commit.
-        diff: the changes for `git apply`, new files included; paths are relative to the package's
-            parent folder.
-    """
-
-    commit: str | None = None
-    dirty: bool | None = None
-    diff: bytes = b""
-
-
-def code_state(package: Path = PACKAGE) -> CodeState:
-    """The state of the checkout that the package runs from.
+def code_state(package: Path = PACKAGE) -> tuple[str | None, bytes]:
+    """The commit and the uncommitted changes of the checkout that the package runs from.
 
     Args:
         package: the package's folder in it.
+
+    Returns:
+        The commit's hash, None if the package is not in a checkout, or there is no Git; and the
+        changes for `git apply`, new files included, with paths relative to the package's parent
+        folder.
     """
     root = package.parent  # which need not be the root of the repository
     code = [name for name in CODE if (root / name).exists()]
     try:
-        _git(
-            package, "ls-files", "--error-unmatch", "__init__.py"
-        )  # else the repository is of something else
+        # Else the repository is of something else.
+        _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(root, "rev-parse", "HEAD").decode().strip()
         diff = _git(root, "diff", *PLAIN, "--relative", "HEAD", "--", *code)
         new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", "--", *code)
         for name in filter(None, new.decode(errors="surrogateescape").split("\0")):
             diff += _git(root, "diff", *PLAIN, "--no-index", "--", os.devnull, name, expected=1)
     except (OSError, subprocess.SubprocessError):
-        return CodeState()
+        return None, b""
     if len(diff) > MAX_DIFF:
-        return CodeState(commit, dirty=True, diff=diff[:MAX_DIFF] + b"\n(cut off here)\n")
-    return CodeState(commit, dirty=bool(diff), diff=diff)
+        diff = diff[:MAX_DIFF] + b"\n(cut off here)\n"
+    return commit, diff
 
 
 def _git(folder: Path, *arguments: str, expected: int = 0) -> bytes:

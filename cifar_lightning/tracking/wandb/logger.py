@@ -127,12 +127,12 @@ class WandbRunLogger(RunLogger, WandbLogger):
             }
         if not self._log_code:
             return
-        code = code_state()
-        self.log_hyperparams({"code": {"commit": code.commit, "dirty": code.dirty}})
-        if code.diff:
+        commit, diff = code_state()
+        self.log_hyperparams({"code": {"commit": commit, "dirty": bool(diff) if commit else None}})
+        if diff:
             with self._failure_as_warning():
                 patch = Path(self.run.dir, "diff.patch")
-                patch.write_bytes(code.diff)
+                patch.write_bytes(diff)
                 self.run.save(str(patch), base_path=self.run.dir, policy="now", glob=False)
 
     def log_end(

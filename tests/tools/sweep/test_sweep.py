@@ -325,6 +325,7 @@ def test_a_sweep_is_resumed_where_it_was_broken_off_and_grows(
         assert len(first[how]) == 1
         assert rows[0] == first[how][0]  # its seconds too: the first epoch was not trained again
         assert len(RunFolder(runs[how]).starts()) == 2
+        assert OmegaConf.load(runs[how] / "config.yaml").sweep == broken.folder.name
         assert (runs[how] / ".hydra" / "config.yaml").stat().st_mtime_ns == began[how]
 
     # A new sweep does not take the folder.

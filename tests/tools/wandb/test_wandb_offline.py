@@ -19,15 +19,14 @@ from checkpoints import weights_of
 from conftest import TINY
 from omegaconf import DictConfig, open_dict
 from PIL import Image
-from programs import run_command
-from wandb_files import Recorded, recorded, run_folders, without_service
+from wandb_files import Recorded, recorded, run_folders
 
 from cifar_lightning import run
 from cifar_lightning.config.compose import CONF, PACKAGE, compose, title
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.wandb import WandbRunLogger, start_run
-from cifar_lightning.tracking.wandb.code_state import CodeState, code_state
+from cifar_lightning.tracking.wandb.code_state import code_state
 from cifar_lightning.tracking.wandb.logger import flat_config
 from cifar_lightning.train import train
 
@@ -44,13 +43,13 @@ class OfflineRun:
         run_dir: its folder.
         recorded: what W&B recorded.
         output: that it printed.
-        code: the state of the checkout when it began.
+        code: the commit and the diff of the checkout when it began.
     """
 
     run_dir: Path
     recorded: Recorded
     output: str
-    code: CodeState
+    code: tuple[str | None, bytes]
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +113,10 @@ def test_the_budgets_counts_and_the_code_are_in_the_configuration(offline_run: O
     assert config["network/parameters"] == 257_856
     assert config["network/multiply_adds"] == 44_167_744
     assert (config["network/dilated"], config["network/separable"]) == (1, 2)
-    code = offline_run.code
-    assert (config["code/commit"], config["code/dirty"]) == (code.commit, code.dirty)
+    commit, diff = offline_run.code
+    assert (config["code/commit"], bool(config["code/dirty"])) == (commit, bool(diff))
     patch = offline_run.recorded.folder / "files" / "diff.patch"
-    assert patch.exists() == bool(code.diff)
+    assert patch.exists() == bool(diff)
 
 
 def test_the_summary_is_metrics_json_and_the_figures_are_logged(offline_run: OfflineRun) -> None:
@@ -265,16 +264,6 @@ def test_paths_are_left_out_of_a_configuration() -> None:
 # Which runs there are.
 
 
-@pytest.mark.slow
-def test_jobs_of_a_sweep_are_runs_of_their_own_in_its_group() -> None:
-    typed = (*TINY, *OFFLINE, "seed=0,1", "hydra.sweep.dir=sweep")
-    ended = run_command("train", "-m", *typed, env=without_service())
-    assert ended.returncode == 0, ended.stderr
-    runs = [recorded(folder).run for folder in run_folders()]
-    assert [run["run_group"] for run in runs] == ["sweep", "sweep"]
-    assert len({run["run_id"] for run in runs}) == 2
-
-
 def test_a_resumed_run_is_one_wandb_run_without_a_row_twice_and_less_can_be_logged(
     tiny: Compose, tmp_path: Path
 ) -> None:
@@ -298,10 +287,12 @@ def test_a_resumed_run_is_one_wandb_run_without_a_row_twice_and_less_can_be_logg
     assert "target_accuracy" not in first.rows[0]  # there is none
 
 
-def test_a_run_that_fails_to_start_leaves_no_wandb_run_open(tiny: Compose) -> None:
+def test_a_run_of_a_sweep_that_fails_to_start_is_in_its_group_and_leaves_no_wandb_run_open(
+    tmp_path: Path,
+) -> None:
     import wandb
 
-    config = tiny(*OFFLINE)
+    config = compose([*TINY, *OFFLINE], tmp_path / "sweep" / "0", sweep="sweep")
     with open_dict(config):
         wrong = {"_target_": "cifar_lightning.tracking.wandb.start_run", "finish_timeout": 0}
         config.logger.other = wrong
@@ -309,7 +300,10 @@ def test_a_run_that_fails_to_start_leaves_no_wandb_run_open(tiny: Compose) -> No
         train(config)
     assert wandb.run is None
     (folder,) = run_folders()
-    assert recorded(folder).of("exit")
+    shown = recorded(folder)
+    assert shown.of("exit")
+    assert shown.run["run_group"] == "sweep"
+    assert shown.run["run_id"].startswith("sweep-0-")
 
 
 def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
@@ -447,7 +441,7 @@ def commit(folder: Path) -> None:
 def test_a_clean_checkout_has_a_commit_and_no_diff(checkout: Path) -> None:
     head = git(checkout, "rev-parse", "HEAD").strip()
     (checkout / "notes.txt").write_text("changed\n")  # no code
-    assert code_state(checkout / "cifar_lightning") == CodeState(head, dirty=False)
+    assert code_state(checkout / "cifar_lightning") == (head, b"")
 
 
 def test_the_diff_makes_the_commit_what_it_was(checkout: Path, tmp_path: Path) -> None:
@@ -455,12 +449,11 @@ def test_the_diff_makes_the_commit_what_it_was(checkout: Path, tmp_path: Path) -
     (package / "train.py").write_text("one = 2\n")
     (package / "new network.py").write_text("def f(): ...\n")
     (package / "secret.py").write_text("key\n")
-    state = code_state(package)
-    assert state.dirty
-    assert b"secret" not in state.diff
+    _, diff = code_state(package)
+    assert b"secret" not in diff
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(checkout), str(clone))
-    (tmp_path / "diff.patch").write_bytes(state.diff)
+    (tmp_path / "diff.patch").write_bytes(diff)
     git(clone, "apply", str(tmp_path / "diff.patch"))
     assert (clone / "cifar_lightning" / "train.py").read_text() == "one = 2\n"
     assert (clone / "cifar_lightning" / "new network.py").read_text() == "def f(): ...\n"
@@ -476,16 +469,15 @@ def test_of_a_larger_repository_only_the_code_is_in_the_diff(tmp_path: Path) -> 
     commit(tmp_path / "big")
     (tmp_path / "big" / ".env").write_text("key\n")
     (tmp_path / "big" / "pyproject.toml").write_text("changed\n")
-    assert code_state(template / "cifar_lightning").diff == b""
+    assert code_state(template / "cifar_lightning")[1] == b""
     (template / "cifar_lightning" / "__init__.py").write_bytes(b"one = 1\r\ntwo = 3\r\n")
     (template / "cifar_lightning" / "data.bin").write_bytes(b"\0\1")
-    state = code_state(template / "cifar_lightning")
-    assert state.dirty
-    assert b"key" not in state.diff
-    assert b"changed" not in state.diff
+    _, diff = code_state(template / "cifar_lightning")
+    assert b"key" not in diff
+    assert b"changed" not in diff
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(tmp_path / "big"), str(clone))
-    (tmp_path / "diff.patch").write_bytes(state.diff)
+    (tmp_path / "diff.patch").write_bytes(diff)
     git(clone, "apply", "--directory=template", str(tmp_path / "diff.patch"))
     code = clone / "template" / "cifar_lightning"
     assert (code / "__init__.py").read_bytes() == b"one = 1\r\ntwo = 3\r\n"
@@ -495,6 +487,6 @@ def test_of_a_larger_repository_only_the_code_is_in_the_diff(tmp_path: Path) -> 
 def test_what_is_installed_in_someone_elses_checkout_has_no_commit(checkout: Path) -> None:
     packages = checkout / ".venv" / "cifar_lightning"
     shutil.copytree(checkout / "cifar_lightning", packages)
-    assert code_state(packages) == CodeState()
+    assert code_state(packages) == (None, b"")
     shutil.rmtree(checkout / ".git")
-    assert code_state(checkout / "cifar_lightning") == CodeState()
+    assert code_state(checkout / "cifar_lightning") == (None, b"")
