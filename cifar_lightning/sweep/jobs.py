@@ -122,6 +122,7 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     log_config: Any = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
     # Plain, because Hydra executes its plugins' modules twice, whose classes cannot be pickled.
     plain: Any = OmegaConf.to_container(hydra_config)
+    plain["sweep"]["dir"] = hydra_config.sweep.dir  # whose `${now:…}` is that of the sweep's start
     ending = "failed"
     try:
         if processes.is_first():
