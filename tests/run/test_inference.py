@@ -1,33 +1,28 @@
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 import torch
-from conftest import Sure
+from conftest import TINY, Sure
 from omegaconf import DictConfig
 
 from cifar_lightning import run
+from cifar_lightning.config.compose import compose
 from cifar_lightning.data import ShapesData
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.inference import Inference
 from cifar_lightning.training.module import Classifier
 
-Compose = Callable[..., DictConfig]
+
+@pytest.fixture(scope="module")
+def config() -> DictConfig:
+    return compose(TINY)
 
 
 @pytest.fixture
-def classifier(tiny: Compose, shapes: ShapesData) -> Classifier:
-    return run.build_classifier(tiny(), shapes)[0]
+def classifier(config: DictConfig, shapes: ShapesData) -> Classifier:
+    return run.build_classifier(config, shapes)[0]
 
 
-@pytest.fixture
-def inference(classifier: Classifier) -> Inference:
-    return Inference(classifier, 0, "32-true")
-
-
-def test_logits_are_those_of_the_classifier(
-    inference: Inference, classifier: Classifier, shapes: ShapesData
-) -> None:
+def test_logits_are_those_of_the_classifier(classifier: Classifier, shapes: ShapesData) -> None:
+    inference = Inference(classifier, 0, "32-true")
     images = shapes.test.images
     counts: list[int] = []
     logits = inference.logits(images, 30, advance=counts.append)
@@ -49,7 +44,7 @@ def test_a_classifier_in_training_mode_is_put_into_evaluation_mode(
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_other_precisions_give_nearly_the_same_as_float32(
-    precision: str, classifier: Classifier, shapes: ShapesData, tmp_path: Path
+    precision: str, classifier: Classifier, shapes: ShapesData
 ) -> None:
     images = shapes.test.images[:20]
     expected = Inference(classifier, 0, "32-true").logits(images, 20)
