@@ -105,7 +105,7 @@ class ImageData(pl.LightningDataModule):
         self.train_index = train_index
         if val_count:
             self.val = ImageSplit(splits.train.images[val_index], splits.train.labels[val_index])
-        if not isinstance(self.batch_size, int) or not 1 <= self.batch_size <= len(train_index):
+        if not 1 <= self.batch_size <= len(train_index):
             raise UserError(
                 f"data.batch_size={self.batch_size} is not from 1 to {len(train_index)}, the "
                 "number of training images."
@@ -117,10 +117,9 @@ class ImageData(pl.LightningDataModule):
 
     def _val_count(self, available: int) -> int:
         size = self.val_size
-        is_number = isinstance(size, int | float)
         count = round(size * available) if isinstance(size, float) else size
-        too_few = size != 0 and is_number and count < len(self.classes)
-        if not is_number or too_few or not 0 <= count < available:
+        too_few = size != 0 and count < len(self.classes)
+        if too_few or not 0 <= count < available:
             raise UserError(
                 f"data.val_size={size} of {available} training images is invalid. It is a number "
                 f"from {len(self.classes)} (one per class) to {available - 1}, a fraction such as "
