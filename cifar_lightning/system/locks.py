@@ -94,10 +94,8 @@ def reserve_gpu() -> Iterator[None]:
     waiting = False
     while True:
         for gpu in gpus:
+            name = f"gpu_{slurm_job or ''}_{gpu.strip()}.lock"  # SLURM counts from 0 in each job
             try:
-                name = (
-                    f"gpu_{slurm_job or ''}_{gpu.strip()}.lock"  # SLURM counts from 0 in each job
-                )
                 held = FileLock(locks / name).acquire(timeout=0)
             except Timeout:
                 continue

@@ -41,16 +41,13 @@ def make_run(folder: Path, overrides: Sequence[str], finished: bool = True) -> N
 # Which jobs are missing
 
 
-def test_a_new_sweep_leaves_the_folders_names_to_hydra(tmp_path: Path) -> None:
+def test_a_new_sweep_takes_no_folder_that_has_runs(tmp_path: Path) -> None:
     jobs = [["seed=0"], ["seed=1"]]
-    for folder in (tmp_path, tmp_path / "none yet"):
+    for folder in (tmp_path, tmp_path / "none yet"):  # the jobs' names are Hydra's to choose
         assert sweep_jobs.missing_jobs(folder, jobs, resume=False) == [(None, job) for job in jobs]
-
-
-def test_a_folder_that_has_runs_is_for_a_resume_alone(tmp_path: Path) -> None:
     make_run(tmp_path / "0", ["seed=0"])
     with pytest.raises(UserError, match=rf"has runs already\. resume_sweep={tmp_path} resumes"):
-        sweep_jobs.missing_jobs(tmp_path, [["seed=0"]], resume=False)
+        sweep_jobs.missing_jobs(tmp_path, jobs, resume=False)
 
 
 def test_what_is_not_finished_keeps_its_folder_whatever_the_order_of_its_overrides(
@@ -90,9 +87,7 @@ def test_an_interrupted_run_and_one_that_trained_on_after_its_figures_are_missin
 def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
     pytest.importorskip("joblib")
     assert sweep_jobs.jobs_at_once({}, 5) is None
-    assert sweep_jobs.jobs_at_once({"n_jobs": 4}, 3) == 3
-    assert sweep_jobs.jobs_at_once({"n_jobs": 2}, 3) == 2
-    assert sweep_jobs.jobs_at_once({"n_jobs": 2}, 0) is None
+    assert [sweep_jobs.jobs_at_once({"n_jobs": n}, 3) for n in (4, 2)] == [3, 2]
     assert 1 <= (sweep_jobs.jobs_at_once({"n_jobs": -1}, 10_000) or 0) <= (os.cpu_count() or 1)
     with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 is neither a count nor -1"):
         sweep_jobs.jobs_at_once({"n_jobs": 0}, 3)
@@ -100,29 +95,26 @@ def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
 
 # resume_sweep=DIR
 
+LAUNCHER = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+JOBS = ("seed=0,1", "+x=${now:%Y}")
+
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Path:
     """A sweep's folder, with what Hydra records of how it was started."""
     folder = tmp_path / "a sweep"
     folder.mkdir()
-    overrides = {
-        "hydra": [
-            "hydra.mode=MULTIRUN",
-            "hydra/launcher=joblib",
-            "hydra.launcher.n_jobs=2",
-            "hydra.sweep.dir=elsewhere",
-            "hydra.sweeper.resume=true",
-        ],
-        "task": ["seed=0,1", "+x=${now:%Y}"],
+    hydra = ["hydra.mode=MULTIRUN", *LAUNCHER, "hydra.sweep.dir=x", "hydra.sweeper.resume=true"]
+    sources = [
+        {"path": "here", "schema": "file", "provider": "main"},
+        {"path": "/further", "schema": "file", "provider": "command-line"},
+    ]
+    content = {
+        "overrides": {"hydra": hydra, "task": [*JOBS]},
+        "runtime": {"config_sources": sources},
     }
-    content = OmegaConf.create({"hydra": {"overrides": overrides}})
-    OmegaConf.save(content, folder / "multirun.yaml")
+    OmegaConf.save(OmegaConf.create({"hydra": content}), folder / "multirun.yaml")
     return folder
-
-
-def resumes(folder: Path) -> list[str]:
-    return [f"hydra.sweep.dir='{folder}'", "hydra.sweeper.resume=true"]
 
 
 def test_other_commands_are_left_alone() -> None:
@@ -130,59 +122,27 @@ def test_other_commands_are_left_alone() -> None:
     assert resume_sweep(typed) == typed
 
 
-def test_alone_it_is_the_sweep_as_it_was_typed(recorded: Path) -> None:
-    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    whole = ["-m", *launcher, "seed=0,1", "+x=${now:%Y}", *resumes(recorded)]
-    assert resume_sweep([f"resume_sweep={recorded}"]) == whole
-    assert resume_sweep([f"resume_sweep='{recorded}'"]) == whole
-    again = ["--multirun", *launcher, "seed=0,1", "+x=${now:%Y}", *resumes(recorded)]
-    assert resume_sweep(["--multirun", f"resume_sweep={recorded}"]) == again
-
-
-def test_a_further_folder_of_configurations_stays(recorded: Path) -> None:
-    config = OmegaConf.load(recorded / "multirun.yaml")
-    config.hydra.runtime = {
-        "config_sources": [
-            {"path": "here", "schema": "file", "provider": "main"},
-            {"path": "/further", "schema": "file", "provider": "command-line"},
-        ]
-    }
-    OmegaConf.save(config, recorded / "multirun.yaml")
-    rest = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1", "+x=${now:%Y}"]
-    told = resume_sweep([f"resume_sweep={recorded}"])
-    assert told == ["-m", "--config-dir", "/further", *rest, *resumes(recorded)]
-    told = resume_sweep([f"resume_sweep={recorded}", "--config-dir", "moved"])
-    assert told == ["-m", "--config-dir", "moved", *rest, *resumes(recorded)]
-
-
-def test_with_a_launcher_it_is_the_same_sweep_on_that(recorded: Path) -> None:
-    typed = [f"resume_sweep={recorded}", "hydra.launcher.n_jobs=1"]
-    assert resume_sweep(typed) == [
-        "-m",
-        "hydra/launcher=joblib",
-        "seed=0,1",
-        "+x=${now:%Y}",
-        "hydra.launcher.n_jobs=1",
-        *resumes(recorded),
-    ]
-    typed = ["hydra/launcher=basic", f"resume_sweep={recorded}"]
-    assert resume_sweep(typed) == [
-        "-m",
-        "seed=0,1",
-        "+x=${now:%Y}",
-        "hydra/launcher=basic",
-        *resumes(recorded),
-    ]
-
-
-def test_with_overrides_it_is_the_sweep_that_they_make(recorded: Path) -> None:
-    assert resume_sweep([f"resume_sweep={recorded}", "seed=0,1,2"]) == [
-        "-m",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-        "seed=0,1,2",
-        *resumes(recorded),
-    ]
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ([], ["-m", *LAUNCHER, *JOBS]),
+        (["--multirun"], ["--multirun", *LAUNCHER, *JOBS]),
+        (["--config-dir", "moved"], ["-m", "--config-dir", "moved", *LAUNCHER, *JOBS]),
+        # The same sweep on another launcher.
+        (["hydra.launcher.n_jobs=1"], ["-m", LAUNCHER[0], *JOBS, "hydra.launcher.n_jobs=1"]),
+        (["hydra/launcher=basic"], ["-m", *JOBS, "hydra/launcher=basic"]),
+        # The sweep that overrides make.
+        (["seed=0,1,2"], ["-m", *LAUNCHER, "seed=0,1,2"]),
+    ],
+)
+def test_a_sweep_is_resumed_as_it_was_typed_but_for_what_is_typed_again(
+    recorded: Path, typed: list[str], expected: list[str]
+) -> None:
+    if "moved" not in typed:
+        expected = [expected[0], "--config-dir", "/further", *expected[1:]]
+    resumed = [*expected, f"hydra.sweep.dir='{recorded}'", "hydra.sweeper.resume=true"]
+    assert resume_sweep([f"resume_sweep={recorded}", *typed]) == resumed
+    assert resume_sweep([*typed, f"resume_sweep='{recorded}'"]) == resumed
 
 
 @pytest.mark.parametrize("value", ["", "none", "."])
