@@ -30,53 +30,6 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 
-# What each process sees and has: written by every rank to a file of its own.
-WATCHING = """
-import hashlib, json
-from pathlib import Path
-import pytorch_lightning as pl
-import torch
-
-def weights(module):
-    digest = hashlib.sha256()
-    for name, value in module.network.state_dict().items():
-        digest.update(name.encode() + value.numpy().tobytes())
-    return digest.hexdigest()
-
-class Spy(pl.Callback):
-    def __init__(self, folder):
-        self.file = folder
-        self.seen = {"epochs": [], "val/acc": [], "folders": []}
-
-    def on_train_epoch_start(self, trainer, module):
-        self.seen["epochs"].append([])
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.seen["epochs"][-1].append(batch[2].tolist())
-
-    def on_validation_end(self, trainer, module):
-        self.seen["val/acc"].append(trainer.callback_metrics["val/acc"].item())
-
-    def on_train_end(self, trainer, module):
-        self.seen["trained"] = weights(module)
-        self.seen["best"] = trainer.checkpoint_callback.best_model_path
-
-    def on_test_end(self, trainer, module):
-        self.seen["tested"] = weights(module)
-        self.seen["test/acc"] = trainer.callback_metrics["test/acc"].item()
-        self.seen["tested images"] = module.tested.index.tolist()
-        self.seen["predictions"] = module.tested.predictions.tolist()
-        Path(f"{self.file}-{trainer.global_rank}.json").write_text(json.dumps(self.seen))
-
-class Plan(pl.Callback):
-    # Rank 1 is right about all its images from the first epoch on, rank 0 from the second.
-    def on_validation_epoch_end(self, trainer, module):
-        right = trainer.current_epoch + trainer.global_rank >= 1
-        labels = torch.arange(10) if right else (torch.arange(10) + 1) % 10
-        module.val_scores.accuracy.reset()
-        module.val_scores.accuracy.update(torch.eye(10), labels)
-"""
-
 # Odd numbers of images: of three validation batches a second process gets one, and then none.
 OPTIONS = (
     *(typed for typed in TINY if not typed.startswith(("logger", "trainer.gpus"))),
@@ -123,22 +76,21 @@ class Ended:
 def make_folder(folder: Path) -> dict[str, str]:
     """Makes a folder to run in; returns the variables of programs there."""
     folder.mkdir(parents=True)
-    (folder.parent / "watching.py").write_text(WATCHING)
     return os.environ | {
-        # The package that is tested here, wherever an installed one may be.
-        "PYTHONPATH": os.pathsep.join([str(folder.parent), str(PACKAGE.parent)]),
+        # `watching`, and the package that is tested here, wherever an installed one may be.
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(PACKAGE.parent)]),
         "WANDB_MODE": "offline",
         "WANDB_DIR": str(folder),
     }
 
 
-def run_two(folder: Path, *typed: str, name: str = "train") -> Ended:
+def run_two(folder: Path, *typed: str) -> Ended:
     """Two processes that are started as srun does."""
-    return finish_in(folder, start_two(name, *typed, cwd=folder, env=make_folder(folder)))
+    return finish_in(folder, start_two("train", *typed, cwd=folder, env=make_folder(folder)))
 
 
-def run_one(folder: Path, *typed: str, name: str = "train") -> Ended:
-    return finish_in(folder, [start(name, *typed, cwd=folder, env=make_folder(folder))])
+def run_one(folder: Path, *typed: str) -> Ended:
+    return finish_in(folder, [start("train", *typed, cwd=folder, env=make_folder(folder))])
 
 
 def finish_in(folder: Path, programs: Sequence[Program | subprocess.Popen[str]]) -> Ended:
@@ -251,17 +203,6 @@ def test_two_processes_leave_the_files_of_one_and_speak_with_one_voice(
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     # Batch norm would see half a batch in each process; without it both must do the same. The
     # second gets no validation images, and the network would not take a batch of none.
-    (tmp_path / "without_norm.py").write_text(
-        "from torch import nn\n"
-        "class Network(nn.Module):\n"
-        "    def __init__(self, num_classes, image_size):\n"
-        "        super().__init__()\n"
-        "        self.convolution = nn.Conv2d(3, 8, 5, stride=4)\n"
-        "        self.linear = nn.Linear(8 * 7 * 7, num_classes)\n"
-        "    def forward(self, images):\n"
-        "        maps = self.convolution(images).relu()\n"
-        "        return self.linear(maps.reshape(len(maps), -1))\n"
-    )
     losses, predictions = {}, {}
     for devices, option, runs in ((1, "trainer.gpus=0", run_one), (2, "trainer=ddp_sim", run_two)):
         folder = tmp_path / str(devices)
@@ -269,7 +210,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             folder,
             *(typed for typed in TINY if "gpus" not in typed),
             option,
-            "model._target_=without_norm.Network",
+            "model._target_=watching.WithoutNorm",
             "budget.min_dilated=0",
             "budget.min_separable=0",
             "init=random",
@@ -327,7 +268,6 @@ def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
     after = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
     assert {name for name in after - before if "__pycache__" not in name} == {
         "cwd",
-        "watching.py",
         "run/.lock",
         "run/train.log",
         "run/seen-0.json",

@@ -322,18 +322,12 @@ def test_told_in_the_validation_that_reaches_the_target_a_run_has_only_its_test_
 def test_two_processes_leave_together_when_one_is_told_after_the_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "late.py").write_text(
-        "import os, signal\n"
-        "import pytorch_lightning as pl\n"
-        "class Late(pl.Callback):\n"
-        "    def on_train_epoch_end(self, trainer, module):\n"
-        "        if trainer.global_rank == 1 and trainer.current_epoch == 1:\n"
-        "            os.kill(os.getpid(), signal.SIGTERM)\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
     options += ["plots=true", "data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
-    program = start("train", *options, "trainer.max_epochs=2", "+callbacks.late._target_=late.Late")
+    program = start(
+        "train", *options, "trainer.max_epochs=2", "+callbacks.late._target_=watching.Late"
+    )
     output = finish(program)
     assert program.returncode != 0
     assert "Traceback" not in output
