@@ -3,10 +3,12 @@
     python benchmarks/depthwise.py
 
 Forward and backward in milliseconds, medians of rounds in which all take turns: a batch of
-128, in bf16 where the machine's training is. The last line of the output is JSON.
+128, in bf16 where the machine's training is. ROUNDS in the environment says how many rounds. The
+last line of the output is JSON.
 """
 
 import json
+import os
 import statistics
 import time
 
@@ -16,7 +18,7 @@ from torch import nn
 from cifar_lightning.models.blocks import Depthwise
 from cifar_lightning.run.devices import choose_precision
 
-ROUNDS = 20
+ROUNDS = int(os.environ.get("ROUNDS", "20"))
 SHAPES = ((64, 16), (128, 8))  # channels, pixels
 
 

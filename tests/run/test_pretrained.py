@@ -14,6 +14,7 @@ from cifar_lightning import models, run
 from cifar_lightning.checkpoints import pretrained
 from cifar_lightning.checkpoints.pretrained import WEIGHTS, load
 from cifar_lightning.config.compose import compose
+from cifar_lightning.data import ImageSplit
 from cifar_lightning.errors import UserError
 from cifar_lightning.models.budget import check, count
 
@@ -68,16 +69,22 @@ def test_the_experiment_of_its_name_trains_the_same_network(name: str) -> None:
     assert type(network).__name__ in models.__all__
 
 
+@pytest.fixture(scope="module")
+def cifar10_test(tmp_path_factory: pytest.TempPathFactory) -> ImageSplit:
+    cache = tmp_path_factory.mktemp("cifar10")
+    data = run.build_data(compose(["data=folder", f"data.cache_dir={cache}"]))
+    assert list(data.classes) == CLASSES
+    return data.test
+
+
 @each
 @pytest.mark.slow
 @needs_cifar10
-def test_the_card_says_what_the_weights_reach(name: str) -> None:
-    data = run.build_data(compose(["data=folder"]))
-    assert list(data.classes) == CLASSES
+def test_the_card_says_what_the_weights_reach(name: str, cifar10_test: ImageSplit) -> None:
     network = load(name)
     with torch.inference_mode():
-        guesses = torch.cat([network(part).argmax(1) for part in data.test.images.split(500)])
-    accuracy = (guesses == data.test.labels).float().mean().item()
+        guesses = torch.cat([network(part).argmax(1) for part in cifar10_test.images.split(500)])
+    accuracy = (guesses == cifar10_test.labels).float().mean().item()
     (stated,) = re.findall(r"^test accuracy: (\d\d\.\d\d) %", card(name), flags=re.MULTILINE)
     # The last digits of float32 decide a few images, and they differ from machine to machine.
     assert accuracy * 100 == pytest.approx(float(stated), abs=0.05)
