@@ -16,7 +16,7 @@ from pydantic.errors import PydanticUserError
 from cifar_lightning.errors import UserError
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
-# Those that the run reads.
+# The keys of trainer that the run itself reads.
 TRAINER_KEYS = ("compile", "deterministic", "gpus", "max_epochs", "precision")
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -42,6 +42,9 @@ def check_config(config: DictConfig) -> None:
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_presence(values)
+    target = values["target_accuracy"]
+    if isinstance(target, int | float) and target > 1:
+        raise UserError(f"target_accuracy={target} is not a fraction from 0 to 1, as 0.8, or null.")
     check_values("", SETTINGS | {"teacher": str | None}, values)
     check_values("trainer.", SETTINGS_OF_TRAINER, values["trainer"])
     for key in PARTS:
@@ -55,7 +58,7 @@ def check_config(config: DictConfig) -> None:
     interval = values["trainer"].get("val_check_interval")
     if isinstance(interval, int | float) and not interval > 0:
         raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
-    if values["target_accuracy"] is not None and values["data"].get("val_size") == 0:
+    if target is not None and values["data"].get("val_size") == 0:
         raise UserError(
             "data.val_size=0 leaves no validation images to measure the target on: set "
             "target_accuracy=null too."

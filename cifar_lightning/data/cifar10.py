@@ -120,8 +120,8 @@ def _read_files(root: Path) -> tuple[dict[str, bytes], dict[str, str]]:
     files, bad_files = {}, {}
     for name, md5 in md5s.items():
         file = root / CIFAR10.base_folder / name
-        if not file.exists():
-            bad_files[name] = "missing"
+        if not file.is_file():
+            bad_files[name] = "damaged" if file.exists() else "missing"
         elif hashlib.md5(content := file.read_bytes()).hexdigest() != md5:
             bad_files[name] = "damaged"
         else:

@@ -123,8 +123,8 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
     """
     try:
         if isinstance(source, Path):
-            if source.is_fifo():  # reading it would never end
-                raise ValueError("a pipe")
+            if source.exists() and not (source.is_file() or source.is_dir()):
+                raise ValueError("not a regular file")  # reading a pipe would never end
             if source.is_file() and source.stat().st_size == 0:
                 raise ValueError("the file is empty")
         with Image.open(source) as opened:

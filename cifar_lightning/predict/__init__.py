@@ -38,7 +38,8 @@ def predict(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.predict import classify, predictions
     from cifar_lightning.run.inference import Inference
 
-    validate.check_values("", {"batch_size": int}, config)
+    kinds = {"images": str | None, "output": str | None, "batch_size": int}
+    validate.check_values("", kinds, config)
     if config.batch_size < 1:
         raise UserError(f"batch_size={config.batch_size} is not a count from 1.")
     found = find_checkpoint(config.checkpoint)
@@ -51,7 +52,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         raise UserError(predictions.nothing_found(images, left_out))
     output = None
     if config.output is not None:
-        output = predictions.check_output(os.path.expanduser(config.output))  # noqa: PTH111
+        output = predictions.check_output(os.path.expanduser(config.output), paths)  # noqa: PTH111
 
     classifier, info = run.rebuild(found)
     precision = config.trainer.precision or info.precision

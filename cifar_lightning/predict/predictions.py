@@ -1,10 +1,11 @@
 """The predictions for images: as a table, as a contact sheet, and on the terminal."""
 
+import contextlib
 import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,23 +56,30 @@ def nothing_found(images: str, left_out: Counter[str]) -> str:
     return f"images={images}: there is no such file or folder, and no file of such a pattern."
 
 
-def check_output(typed: str) -> Path:
+def check_output(typed: str, images: Sequence[Path]) -> Path:
     """Check the output path before any work, so that no file of the user's is overwritten.
 
     Args:
         typed: the value of `output`.
+        images: the images that will be read.
 
     Raises:
         UserError: if the ending is not one of `TABLES`, nothing can be written there, or the table
-            or its contact sheet would overwrite a file that `predict` did not write.
+            or its contact sheet would overwrite an image, or a file that `predict` did not write.
     """
     output = Path(typed)
     if output.suffix not in TABLES:
         raise UserError(f"output={typed} ends neither in .csv (a table) nor .jsonl (JSON lines).")
     sheet = output.with_suffix(".png")
+    inputs = {_identity(image) for image in images}
     for file in (output, sheet):
         if file.is_dir():
             raise UserError(f"output={typed}: {file} is a folder.")
+        if file.exists() and _identity(file) in inputs:
+            raise UserError(
+                f"output={typed} would overwrite {file}, which is one of the images. Name another "
+                "output; its contact sheet lies beside it, with the ending .png."
+            )
     if output.exists() and output.stat().st_size and not _is_table(output):
         raise UserError(
             f"output={typed} would overwrite {output}, which is not a table of predictions. "
@@ -94,6 +102,14 @@ def _is_table(file: Path) -> bool:
         first = opened.readline(10_000)
     is_row = first.startswith('{"image": "') and '"class3": ' in first
     return is_row or first.startswith(",".join(COLUMNS))
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Device and inode, equal for all names of a file; None if it does not exist."""
+    with contextlib.suppress(OSError):
+        status = file.stat()
+        return status.st_dev, status.st_ino
+    return None
 
 
 def save(predictions: Predictions, output: Path) -> Path:

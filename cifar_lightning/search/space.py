@@ -59,6 +59,8 @@ def _distribution(override: Override) -> BaseDistribution:
         if not (values := [*value.range()]):
             raise ValueError("it is empty")
         low, high, step = values[0], values[-1], value.step
+        if is_log and not (isinstance(low, int) and step == 1):
+            raise ValueError("a range by magnitude has integers and steps of 1")
         if isinstance(low, int) and isinstance(step, int):
             return IntDistribution(low, high, log=is_log, step=step)
         return FloatDistribution(low, high, log=is_log, step=step)

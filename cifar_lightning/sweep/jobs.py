@@ -122,7 +122,8 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     log_config: Any = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
     # Plain, because Hydra executes its plugins' modules twice, whose classes cannot be pickled.
     plain: Any = OmegaConf.to_container(hydra_config)
-    plain["sweep"]["dir"] = hydra_config.sweep.dir  # whose `${now:…}` is that of the sweep's start
+    # Resolved: within the job, `${now:…}` would be the time of the job's own start.
+    plain["sweep"]["dir"] = hydra_config.sweep.dir
     ending = "failed"
     try:
         if processes.is_first():

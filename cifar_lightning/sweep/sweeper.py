@@ -1,6 +1,6 @@
 """The sweeper behind `-m`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +31,7 @@ class Sweeper(BasicSweeper):
     ) -> None:
         super().__init__(max_batch_size, dict(params or {}))
         self.resume = resume
+        self.launcher_error: UserError | None = None  # why the launcher could not run some jobs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -57,8 +58,7 @@ class Sweeper(BasicSweeper):
 
         Raises:
             SystemExit: with code 1, if a job is not finished.
-            UserError: if the folder has jobs already and this is no resume, or if the launcher
-                fails.
+            UserError: if the folder has jobs already and this is no resume.
         """
         # Not at the top: Hydra imports this module at every start.
         from cifar_lightning.sweep.summary import show_sweep
@@ -82,22 +82,28 @@ class Sweeper(BasicSweeper):
         ]
         errors: list[Exception] = []
         try:
-            if launched:  # else the sweep is finished
-                self._launch(launched, errors)
+            errors = self._launch(launched)
         finally:
             finished = show_sweep(self.config.hydra.job.config_name, folder, jobs, errors)
+        if self.launcher_error is not None:
+            raise self.launcher_error
         if not finished:
             raise SystemExit(1)
 
-    def _launch(self, jobs: list[list[str]], errors: list[Exception]) -> None:
-        """Have the launcher run the jobs; the errors that they raise are added to `errors`."""
+    def _launch(self, jobs: Sequence[Sequence[str]]) -> list[Exception]:
+        """Have the launcher run the jobs; returns the errors that they raised."""
         assert self.launcher is not None
+        errors: list[Exception] = []
         done = 0
-        for batch in self.split_overrides_to_chunks(jobs, self.max_batch_size):
+        if not jobs:  # a sweep that is finished
+            return []
+        for batch in self.split_overrides_to_chunks([list(j) for j in jobs], self.max_batch_size):
             try:
                 results = self.launcher.launch(batch, initial_job_idx=done)
             except RuntimeError as error:  # of the launcher: no job's exception comes out of it
-                raise UserError(f"hydra/launcher: {error}") from error
+                self.launcher_error = UserError(f"hydra/launcher: {error}")
+                results = []
             # `return_value` would raise it, and print the job's overrides.
             errors += [r._return_value for r in results if r.status is JobStatus.FAILED]
             done += len(batch)
+        return errors

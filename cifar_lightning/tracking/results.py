@@ -96,7 +96,7 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
 
 
 def _best_epoch(best: ModelCheckpoint, trainer: pl.Trainer, run_dir: str) -> float | int | None:
-    """The epochs that the best checkpoint had trained; None if `metrics.csv` does not say it."""
+    """After how many epochs the best checkpoint was saved; None if `metrics.csv` does not say."""
     # The folder of other processes may be another one.
     if not best.best_model_path or not trainer.is_global_zero:
         return None

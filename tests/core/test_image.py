@@ -180,7 +180,7 @@ def test_what_is_no_file_is_said(tmp_path: Path) -> None:
         ("folder.png", "Is a directory"),
         ("link.png", "No such file"),
         ("circle.png", "Too many levels of symbolic links"),
-        ("pipe.png", "a pipe"),
+        ("pipe.png", "not a regular file"),
     ):
         with pytest.raises(ValueError, match=reason):
             decode_image(tmp_path / name)

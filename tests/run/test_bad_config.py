@@ -115,7 +115,7 @@ MESSAGES = [
     ("trainer.precision=8", "trainer: Precision 8 is invalid"),
     # ranges
     ("cutmix=1.5", "cutmix=1.5 should be less than or equal to 1."),
-    ("target_accuracy=80", "target_accuracy=80 should be less than or equal to 1."),
+    ("target_accuracy=80", "target_accuracy=80 is not a fraction from 0 to 1, as 0.8, or null."),
     ("target_confidence=1", "target_confidence=1 should be less than 1."),
     ("trainer.max_epochs=null", "trainer.max_epochs=null should be a valid integer."),
     ("trainer.max_epochs=0", "trainer.max_epochs=0 should be greater than or equal to 1."),

@@ -48,12 +48,15 @@ class ExtraMetric(pl.Callback):
             value = self._metric.compute()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"The metric {self.name} does not work here: {error}") from error
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            kind = type(value).__name__
-            found = f"{value.numel()} numbers" if isinstance(value, Tensor) else f"a {kind}"
+        if not isinstance(value, Tensor):
             raise UserError(
-                f"The metric {self.name} gives {found}, not one number. Perhaps an option reduces "
-                "them to one, as average=macro."
+                f"The metric {self.name} gives a value of type {type(value).__name__}, not a "
+                "tensor of one number."
+            )
+        if value.numel() != 1:
+            raise UserError(
+                f"The metric {self.name} gives {value.numel()} numbers, not one. Perhaps an option "
+                "reduces them to one, as average=macro."
             )
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

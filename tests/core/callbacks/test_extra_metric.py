@@ -35,8 +35,8 @@ def test_it_counts_what_the_accuracy_counts(tiny: Compose, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        ((f"{OF_CLASSES}F1Score", "average=null"), "again gives 10 numbers, not one number"),
-        ((f"{OF_CLASSES}ROC",), "again gives a tuple, not one number"),
+        ((f"{OF_CLASSES}F1Score", "average=null"), "again gives 10 numbers, not one. Perhaps"),
+        ((f"{OF_CLASSES}ROC",), "again gives a value of type tuple, not a tensor of one number"),
         (("torchmetrics.MeanMetric", "nan_strategy=error"), "does not work here: .*num_classes"),
         (("torch.nn.Identity",), r"again is of type Identity, not a torchmetrics\.Metric"),
     ],

@@ -211,8 +211,17 @@ MISTAKES = {
     ("images=notes",): r"no image is in this folder, but 2 other files: 2 \.txt\.",
     ("images=photos", "output=t.txt"): r"output=t\.txt ends neither in \.csv .* nor \.jsonl",
     ("images=photos", "output=folder.csv"): r"folder\.csv is a folder",
-    ("images=photos", "output=photos/1.csv"): r"overwrite photos/1\.png with its contact sheet",
-    ("images=*.csv", "output=an_image.csv"): r"overwrite an_image\.csv, which is not a table",
+    (
+        "images=photos",
+        "output=photos/1.csv",
+    ): r"overwrite photos/1\.png, which is one of the images",
+    (
+        "images=photos",
+        "output=photos/3.csv",
+    ): r"overwrite photos/3\.png, which is one of the images",
+    ("images=photos", "output=linked.csv"): r"overwrite linked\.png, which is one of the images",
+    ("images=*.csv", "output=an_image.csv"): r"overwrite an_image\.csv, which is one of the images",
+    ("images=photos", "output=mine.csv"): r"overwrite mine\.png with its contact sheet",
     ("images=photos", "output=labels.csv"): r"overwrite labels\.csv, which is not a table",
     ("images=photos", "output=labels.jsonl"): r"overwrite labels\.png with its contact sheet",
     ("images=photos", "output=mine.png/t.csv"): r"mine\.png is a file, where a folder is needed",
@@ -232,6 +241,8 @@ def test_a_mistake_is_named_before_an_image_is_read(
         Path(name).touch()
     Path("labels.csv").write_text("image,label\n1.png,cat\n")
     Path("labels.png").touch()
+    Path("linked.png").symlink_to("photos/1.png")
+    (photos / "3.csv").write_text(",".join(predictions.COLUMNS))  # an earlier table of predictions
     (photos / "2.png").rename("an_image.csv")
     before = {file: file.read_bytes() for file in Path().rglob("*") if file.is_file()}
     monkeypatch.setattr(classify, "decode_image", None)
