@@ -33,8 +33,6 @@ FORKS = multiprocessing.get_context("forkserver")
 class Program:
     """`python -m cifar_lightning.NAME` in a process of its own, with the methods of `Popen`.
 
-    Or `python NAME`, if the name ends in `.py`.
-
     The process has its own working directory, variables, modules, and signals, and ends as a
     program does. What an interpreter or a library reads only when it starts, as `LANG` or
     `OMP_NUM_THREADS`, is of the tests: a test of such a variable starts `sys.executable`.
@@ -127,11 +125,7 @@ def _be_program(
     rank_zero_only.rank = int(env.get("SLURM_PROCID", 0))  # type: ignore[attr-defined]
     sys.argv[1:] = typed
     try:
-        if name.endswith(".py"):
-            sys.argv[0] = name
-            runpy.run_path(name, run_name="__main__")
-        else:
-            runpy.run_module(f"cifar_lightning.{name}", run_name="__main__", alter_sys=True)
+        runpy.run_module(f"cifar_lightning.{name}", run_name="__main__", alter_sys=True)
     finally:  # as an interpreter ends, and a forked process does not
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -227,11 +221,11 @@ def srun(rank: int, tasks: int, port: int) -> dict[str, str]:
 
 
 def start_two(
-    name: str, *typed: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    *typed: str, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> list[Program]:
-    """Starts the two processes of one run as `srun --ntasks=2` does; the first has rank 0."""
+    """Starts the two processes of one training as `srun --ntasks=2` does; the first has rank 0."""
     port, variables = free_port(), dict(os.environ if env is None else env)
-    return [Program(name, typed, cwd, variables | srun(rank, 2, port)) for rank in (0, 1)]
+    return [Program("train", typed, cwd, variables | srun(rank, 2, port)) for rank in (0, 1)]
 
 
 def finish_all(

@@ -178,15 +178,15 @@ def test_shapes_are_the_same_for_a_seed_and_balanced() -> None:
     assert len(first.classes) == 10
 
 
-def test_a_linear_model_stays_under_40_percent_on_shapes() -> None:
+def test_a_linear_model_of_2000_shapes_stays_near_chance() -> None:
     data = ShapesData(train_size=2000).load()
-    # Ridge regression to one-hot labels.
+    # Ridge regression to one-hot labels; from 1 to 10,000, its strength hardly matters.
     train, test = (split.images.flatten(1) / 255 - 0.5 for split in (data.train, data.test))
     labels = torch.nn.functional.one_hot(data.train.labels).float()
     similarity = train @ train.T  # [N, N]
     weights = torch.linalg.solve(similarity + 1000.0 * torch.eye(len(train)), labels)
     predictions = (test @ train.T @ weights).argmax(1)
-    assert 0.08 < (predictions == data.test.labels).float().mean().item() < 0.40
+    assert 0.08 < (predictions == data.test.labels).float().mean().item() < 0.20
 
 
 def test_every_epoch_chooses_anew_what_comes_again() -> None:

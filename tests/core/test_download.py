@@ -182,7 +182,7 @@ def test_a_mirror_that_sends_nothing_or_takes_for_ever_is_left(
 def test_what_each_mirror_did_is_told(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(download, "SILENT_SECONDS", 1.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,  # takes the question, never answers
         socket.create_server(("127.0.0.1", 0)) as taken,
@@ -193,7 +193,7 @@ def test_what_each_mirror_did_is_told(
             server.url("404"): "it answered 404 Not Found",
             server.url("wrong"): f"{hashlib.md5(ARCHIVE[::-1]).hexdigest()}, not {MD5}",
             server.url("portal"): f"its file has 40,006 bytes, not {len(ARCHIVE):,}",
-            mute: "it sent nothing for 0.3 s",
+            mute: "it sent nothing for 1 s",
             closed: "Connection refused",
             "http://no-such-host.invalid/x": "",  # what a resolver says is its own
             "ftp://nobody/x": "no such file, and not an http:// or https:// address",

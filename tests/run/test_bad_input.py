@@ -28,6 +28,7 @@ CASES: list[tuple[str, list[str], str]] = [
     ("train", ["data=cifar10", "data.root=r", "data.mirrors=[]", "data.mirror=x.gz"], "md5 is"),
     ("train", ["resume=half.ckpt"], "is not in its run's folder"),
     ("evaluate", ["checkpoint=half.ckpt"], "is not a checkpoint of cifar-lightning"),
+    ("export", ["checkpoint=bomb.ckpt", "format=pt2"], "is not a checkpoint of"),
     ("predict", ["checkpoint=bomb.ckpt", "images=set"], "is not a checkpoint of"),
     ("report", ["run=set"], "is not a run's folder"),
 ]

@@ -86,7 +86,7 @@ def make_folder(folder: Path) -> dict[str, str]:
 
 def run_two(folder: Path, *typed: str) -> Ended:
     """Two processes that are started as srun does."""
-    return finish_in(folder, start_two("train", *typed, cwd=folder, env=make_folder(folder)))
+    return finish_in(folder, start_two(*typed, cwd=folder, env=make_folder(folder)))
 
 
 def run_one(folder: Path, *typed: str) -> Ended:
@@ -238,7 +238,10 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
         # All test images once and in order, in each process, whichever had them.
         assert [s["tested images"] for s in seen] == [list(range(60))] * devices
         predictions[devices] = [s["predictions"] for s in seen]
-    assert predictions[2] == predictions[1] * 2
+    (alone,), (first, second) = predictions[1], predictions[2]
+    assert first == second
+    # Rounding may decide one that is between two classes.
+    assert sum(a != b for a, b in zip(alone, first, strict=True)) <= 1
     assert len(losses[1]) == 3 * 4 + 2
     assert losses[2] == pytest.approx(losses[1], rel=1e-3)
     assert losses[1][:4] != losses[1][4:8]  # it does train
@@ -288,7 +291,7 @@ def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
 )
 def test_a_mistake_of_all_processes_is_said_once(typed: list[str], message: str) -> None:
     data = [o for o in OPTIONS if o.startswith("data")]
-    two = start_two("train", *data, "logger=csv", *typed)
+    two = start_two(*data, "logger=csv", *typed)
     output = "".join(finish_all(two, kill_on_bad_exit=True))
     assert 1 in [program.returncode for program in two]
     assert output.count("\nError: ") == 1

@@ -251,7 +251,7 @@ def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
     """Told one process alone, at a step that is its own."""
     options = [o for o in TINY if "gpus" not in o and "max_epochs" not in o]
     options += ["data.batch_size=24", "trainer=ddp_sim", "target_accuracy=null"]
-    two = start_two("train", *options, "trainer.max_epochs=200")
+    two = start_two(*options, "trainer.max_epochs=200")
     wait_for(lambda: list(tmp_path.glob(LAST)), two[0])
     two[1].send_signal(TERM)
     output = "".join(finish_all(two))
@@ -260,7 +260,7 @@ def test_two_processes_save_together_and_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in output
     last = only(LAST)
     steps = read_checkpoint(last).global_step
-    two = start_two("train", f"resume={last}", f"trainer.max_epochs={steps // 6 + 2}")
+    two = start_two(f"resume={last}", f"trainer.max_epochs={steps // 6 + 2}")
     output = "".join(finish_all(two))
     assert [program.returncode for program in two] == [0, 0], output
     rows = [row for row in read_rows(last.parents[1]) if "lr" in row]

@@ -92,13 +92,34 @@ def not_taken(content: Any, path: str = "") -> Iterator[str]:
 
 
 def unread(command: str, *overrides: str, conf: Path = CONF) -> list[str]:
-    """Keys that stand in a command's configuration, and that nothing reads; Hydra reads its own."""
+    """Keys that stand in a command's configuration, and that nothing reads.
+
+    Of Hydra's own keys, which Hydra checks, only those that it hands on to others.
+    """
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf)):
         composed = hydra.compose(command, list(overrides), return_hydra_config=True)
     content: Any = OmegaConf.to_container(composed)
+    of_hydra = content.pop("hydra")
     read = keys_read(command) | set(re.findall(r"\$\{([\w.]+)\}", str(content)))
-    del content["hydra"]
-    return [key for key in not_taken(content) if key not in read and not key.startswith(WHOLE)]
+    handed_on = [
+        *not_taken(of_hydra["sweeper"], "hydra.sweeper"),
+        *not_taken(of_hydra["launcher"], "hydra.launcher"),
+        *not_of_logging(of_hydra["job_logging"]),
+    ]
+    return handed_on + [
+        key for key in not_taken(content) if key not in read and not key.startswith(WHOLE)
+    ]
+
+
+def not_of_logging(content: Any) -> Iterator[str]:
+    """Keys that `logging.config` does not know."""
+    known = {"version", "formatters", "handlers", "loggers", "root", "disable_existing_loggers"}
+    yield from (f"hydra.job_logging.{key}" for key in content if key not in known)
+    for name, handler in content["handlers"].items():
+        made_by = resolve_name(handler["class"])
+        for key in handler:
+            if key not in ("class", "formatter", "level") and not takes(made_by, key):
+                yield f"hydra.job_logging.handlers.{name}.{key}"
 
 
 def all_configurations() -> list[tuple[str, ...]]:
@@ -137,6 +158,8 @@ UNREAD: list[tuple[str, str, tuple[str, ...], str]] = [
     ("callbacks/default.yaml", "of_none: {a: 3}", ("train",), "callbacks.of_none.a"),
     ("experiment/sgd.yaml", "momentum: 0.9", ("train", "experiment=sgd"), "momentum"),
     ("debug/fast.yaml", "fast: true", ("train", "debug=fast"), "fast"),
+    ("hydra/sweeper/grid.yaml", "unused: 3", ("train",), "hydra.sweeper.unused"),
+    ("hydra/job_logging/quiet.yaml", "quiet: 3", ("train",), "hydra.job_logging.quiet"),
 ]
 
 

@@ -116,15 +116,15 @@ def test_a_gpu_has_one_job_and_the_next_one_waits_for_it(machine: pytest.MonkeyP
     assert [Path(f"{name}.log").read_text() for name in "abc"] == ["", "", waits]
 
 
-@pytest.mark.parametrize("shown", ["3,5", "GPU-8f1c,MIG-1/2/0"])
+@pytest.mark.parametrize("shown", ["3,5", "GPU-8f1c, MIG-1/2/0"])
 def test_gpus_are_those_that_the_environment_shows(machine: pytest.MonkeyPatch, shown: str) -> None:
     found = []
     with ExitStack() as held:
-        for _ in range(2):
-            machine.setenv("CUDA_VISIBLE_DEVICES", shown)
+        for visible in (shown, f" {shown}"):  # spaces make no other GPU
+            machine.setenv("CUDA_VISIBLE_DEVICES", visible)
             held.enter_context(reserve_gpu())
-            found.append(os.environ["CUDA_VISIBLE_DEVICES"])
-    assert found == shown.split(",")
+            found.append(os.environ["CUDA_VISIBLE_DEVICES"].strip())
+    assert found == shown.replace(" ", "").split(",")
 
 
 def test_under_slurm_and_without_gpus_nothing_is_changed(machine: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ ONE_BATCH = [
 
 @pytest.mark.slow
 def test_what_keeps_every_image_is_refused_in_several_processes() -> None:
-    two = start_two("train", *ONE_BATCH, *typed(f"{OF_CLASSES}AUROC"))
+    two = start_two(*ONE_BATCH, *typed(f"{OF_CLASSES}AUROC"))
     output = "".join(finish_all(two, kill_on_bad_exit=True))
     assert 1 in [program.returncode for program in two]
     assert output.count("Error: The metric again keeps values of every image") == 1
@@ -79,7 +79,7 @@ def test_what_keeps_every_image_is_refused_in_several_processes() -> None:
 
 @pytest.mark.slow
 def test_what_counts_works_where_a_process_has_no_images() -> None:
-    two = start_two("train", *ONE_BATCH, *typed(f"{OF_CLASSES}AUROC", "thresholds=100"))
+    two = start_two(*ONE_BATCH, *typed(f"{OF_CLASSES}AUROC", "thresholds=100"))
     output = "".join(finish_all(two))
     assert [program.returncode for program in two] == [0, 0], output
     assert 0 < read_json(Path("run/metrics.json"))["test/again"] <= 1

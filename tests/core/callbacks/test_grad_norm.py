@@ -87,5 +87,14 @@ def test_the_learning_rate_and_the_gradient_norms_of_a_step_without_a_number_are
     assert found["norm"] == f"{norms[2]:.3g}" != f"{norms[1]:.3g}"
 
 
+def test_without_the_norm_the_learning_rate_alone_is_named(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Diverging, "bad_step", 1)
+    monkeypatch.setattr(run.build, "Classifier", Diverging)
+    with pytest.raises(UserError, match=r"step 1, in epoch 1 \(learning rate \S+\)\."):
+        train(tiny("callbacks.nan.every_n_steps=1", "callbacks.gradient_norm=null"))
+
+
 def test_a_gpu_waits_for_no_gradient_norm() -> None:
     assert copies_of_an_epoch(GradientNorm()) == ([], 4)

@@ -133,6 +133,17 @@ def test_the_contact_sheet_shows_some_of_many(
     start("images=photos/1?.png", "output=u.csv")
     assert drawn["title"] == "10 of 10 images"
 
+    # Broken images between them shift no caption.
+    monkeypatch.setattr(classify, "ON_SHEET", 6)
+    for number in range(2, 60, 2):
+        (photos / f"{number}.png").write_text("broken")
+    start("images=photos", "output=v.csv")
+    assert drawn["title"] == "6 of 30 images, spread over all of them"
+    shown = [caption.split("\n")[1] for caption in drawn["captions"]]
+    assert shown == [f"{number}.png" for number in (0, 11, 21, 31, 41, 51)]
+    for image, name in zip(drawn["images"], shown, strict=True):
+        assert np.array_equal(image, np.asarray(Image.open(photos / name)))
+
 
 def test_broken_images_are_named_and_the_others_answered(
     start: Start,

@@ -472,7 +472,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["pruner.n_startup_trials=-1"], r"pruner: "),
         (["storage=nonsense://x"], r"storage=nonsense://x: "),
         pytest.param(
-            ["storage=postgresql://a:b@127.0.0.1:1/x"],
+            ["storage=postgresql://a:sesame@127.0.0.1:1/x"],
             r"storage=postgresql://a:\*\*\*@127\.0\.0\.1:1/x: .*refused",
             marks=pytest.mark.slow,
         ),
@@ -483,8 +483,9 @@ def test_a_mistake_is_named_before_the_first_trial(
     tmp_path: Path, overrides: list[str], message: str
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         search(composed(tmp_path, *overrides))
+    assert "sesame" not in str(error.value)  # nor does the reason tell the password
     assert not (tmp_path / "search" / "trials").exists()
 
 

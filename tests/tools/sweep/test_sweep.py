@@ -84,6 +84,22 @@ def test_an_interrupted_run_and_one_that_trained_on_after_its_figures_are_missin
     assert [name for name, _ in missing] == ["0", "1"]
 
 
+def test_few_compositions_check_every_value() -> None:
+    jobs = [[f"seed={s}", f"optimizer={o}"] for o in ("muon", "sgd") for s in range(3)]
+    assert sweep_jobs.with_each_value(jobs) == [jobs[0], jobs[1], jobs[2], jobs[3]]
+    assert sweep_jobs.with_each_value([]) == []
+
+
+def test_a_job_is_told_its_folder_its_share_and_to_keep_what_it_began_with(tmp_path: Path) -> None:
+    assert sweep_jobs.hydra_overrides(tmp_path, None, None) == []
+    # A single one too: the launcher's own number may be another, or -1.
+    assert sweep_jobs.hydra_overrides(tmp_path, None, 1) == ["hydra.launcher.n_jobs=1"]
+    both = ["hydra.launcher.n_jobs=2", "hydra.sweep.subdir='3'"]
+    assert sweep_jobs.hydra_overrides(tmp_path, "3", 2) == both
+    make_run(tmp_path / "3", [])
+    assert sweep_jobs.hydra_overrides(tmp_path, "3", 2) == [*both, "hydra.output_subdir=null"]
+
+
 def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
     pytest.importorskip("joblib")
     assert sweep_jobs.jobs_at_once({}, 5) is None

@@ -114,7 +114,8 @@ def test_the_budgets_counts_and_the_code_are_in_the_configuration(offline_run: O
     assert config["network/multiply_adds"] == 44_167_744
     assert (config["network/dilated"], config["network/separable"]) == (1, 2)
     commit, diff = offline_run.code
-    assert (config["code/commit"], bool(config["code/dirty"])) == (commit, bool(diff))
+    assert config["code/commit"] == commit
+    assert config["code/dirty"] is (bool(diff) if commit else None)
     patch = offline_run.recorded.folder / "files" / "diff.patch"
     assert patch.exists() == bool(diff)
 
@@ -323,7 +324,7 @@ def test_metrics_of_ones_own_are_curves_too(tmp_path: Path) -> None:
 
 
 def test_the_viewer_is_named_at_the_end(offline_run: OfflineRun) -> None:
-    # With which `recorded` has read what it shows.
+    # `recorded` has read the run with this viewer.
     assert f"wandb leet runs/wandb/{offline_run.recorded.folder.name}" in offline_run.output
 
 
