@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import not_installed
 
 from cifar_lightning.config.compose import CONF
 
@@ -59,8 +60,7 @@ def test_a_tab_offers_what_may_come(line: str, offered: list[str]) -> None:
 
 def needs(shell: str) -> None:
     if shutil.which(shell) is None:
-        message = f"{shell} is asked here: apt-get install {shell}"
-        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
+        not_installed(f"{shell} is asked here: apt-get install {shell}")
 
 
 def test_fish_offers_the_same() -> None:

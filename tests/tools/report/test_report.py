@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 from checkpoints import changed_record
-from conftest import TINY
+from conftest import TINY, not_installed
 from omegaconf import OmegaConf
 from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 from programs import read_json
@@ -432,8 +432,7 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium; module-wide, because its event loop would be in the way of others."""
     chromium = shutil.which("chromium")
     if chromium is None:
-        message = "Chromium opens the pages in these tests: apt-get install chromium"
-        pytest.fail(message) if "CI" in os.environ else pytest.skip(message)
+        not_installed("Chromium opens the pages in these tests: apt-get install chromium")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield started
