@@ -49,7 +49,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         config = resume.resumed(config)
     run.check_config(config)
     config, data = run.build_data_or_rehearse(config)
-    pl.seed_everything(config.seed % 2**32, verbose=False)  # seeds of NumPy have 32 bits
+    pl.seed_everything(config.seed, verbose=False)
     classifier, budget = run.build_classifier(config, data)
     console.show_network(
         classifier.network,

@@ -21,6 +21,7 @@ TRAINER_KEYS = ("compile", "deterministic", "gpus", "max_epochs", "precision")
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+MAX_SEED = 2**32 - 1  # seeds of NumPy and Optuna have 32 bits
 # Types of the values at the configuration's top level; the others' are in signatures.
 SETTINGS: dict[str, Any] = {
     "seed": int,
@@ -47,6 +48,8 @@ def check_config(config: DictConfig) -> None:
         raise UserError(f"target_accuracy={target} is not a fraction from 0 to 1, as 0.8, or null.")
     check_values("", SETTINGS | {"teacher": str | None}, values)
     check_values("trainer.", SETTINGS_OF_TRAINER, values["trainer"])
+    if "seed" in values["data"]:
+        raise UserError("data.seed would be ignored: the run's seed= orders the images too.")
     for key in PARTS:
         check_part(key, values[key])
     if values.get("teacher") is not None or "distillation" in values:
@@ -208,6 +211,9 @@ def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any
             raise UserError(f"{prefix}{name}={_in_yaml(value)}{_expected(error)}.") from None
         except PydanticUserError:  # a type that no value in YAML has
             continue
+        is_seed = name == "seed" or name.endswith("_seed")
+        if is_seed and isinstance(value, int) and not 0 <= value <= MAX_SEED:
+            raise UserError(f"{prefix}{name}={value} is not from 0 to {MAX_SEED}.")
 
 
 def _in_yaml(value: Any) -> str:

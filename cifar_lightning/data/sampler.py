@@ -74,7 +74,7 @@ class TrainSampler(Sampler[Tensor]):
 
     def _batches_of_epoch(self) -> Iterator[Tensor]:
         # From seed and epoch alone, so that a resumed run has the order of an uninterrupted one.
-        generator = torch.Generator().manual_seed(derive_seed(self.seed % 2**32, self.epoch))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         replayed = self.replayed * self.batch_size
         # Both orders are drawn and copied at once: a GPU waits for every copy.
         order, replay_order = (

@@ -149,6 +149,8 @@ def _check(config: DictConfig) -> None:
     kinds = dict.fromkeys(counts, int) | dict.fromkeys(("storage", "study"), str | None)
     validate.check_values("", kinds, values)
     validate.check_part("sampler", values["sampler"])
+    if "seed" in values["sampler"]:
+        raise UserError("sampler.seed would be ignored: seed= is that of the samplers too.")
     if values["pruner"] is not None:
         validate.check_part("pruner", values["pruner"])
     for key in counts:
@@ -177,7 +179,7 @@ def _check_devices(trainer: DictConfig) -> None:
 
 def _sampler(config: DictConfig, before: int) -> BaseSampler:
     """A trial's sampler, with a seed of its own: one that starts anew proposes nothing twice."""
-    seed = derive_seed(config.seed % 2**32, before) % 2**32  # Optuna's seeds have 32 bits
+    seed = derive_seed(config.seed, before) % 2**32  # Optuna's seeds have 32 bits
     sampler: BaseSampler = run.instantiate_part(config.sampler, "sampler", seed=seed)
     if isinstance(sampler, GridSampler | BruteForceSampler):  # which want to end a study themselves
         raise UserError(f"sampler={config.sampler._target_}: A grid is a sweep's: train -m.")

@@ -177,7 +177,7 @@ class Classifier(pl.LightningModule):
 
     def _generator(self, batch_idx: int) -> torch.Generator:
         """A generator for one step, seeded by the step alone, so that a resume draws the same."""
-        seed = derive_seed(self.seed % 2**32, self.current_epoch, batch_idx, self.global_rank)
+        seed = derive_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         return torch.Generator(self.device).manual_seed(seed)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:

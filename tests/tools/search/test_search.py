@@ -462,6 +462,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing is searched"),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 should be greater than"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
+        (["+sampler.seed=1"], r"sampler\.seed would be ignored"),
         (["trainer=ddp_sim"], r"A trial of a search trains on one device"),
         (["trainer.gpus=2"], r"A trial of a search trains on one device"),
         (
