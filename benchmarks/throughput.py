@@ -95,7 +95,7 @@ class Bench:
         self.steps = self.epochs * self.steps_per_epoch
         limits = [
             f"trainer.max_epochs={self.epochs}",
-            f"++trainer.limit_train_batches={self.steps_per_epoch}",
+            f"trainer.limit_train_batches={self.steps_per_epoch}",
         ]
         self.config: DictConfig = compose([*self.options, *limits], run_dir)
         self.compile_seconds: float | None = None

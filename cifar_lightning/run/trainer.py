@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -98,7 +99,7 @@ def build_trainer(
     """Build Lightning's Trainer, without loggers, which are opened when all checks are done.
 
     Args:
-        config: `trainer` and `data.batch_size` are read.
+        config: `trainer`, `data.batch_size` and `run_dir` are read.
         callbacks: by name.
         has_validation: whether there are validation images.
 
@@ -106,49 +107,74 @@ def build_trainer(
         UserError: if the devices do not exist, do not match the processes that were started, or
             cannot share a batch evenly; or if Lightning refuses the configuration.
     """
-    arguments = OmegaConf.to_container(config.trainer, resolve=True)
-    assert isinstance(arguments, dict)
+    arguments: Any = OmegaConf.to_container(config.trainer, resolve=True)
     del arguments["compile"]
-    plugins = [instantiate_part(p, "trainer.plugins") for p in arguments.pop("plugins", None) or []]
-    one_device = _why_one_device(callbacks)
-    num_nodes = arguments.get("num_nodes", 1)  # a user's own trainer option may lack it
-    if one_device and num_nodes != 1:
-        raise UserError(one_device)
-    accelerator, devices = choose_devices(
-        arguments.pop("gpus"),
-        torch.cuda.device_count(),
-        config.data.batch_size,
-        one_device,
-        num_nodes=num_nodes,
-    )
-    arguments.setdefault("accelerator", accelerator)
-    arguments.setdefault("devices", devices)
-    if one_device and isinstance(arguments["devices"], int) and arguments["devices"] > 1:
-        raise UserError(one_device)
-    # cuDNN measures which kernels are fastest, which may differ from run to run.
-    arguments.setdefault("benchmark", not arguments["deterministic"])
-    if arguments["precision"] == "auto":
-        arguments["precision"] = choose_precision(arguments["accelerator"], devices)
+    _resolve_devices(arguments, config.data.batch_size, _why_one_device(callbacks))
+    if arguments.get("benchmark") is None:
+        # cuDNN measures which kernels are fastest, which may differ from run to run.
+        arguments["benchmark"] = not arguments["deterministic"]
     if not has_validation:
         arguments["limit_val_batches"] = 0
+    plugins = arguments.pop("plugins", None) or []
+    if isinstance(plugins, dict):
+        plugins = [plugins]
+    plugins = [instantiate_part(plugin, "trainer.plugins") for plugin in plugins]
     watching = sorted(callbacks.values(), key=lambda c: getattr(c, "RUNS_LAST", False))
-    if get_console().is_terminal:
+    has_bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in watching)
+    if arguments.get("enable_progress_bar") is None:
+        arguments["enable_progress_bar"] = get_console().is_terminal or has_bar
+    if arguments["enable_progress_bar"] and not has_bar:
         watching.append(ProgressBar(refresh_rate=5))
+    # The data module distributes batches to the devices itself.
+    fixed = {"logger": False, "use_distributed_sampler": False, "default_root_dir": config.run_dir}
+    arguments |= fixed
     trainer: pl.Trainer = instantiate_part(
-        arguments,
-        "trainer",
-        callbacks=watching,
-        plugins=[*plugins, AtomicCheckpointIO()],
-        logger=False,
-        enable_progress_bar=get_console().is_terminal,
+        arguments, "trainer", callbacks=watching, plugins=[*plugins, AtomicCheckpointIO()]
     )
-    _check_processes(trainer.num_nodes, trainer.num_devices)
-    total = trainer.num_nodes * trainer.num_devices
-    if config.data.batch_size % total:
-        raise UserError(
-            f"{total} devices cannot share data.batch_size={config.data.batch_size} evenly."
-        )
     return trainer
+
+
+def _resolve_devices(arguments: dict[str, Any], batch_size: int, one_device: str | None) -> None:
+    """Replace `gpus` by Lightning's `accelerator` and `devices`, and `precision=auto`.
+
+    Args:
+        arguments: of the Trainer; changed in place.
+        batch_size: images per step, over all devices.
+        one_device: the error message for more than one device; None if several are allowed.
+    """
+    gpus, num_nodes = arguments.pop("gpus"), arguments.get("num_nodes", 1)
+    accelerator, devices = arguments.get("accelerator", "auto"), arguments.get("devices", "auto")
+    if one_device and num_nodes != 1:
+        raise UserError(one_device)
+    if accelerator == "auto":
+        if devices != "auto":
+            raise UserError(
+                f"trainer.devices={devices} needs a trainer.accelerator: trainer.gpus={devices} "
+                f"chooses GPUs, trainer.accelerator=cpu trainer.devices={devices} processes on the "
+                "CPU."
+            )
+        accelerator, devices = choose_devices(
+            gpus, torch.cuda.device_count(), batch_size, one_device, num_nodes
+        )
+    elif accelerator in ("gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={accelerator}: use trainer.gpus=1, 2, … or [0,2].")
+    elif gpus not in ("auto", 0):
+        raise UserError(
+            f"trainer.gpus={gpus} does not fit trainer.accelerator={accelerator}: leave one out."
+        )
+    elif devices == "auto":
+        devices = 1
+    count = len(devices) if isinstance(devices, list) else int(devices)
+    if one_device and count > 1:
+        raise UserError(one_device)
+    _check_processes(num_nodes, count)
+    if batch_size % (num_nodes * count):
+        raise UserError(
+            f"{num_nodes * count} devices cannot share data.batch_size={batch_size} evenly."
+        )
+    arguments |= {"accelerator": accelerator, "devices": devices}
+    if arguments["precision"] == "auto":
+        arguments["precision"] = choose_precision(accelerator, devices)
 
 
 def _why_one_device(callbacks: dict[str, Callback]) -> str | None:

@@ -37,7 +37,7 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats an
 OWN_KEYS = {"search", *map(str, OmegaConf.load(CONF / "search.yaml"))} - {"defaults", "hydra"}
 # Overrides of every trial, before the user's: it trains to its end, and does not see the test
 # images, which are not for choosing.
-OF_EVERY_TRIAL = ("target_accuracy=null", "+trainer.limit_test_batches=0")
+OF_EVERY_TRIAL = ("target_accuracy=null", "trainer.limit_test_batches=0")
 SECONDS_FOR_A_LOCK = 60  # SQLite has one writer at a time, the others wait
 TRIES = 3  # to open a storage: another worker may be creating its tables
 WAITS_S = (1, 5, 25, 60)  # for a server that is away for a while
@@ -168,9 +168,9 @@ def _check(config: DictConfig) -> None:
 
 
 def _check_devices(trainer: DictConfig) -> None:
-    gpus, devices = trainer.gpus, trainer.get("devices", 1)
+    gpus, devices = trainer.gpus, trainer.get("devices", "auto")
     several = gpus > 1 if isinstance(gpus, int) else OmegaConf.is_list(gpus) and len(gpus) > 1
-    if several or devices != 1 or trainer.num_nodes != 1:
+    if several or devices not in ("auto", 1) or trainer.num_nodes != 1:
         raise UserError(
             "A trial of a search trains on one device. Start the search once for each GPU instead: "
             "all that have the same storage share the trials, and each takes a GPU of its own."

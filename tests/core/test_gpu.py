@@ -60,7 +60,7 @@ class NoWaiting(pl.Callback):
 
 @pytest.mark.parametrize("experiment", [None, "speedrun", "sgd"])
 def test_no_step_waits_for_the_gpu_or_copies_to_it(tiny: Compose, experiment: str | None) -> None:
-    options = ["data.batch_size=25", "++trainer.limit_train_batches=1.0", "trainer.max_epochs=2"]
+    options = ["data.batch_size=25", "trainer.limit_train_batches=1.0", "trainer.max_epochs=2"]
     chosen = [f"experiment={experiment}"] if experiment else []
     config = tiny(*ON_GPU, *chosen, *options)
     data = run.build_data(config)

@@ -31,7 +31,7 @@ SMALLER = {
         "logger=csv",
         "trainer.gpus=0",
         "trainer.max_epochs=1",
-        "+trainer.limit_train_batches=5",
+        "trainer.limit_train_batches=5",
     ],
     "pareto.py": [option for option in TINY if option not in ("data=shapes", "logger=csv")],
     "evaluate": ["robustness=false"],

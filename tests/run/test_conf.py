@@ -62,7 +62,7 @@ def test_every_experiment_runs_two_steps(option: str, tiny: Compose) -> None:
             # An experiment may choose its own; a test of two steps has the last word.
             "trainer.max_epochs=1",
             "data.batch_size=25",
-            "++trainer.limit_train_batches=2",
+            "trainer.limit_train_batches=2",
             "target_accuracy=null",
         )
     )
@@ -92,7 +92,7 @@ def test_every_optimizer_and_every_scheduler_trains(number: int, tiny: Compose) 
     config = tiny(
         f"optimizer={OPTIMIZERS[number % len(OPTIMIZERS)]}",
         f"scheduler={SCHEDULERS[number % len(SCHEDULERS)]}",
-        "+trainer.limit_train_batches=2",
+        "trainer.limit_train_batches=2",
     )
     assert train(config)["test/loss"] > 0
 

@@ -112,7 +112,7 @@ MORE_MOMENTS = [
     ([(Told(TERM, "batch", 1, 7), 17)], REPLAY),
     (
         [(Told(TERM, "batch", 0, 0), 1), (Told(TERM, "batch", 1, 2), 5)],
-        ["optimizer=sgd", "+trainer.accumulate_grad_batches=2"],
+        ["optimizer=sgd", "trainer.accumulate_grad_batches=2"],
     ),
     ([(Told(TERM, "batch", 1, 2), 11)], ["data.val_size=0"]),
     ([(Told(TERM, "batch", 1, 3), 10)], [f"model._target_={__name__}.Dropping"]),

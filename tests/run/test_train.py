@@ -106,7 +106,7 @@ def test_the_best_checkpoint_is_tested_though_later_ones_are_worse(
 
 def test_without_validation_the_last_checkpoint_is_the_best(tiny: Compose, tmp_path: Path) -> None:
     # Accumulated gradients do not change what an epoch is.
-    options = ("data.val_size=0", "target_accuracy=null", "+trainer.accumulate_grad_batches=2")
+    options = ("data.val_size=0", "target_accuracy=null", "trainer.accumulate_grad_batches=2")
     metrics = train(tiny(*options, "trainer.max_epochs=2"))
     assert (metrics["epochs"], metrics["best_epoch"]) == (2, 2)
     assert metrics["val/acc"] is None
@@ -198,9 +198,9 @@ def test_a_rehearsal_says_so_at_both_ends(
         "rehearse_without_data=true",
         "data.mirrors=[http://127.0.0.1:9/x.tar.gz]",
         f"data.root={tmp_path}/none",
-        "+trainer.limit_train_batches=3",
-        "+trainer.limit_val_batches=1",
-        "+trainer.limit_test_batches=1",
+        "trainer.limit_train_batches=3",
+        "trainer.limit_val_batches=1",
+        "trainer.limit_test_batches=1",
     )
     tiny = [option for option in TINY if not option.startswith("data")]
     assert train(compose([*tiny, *options]))["data"] == "shapes"

@@ -58,7 +58,7 @@ def offline_run(tmp_path_factory: pytest.TempPathFactory) -> OfflineRun:
     folder = tmp_path_factory.mktemp("wandb")
     options = [*TINY, "plots=true", "logger=default", "logger.wandb.mode=offline"]
     options += ["optimizer.lr=0.05", "target_accuracy=0.05"]
-    options += ["trainer.max_epochs=3", "+trainer.min_epochs=2"]
+    options += ["trainer.max_epochs=3", "trainer.min_epochs=2"]
     run_dir, output, code = folder / "runs" / "train" / "run", io.StringIO(), code_state()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
         patch.chdir(folder)
@@ -195,10 +195,10 @@ def test_a_run_has_a_name_that_can_be_read_and_is_found_by_tags(offline_run: Off
 
 def test_titles_leave_out_what_is_of_the_machine() -> None:
     chosen = {"model": "dilated_dw", "experiment": None}
-    typed = ["optimizer=sgd", "+trainer.limit_train_batches=3", "data.path=/here", "trainer.gpus=0"]
+    typed = ["optimizer=sgd", "trainer.limit_train_batches=3", "data.path=/here", "trainer.gpus=0"]
     typed += ["logger.wandb.mode=offline", "seed=3", "data=folder", "hydra.run.dir=x", "model=x"]
     typed += ["+trainer.default_root_dir=/home/me/x", "+mine=[~/a,b]", "+mine=sqlite:////home/me/x"]
-    typed += ["target_accuracy=null", "+trainer.limit_test_batches=0"]  # of every trial
+    typed += ["target_accuracy=null", "trainer.limit_test_batches=0"]  # of every trial
     assert title(chosen, 3, typed) == (
         "dilated_dw optimizer=sgd trainer.limit_train_batches=3 seed 3"
     )

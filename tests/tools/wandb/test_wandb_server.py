@@ -79,10 +79,14 @@ def check_that_nothing_is_lost(output: str, epochs: int, said: str) -> None:
 @needs_unshare("--uts")
 @pytest.mark.slow
 def test_an_online_run_is_uploaded_whole_and_without_anything_of_the_machine(
-    server: WandbServer,
+    server: WandbServer, tmp_path: Path
 ) -> None:
     options = [*OPTIONS, "plots=true", "trainer.max_epochs=2", "logger.wandb.mode=online"]
-    options += ["+trainer.default_root_dir=/secret_place/x"]
+    options += ["trainer.profiler={_target_:pytorch_lightning.profilers.SimpleProfiler}"]
+    options += [
+        f"+trainer.profiler.dirpath={tmp_path}/secret_place",
+        "+trainer.profiler.filename=p",
+    ]
     training = [sys.executable, "-m", "cifar_lightning.train", *options]
     ended = subprocess.run(
         ["unshare", "--map-root-user", "--uts", "sh", "-c", AS_OTHERS, "sh", *training],
