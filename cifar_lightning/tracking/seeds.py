@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from cifar_lightning.tracking.comparison import LEVEL, Comparison, compare_best
 from cifar_lightning.tracking.run_folder import STATUSES, Run
 from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
 
@@ -22,6 +23,7 @@ METRICS: dict[str, tuple[str, float, int, str]] = {
     "images_per_s": ("images/s", 1, 0, ""),
     "train_tflop": ("TFLOP", 1, 2, ""),
 }
+COMPARED = 5  # configurations that the best is compared with in a sentence each
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Group:
     def values(self, key: str) -> list[float]:
         """The values of a metric in the finished runs that have it."""
         return numbers([run.metrics.get(key) for run in self.finished])
+
+    def by_seed(self, key: str) -> dict[str, float]:
+        """The values of a metric by seed; of runs with the same seed, their mean."""
+        values: dict[str, list[float]] = {}
+        for run in self.finished:
+            values.setdefault(str(run.seed), []).extend(numbers([run.metrics.get(key)]))
+        return {seed: statistics.fmean(found) for seed, found in values.items() if found}
 
     def format_mean(self, key: str) -> str:
         """Mean ± standard deviation of one of `METRICS` over the finished runs, as text."""
@@ -130,7 +139,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     if len(measured) > 1 or len(measured[0].values("val/acc")) > 1:
         sentences.append(_best_mean(measured))
     if len(measured) > 1:
-        sentences.append(_lead(measured[0], measured[1]))
+        sentences += _leads(measured)
     selection = "The best is selected by validation accuracy alone, never by test accuracy."
     return [*sentences, selection, tally]
 
@@ -151,27 +160,56 @@ def _why_none(runs: Sequence[Run]) -> str:
 def _best_mean(measured: Sequence[Group]) -> str:
     """A sentence on the mean of the first group, which is the best one."""
     first = measured[0]
-    n = len(first.values("val/acc"))
-    seeds = {str(run.seed) for run in first.finished}
-    over = f" over {n} {'seeds' if len(seeds) == n else 'runs'}" if n > 1 else " (one run)"
+    runs, seeds = len(first.values("val/acc")), len(first.by_seed("val/acc"))
+    over = f"over {seeds} seeds" if seeds > 1 else "with a single seed"
+    if runs > seeds:
+        over += f" in {runs} runs"
     on_test = f", {first.format_mean('test/acc')} on test" if first.values("test/acc") else ""
     subject = f"The best configuration is {first.name}:" if len(measured) > 1 else "The mean is"
-    return f"{subject} {first.format_mean('val/acc')} on validation{over}{on_test}."
+    return f"{subject} {first.format_mean('val/acc')} on validation {over}{on_test}."
 
 
-def _lead(first: Group, second: Group) -> str:
-    """A sentence on the lead of the best configuration, and whether it is more than noise."""
-    ours, theirs = first.values("val/acc"), second.values("val/acc")
-    gap = 100 * (_mean(ours) - _mean(theirs))
-    sentence = f"It leads {second.name} by {gap:.2f} points"
-    if len(ours) < 2 or len(theirs) < 2:
-        return f"{sentence}. More seeds of each would tell how much of that is noise."
-    variances = (statistics.variance(values) / len(values) for values in (ours, theirs))
-    error = 100 * math.sqrt(sum(variances))
-    sentence += f" (standard error {error:.2f})"
-    if gap > 2 * error:
-        return f"{sentence}."
-    return f"{sentence}: the difference is within the noise of these seeds."
+def _leads(measured: Sequence[Group]) -> list[str]:
+    """Sentences on the best configuration against the others: whether it leads, or it is noise."""
+    best, *others = measured
+    compared = compare_best([group.by_seed("val/acc") for group in measured])
+    if not any(comparison.tested for comparison in compared):
+        return [_lead(best, others[0], compared[0])]
+    sentences = [_lead(best, *pair) for pair in zip(others, compared, strict=True)][:COMPARED]
+    if further := compared[COMPARED:]:
+        leads = sum(comparison.is_lead for comparison in further)
+        sentences.append(f"It leads {leads} of the {len(further)} other configurations.")
+    if len(others) > 1:
+        sentences.append(
+            f"A lead has p < {LEVEL}, where p is corrected for all pairs of configurations (Holm); "
+            "the intervals are not."
+        )
+    return sentences
+
+
+def _lead(best: Group, other: Group, found: Comparison) -> str:
+    """A sentence on the difference between the best configuration and another."""
+    points = 100 * found.difference
+    # At the seeds of both, the best of all seeds may be below.
+    gap = f"It is {abs(points):.2f} points {'below' if points < 0 else 'above'} {other.name}"
+    if found.tested:
+        test = f"paired t-test of {found.pairs} seeds" if found.pairs else "Welch's t-test"
+        p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+        low, high = 100 * found.low, 100 * found.high
+        details = f"(95 % interval {low:.2f} to {high:.2f}, {test}, {p})"
+        if found.is_lead:
+            return f"It leads {other.name} by {points:.2f} points {details}."
+        noise = ", which is within the noise of these seeds" if found.p >= LEVEL else ""
+        return f"{gap} {details}{noise}."
+    single = [group for group in (best, other) if len(group.by_seed("val/acc")) == 1]
+    if single:
+        of = "each" if len(single) == 2 else "its own" if best in single else "the other"
+        return (
+            f"{gap}, with a single seed of {of}: more seeds would tell how much of that is noise."
+        )
+    if not found.difference:
+        return f"{other.name} has the same values."
+    return f"{gap} at every seed: without any spread, nothing tells how much of that is noise."
 
 
 def shown_metrics(groups: Sequence[Group]) -> list[str]:

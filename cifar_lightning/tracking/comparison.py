@@ -1,0 +1,90 @@
+"""Tests whether one configuration is better than another by more than the noise of their seeds."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+LEVEL = 0.05  # of the p-value, below which a difference is more than noise
+DECIMALS = 6  # accuracies are float32: 0.7 is 0.69999999
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference between the means of two configurations.
+
+    Attributes:
+        difference: the first mean minus the second.
+        pairs: number of seeds of both whose values were paired; 0 if they were not.
+        p: of Student's t-test, two-sided, that the means are equal; 1 if it cannot be made.
+        low, high: of the 95 % confidence interval of the difference; infinite if there is none.
+    """
+
+    difference: float
+    pairs: int
+    p: float = 1.0
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def tested(self) -> bool:
+        """Whether there is a test: not with a single seed, nor where nothing varies."""
+        return math.isfinite(self.low)
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether the first is better by more than noise."""
+        return self.difference > 0 and self.p < LEVEL
+
+
+def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
+    """Compare two configurations by Student's t-test.
+
+    If more than half of the seeds of each are seeds of the other too, the test is paired: it is of
+    the differences at these seeds, and other seeds are left out. Else it is Welch's, of all values.
+
+    Args:
+        first: a value per seed.
+        second: likewise.
+    """
+    from scipy import stats  # takes a second, and every sweep imports this module
+
+    shared = [seed for seed in first if seed in second]
+    if 2 * len(shared) > max(len(first), len(second)):
+        differences = [round(first[seed] - second[seed], DECIMALS) for seed in shared]
+        untested = Comparison(statistics.fmean(differences), len(shared))
+        if len(set(differences)) == 1:
+            return untested
+        test = stats.ttest_1samp(differences, 0)
+    else:
+        ours, theirs = ([round(v, DECIMALS) for v in of.values()] for of in (first, second))
+        untested = Comparison(statistics.fmean(ours) - statistics.fmean(theirs), 0)
+        if min(len(ours), len(theirs)) == 1 or len(set(ours)) == len(set(theirs)) == 1:
+            return untested
+        test = stats.ttest_ind(ours, theirs, equal_var=False)
+    low, high = test.confidence_interval()
+    return replace(untested, p=float(test.pvalue), low=float(low), high=float(high))
+
+
+def compare_best(values: Sequence[Mapping[str, float]]) -> list[Comparison]:
+    """Compare the configuration with the best mean with each other one.
+
+    The p-values are corrected by Holm's method, so that among equal configurations a lead is found
+    with a probability of at most `LEVEL`. The same values decide which one is the best, so that the
+    number of comparisons is that of all pairs, though only those of the best are made.
+
+    Args:
+        values: of each configuration, a value per seed; those of the best first.
+
+    Returns:
+        The comparisons of the best with the second, the third, and so on.
+    """
+    best, *others = values
+    compared = [compare(best, other) for other in others]
+    pairs = math.comb(sum(len(of_one) > 1 for of_one in values), 2)
+    tested = [index for index in range(len(others)) if compared[index].tested]
+    largest = 0.0
+    for rank, index in enumerate(sorted(tested, key=lambda index: compared[index].p)):
+        largest = max(largest, min(1.0, compared[index].p * (pairs - rank)))
+        compared[index] = replace(compared[index], p=largest)
+    return compared
