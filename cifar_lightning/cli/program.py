@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 Task = Callable[[DictConfig], Any]
 
+# How Hydra's errors begin that are of its own options together, and have no class of their own.
+HYDRA_REFUSES = ("The --resolve flag", "Only one of --run")
+
 # In which the first process prints the same error; then torchrun ends the others.
 SECONDS_FOR_THE_FIRST = 5
 
@@ -70,6 +73,10 @@ def entry(
                 if full_error:
                     raise error from error.__cause__
                 _exit_with(error, config_name)
+            except ValueError as error:
+                if not str(error).startswith(HYDRA_REFUSES):
+                    raise
+                sys.exit(f"\nError: {error}.")
             except KeyboardInterrupt:
                 sys.exit(130)  # as shells report it
             except SystemExit as ending:

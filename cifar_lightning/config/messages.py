@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.config.overrides import quoted
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.jobs import JobFailed
 
@@ -20,6 +21,9 @@ MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException,
 
 # What a wrong value raises, and perhaps a bug in a network.
 FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+
+# What a configuration gets when a run begins, and --cfg job does not show.
+OF_A_RUN = ("choices", "overrides", "run_dir", "run_id", "sweep")
 
 
 def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -> str:
@@ -42,17 +46,21 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
 def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> str:
     if isinstance(error, OSError) and not isinstance(error, CompactHydraException):
         return _explain_os(error, config_name)
-    message = str(error).strip()
+    message = str(error).strip().expandtabs(2)
     if isinstance(error, UserError):
         if isinstance(error.__cause__, FAULTS):
             message += "\nHYDRA_FULL_ERROR=1 shows where it was raised."
         return message
+    if explained := _explain_grammar(error, message):
+        return explained
+    message = re.sub(r"\n\s*full_key: (.*)", r" (in \1)", message)
     if cause := error.__cause__:
         message += f"\n{cause}"
     lines = [line for line in message.splitlines() if "object_type=" not in line]
-    if found := re.search(r"Could not find '([^']*)/([^'/]+)'", message):
+    if found := re.search(r"Could not (?:find|load) '([^']*)/([^'/]+)/?'", message):
         listed = message.partition("Available options")[2].partition("Config search path")[0]
         options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
+        options = options or sorted(path.stem for path in (CONF / found[1]).glob("*.yaml"))
         known = f" The options of {found[1]}: {', '.join(options)}." if options else ""
         return f"There is no {found[1]}={found[2]}.{known}" + _nearest(found[2], options)
     if found := re.search(r"Could not override '([^'@]+)'", message):
@@ -60,6 +68,35 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
             found[1], _known_names(config_name, arguments)
         )
     return "\n".join(lines)
+
+
+def _explain_grammar(error: Exception, message: str) -> str | None:
+    """The message for an override or a reference that Hydra could not read; None for others."""
+    if isinstance(error, OverrideParseException):  # whose message is of the parser's terms
+        return (
+            f"{error.override} cannot be read: expected KEY=VALUE, +KEY=VALUE for a new key, or "
+            "~KEY to remove one."
+        )
+    if found := re.search(r"Ambiguous value for argument '(([^=]*)=(.*?))'\n1\.", message, re.S):
+        override, key, value = found.groups()
+        return (
+            f"{override} has several values: -m runs a job with each. As a list they are "
+            f'{key}=[{value}], and a text with commas is in quotes: "{key}={quoted(value)}".'
+        )
+    if found := re.search(r"Sweep parameters '(.*)' requires --multirun", message, re.S):
+        return f"{found[1]} has several values: -m runs a job with each."
+    if isinstance(error, GrammarParseError) or isinstance(error.__cause__, GrammarParseError):
+        where = re.search(r"(?:override |full_key: )(.*)", message)
+        return (
+            f"{where[1] if where else message}: ${{ begins a reference to another key, as in "
+            "${seed}, or a call of a resolver, as in ${oc.env:HOME}."
+        )
+    if found := re.match(r"Interpolation key '(?:hydra\.runtime\.)?choices\.(.*)' not", message):
+        return f"{found[1]} cannot be removed. Choose another option."
+    found = re.fullmatch(r"Interpolation key '(\w+)' not found", message)
+    if found and found[1] in OF_A_RUN:
+        return f"${{{found[1]}}} is known to a run alone: leave --resolve out."
+    return None
 
 
 def _explain_os(error: OSError, config_name: str) -> str:

@@ -5,6 +5,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+from hydra.errors import HydraException
+
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
 
@@ -29,17 +32,24 @@ PATH_KEYS = (
 )
 
 
+# Groups whose options may be combined, as in callbacks=[mirror,progressive_resizing].
+COMBINED_GROUPS = ("callbacks", "logger")
+
+
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:
-    """Quote paths for Hydra's grammar, and refuse overrides that it would misread.
+    """Quote paths, and texts that Hydra's grammar cannot read; refuse what it would misread.
 
     Raises:
-        UserError: if a path is empty, a group is given no option, or there is a space before an
-            equals sign.
+        UserError: if an argument is no override or cannot be read, a path is empty, a group is
+            given no option, or there is a space before an equals sign.
     """
     prepared = []
+    multirun = is_sweep(arguments)
     for before, argument in zip(["", *arguments], arguments, strict=False):
         key, equals, value = argument.partition("=")
-        if not equals and not before.startswith("-") and Path(argument).exists():
+        if "\0" in argument:
+            raise UserError(f"{argument}: it has a NUL character, which no name or text may have.")
+        if not equals and not before.startswith("-") and _exists(argument):
             raise UserError(
                 f"{argument}: expected KEY=VALUE. For several images, images=FOLDER or a pattern "
                 "in quotes, images='photos/*.png'."
@@ -49,24 +59,49 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         if argument in ("experiment=null", "debug=null"):
             continue  # the default, which Hydra does not accept
         group = key.lstrip("+")
-        is_group = group != "" and (CONF / group).is_dir()
-        if is_group and not all(map(_names_option, value.split(","))):
-            options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
-            raise UserError(f"{argument}: this group needs an option: {options}.")
+        options = _options(group)
+        is_group = options or (equals and ("/" in group or group == "hydra"))
+        if is_group and not _names_options(value, group in COMBINED_GROUPS):
+            known = "" if group.startswith("hydra") else f": {', '.join(options)}"  # it has others
+            raise UserError(f"{argument}: this group needs an option{known}.")
         if equals and key.lstrip("+") in PATH_KEYS and value != "null":
             if not value:
                 raise UserError(f"{argument} names no file or folder.")
-            of_a_sweep = is_sweep(arguments) and "," in value and not Path(value).exists()
+            of_a_sweep = multirun and "," in value and not _exists(value)
             if value[0] not in ("'", '"') and not of_a_sweep:
                 # Not pathlib's, which would make one slash of two in an address.
                 argument = f"{key}={quoted(os.path.expanduser(value))}"  # noqa: PTH111
-        prepared.append(argument)
+        is_option = argument.startswith("-") or before in CONFIG_DIR
+        prepared.append(argument if is_option or not equals else _readable(argument, multirun))
     return prepared
 
 
+def _exists(path: str | Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  # pathlib's raises an error for a long name
+
+
+def _options(group: str) -> list[str]:
+    """The options of a group of conf/; empty if there is none of this name."""
+    folder = CONF / group
+    return sorted(path.stem for path in folder.glob("*.yaml")) if group and _exists(folder) else []
+
+
+def _names_options(value: str, combined: bool) -> bool:
+    """Whether a value may be the name of an option, or names separated by commas.
+
+    Args:
+        value: of an override.
+        combined: whether it may be a list too.
+    """
+    if combined and value.startswith("[") and value.endswith("]"):
+        value = value[1:-1]
+    return all(map(_names_option, value.split(",")))
+
+
 def _names_option(value: str) -> bool:
-    """Whether a value may be the name of an option, and not a number, null or a dictionary."""
-    if value.strip().lower() in ("null", "true", "false") or value.strip().startswith("{"):
+    """Whether a value may be the name of an option, and not a number, null, list or dictionary."""
+    value = value.strip()
+    if value.lower() in ("", "null", "true", "false") or value.startswith(("{", "[")):
         return False
     try:
         float(value)
@@ -75,9 +110,63 @@ def _names_option(value: str) -> bool:
     return False
 
 
+def _readable(argument: str, multirun: bool) -> str:
+    """Quote the value of an override, or the texts in it, if Hydra's grammar cannot read it.
+
+    Raises:
+        UserError: if quotes, brackets or a function in the value leave open what the texts are.
+    """
+    if _can_read(argument):
+        return argument
+    key, _, value = argument.partition("=")
+    if not _can_read(f"{key}=1"):
+        raise UserError(
+            f"{argument}: {key} is not the name of a key, as trainer.max_epochs is, or of a group."
+        )
+    is_list = value.startswith("[") and value.endswith("]")
+    is_call = value.endswith(")") and value.partition("(")[0] in create_functions().definitions
+    if value[0] in ("'", '"'):
+        raise UserError(
+            f"{argument}: the quote is not closed, or something follows it. As a text with quotes "
+            f'in it: "{key}={quoted(value)}".'
+        )
+    several = value[1:-1] if is_list else value
+    if is_list or is_call or _is_dictionary(value) or (multirun and "," in value):
+        if re.search(r"[][(){}'\"]", several):
+            raise UserError(
+                f"{argument} cannot be read. Put quotes around each text in it that has other "
+                f"characters than letters, digits and _-./, as in \"{key}=['50 %','a=b']\"."
+            )
+        texts = (part.strip() for part in several.split(","))
+        joined = ",".join(text if _can_read(f"{key}={text}") else quoted(text) for text in texts)
+        return f"{key}=[{joined}]" if is_list else f"{key}={joined}"
+    return f"{key}={quoted(value)}"
+
+
+def _can_read(override: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    return True
+
+
+def _is_dictionary(value: str) -> bool:
+    """Whether a value is in braces as a whole, as {a:1} is, and not {epoch}-{step:02d}."""
+    depth = 0
+    for at, character in enumerate(value, start=1):
+        depth += (character == "{") - (character == "}")
+        if depth == 0:  # at once if the first character is no brace
+            return 1 < at == len(value) and ":" in value
+    return False
+
+
 def is_sweep(arguments: Sequence[str]) -> bool:
     """Whether Hydra would run several jobs."""
-    return any(a == "-m" or a.startswith("--multi") for a in arguments)
+    return any(
+        a == "-m" or a.startswith("--multi") or a.upper() == "HYDRA.MODE=MULTIRUN"
+        for a in arguments
+    )
 
 
 def quoted(value: str) -> str:

@@ -208,7 +208,11 @@ def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any
                 if not isinstance(value, str) or not isinstance(kind.validate_python(value), Path):
                     raise
         except ValidationError as error:
-            raise UserError(f"{prefix}{name}={_in_yaml(value)}{_expected(error)}.") from None
+            hint = ""
+            if value is not None and all(e["type"] == "string_type" for e in error.errors()):
+                text = "…" if isinstance(value, dict | list) else value
+                hint = f": in quotes, as in \"{prefix}{name}='{text}'\""
+            raise UserError(f"{prefix}{name}={_in_yaml(value)}{_expected(error)}{hint}.") from None
         except PydanticUserError:  # a type that no value in YAML has
             continue
         is_seed = name == "seed" or name.endswith("_seed")

@@ -72,7 +72,7 @@ def _check_output(folder: Path) -> None:
     for name, mark in (
         ("report.html", "Written by cifar-lightning"),
         ("report.md", "Written by cifar-lightning"),
-        ("report.csv", "run,status,"),
+        ("report.csv", "run,status"),
     ):
         file = folder / name
         if file.exists() and not (file.is_file() and mark in file.read_text(errors="replace")):

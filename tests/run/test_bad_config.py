@@ -109,6 +109,10 @@ MESSAGES = [
     ("augment.flip=up", "augment.flip=up should be 'none', 'random' or 'alternating'."),
     ("budget.max_params=1e5x", "budget.max_params=1e5x should be a valid number."),
     ("data.val_size=abc", "data.val_size=abc should be a valid integer or a valid number."),
+    (
+        "callbacks.best.filename=7",
+        "valid string: in quotes, as in \"callbacks.best.filename='7'\".",
+    ),
     ("seed=true", "seed=true should be a valid integer."),
     ("target_accuracy=80%", "target_accuracy=80% should be a valid number."),
     ("trainer.gpus=two", "is not auto, a count from 0, or a list as in [0,2]"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from programs import hydra_restored, run_command
 
 from cifar_lightning.config.compose import CONF, compose
@@ -23,10 +24,14 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def read_by_hydra(*typed: str) -> Override:
+    """The override that Hydra reads from what is made of what was typed."""
+    *_, prepared = prepare_arguments(typed)
+    return OverridesParser.create().parse_override(prepared)
+
+
 def path_for_hydra(typed: str) -> object:
-    """The path that Hydra reads from the override that is made of what was typed."""
-    (prepared,) = prepare_arguments([f"data.path={typed}"])
-    return OverridesParser.create().parse_override(prepared).value()
+    return read_by_hydra(f"data.path={typed}").value()
 
 
 @pytest.mark.parametrize(
@@ -62,6 +67,45 @@ def test_a_comma_makes_a_sweep_where_one_is_typed_and_no_such_file_exists(tmp_pa
         assert prepare_arguments([multirun, "data.path=a,b"]) == [multirun, "data.path=a,b"]
     (tmp_path / "a,b").touch()
     assert prepare_arguments(["-m", "data.path=a,b"]) == ["-m", "data.path='a,b'"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "50%",
+        "é",
+        "{epoch}-{step}",
+        "{epoch:02d}-{val/loss:.2f}",
+        "epoch={epoch}",
+        "it's 5 %, or 6",
+        "#1; (a & b",
+        "two\nlines",
+        "foo(bar)",
+        "é of seed ${seed}",
+    ],
+)
+def test_a_text_needs_no_quotes(text: str) -> None:
+    assert read_by_hydra(f"logger.wandb.notes={text}").value() == text
+
+
+def test_texts_in_a_list_or_a_sweep_need_no_quotes() -> None:
+    assert read_by_hydra("logger.wandb.tags=[é, a=b,c,3]").value() == ["é", "a=b", "c", 3]
+    swept = read_by_hydra("-m", "logger.wandb.notes=é,a=b,c,3")
+    assert [*swept.sweep_string_iterator()] == ["'é'", "'a=b'", "c", "3"]
+
+
+def test_what_hydra_reads_stays_as_it_is() -> None:
+    typed = [
+        "seed=1,2",
+        "a=choice(x,y)",
+        "b=range(1,3)",
+        "c=${d}",
+        "e={f:[1]}",
+        "+g='1'",
+        "~h",
+        "i=",
+    ]
+    assert prepare_arguments(["-m", *typed]) == ["-m", *typed]
 
 
 def test_a_file_without_a_key_is_named(tmp_path: Path) -> None:
@@ -112,13 +156,38 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["optimizer=sgd", "optimizer.lrr=3"], ["There is no 'optimizer.lrr'", "optimizer.lr"]),
     (["data.path=x"], ["There is no 'data.path'", "It belongs to data=folder"]),
     # grammar
-    (["seed=(1"], ["seed=(1"]),
+    (["seed=(1"], ["seed=(1 should be a valid integer."]),
     (["seed", "=1"], ["=1: no space belongs before the equals sign"]),
-    (["seed=1,2"], ["Ambiguous value for argument 'seed=1,2'", "--multirun"]),
+    (["seed=1,2"], ["seed=1,2 has several values: -m runs a job with each.", "\"seed='1,2'\""]),
+    (["seed=range(1,3)"], ["seed=range(1,3) has several values: -m runs a job with each."]),
+    (["seed"], ["seed cannot be read: expected KEY=VALUE"]),
+    (["é=1"], ["é=1: é is not the name of a key"]),
+    (["~é"], ["~é cannot be read: expected KEY=VALUE"]),
+    (["data.root='a"], ["data.root='a: the quote is not closed", "\"data.root='\\'a'\""]),
+    (["data.mirrors=['é',(]"], ["cannot be read. Put quotes around each text", "=['50 %','a=b']"]),
+    (["-m", "seed=choice(é,1)"], ["seed=choice(é,1) cannot be read. Put quotes around each"]),
+    (["data.root=${"], ["data.root='${': ${ begins a reference to another key"]),
+    (["data.root=a\0b"], ["data.root=a\N{REPLACEMENT CHARACTER}b: it has a NUL character"]),
+    (["hydra.run.dir=a\0b"], ["it has a NUL character"]),
+    (["--resolve"], ["The --resolve flag can only be used in conjunction with --cfg or --help."]),
+    (["--cfg", "job", "--resolve"], ["${run_dir} is known to a run alone: leave --resolve out."]),
+    (["--cfg", "job", "-m"], ["Only one of --run, --multirun, --cfg, "]),
     (
         ["experiment=null,sgd", "-m"],
         [f"needs an option: {', '.join(options('experiment'))}."],
     ),
+    *(
+        ([typed], [f"{typed}: this group needs an option"])
+        for typed in (
+            "experiment=[a,b]",
+            "data=[1]",
+            "scheduler=[nan]",
+            "hydra/launcher=[1]",
+            "data=",
+        )
+    ),
+    (["callbacks=[mirrors]"], ["There is no callbacks=mirrors. ", "Did you mean mirror?"]),
+    (["~model"], ["model cannot be removed. Choose another option."]),
     (
         ["augment=null"],
         [f"augment=null: this group needs an option: {', '.join(options('augment'))}."],
@@ -182,6 +251,7 @@ def test_a_mistake_ends_in_one_message(
     assert said.count("Error: ") == 1
     for part in expected:
         assert part in said
+    assert not re.search(r"hydra\.cc|Exception|viable|\n\n", said.strip())
     assert not list(Path.cwd().rglob("metrics.json"))
 
 

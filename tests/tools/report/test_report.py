@@ -273,6 +273,12 @@ def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
     write(one)
 
 
+def test_a_run_that_has_only_begun_is_reported_again(tmp_path: Path) -> None:
+    (tmp_path / "begun" / ".hydra").mkdir(parents=True)
+    (tmp_path / "begun" / ".hydra" / "overrides.yaml").write_text("[]")
+    assert write(tmp_path / "begun") == write(tmp_path / "begun")
+
+
 def test_a_run_without_a_record_of_what_was_typed_claims_no_command(one: Path) -> None:
     (one / "config.yaml").unlink()
     page = write(one)
@@ -308,6 +314,7 @@ def test_a_run_without_an_evaluation_says_how_to_make_one(one: Path) -> None:
 
 def test_what_was_typed_is_typed_again() -> None:
     typed = ["data=folder", "data.path=a b/[1],c'd=e", "seed=1", "+trainer.x='y z'"]
+    typed += ["logger.wandb.notes=é: it's 5 %", "logger.wandb.name='plain'", "tags=[a,b]"]
     prepared = prepare_arguments(typed)
     assert shlex.split(train_command(prepared))[3:] == typed
     sweep = ["data.path=a,b", "resume=gone.ckpt"]
