@@ -1,6 +1,8 @@
 """Reads and writes checkpoints."""
 
+import io
 import os
+import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from cifar_lightning._version import __version__
 from cifar_lightning.errors import UserError
@@ -62,7 +65,7 @@ class Checkpoint:
         state_dict: of the classifier.
         global_step: number of optimizer steps.
         can_be_resumed: whether it was saved at the end of an epoch or by an interruption, and not
-            after a validation within an epoch.
+            after a validation within an epoch; None if its progress cannot be read.
         has_training_state: whether it has the state of the optimizer and the schedule.
     """
 
@@ -71,7 +74,7 @@ class Checkpoint:
     info: ModelInfo
     state_dict: dict[str, Tensor]
     global_step: int
-    can_be_resumed: bool
+    can_be_resumed: bool | None
     has_training_state: bool
 
 
@@ -96,17 +99,68 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self._created.add(path.parent)
         with atomic_write(path) as file:
             torch.save(checkpoint, file)
+            file.flush()
+            if get_unsafe_globals_in_checkpoint(file.name):
+                raise UserError(_why_unsafe(checkpoint))
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint for a resume.
+
+        Raises:
+            UserError: if objects are in it, which are not unpickled.
+        """
+        try:
+            return super().load_checkpoint(path, *args, **kwargs)
+        except pickle.UnpicklingError as error:
+            found = ", ".join(sorted(get_unsafe_globals_in_checkpoint(path)))
+            raise UserError(
+                f"{path} cannot be resumed: its training state holds objects, which could run code "
+                f"when they are read: {found}. evaluate, predict and export work with it."
+            ) from error
+
+
+def _why_unsafe(checkpoint: dict[str, Any]) -> str:
+    """The message for a checkpoint with objects, which names the part that holds them."""
+    callbacks = checkpoint.get("callbacks", {})
+    parts = {f"the state of the callback {key}": state for key, state in callbacks.items()}
+    parts |= {f"the key {key!r}": part for key, part in checkpoint.items() if key != "callbacks"}
+    unsafe = []
+    for name, part in parts.items():
+        torch.save(part, file := io.BytesIO())
+        file.seek(0)
+        if found := get_unsafe_globals_in_checkpoint(file):
+            unsafe.append(f"{name} holds {', '.join(sorted(found))}")
+    return (
+        f"This checkpoint could not be resumed: {'; '.join(unsafe)}. Such objects could run code "
+        "when they are read. Save numbers, texts, tensors, and lists and dictionaries of them: "
+        "float(x) of a NumPy number, dict(x) of a defaultdict."
+    )
+
+
+class _Unknown:
+    """Stands for an object in a checkpoint that is not unpickled; nothing of it is kept."""
+
+    def __new__(cls, *_: Any) -> "_Unknown":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint, of which only primitives and tensors are unpickled.
+
+    What else is in it, as in the state of a callback, is left out.
 
     Raises:
         UserError: if the file is missing or not a checkpoint of this package.
     """
     try:
         _check_uncompressed(Path(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        unknown: Any = [(_Unknown, name) for name in get_unsafe_globals_in_checkpoint(path)]
+        with safe_globals(unknown):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
     except IsADirectoryError as error:
@@ -120,21 +174,14 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         _check_length(content["hyper_parameters"])
         if "_target_" not in content["hyper_parameters"]["network"]:
             raise ValueError("the network has no target")
-        _check_counts(content["loops"])
         if any(t.nbytes > t.untyped_storage().nbytes() for t in content["state_dict"].values()):
             raise ValueError("a tensor is larger than its storage")
-        progress = content["loops"]["fit_loop"]
-        epochs = progress["epoch_progress"]["current"]
-        at_epoch_end = (
-            progress["epoch_loop.batch_progress"]["is_last_batch"]
-            or epochs["processed"] == epochs["started"]  # stopped early, at the target
-        )
         return TypeAdapter(Checkpoint).validate_python(
             {
                 "info": content["hyper_parameters"],
                 "state_dict": content["state_dict"],
                 "global_step": content["global_step"],
-                "can_be_resumed": at_epoch_end or INTERRUPTED in content.get("callbacks", {}),
+                "can_be_resumed": _can_be_resumed(content),
                 "has_training_state": "optimizer_states" in content,
             }
         )
@@ -143,6 +190,21 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} is not a checkpoint of cifar-lightning, or of a version that this one "
             f"({__version__}) does not know."
         ) from error
+
+
+def _can_be_resumed(content: dict[str, Any]) -> bool | None:
+    """See `Checkpoint.can_be_resumed`."""
+    try:
+        _check_counts(content["loops"])
+        progress = content["loops"]["fit_loop"]
+        epochs = progress["epoch_progress"]["current"]
+        return bool(
+            progress["epoch_loop.batch_progress"]["is_last_batch"]
+            or epochs["processed"] == epochs["started"]  # stopped early, at the target
+            or INTERRUPTED in content.get("callbacks", {})
+        )
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def check_finite(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:

@@ -88,6 +88,47 @@ def _resolve_calls(content: Any, resolved: Any) -> Any:
     return resolved if calls else content
 
 
+def read_data(folder: RunFolder) -> tuple[dict[str, Any], str | None]:
+    """Read only the data of a run's record, for inference, which needs nothing else of it.
+
+    It may evaluate only references; the caller has to check what it calls.
+
+    Returns:
+        The settings, and the option in conf/data/; empty and None of a folder without a record.
+
+    Raises:
+        UserError: if the record cannot be read, or its data would evaluate more.
+    """
+    file = folder.config
+    content = load_yaml(file) if file.is_file() else None
+    if not isinstance(content, dict) or "starts" not in content:  # a file of the user's
+        return {}, None
+    data, choices = content.get("data"), content.get("choices")
+    check_interpolations(file, data)
+    try:
+        config = OmegaConf.create(
+            _without_calls(content) | {"run_dir": str(folder.path.absolute())}
+        )
+        settings: Any = (
+            OmegaConf.to_container(config.data, resolve=True) if isinstance(data, dict) else {}
+        )
+    except Exception as error:  # OmegaConf's errors, and Python's for what refers to itself
+        raise _unreadable(file, error) from error
+    check_interpolations(file, settings, resolved=True)
+    option = choices.get("data") if isinstance(choices, dict) else None
+    return settings, option if isinstance(option, str) else None
+
+
+def _without_calls(content: Any) -> Any:
+    """A configuration in which all interpolations but references are missing values."""
+    if isinstance(content, dict):
+        return {key: _without_calls(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_calls(value) for value in content]
+    calls = isinstance(content, str) and "${" in REFERENCE.sub("", content)
+    return "???" if calls else content
+
+
 def read_record(folder: RunFolder) -> DictConfig:
     """Read the record of a run, with the folder where the run is now.
 
@@ -111,5 +152,9 @@ def read_record(folder: RunFolder) -> DictConfig:
     except (UserError, FileNotFoundError):
         raise
     except Exception as error:  # PyYAML and OmegaConf have no base class in common
-        raise UserError(f"{file} cannot be read: {str(error).partition(chr(10))[0]}") from error
+        raise _unreadable(file, error) from error
     return config
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} cannot be read: {str(error).partition(chr(10))[0]}")

@@ -1,16 +1,21 @@
 """Checks what a checkpoint or a record from elsewhere calls and evaluates.
 
 Hydra calls the `_target_`s of a configuration; OmegaConf calls the NAME of `${NAME:…}`. A file may
-call only `_target_`s that this installation's conf/ calls too, and evaluate only references.
+call only `_target_`s that this installation's conf/ calls too, or that do no harm with any
+arguments, and evaluate only references.
 """
 
+import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from pytorch_lightning import callbacks
 
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
@@ -22,6 +27,20 @@ Targets = frozenset[tuple[Any, int, Any]]
 """Each a part of the configuration, such as `model`, the depth of a `_target_` in it, and what is
 called there: what conf/ calls as a callback is not called as an argument of one."""
 
+# Lightning's callbacks that do no harm with any arguments: they write to the trainer's loggers, or
+# to paths that run/resume.py checks. Not among them are base classes, and LambdaCallback, which is
+# of no use without functions.
+CALLBACKS = (
+    *("BackboneFinetuning", "BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging"),
+    *("EarlyStopping", "GradientAccumulationScheduler", "LearningRateFinder"),
+    *("LearningRateMonitor", "ModelCheckpoint", "ModelPruning", "ModelSummary"),
+    *("OnExceptionCheckpoint", "RichModelSummary", "RichProgressBar", "SpikeDetection"),
+    *("StochasticWeightAveraging", "TQDMProgressBar", "ThroughputMonitor", "Timer"),
+    "WeightAveraging",
+)
+MOST = 10  # targets in a message
+LONGEST = 100  # characters of each
+
 
 def check_targets(file: Path, content: Any, typed: Any = None) -> None:
     """Refuse a configuration that calls what neither conf/ nor the command line calls there.
@@ -29,19 +48,40 @@ def check_targets(file: Path, content: Any, typed: Any = None) -> None:
     Args:
         file: of the configuration, for the message.
         content: nested dictionaries and lists, by part (`model`, `data`, …); references resolved.
-        typed: the command line's configuration, likewise.
+        typed: the command line's configuration, likewise, of a resume; None for inference.
 
     Raises:
-        UserError: names the class or function, and the part.
+        UserError: names each class or function with its key, and what to type.
     """
-    known = known_targets() | targets_in(typed)
-    for part, depth, target in targets_in(content):
-        if not isinstance(target, str) or (part, depth, target) not in known:
-            raise UserError(
-                f"{file} wants to call {target!r} in {part}, where no configuration in {CONF} "
-                "does, so it was not called. If it is your own, name it there, as a network in "
-                "conf/model/NAME.yaml; with resume= its ._target_= can be typed again instead."
-            )
+    known = known_targets() | stock_targets() | targets_in(typed)
+    unknown = {
+        keys[: keys.index("_target_") + 1]: str(value)[:LONGEST]
+        for keys, value in leaves(content)
+        if "_target_" in keys and _target(keys, value) not in known
+    }
+    if unknown:
+        texts = sorted(
+            f"{'.'.join(map(str, keys))[:LONGEST]}={name}" for keys, name in unknown.items()
+        )
+        shown = ", ".join([*texts[:MOST], *["…"] * (len(texts) > MOST)])
+        raise UserError(
+            f"{file} wants to call what no configuration in {CONF} and nothing on the command line "
+            f"calls there, so it was not called: {shown}. {_advice([*unknown], typed is not None)}"
+        )
+
+
+def _advice(unknown: Sequence[tuple[Any, ...]], resumes: bool) -> str:
+    """What to type for unknown targets, by their keys."""
+    folder = "--config-dir FOLDER, the folder of its configuration"
+    if resumes:
+        parts = [keys for keys in unknown if keys[0] in ("callbacks", "logger") and len(keys) > 2]
+        without = sorted({f"~{keys[0]}.{keys[1]}"[:LONGEST] for keys in parts})[:MOST]
+        ending = f" Or resume without it: {' '.join(without)}." if without else ""
+        return f"If it is your own, type it again, or {folder}.{ending}"
+    part = unknown[0][0]
+    if part == "data":
+        return "data=OPTION gives other data; if it is your own, name it in conf/data/OPTION.yaml."
+    return f"If it is your own, name it in conf/{part}/NAME.yaml, or type {folder}."
 
 
 def check_interpolations(file: Path, content: Any, resolved: bool = False) -> None:
@@ -60,33 +100,73 @@ def check_interpolations(file: Path, content: Any, resolved: bool = False) -> No
             raise UserError(f"{file} wants to evaluate {value!r}, so it was not read any further.")
 
 
-@cache
 def known_targets() -> Targets:
-    """The targets of all files in conf/.
+    """The targets of all files in conf/, and in the folders that the command line names.
+
+    Raises:
+        UserError: if one cannot be read.
+    """
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    folders = [Path(s.path) for s in sources if s.schema == "file" and s.provider != "main"]
+    return targets_of(CONF).union(*map(targets_of, folders))
+
+
+@cache
+def targets_of(folder: Path) -> Targets:
+    """The targets of all files in a folder of configurations.
 
     Raises:
         UserError: if one cannot be read.
     """
     known: Targets = frozenset()
-    for file in CONF.rglob("*.yaml"):
+    # Only groups of conf/: --config-dir may name a folder with much else in it.
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    for file in (
+        *folder.glob("*.yaml"),
+        *(f for g in groups for f in (folder / g).rglob("*.yaml")),
+    ):
         try:
             content = OmegaConf.to_container(OmegaConf.load(file))
         except Exception as error:  # PyYAML and OmegaConf have no base class in common
             raise UserError(f"{file} cannot be read: {error}") from error
-        for group in reversed(file.relative_to(CONF).parts[:-1]):
+        for group in reversed(file.relative_to(folder).parts[:-1]):
             if "@package _global_" not in file.read_text():
                 content = {group: content}
         known |= targets_in(content)
     return known
 
 
+@cache
+def stock_targets() -> Targets:
+    """The targets of PyTorch and Lightning that do no harm with any arguments."""
+    found = [("callbacks", 2, getattr(callbacks, name), callbacks.__name__) for name in CALLBACKS]
+    for part, module, base in (
+        ("optimizer", torch.optim, torch.optim.Optimizer),
+        ("scheduler", torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
+    ):
+        classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
+        found += [(part, 1, one, module.__name__) for one in classes]
+    targets = {
+        (part, depth, f"{module}.{one.__name__}")
+        for part, depth, one, exported in found
+        for module in (exported, one.__module__)
+    }
+    if importlib.util.find_spec("lightning"):  # which has them too
+        targets |= {
+            (part, depth, name.replace("pytorch_lightning", "lightning.pytorch", 1))
+            for part, depth, name in targets
+        }
+    return frozenset(targets)
+
+
 def targets_in(content: Any) -> Targets:
     """The targets of a configuration, with their parts and depths."""
-    return frozenset(
-        (keys[0], keys.index("_target_"), value if isinstance(value, str) else repr(value)[:100])
-        for keys, value in leaves(content)
-        if "_target_" in keys
-    )
+    return frozenset(_target(keys, value) for keys, value in leaves(content) if "_target_" in keys)
+
+
+def _target(keys: tuple[Any, ...], value: Any) -> tuple[Any, int, Any]:
+    name = value if isinstance(value, str) else repr(value)[:LONGEST]
+    return keys[0], keys.index("_target_"), name
 
 
 def leaves(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:

@@ -32,9 +32,9 @@ def export(config: DictConfig) -> dict[str, Any]:
         `checkpoint`, `format` and `output`; `bytes` and `checkpoint_bytes`; `largest_difference`
         between the logits of the file and of PyTorch, and the `tolerance`; the number of `images`
         that were compared, and `images_of`: `validation`, `train` (without validation images) or
-        `noise` (if the run's data are not on this machine). Except for safetensors, which holds no
-        graph: the milliseconds for batches of 1 and 256, `eager_ms_1` and `eager_ms_256` of
-        PyTorch, `file_ms_1` and `file_ms_256` of the file, and the number of CPU `threads`.
+        `noise` (if the run's data cannot be used on this machine). Except for safetensors, which
+        holds no graph: the milliseconds for batches of 1 and 256, `eager_ms_1` and `eager_ms_256`
+        of PyTorch, `file_ms_1` and `file_ms_256` of the file, and the number of CPU `threads`.
 
     Raises:
         UserError: for a mistake that the user can fix, or if the file's logits differ from
@@ -48,7 +48,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning import run
     from cifar_lightning.checkpoints.io import find_checkpoint
     from cifar_lightning.config import validate
-    from cifar_lightning.errors import DataUnavailable, UserError
+    from cifar_lightning.errors import UserError
     from cifar_lightning.export import formats, verify
     from cifar_lightning.run.devices import keep_freed_memory
     from cifar_lightning.system.atomic import atomic_write
@@ -65,7 +65,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     classifier, info = run.rebuild(checkpoint)
     try:
         images, images_of = verify.real_images(run.rebuild_data(config, checkpoint, info)[0])
-    except DataUnavailable:
+    except UserError:  # the images are for the check alone
         if "data" in config:
             raise
         images, images_of = verify.noise(info.image_size), "noise"

@@ -200,7 +200,7 @@ def show(result: dict[str, Any], classifier: Classifier) -> None:
     images = {
         "validation": "validation images",
         "train": "training images",
-        "noise": "images of random pixels, as the run's own are not here",
+        "noise": "images of random pixels, as the run's own cannot be used here",
     }[result["images_of"]]
     note("checked on", f"{result['images']:,} {images}, in batches of 1, 7 and 256")
     if timed:

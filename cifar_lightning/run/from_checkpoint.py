@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import ModelInfo, check_finite, read_checkpoint
-from cifar_lightning.checkpoints.record import read_record
+from cifar_lightning.checkpoints.record import read_data
 from cifar_lightning.checkpoints.trusted import check_interpolations, check_targets
 from cifar_lightning.config.compose import CONF, key_of
 from cifar_lightning.config.paths import DATA_PATHS
@@ -18,7 +18,7 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.run.build import build_data, instantiate_part, make_network
 from cifar_lightning.tracking.console import note
-from cifar_lightning.tracking.run_folder import RunFolder, load_yaml
+from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.training.module import Classifier, DistillationLoss
 
 BATCH_SIZE = 256  # the default, if neither the command line nor a record has one
@@ -117,22 +117,18 @@ def rebuild_data(
         The data, its option in conf/data/, and the batch size for evaluation.
 
     Raises:
-        DataUnavailable: if the images are not on this machine and cannot be downloaded.
-        UserError: if the run's record cannot be read or calls what conf/ does not, or if the images
-            have other classes or another size than the model.
+        DataUnavailable: if the images are not on this machine and cannot be downloaded, or the
+            run's data calls what conf/ does not.
+        UserError: if the run's record cannot be read, or if the images have other classes or
+            another size than the model.
     """
     folder = RunFolder.of(checkpoint)
-    recorded: dict[str, Any] = {}
-    option = info.data
-    if folder.config.is_file() and "starts" in load_yaml(folder.config):
-        record = read_record(folder)
-        recorded = OmegaConf.to_container(record.data, resolve=True)  # type: ignore[assignment]
-        option = str(record.choices.get("data"))
-        check_targets(folder.config, {"data": recorded})
+    recorded, option = read_data(folder)
     if "data" in config:
-        option, settings = config.choices.data, _typed_data(config, recorded)
+        option, settings = config.choices.data, _typed_data(config, folder.config, recorded)
     else:
-        settings = _data_of_run(checkpoint, option, recorded)
+        option = option or info.data
+        settings = _data_of_run(folder, checkpoint, option, recorded)
     batch_size = settings.get("batch_size", BATCH_SIZE)
     if type(batch_size) is not int or batch_size < 1:
         raise UserError(f"data.batch_size={batch_size} is not a count from 1.")
@@ -156,28 +152,36 @@ def rebuild_data(
     return data, option, batch_size
 
 
-def _typed_data(config: DictConfig, recorded: dict[str, Any]) -> dict[str, Any]:
+def _typed_data(config: DictConfig, record: Path, recorded: dict[str, Any]) -> dict[str, Any]:
     """The settings of `data=`, with those of the run that the command line does not override.
 
     Without validation images, because there may be too few images for a training.
     """
     settings: Any = OmegaConf.to_container(config.data, resolve=True)
     typed = {key_of(override).removeprefix("data.") for override in config.overrides}
-    kept = {*recorded} & {*settings} - {"_target_", "val_size", *DATA_PATHS} - typed
-    settings |= {key: recorded[key] for key in kept}
+    names = {*recorded} & {*settings} - {"_target_", "val_size", *DATA_PATHS} - typed
+    kept = {key: recorded[key] for key in names}
+    check_targets(record, {"data": kept})
+    settings |= kept
     if "val_size" in settings and "val_size" not in typed:
         settings["val_size"] = 0
     return dict(settings)
 
 
-def _data_of_run(checkpoint: Path, option: str, recorded: dict[str, Any]) -> dict[str, Any]:
+def _data_of_run(
+    folder: RunFolder, checkpoint: Path, option: str, recorded: dict[str, Any]
+) -> dict[str, Any]:
     """The settings of the data of a checkpoint's run.
 
     Environment variables come before the record, but after the run's own overrides.
     """
     file = CONF / "data" / f"{option}.yaml"
+    try:
+        check_targets(folder.config, {"data": recorded})
+    except UserError as error:
+        raise DataUnavailable(str(error)) from error
     settings: dict[str, Any] = recorded
-    typed = RunFolder.of(checkpoint).read().settings
+    typed = folder.read().settings
     if file in CONF.glob("data/*.yaml"):
         as_written = OmegaConf.load(file)
         here: Any = OmegaConf.to_container(as_written, resolve=True)

@@ -1,5 +1,6 @@
 """Builds the configuration for resuming a run."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from cifar_lightning.config.compose import key_of
 from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import RunFolder
+
+# Arguments of Lightning's callbacks and profilers for the files that they write.
+OUTPUTS = ("dirpath", "filename", "exclude_batches_path")
+# A relative path, with metrics in formats such as {epoch:02d} and {val/acc:.4f}.
+FILE_NAME = re.compile(r"(?!/)([\w /.,=+@-]|\{\w[\w/.-]*(:0?\d*(\.\d+)?[dfge]?)?\})+")
 
 
 def resumed(config: DictConfig) -> DictConfig:
@@ -66,6 +72,11 @@ def _check_checkpoint(path: Path) -> None:
             f"resume={path} holds the network alone, as the copies on W&B do. Use last.ckpt in "
             "the run's folder."
         )
+    if checkpoint.can_be_resumed is None:
+        raise UserError(
+            f"resume={path}: its count of epochs and steps is damaged, or of another version. Use "
+            "another checkpoint of the run. evaluate, predict and export may work with this one."
+        )
     if not checkpoint.can_be_resumed:
         raise UserError(
             f"resume={path} was saved in the middle of an epoch, and has no record of the images "
@@ -79,18 +90,31 @@ def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) ->
 
     `typed` has the keys of the command line's overrides, whose paths are the user's own.
     """
-    parts = {"trainer.profiler": config.trainer.get("profiler")}
-    parts |= {f"callbacks.{name}": part for name, part in config.callbacks.items()}
-    for name, part in parts.items():
-        if not OmegaConf.is_dict(part) or "dirpath" not in part:
+    content: Any = OmegaConf.to_container(config, resolve=True)
+    outputs = {"trainer.default_root_dir": content["trainer"].get("default_root_dir")}
+    parts = {f"callbacks.{name}": part for name, part in content["callbacks"].items()}
+    for name, part in (parts | {"trainer.profiler": content["trainer"].get("profiler")}).items():
+        arguments = part if isinstance(part, dict) else {}
+        outputs |= {f"{name}.{key}": arguments.get(key) for key in OUTPUTS}
+    for key, output in outputs.items():
+        if output is None or key in typed:
             continue
-        # Lightning deletes earlier best checkpoints, by paths that are stored in the checkpoint.
-        output, run_dir = part.dirpath, Path(config.run_dir).resolve()
-        inside = isinstance(output, str) and Path(output).resolve().is_relative_to(run_dir)
-        if not inside and f"{name}.dirpath" not in typed:
+        if key.endswith(".filename"):
+            # Lightning's formats could fill a name with dots and slashes.
+            inside = FILE_NAME.fullmatch(str(output)) and ".." not in str(output)
+        else:
+            # Lightning deletes earlier best checkpoints, by paths stored in the checkpoint.
+            folder = Path(config.run_dir).resolve()
+            inside = (
+                isinstance(output, str)
+                and "://" not in output
+                and Path(output).expanduser().resolve().is_relative_to(folder)
+            )
+        if not inside:
+            shown = str(output)[:200]
             raise UserError(
-                f"resume={path} makes {name} write to {output}, outside of the run's folder. If "
-                f"that is intended, give {name}.dirpath={output} again."
+                f"resume={path} makes {key.rpartition('.')[0]} write to {shown}, outside of the "
+                f"run's folder. If that is intended, give {key}={shown} again."
             )
 
 

@@ -5,18 +5,23 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from signal import SIGINT
 from typing import Any
 
+import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
-from checkpoints import Bomb, changed, in_network
-from conftest import TINY
+from checkpoints import Bomb, changed, changed_record, in_network
+from conftest import TINY, Compose
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints import io, trusted
 from cifar_lightning.config.compose import CONF, compose
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import train
 
 
@@ -36,23 +41,105 @@ def test_a_checkpoint_says_what_inference_needs_and_nothing_of_the_rest(best: Pa
 
 MINE = """
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
 from cifar_lightning.training.augment import Augment
 from cifar_lightning.training.optim import linear_schedule
-class Watch(pl.Callback): pass
+class Adam(torch.optim.Adam): pass
+class Trainer(pl.Trainer): pass
+class Watch(pl.Callback):
+    def state_dict(self): return {"seen": 1}
+class Log(Logger):
+    name = version = "mine"
+    def log_metrics(self, metrics, step=None): pass
+    def log_hyperparams(self, params): pass
 """
+OWN = {
+    "augment/mine.yaml": "_target_: mine.Augment",
+    "callbacks/mine.yaml": "defaults: [default]\nmine: {_target_: mine.Watch}",
+    "logger/mine.yaml": "mine: {_target_: mine.Log}",
+    "optimizer/mine.yaml": "{_target_: mine.Adam, _partial_: true, lr: 0.001}",
+    "scheduler/mine.yaml": "{_target_: mine.linear_schedule, _partial_: true}",
+    "trainer/mine.yaml": "defaults: [default]\n_target_: mine.Trainer",
+}
 
 
-def test_a_checkpoint_needs_nothing_of_its_training_but_the_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "mine.py").write_text(MINE)
-    with monkeypatch.context() as installed:
-        installed.syspath_prepend(tmp_path)
-        own = ["augment._target_=mine.Augment", "scheduler._target_=mine.linear_schedule"]
-        train(compose([*TINY, *own, "+callbacks.mine._target_=mine.Watch"], tmp_path / "run"))
-    (tmp_path / "mine.py").unlink()
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose parts are of a module and a folder of configurations of its own."""
+    place = tmp_path_factory.mktemp("own")
+    (place / "mine.py").write_text(MINE)
+    for name, content in OWN.items():
+        file = place / "conf" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(content)
+    options = [name.replace("/", "=").removesuffix(".yaml") for name in OWN]
+    with pytest.MonkeyPatch.context() as installed:
+        installed.syspath_prepend(place)
+        conf = f"hydra.searchpath=['file://{place}/conf']"
+        train(compose([*TINY, *options, conf, "target_accuracy=null"], place / "run"))
     del sys.modules["mine"]
-    assert run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")[0].image_size == 32
+    (place / "mine.py").unlink()
+    shutil.rmtree(place / "conf")
+    return place / "run"
+
+
+@pytest.fixture
+def moved(own: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(own, tmp_path / "elsewhere"))
+
+
+INFERENCE = OmegaConf.create({"overrides": []})
+
+
+def test_inference_needs_nothing_of_a_training_but_the_network_and_the_data(moved: Path) -> None:
+    best = moved / "checkpoints" / "best.ckpt"
+    _, info = run.rebuild(best)
+    data, option, _ = run.rebuild_data(INFERENCE, best, info)
+    assert (option, len(data.test), info.image_size) == ("shapes", 60, 32)
+    assert not RunFolder(moved).read().problems
+
+
+def test_a_resume_lists_what_is_missing_and_what_to_type(moved: Path) -> None:
+    resume = f"resume={moved}/checkpoints/last.ckpt"
+    missing = {
+        "augment": "Augment",
+        "callbacks.mine": "Watch",
+        "logger.mine": "Log",
+        "optimizer": "Adam",
+        "scheduler": "linear_schedule",
+        "trainer": "Trainer",
+    }
+    typed = [f"{key}._target_=mine.{name}" for key, name in missing.items()]
+    with pytest.raises(UserError) as raised:
+        train(compose([resume]))
+    assert f"so it was not called: {', '.join(typed)}. If it is your own" in str(raised.value)
+    assert str(raised.value).endswith("without it: ~callbacks.mine ~logger.mine.")
+    added = [f"+{text}" if ".mine." in text else text for text in typed]
+    with pytest.raises(UserError, match=r"_target_=mine.*: No module named 'mine'"):
+        train(compose([resume, *added]))
+
+
+def test_of_a_record_inference_reads_its_data_alone(moved: Path) -> None:
+    def change(record: dict[str, Any]) -> None:
+        del record["callbacks"], record["trainer"], record["cutmix"]
+        record.update(later=[1], x="${oc.env:HOME}", optimizer={"lr": "${nowhere}"}, size=70)
+        record["data"].update(test_size="${size}")
+
+    best = moved / "checkpoints" / "best.ckpt"
+    _, info = run.rebuild(best)
+    changed_record(moved, change)
+    assert len(run.rebuild_data(INFERENCE, best, info)[0].test) == 70
+    changed_record(moved, lambda record: record.update(size=f"${MAKES_FOLDER}"))
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read: .*[Mm]issing"):
+        run.rebuild_data(INFERENCE, best, info)
+    changed_record(moved, lambda record: record["data"].update(x=f"${MAKES_FOLDER}"))
+    with pytest.raises(UserError, match="wants to evaluate"):
+        run.rebuild_data(INFERENCE, best, info)
+    changed_record(moved, lambda record: record.update(data=SHELL))
+    with pytest.raises(DataUnavailable, match=r"data\._target_=os\.mkdir\. data=OPTION gives"):
+        run.rebuild_data(INFERENCE, best, info)
+    assert not Path("was_called").exists()
 
 
 SHELL = {"_target_": "os.mkdir", "path": "was_called"}
@@ -62,8 +149,8 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (SHELL, r"wants to call 'os\.mkdir' in model"),
-        ({"num_classes": [[SHELL]]}, r"wants to call 'os\.mkdir' in model"),
+        (SHELL, r"calls there, .*: model.*_target_=os\.mkdir\."),
+        ({"num_classes": [[SHELL]]}, r"calls there, .*: model.*_target_=os\.mkdir\."),
         ({"_target_": "cifar_lightning.config.compose.Path.mkdir"}, "wants to call"),
         # conf/ calls it, and not as a model.
         ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, "wants to call"),
@@ -84,6 +171,67 @@ def test_what_a_checkpoint_wants_to_call_is_not_called(
     assert Path("was_called").is_dir()
 
 
+class Own:
+    """What a callback may have in its state."""
+
+    def __init__(self) -> None:
+        self.seen = [np.float64(0.5), np.ones(2), Path("x"), SIGINT]
+
+
+class Runs:
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return shutil.copyfile, (__file__, "was_called")
+
+
+def test_inference_leaves_out_the_objects_in_a_checkpoint_and_a_resume_names_them(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    last = Path(shutil.copytree(trained_run, tmp_path / "run"), "checkpoints", "last.ckpt")
+    weights = run.rebuild(last)[0].state_dict()
+    objects = {"mine": [Own(), {1: Runs()}]}
+    changed(last, lambda content: content["callbacks"].update(objects) or content.update(objects))
+    again = run.rebuild(last)[0].state_dict()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    with pytest.raises(UserError, match=r"resumed: .* holds objects.*: .*shutil\.copyfile.*evalua"):
+        train(compose([f"resume={last}", "trainer.max_epochs=2"]))
+    assert not Path("was_called").exists()
+    torch.load(last, weights_only=False)  # it would have been
+    assert Path("was_called").exists()
+
+
+def test_an_object_in_place_of_what_inference_needs_is_refused(best: Path) -> None:
+    content = torch.load(best, weights_only=True)
+    for key, part in content["hyper_parameters"].items():
+        spoilt = {"hyper_parameters": content["hyper_parameters"] | {key: Runs()}}
+        torch.save(content | spoilt, best)
+        with pytest.raises(UserError, match="of a version that this one"):
+            run.rebuild(best)
+        if isinstance(part, dict):
+            spoilt["hyper_parameters"][key] = part | {"num_classes": Runs()}
+            torch.save(content | spoilt, best)
+            with pytest.raises(UserError, match="cannot be rebuilt"):
+                run.rebuild(best)
+    assert not Path("was_called").exists()
+
+
+class Keeps(pl.Callback):
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": np.float64(0.5)}
+
+
+def test_a_checkpoint_that_could_not_be_resumed_is_not_written(tiny: Compose) -> None:
+    with pytest.raises(UserError, match=r"the callback Keeps holds numpy.*float\(x\) of a NumPy"):
+        train(tiny(), {"mine": Keeps()})
+    assert not list(Path("run").rglob("*.ckpt*"))
+
+
+def test_a_checkpoint_of_another_lightning_is_rebuilt_but_not_resumed(moved: Path) -> None:
+    last = changed(moved / "checkpoints" / "last.ckpt", lambda content: content["loops"].clear())
+    assert run.rebuild(last)[1].image_size == 32
+    with pytest.raises(UserError, match="its count of epochs and steps is damaged, or of another"):
+        train(compose([f"resume={last}"]))
+
+
 def test_code_in_a_checkpoint_is_not_run(best: Path) -> None:
     content = torch.load(best, weights_only=True)
     torch.save(content | {"more": Bomb()}, best)
@@ -99,7 +247,7 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
 ) -> None:
     target = "cifar_lightning.models.dilated_dw.DilatedDW"  # conf/ has a shorter name for it
     changed(best, in_network(lambda network: network.update(_target_=target)))
-    with pytest.raises(UserError, match=r"name it there, as a network in conf/model/NAME\.yaml"):
+    with pytest.raises(UserError, match=r"name it in conf/model/NAME\.yaml"):
         run.rebuild(best)
     shutil.copytree(CONF, tmp_path / "conf")
     monkeypatch.setattr(trusted, "CONF", tmp_path / "conf")
@@ -108,14 +256,14 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
     try:
         for content in ("# @package _global_\n", ""):
             mine.write_text(content)
-            trusted.known_targets.cache_clear()
+            trusted.targets_of.cache_clear()
             assert run.rebuild(best)[0].image_size == 32
         mine.write_text("a: [")
-        trusted.known_targets.cache_clear()
+        trusted.targets_of.cache_clear()
         with pytest.raises(UserError, match=r"mine\.yaml cannot be read"):
             run.rebuild(best)
     finally:
-        trusted.known_targets.cache_clear()
+        trusted.targets_of.cache_clear()
 
 
 @pytest.mark.parametrize(

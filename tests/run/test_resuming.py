@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from conftest import TINY, Compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from programs import hydra_restored
+from pytorch_lightning import callbacks
 
 from cifar_lightning.checkpoints.record import write_record
+from cifar_lightning.checkpoints.trusted import CALLBACKS
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.resume import resumed
@@ -106,6 +109,44 @@ def test_a_checkpoint_out_of_its_runs_folder_is_not_resumed(run_dir: Path, tmp_p
         resumed(compose([f"resume={alone}"]))
 
 
+def writes(key: str, value: str) -> Callable[[dict[str, Any]], object]:
+    """A change of a record's callback that is one of the outputs of Lightning's."""
+    target = f"pytorch_lightning.callbacks.{key.partition('.')[0]}"
+    return lambda config: config["callbacks"].update(
+        x={"_target_": target, key.partition(".")[2]: value}
+    )
+
+
+# Where a record of a stranger's could have a file written or deleted.
+OUTSIDE = [
+    ("ModelCheckpoint.dirpath", "~/x"),
+    ("ModelCheckpoint.dirpath", "s3://x/y"),
+    ("ModelCheckpoint.filename", "../../x"),
+    ("ModelCheckpoint.filename", "/home/x"),
+    ("ModelCheckpoint.filename", "{step:/>9}"),
+    ("ModelCheckpoint.filename", "{step:c}x"),
+    ("ModelCheckpoint.filename", "{/home/x}"),
+    ("OnExceptionCheckpoint.filename", "a/../../../x"),
+    ("SpikeDetection.exclude_batches_path", "/home/x.json"),
+]
+
+MISPLACED = [
+    ("init", "torch.optim.Adam"),
+    ("optimizer", "torch.optim.swa_utils.AveragedModel"),
+    ("scheduler", "torch.optim.Adam"),
+    ("callbacks.x", "pytorch_lightning.callbacks.LambdaCallback"),
+    ("callbacks.best.monitor", "pytorch_lightning.callbacks.EarlyStopping"),
+]
+
+
+def calls(key: str, target: str) -> Callable[[dict[str, Any]], object]:
+    """A change of a record by which a part calls something else."""
+    *groups, last = key.split(".")
+    return lambda config: functools.reduce(dict.__getitem__, groups, config).update(
+        {last: {"_target_": target}}
+    )
+
+
 SHELL = {"_target_": "os.mkdir", "path": "was_called"}
 MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
 
@@ -120,7 +161,7 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
             lambda config: config["trainer"].update(
                 default_root_dir={"_target_": config["trainer"]["_target_"]}
             ),
-            "wants to call 'pytorch_lightning.Trainer' in trainer",
+            r"trainer\.default_root_dir\._target_=pytorch_lightning\.Trainer\.",
         ),
         (lambda config: config.update(x=SHELL, model="${x}"), "wants to call"),
         (lambda config: config["model"].update(_target_=["os.mkdir"]), "wants to call"),
@@ -145,6 +186,13 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
             lambda config: config["trainer"].update(profiler={"dirpath": "/home"}),
             "outside of the run's",
         ),
+        *((writes(key, value), r"outside of .* give callbacks\.x\.") for key, value in OUTSIDE),
+        (
+            lambda config: config["trainer"].update(default_root_dir="/home"),
+            r"makes trainer write to /home, .* give trainer\.default_root_dir=/home again",
+        ),
+        # Each in its part, and none that runs what its arguments name.
+        *((calls(key, target), rf": {re.escape(key)}\._target_=") for key, target in MISPLACED),
     ],
 )
 def test_a_record_runs_no_code_and_writes_nowhere_else(
@@ -183,12 +231,37 @@ def test_a_small_record_that_would_fill_the_memory_is_refused(
 def test_what_is_the_users_own_can_be_typed_again(run_dir: Path) -> None:
     mine = {"_target_": "my.Callback"}
     changed_record(run_dir, lambda config: config["callbacks"].update(mine=mine))
-    with pytest.raises(UserError, match=r"wants to call 'my\.Callback' in callbacks"):
+    with pytest.raises(UserError, match=r"called: callbacks\.mine\._target_=my\.Callback\."):
         resume(run_dir, "+callbacks.mine.monitor=my.Callback")
     assert resume(run_dir, "+callbacks.mine._target_=my.Callback").callbacks.mine == mine
     changed_record(run_dir, lambda config: config["callbacks"]["best"].update(dirpath="/home"))
     typed = ("+callbacks.mine._target_=my.Callback", "callbacks.best.dirpath=/home")
     assert resume(run_dir, *typed).callbacks.best.dirpath == "/home"
+
+
+def test_what_pytorch_and_lightning_have_need_not_be_typed_again(run_dir: Path) -> None:
+    early = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/acc"}
+    swa = {
+        "_target_": "pytorch_lightning.callbacks.stochastic_weight_avg.StochasticWeightAveraging"
+    }
+
+    def change(config: dict[str, Any]) -> None:
+        config["callbacks"].update(early=early, swa=swa)
+        config["callbacks"]["best"].update(filename="{epoch:02d}-{step}-{val/acc:.4f}")
+        config["optimizer"].update(_target_="torch.optim.Adam")
+        config["scheduler"].update(_target_="torch.optim.lr_scheduler.CosineAnnealingLR")
+        config["trainer"].update(default_root_dir=str(run_dir))
+
+    changed_record(run_dir, change)
+    config = resume(run_dir)
+    assert (config.callbacks.early, config.callbacks.swa) == (early, swa)
+    assert config.optimizer._target_ == "torch.optim.Adam"
+
+
+def test_every_callback_of_lightning_was_looked_at() -> None:
+    """One that is new: see trusted.CALLBACKS for what it has to be to be among them."""
+    left_out = {"BaseFinetuning", "BasePredictionWriter", "Callback", "Checkpoint", "ProgressBar"}
+    assert {*CALLBACKS} | left_out | {"LambdaCallback"} == {*callbacks.__all__}
 
 
 def test_what_a_record_could_not_keep_is_refused_before_the_data_is_read() -> None:
