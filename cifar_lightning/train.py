@@ -34,17 +34,18 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     import pytorch_lightning as pl
 
     from cifar_lightning import run
-    from cifar_lightning.checkpoints.record import check_record_path, write_record
+    from cifar_lightning.checkpoints.record import check_free, write_record
     from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
     from cifar_lightning.system.jobs import in_job_process
+    from cifar_lightning.system.logs import open_log_file
     from cifar_lightning.tracking import console, results, run_logger
     from cifar_lightning.tracking.run_folder import RunFolder
     from cifar_lightning.training.callbacks import Interruption
 
-    overrides = overrides_of(config)
+    overrides, folder = overrides_of(config), RunFolder(Path(config.run_dir))
     if config.resume is None:
-        check_record_path(RunFolder(Path(config.run_dir)))
+        check_free(folder)
     else:
         config = resume.resumed(config)
     run.check_config(config)
@@ -61,24 +62,32 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     )
     classifier.distillation = run.build_distillation(config, classifier)
     callbacks = run.build_callbacks(config, data) | (callbacks or {})
-    interruption = Interruption(RunFolder(Path(config.run_dir)).last)
+    interruption = Interruption(folder.last)
     trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
-    with fit.quiet(), run.open_loggers(config) as loggers:
-        trainer.loggers = loggers
-        if trainer.is_global_zero:
-            write_record(config, overrides)
+    with fit.quiet(), run.open_loggers(config, trainer) as open_run_loggers:
         console.show_start(config, data, trainer, callbacks)
-        run_logger.log_start(loggers, config, budget, callbacks)
-        finished = fit.fit(trainer, classifier, data, config, interruption) and fit.evaluate_best(
-            trainer, classifier, data, callbacks["best"]
+
+        def begin() -> None:
+            open_run_loggers()
+            if trainer.is_global_zero:
+                write_record(config, overrides)
+            open_log_file()
+            run_logger.log_start(trainer.loggers, config, budget, callbacks)
+
+        finished = fit.fit(trainer, classifier, data, config, interruption, begin)
+        tested = fit.checkpoint_to_test(
+            trainer, callbacks["best"], folder.last if finished else None
         )
+        finished = finished and fit.test(trainer, classifier, data, tested)
         device = devices.device_name(trainer.strategy.root_device)
-        metrics = results.collect(config, trainer, classifier, callbacks, budget, device, finished)
+        metrics = results.collect(
+            config, trainer, classifier, callbacks, budget, device, tested, finished
+        )
         if trainer.is_global_zero:
             figures = results.save_plots(config, classifier, data, metrics, finished)
             results.save(config, metrics)  # last: metrics.json marks a run as finished
-            run_logger.log_end(loggers, metrics, figures, classifier, data, callbacks["best"])
-            console.show_result(config, metrics, loggers)
+            run_logger.log_end(trainer.loggers, metrics, figures, classifier, data, tested)
+            console.show_result(config, metrics, trainer.loggers)
         if not finished:
             interruption.exit_by_signal()
     if config.rehearse_without_data and config.choices.data == "shapes":
@@ -105,6 +114,7 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
 def prepare(arguments: list[str]) -> list[str]:
     """Register the sweeper, and translate `resume_sweep=` and `resume=` for Hydra."""
     from cifar_lightning.config.compose import PACKAGE
+    from cifar_lightning.config.overrides import is_sweep
     from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 
     # It may have been deleted, but for a folder of compiled files.
@@ -120,7 +130,11 @@ def prepare(arguments: list[str]) -> list[str]:
         # Hydra searches folders, and so does not find the plugin of an editable install.
         plugins.register(GridSweeper)
         arguments = resume_sweep(arguments)
-    return in_run_folder(resume_auto(arguments))
+    arguments = in_run_folder(resume_auto(arguments))
+    if is_sweep(arguments) or any("hydra.output_subdir=" in a for a in arguments):
+        return arguments
+    # Hydra would write its record before any check; the run writes it when it begins.
+    return [*arguments, "hydra.output_subdir=null"]
 
 
 main = entry("train", train_locked, prepare)

@@ -64,9 +64,10 @@ class Checkpoint:
         info: the model's description.
         state_dict: of the classifier.
         global_step: number of optimizer steps.
-        can_be_resumed: whether it was saved at the end of an epoch or by an interruption, and not
+        can_be_resumed: whether it was saved at the end of an epoch or by `Interruption`, and not
             after a validation within an epoch; None if its progress cannot be read.
         has_training_state: whether it has the state of the optimizer and the schedule.
+        validation: the metrics of its weights, by name; empty if they were not validated.
     """
 
     __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
@@ -76,6 +77,7 @@ class Checkpoint:
     global_step: int
     can_be_resumed: bool | None
     has_training_state: bool
+    validation: dict[str, float]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -183,6 +185,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 "global_step": content["global_step"],
                 "can_be_resumed": _can_be_resumed(content),
                 "has_training_state": "optimizer_states" in content,
+                "validation": content.get("validation", {}),
             }
         )
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -197,12 +200,8 @@ def _can_be_resumed(content: dict[str, Any]) -> bool | None:
     try:
         _check_counts(content["loops"])
         progress = content["loops"]["fit_loop"]
-        epochs = progress["epoch_progress"]["current"]
-        return bool(
-            progress["epoch_loop.batch_progress"]["is_last_batch"]
-            or epochs["processed"] == epochs["started"]  # stopped early, at the target
-            or INTERRUPTED in content.get("callbacks", {})
-        )
+        at_epoch_end = progress["epoch_loop.batch_progress"]["is_last_batch"]
+        return bool(at_epoch_end or INTERRUPTED in content.get("callbacks", {}))
     except (LookupError, TypeError, ValueError, AttributeError):
         return None
 

@@ -1,6 +1,6 @@
 """The record of a run: `config.yaml` in its folder, the configuration that a resume reads.
 
-Hydra writes `.hydra/` before any check; this is written after all of them.
+It is written after all checks.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoints.trusted import REFERENCE, check_interpolations
@@ -21,13 +23,14 @@ LEFT_OUT = ("overrides", "resume", "run_dir")
 
 
 def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Write the record of a run, or replace it on a resume.
-
-    A new run moves checkpoints that an earlier run left in the folder to a subfolder, because a
-    resume would load them as this run's.
+    """Write the record of a run that begins, or add a start to it on a resume.
 
     References to other keys are kept, so that an override on a resume changes all that depends on
     it. Other interpolations, such as `${oc.env:HOME}`, are replaced by their values.
+
+    A new run moves what a run that was killed in its first epoch has left in the folder to a
+    subfolder. Of a single run Hydra's own record, `.hydra/`, is written too, which Hydra itself
+    writes before any check; for a sweep's jobs it has done so.
 
     Args:
         config: of the run.
@@ -42,26 +45,50 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     now = datetime.now()
     record["starts"] = [*starts, {"time": f"{now:%F %T.%f}", "overrides": list(overrides)}]
     if config.resume is None:
-        earlier = folder.checkpoints / f"before_{now:%Y-%m-%d_%H-%M-%S-%f}"
-        for checkpoint in list(folder.checkpoints.glob("*.ckpt")):
-            earlier.mkdir(exist_ok=True)
-            checkpoint.rename(earlier / checkpoint.name)
+        for left in (folder.path / "metrics.csv", *folder.checkpoints.glob("*.ckpt")):
+            if left.exists():
+                earlier = left.parent / f"before_{now:%Y-%m-%d_%H-%M-%S-%f}"
+                earlier.mkdir(exist_ok=True)
+                left.rename(earlier / left.name)
+        _write_hydra(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(record).encode())
 
 
-def check_record_path(folder: RunFolder) -> None:
-    """Check that a new run would not overwrite a file of the user's with its record.
+def _write_hydra(folder: RunFolder) -> None:
+    """Write `.hydra/` as Hydra does, if this process is the command of a single run."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.RUN:
+        return
+    hydra = HydraConfig.get()
+    if Path(hydra.runtime.output_dir).absolute() != folder.path:
+        return
+    written = folder.path / ".hydra"
+    written.mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create({"hydra": hydra}), written / "hydra.yaml")
+    OmegaConf.save(hydra.overrides.task, written / "overrides.yaml")
+
+
+def check_free(folder: RunFolder) -> None:
+    """Check that a new run would not overwrite another run, or a file of the user's.
+
+    What can neither be resumed nor has results, as a run that was killed in its first epoch, is in
+    nobody's way.
 
     Raises:
-        UserError: names the file.
+        UserError: names what is there, and what to do.
     """
-    # Of several processes only the first writes it; the folder of others may be another one.
-    if processes.is_first() and folder.config.exists() and not folder.starts():
+    # Of several processes only the first writes; the folder of others may be another one.
+    if not processes.is_first():
+        return
+    elsewhere = "hydra.run.dir=FOLDER gives the new run another folder"
+    if folder.metrics_json.exists() or folder.last.exists():
+        resume = f"resume={folder.last} resumes it; " if folder.last.exists() else ""
+        raise UserError(f"{folder.path} has a run already: {resume}{elsewhere}.")
+    if folder.config.exists() and not folder.starts():
         raise UserError(
             f"{folder.config} is not the record of a run, and would be overwritten: move it away, "
-            "or give the run another folder with hydra.run.dir=FOLDER."
+            f"or {elsewhere}."
         )
 
 

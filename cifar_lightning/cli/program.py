@@ -27,6 +27,7 @@ from cifar_lightning.config.overrides import is_sweep, prepare_arguments, write_
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import JobFailed
+from cifar_lightning.system.logs import log_failure, open_log_file
 
 log = logging.getLogger(__name__)
 
@@ -114,8 +115,12 @@ def _job(config_name: str, task: Task, config: DictConfig) -> Any:
         return run_task(task, config_name, config)
     try:
         return task(config)
-    except MISTAKES as error:
-        raise _PastHydra from error
+    except Exception as error:
+        mistake = isinstance(error, MISTAKES)
+        log_failure(log, explain(error, config_name), None if mistake else error)
+        if mistake:
+            raise _PastHydra from error
+        raise
 
 
 def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
@@ -133,6 +138,7 @@ def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
         return task(config)
     except Exception as error:
         message = explain(error, config_name)
+        open_log_file()  # of the job's own folder
         log.error(message, exc_info=not isinstance(error, MISTAKES))
         raise JobFailed(message) from None
 

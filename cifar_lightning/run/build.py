@@ -66,7 +66,8 @@ def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
         UserError: if the target raises an error.
     """
     with config_errors(key):
-        return instantiate(config, **arguments)
+        # Plain lists and dictionaries, as Lightning's Timer needs, not OmegaConf's.
+        return instantiate(config, _convert_="all", **arguments)
 
 
 def check_config(config: DictConfig) -> None:

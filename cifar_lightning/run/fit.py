@@ -4,22 +4,26 @@ import contextlib
 import math
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.compile import WarmUp
 from cifar_lightning.run.devices import keep_freed_memory
-from cifar_lightning.training.callbacks import Interruption
+from cifar_lightning.tracking.console import note
+from cifar_lightning.training.callbacks import BestCheckpoint, Interruption
+from cifar_lightning.training.callbacks.checkpoints import BEST
 from cifar_lightning.training.module import Classifier
 
 
@@ -38,14 +42,49 @@ def quiet() -> Iterator[None]:
         yield
 
 
-class RestoreBestCheckpoint(pl.Callback):
-    """Restores the path and accuracy of the best checkpoint in a resumed run.
+class Begin(pl.Callback):
+    """Calls a function once when a training has begun, and nothing can refuse it any more.
+
+    That is before the first step of a new run. A resumed run has completed a step first: only then
+    is it known that the restored network, optimizer and schedule work.
+
+    Args:
+        begin: the function.
+        resumes: whether the run is resumed.
 
     Attributes:
-        has_stepped: whether the run has completed a step, so that the restored state was valid.
+        begun: whether the function was called.
     """
 
-    has_stepped = False
+    def __init__(self, begin: Callable[[], object], resumes: bool) -> None:
+        self.begin = begin
+        self.resumes = resumes
+        self.begun = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin a new run."""
+        if not self.resumes:
+            self.once()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Begin a resumed run."""
+        self.once()
+
+    def once(self) -> None:
+        """Call the function, unless it was called before."""
+        if not self.begun:
+            self.begun = True
+            self.begin()
+
+
+class RestoreBestCheckpoint(pl.Callback):
+    """Restores the paths and values of the best checkpoints in a resumed run.
+
+    Attributes:
+        lost: whether the run had a best checkpoint that is not in its folder any more.
+    """
+
+    lost = False
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -62,27 +101,53 @@ class RestoreBestCheckpoint(pl.Callback):
             best = state["best_k_models"].items()
             state["best_k_models"] = {str(folder / Path(path).name): acc for path, acc in best}
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Record that the restored network, optimizer and schedule work."""
-        self.has_stepped = True
-
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop the best checkpoint if it is missing, or later than the step resumed from.
+        """Drop best checkpoints that are missing, or later than the step resumed from.
 
-        It is later if it was saved between the last checkpoint and a crash. On a GPU the repeated
-        steps differ in their last bits, so the file would not have the recorded accuracy.
+        They are later if they were saved between the last checkpoint and a crash. On a GPU the
+        repeated steps differ in their last bits, so the file would not have the recorded accuracy.
         """
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
                 continue
-            file = Path(callback.best_model_path)
-            try:
-                step: float = read_checkpoint(file).global_step
-            except UserError:  # there is none, or it is damaged
-                step = math.inf
-            if trainer.strategy.broadcast(step) > trainer.global_step:
+            values: dict[str, Tensor | None] = dict(callback.best_k_models)
+            values = values or {callback.best_model_path: None}
+            kept = trainer.strategy.broadcast(_still_there(values, trainer, callback.monitor))
+            if not kept:
+                self.lost |= callback.monitor is not None
                 callback.best_k_models = {}
                 callback.best_model_path, callback.best_model_score = "", None
+            elif callback.monitor is not None:
+                ranked = sorted(kept, key=kept.__getitem__, reverse=callback.mode == "max")
+                callback.best_k_models = {path: torch.tensor(kept[path]) for path in kept}
+                callback.best_model_path, callback.kth_best_model_path = ranked[0], ranked[-1]
+                callback.best_model_score = callback.best_k_models[ranked[0]]
+                callback.kth_value = callback.best_k_models[ranked[-1]]
+
+
+def _still_there(
+    values: Mapping[str, Tensor | None], trainer: pl.Trainer, monitor: str | None
+) -> dict[str, float]:
+    """The checkpoints that can be read and are not later than the current step.
+
+    Args:
+        values: of the monitored metric, by path.
+        trainer: of the resumed run.
+        monitor: the metric's name; None if there is none.
+
+    Returns:
+        The values in the files: a validation after the last checkpoint may have replaced one.
+    """
+    kept = {}
+    for path, value in values.items() if trainer.is_global_zero else ():
+        try:
+            checkpoint = read_checkpoint(path)
+        except UserError:  # there is none, or it is damaged
+            continue
+        if checkpoint.global_step <= trainer.global_step:
+            recorded = math.nan if value is None else value.item()
+            kept[path] = checkpoint.validation.get(monitor or "", recorded)
+    return kept
 
 
 def fit(
@@ -91,6 +156,7 @@ def fit(
     data: ImageData,
     config: DictConfig,
     interruption: Interruption | None = None,
+    begin: Callable[[], object] = lambda: None,
 ) -> bool:
     """Train a classifier.
 
@@ -99,16 +165,21 @@ def fit(
         classifier: to train.
         data: to train on.
         config: `resume` and `trainer.compile` are read.
-        interruption: saves a checkpoint when interrupted; None for Lightning's default.
+        interruption: saves a checkpoint where training ends within an epoch; None for Lightning's
+            default.
+        begin: called once nothing can refuse the training any more, see `Begin`.
 
     Returns:
         Whether training was finished, and not interrupted.
 
     Raises:
-        UserError: if Lightning refuses the configuration, or the checkpoint's state does not fit.
+        UserError: if Lightning refuses the configuration, the checkpoint's state does not fit, or
+            a resumed run has lost its best checkpoint and gets no other.
+        KeyboardInterrupt, SystemExit: if it was interrupted before it began.
     """
-    best = None if config.resume is None else RestoreBestCheckpoint()
-    added = [interruption, WarmUp(data, config.trainer.compile), best]
+    restored = None if config.resume is None else RestoreBestCheckpoint()
+    beginning = Begin(begin, resumes=restored is not None)
+    added = [interruption, WarmUp(data, config.trainer.compile), restored, beginning]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
@@ -122,7 +193,7 @@ def fit(
     except (UserError, OSError):
         raise
     except Exception as error:  # of all kinds, if the restored state is wrong
-        if best is None or best.has_stepped:
+        if restored is None or beginning.begun:
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
@@ -130,38 +201,72 @@ def fit(
             "damaged, or of another version: try another checkpoint of the run. evaluate, predict "
             "and export may work with this one."
         ) from error
+    best = trainer.checkpoint_callback
+    assert isinstance(best, ModelCheckpoint)
+    if restored is not None and restored.lost and not best.best_model_path:
+        raise UserError(
+            "There is no best checkpoint to test: the run's is not in its folder any more, and no "
+            "validation followed."
+        )
     # A signal may have come after the last step.
-    return finished and (interruption is None or not interruption.interrupted(trainer))
+    finished = finished and (interruption is None or not interruption.interrupted(trainer))
+    if finished:
+        beginning.once()  # a resumed run of which only the test was missing
+    elif interruption is not None and not beginning.begun:
+        interruption.exit_by_signal()
+    return finished
 
 
-def evaluate_best(
-    trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Callback
+def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -> Path | None:
+    """The best checkpoint; the last one if there was no validation to choose by.
+
+    Args:
+        trainer: after fit.
+        best: the callback that saves the best checkpoint.
+        last: the last checkpoint, which need not exist; None if the run is not to be tested.
+
+    Returns:
+        None if neither has been saved, as by a Trainer that saves none.
+    """
+    assert isinstance(best, ModelCheckpoint)
+    if best.best_model_path:
+        path = Path(best.best_model_path)
+        return path.with_name(BEST) if isinstance(best, BestCheckpoint) else path
+    # By the first process, because other machines may not have the file.
+    is_current = (
+        last is not None
+        and trainer.is_global_zero
+        and last.is_file()
+        and read_checkpoint(last).global_step == trainer.global_step
+    )
+    if trainer.strategy.broadcast(is_current):
+        note("test", "no validation has chosen a best checkpoint: the last one is tested")
+        return last
+    return None
+
+
+def test(
+    trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Path | None
 ) -> bool:
-    """Test the best checkpoint.
+    """Test a checkpoint.
 
     Args:
         trainer: of the run.
         classifier: gets the checkpoint's weights.
         data: with the test images.
-        checkpoint: the callback that saved the best checkpoint.
+        checkpoint: from `checkpoint_to_test`; None tests the classifier as it is.
 
     Returns:
         Whether the test was finished, and not interrupted.
 
     Raises:
-        UserError: if a resumed run has lost that checkpoint.
+        UserError: if the checkpoint cannot be read.
     """
-    assert isinstance(checkpoint, ModelCheckpoint)
     # Not by ckpt_path, with which Lightning would restore the callbacks' state too, such as the
     # run's clock. Read by the first process, because other machines may not have the file.
-    path = checkpoint.best_model_path
-    if not path:
-        raise UserError(
-            "There is no best checkpoint to test: the run's is not in its folder any more, and no "
-            "validation followed."
-        )
-    weights = read_checkpoint(path).state_dict if trainer.is_global_zero else {}
-    classifier.load_state_dict(trainer.strategy.broadcast(weights))
+    if checkpoint is not None:
+        weights = read_checkpoint(checkpoint).state_dict if trainer.is_global_zero else {}
+        classifier.load_state_dict(trainer.strategy.broadcast(weights))
     return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))
 
 

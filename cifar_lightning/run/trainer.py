@@ -1,6 +1,6 @@
 """Builds callbacks, loggers and the Trainer from a configuration."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,23 +55,33 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
 
 
 @contextmanager
-def open_loggers(config: DictConfig) -> Iterator[list[Logger]]:
-    """Open the loggers: metrics.csv, the terminal, the configuration's; close them at the end."""
+def open_loggers(config: DictConfig, trainer: pl.Trainer) -> Iterator[Callable[[], None]]:
+    """Give the Trainer its loggers: metrics.csv and the terminal at once, others when asked for.
+
+    Yields:
+        A function that opens the configuration's loggers, which write elsewhere; they are closed
+        at the end.
+    """
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
     earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
     loggers: list[Logger] = [
         CSVLogger(config.run_dir, steps_done=resumed_at),
         EpochLines(config.trainer.max_epochs),
     ]
-    exit_code = 1
-    try:
+    trainer.loggers = loggers
+
+    def open_others() -> None:
         for name, part in config.logger.items():
             logger = instantiate_part(part, f"logger.{name}")
             if logger is not None:  # None if it is disabled or could not start
                 loggers.append(logger)
             if isinstance(logger, RunLogger):
                 logger.skip_before(1 + int(max((row["step"] for row in earlier), default=-1)))
-        yield loggers
+        trainer.loggers = loggers
+
+    exit_code = 1
+    try:
+        yield open_others
         exit_code = 0
     finally:
         for logger in loggers:

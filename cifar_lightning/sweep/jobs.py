@@ -18,6 +18,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import JobDied, JobFailed, run_job
 from cifar_lightning.system.locks import run_lock
+from cifar_lightning.system.logs import open_log_file
 from cifar_lightning.tracking.run_folder import RunFolder, run_folders
 
 log = logging.getLogger(__name__)
@@ -150,6 +151,7 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         )
         ending = "finished"
     except JobDied as error:  # what it raised, it has logged itself
+        open_log_file()
         log.error(str(error))
         raise
     finally:

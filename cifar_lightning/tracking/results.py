@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from torch import nn
 
 from cifar_lightning.data import ImageData
@@ -30,6 +30,7 @@ def collect(
     callbacks: dict[str, Callback],
     budget: Budget,
     device_name: str,
+    tested: Path | None,
     finished: bool,
 ) -> dict[str, Any]:
     """What `metrics.json` holds: flat; what does not apply, as a target not reached, is None.
@@ -38,23 +39,21 @@ def collect(
         config: the run's.
         trainer: after fit, and after test where the run was not interrupted.
         classifier: the run's.
-        callbacks: by name; `best`, `throughput` and `target` are read, and `stopped_by` of any.
+        callbacks: by name; `best`, `throughput` and `target` are read.
         budget: of the network.
         device_name: of the hardware.
+        tested: the checkpoint whose weights were tested, or would have been; None without one.
         finished: False if it was interrupted.
     """
-    best, throughput = callbacks["best"], callbacks["throughput"]
+    best, throughput, target = callbacks["best"], callbacks["throughput"], callbacks.get("target")
     assert isinstance(best, ModelCheckpoint)
     assert isinstance(throughput, Throughput)
-    score = best.best_model_score if best.monitor else None
-    target = callbacks.get("target")
-    reached = (
-        score is not None and isinstance(target, TargetReached) and target.reached_by(score.item())
-    )
-    ending = "target" if reached else "max_epochs"
-    for callback in callbacks.values():  # one that ends a run may say by which name
-        ending = getattr(callback, "stopped_by", None) or ending
+    target = target if isinstance(target, TargetReached) else None
+    # The folder of other processes may be another one.
+    validation = _validation_of(tested) if tested is not None and trainer.is_global_zero else {}
+    is_last = tested is not None and (best.monitor is None or not best.best_model_path)
     epochs = _whole(throughput.epochs)
+    reached = None if target is None or target.epochs is None else _whole(target.epochs)
     metrics = {
         "data": config.choices.data,
         "model": config.choices.model,
@@ -62,16 +61,20 @@ def collect(
         "teacher": None if classifier.distillation is None else classifier.distillation.name,
         "seed": config.seed,
         "epochs": epochs,
-        "stopped_by": ending if finished else "interrupted",
-        "target_val_acc": target.threshold if isinstance(target, TargetReached) else None,
-        "val/acc": None if score is None else score.item(),
-        "best_epoch": _best_epoch(best, trainer, config.run_dir) if best.monitor else epochs,
+        "stopped_by": stopped_by(trainer, target) if finished else "interrupted",
+        "target_val_acc": None if target is None else target.threshold,
+        # Of the tested checkpoint, whatever has chosen it.
+        "checkpoint": None if tested is None else tested.name,
+        "monitor": best.monitor,
+        "monitor_value": validation.get(best.monitor or ""),
+        "val/acc": validation.get("val/acc"),
+        "best_epoch": _whole(validation["epoch"]) if validation else epochs if is_last else None,
         "test/acc": None,
         "test/loss": None,
         # All that were tested, also those that a user added.
         **{k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")},
-        "epochs_to_target": epochs if reached else None,
-        "seconds_to_target": throughput.seconds if reached else None,
+        "epochs_to_target": reached,
+        "seconds_to_target": None if target is None else target.seconds,
         "train_seconds": throughput.seconds,
         "images_per_s": throughput.images_per_s,
         "train_images": throughput.images,
@@ -85,6 +88,34 @@ def collect(
     return {k: round(v, 6) if isinstance(v, float) else v for k, v in metrics.items()}
 
 
+def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
+    """What has ended a training that was not interrupted.
+
+    Returns:
+        `target`, `max_epochs`, `max_steps`, `pruned` (or what another callback has as its
+        `stopped_by`), `early_stopping`, `max_time`; or `callback`, for one that does not say.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    epochs = next(c for c in callbacks if isinstance(c, Throughput)).epochs
+    if target is not None and target.epochs == epochs:
+        return "target"
+    assert trainer.max_epochs is not None
+    if epochs >= trainer.max_epochs:
+        return "max_epochs"
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return "max_steps"
+    for callback in callbacks:
+        if ending := getattr(callback, "stopped_by", None):
+            return str(ending)
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+            return "early_stopping"
+    for callback in callbacks:
+        remaining = callback.time_remaining() if isinstance(callback, Timer) else None
+        if remaining is not None and remaining <= 0:
+            return "max_time"
+    return "callback"
+
+
 def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
     """The compute of a training: the network's, and a teacher's on images of full size."""
     own = train_tflop(classifier.network, throughput.images_by_size)
@@ -95,18 +126,10 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
     return own + train_tflop(classifier.distillation.teacher, seen) / 3
 
 
-def _best_epoch(best: ModelCheckpoint, trainer: pl.Trainer, run_dir: str) -> float | int | None:
-    """After how many epochs the best checkpoint was saved; None if `metrics.csv` does not say."""
-    # The folder of other processes may be another one.
-    if not best.best_model_path or not trainer.is_global_zero:
-        return None
-    # By the step, as two validations may have one score. Lightning counts a row's step from 0.
-    path = best.best_model_path
-    step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"] - 1
-    for row in read_rows(run_dir):
-        if row["step"] == step and "val/acc" in row:
-            return _whole(row["epoch"])
-    return None
+def _validation_of(checkpoint: Path) -> dict[str, float]:
+    """The metrics of a checkpoint's weights; empty if they were not validated."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return dict(content.get("validation", {}))
 
 
 def _whole(epochs: float) -> float | int:

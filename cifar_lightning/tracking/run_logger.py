@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
 from cifar_lightning.data import ImageData
@@ -56,7 +56,7 @@ class RunLogger(Logger):
             figures: the run's PNG files by name.
             classifier: with its test predictions, if it was tested.
             data: that it was tested on.
-            checkpoint: the best one; None if there is none yet.
+            checkpoint: that was tested, or the best so far; None if there is none yet.
         """
 
     def how_to_open(self) -> str:
@@ -86,11 +86,9 @@ def log_end(
     figures: Mapping[str, Path],
     classifier: Classifier,
     data: ImageData,
-    best: Callback,
+    checkpoint: Path | None,
 ) -> None:
-    """Call `log_end` of each `RunLogger`, with the best checkpoint of the callback `best`."""
-    assert isinstance(best, ModelCheckpoint)
-    path = Path(best.best_model_path) if best.best_model_path else None
+    """Call `log_end` of each `RunLogger`."""
     for logger in loggers:
         if isinstance(logger, RunLogger):
-            logger.log_end(metrics, figures, classifier, data, path)
+            logger.log_end(metrics, figures, classifier, data, checkpoint)

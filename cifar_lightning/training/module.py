@@ -1,5 +1,6 @@
 """The LightningModule: network, loss, training step, optimizer."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -55,6 +56,7 @@ class Classifier(pl.LightningModule):
     Attributes:
         train_image_size: height and width in pixels to which training steps scale the images;
             None for no scaling.
+        validated_step: the number of steps before the last validation; None before the first.
         tested: the predictions of the last test; None before it.
         distillation: combines the loss with a teacher's part; None to train on the labels alone.
             Checkpoints do not contain it.
@@ -97,6 +99,7 @@ class Classifier(pl.LightningModule):
         self.cutmix = cutmix
         self.seed = seed
         self.train_image_size: int | None = None
+        self.validated_step: int | None = None
         self.fit_scores = Scores(len(classes))
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
@@ -111,7 +114,10 @@ class Classifier(pl.LightningModule):
             self.distillation.teacher.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the training scores and the random state, for a resume within an epoch."""
+        """Save the metrics of the weights, and what a resume within an epoch needs."""
+        if self.validated_step == self.trainer.global_step:
+            metrics = self.trainer.callback_metrics.items()
+            checkpoint["validation"] = {name: value.item() for name, value in metrics}
         checkpoint["fit_scores"] = self.fit_scores.counts()
         # For layers such as dropout; augmentation has its own generator.
         checkpoint["random_state"] = _random_state(self.device)
@@ -207,6 +213,7 @@ class Classifier(pl.LightningModule):
         self._log("val", self.val_scores)
         # Not in Trainer.validate, nor in Lightning's validation before the first step.
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            self.validated_step = self.trainer.global_step
             self._log_training()
 
     def on_train_epoch_end(self) -> None:
@@ -232,9 +239,17 @@ class Classifier(pl.LightningModule):
         scores.reset()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer of the network's parameters and its learning-rate schedule."""
+        """Make the optimizer of the network's parameters and its learning-rate schedule.
+
+        The schedule ends at `max_epochs`, whatever limit ends the training before: so a run that
+        `max_steps` has ended can go on with another limit.
+        """
         optimizer = self.make_optimizer(self.network.parameters())
-        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        trainer = self.trainer
+        _ = trainer.estimated_stepping_batches  # which has Lightning count the batches
+        assert trainer.max_epochs is not None
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        scheduler = self.make_scheduler(optimizer, steps * trainer.max_epochs)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

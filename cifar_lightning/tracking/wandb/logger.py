@@ -167,7 +167,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
                 artifact = wandb.Artifact(name, type="model", metadata=dict(metrics))
                 # Without a second copy in the user's home.
                 artifact.add_file(str(file), policy="immutable", skip_cache=True)
-                self.run.log_artifact(artifact, aliases=["best"])
+                self.run.log_artifact(artifact, aliases=[checkpoint.stem])
 
     def how_to_open(self) -> str:
         """The address of an online run, and the command of W&B's terminal viewer."""

@@ -12,13 +12,16 @@ A callback may have these attributes, which the run reads:
 - `stopped_by`: the value in metrics.json if the callback has stopped the run; else None.
 """
 
+from cifar_lightning.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from cifar_lightning.training.callbacks.interruption import Interruption
 from cifar_lightning.training.callbacks.nan import TerminateOnNaN
 from cifar_lightning.training.callbacks.target import TargetReached, validation_threshold
 from cifar_lightning.training.callbacks.throughput import Throughput
 
 __all__ = [
+    "BestCheckpoint",
     "Interruption",
+    "LastCheckpoint",
     "TargetReached",
     "TerminateOnNaN",
     "Throughput",

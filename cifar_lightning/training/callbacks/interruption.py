@@ -1,4 +1,4 @@
-"""Saves a checkpoint and stops on Ctrl-C, or on SIGTERM as clusters send it."""
+"""Saves what a resume needs where a training ends within an epoch, and ends it on a signal."""
 
 import signal
 import threading
@@ -10,21 +10,23 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from cifar_lightning.errors import UserError
 from cifar_lightning.training.callbacks.nan import is_finite
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(pl.Callback):
-    """Finishes the current step, saves a checkpoint and stops when SIGINT or SIGTERM arrives.
+    """Saves a checkpoint where training ends within an epoch, from which it resumes bit for bit.
 
-    A resume continues with the next step, bit for bit. A validation or an accumulation of gradients
-    in progress is finished first; at the end of an epoch the regular checkpoint is kept. Weights
-    that are not finite are not saved. A second signal ends the process at once.
+    It ends there by Ctrl-C or by SIGTERM, as clusters send it, after the current step; or by a
+    limit (`max_steps`, `max_time`), a target or another callback. A validation that is due or an
+    accumulation of gradients in progress is finished first; at the end of an epoch the regular
+    checkpoint is kept. Weights that are not finite are not saved. A second signal ends the process
+    at once.
 
     Uses private attributes of Lightning 2.6: its flag for SIGTERM, which ends training between two
-    steps, and two counters that are wrong after a resume within an epoch.
+    steps, whether a validation is due, and two counters that are wrong after a resume within an
+    epoch.
 
     Args:
         checkpoint: path to save to.
@@ -38,25 +40,17 @@ class Interruption(pl.Callback):
         self.signal: signal.Signals | None = None
         self._previous_handlers: dict[signal.Signals, Any] = {}
         self._saving = False
+        self._saved_step = -1
         self._validated = False  # since the last step
+        self._stop_later = False  # when the gradients that accumulate have led to a step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace Lightning's signal handlers, which would stop within a validation.
-
-        Raises:
-            UserError: on a resume of a run that was stopped within an epoch, as by its target.
-        """
+        """Replace Lightning's signal handlers, which would stop within a validation."""
         if threading.current_thread() is threading.main_thread():  # others cannot
             # Not those that are ignored: a shell has background jobs (`&`) ignore Ctrl-C.
             handled = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
             previous = {number: signal.signal(number, self._on_signal) for number in handled}
             self._previous_handlers = previous
-        cut_short = trainer.global_step and not trainer.is_last_batch
-        if cut_short and not trainer.fit_loop.restarting and not trainer.should_stop:
-            raise UserError(
-                "resume: the run stopped within an epoch, as by its target, and did not save which "
-                "images remain: it cannot be resumed with another target."
-            )
         # Lightning skips this if the schedule has read the number of steps before.
         trainer.fit_loop._load_combined_loader_states()
 
@@ -68,32 +62,28 @@ class Interruption(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop after this step if interrupted."""
+        """Save if the training ends after this step; stop if interrupted."""
         self._validated = False
-        self._stop_if_interrupted(trainer)
+        self._after_step(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Delay Lightning's stop: a run cannot be resumed from within a validation."""
         trainer._signal_connector.received_sigterm = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop after this validation if interrupted."""
-        if trainer.state.fn == "fit":
+        """Save if the training ends after this validation; stop if interrupted."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = True
-            self._stop_if_interrupted(trainer)
+            self._after_step(trainer, pl_module)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Save a checkpoint between two steps."""
-        # At the end of an epoch the regular checkpoint has just been written.
-        interrupted = isinstance(exception, SIGTERMException) and not trainer.is_last_batch
-        if interrupted and not _on_any_process(trainer, not is_finite(pl_module)):
+        """Save a checkpoint if a signal has ended the training between two steps."""
+        if isinstance(exception, SIGTERMException):
             if self._validated:  # Lightning would count the step twice after a resume
                 trainer.fit_loop.epoch_loop._batches_that_stepped -= 1
-            self._saving = True
-            trainer.save_checkpoint(self.checkpoint, weights_only=False)
-            self._saving = False
+            self._save(trainer, pl_module)
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -126,13 +116,43 @@ class Interruption(pl.Callback):
         if repeated:
             self.exit_by_signal()
 
-    def _stop_if_interrupted(self, trainer: pl.Trainer) -> None:
+    def _after_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         steps = trainer.fit_loop.batch_idx + 1
         if steps % trainer.accumulate_grad_batches and not trainer.is_last_batch:
+            # A checkpoint has no gradients.
+            self._stop_later |= trainer.should_stop
+            trainer.should_stop = False
             return
-        ends_anyway = trainer.should_stop and trainer.fit_loop._can_stop_early
-        if not ends_anyway and self.interrupted(trainer):
+        trainer.should_stop |= self._stop_later
+        stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+        if stops or 0 <= trainer.max_steps <= trainer.global_step:
+            # A validation for which a stop alone is the reason follows the checkpoint, because the
+            # training would continue without it.
+            if self._validated or not _validation_is_due(trainer):
+                self._save(trainer, pl_module)
+        elif self.interrupted(trainer):
             trainer._signal_connector.received_sigterm = True
+
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # At the end of an epoch the regular checkpoint is saved.
+        if trainer.is_last_batch or self._saved_step == trainer.global_step:
+            return
+        if _on_any_process(trainer, not is_finite(pl_module)):
+            return
+        self._saved_step = trainer.global_step
+        self._saving = True
+        trainer.save_checkpoint(self.checkpoint, weights_only=False)
+        self._saving = False
+
+
+def _validation_is_due(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the current step even if the training goes on."""
+    stop, trainer.should_stop = trainer.should_stop, False
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    due = trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    trainer.should_stop = stop
+    return bool(due)
 
 
 def _on_any_process(trainer: pl.Trainer, here: bool) -> bool:

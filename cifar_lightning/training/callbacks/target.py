@@ -6,6 +6,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from cifar_lightning.training.callbacks.throughput import Throughput
+
 
 class TargetReached(pl.Callback):
     """Stops training once validation accuracy is high enough for a target test accuracy.
@@ -22,6 +24,7 @@ class TargetReached(pl.Callback):
     Attributes:
         target, confidence: as given.
         threshold: the validation accuracy to reach, or None.
+        epochs, seconds: of training until the threshold was reached; None before.
 
     Raises:
         ValueError: if `target` or `confidence` is out of range.
@@ -38,26 +41,38 @@ class TargetReached(pl.Callback):
         self.confidence = confidence
         threshold = validation_threshold(target or 0.0, confidence, val_images, test_images)
         self.threshold = None if target is None else threshold
+        self.epochs: float | None = None
+        self.seconds: float | None = None
         self._best = -math.inf  # validation accuracy so far, also before a resume
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop at once if a resumed run has reached the target before."""
-        if self.reached_by(self._best):
-            trainer.should_stop = True
+        self._check(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop if the accuracy of this validation reaches the threshold."""
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._best = max(self._best, trainer.callback_metrics["val/acc"].item())
-            trainer.should_stop |= self.reached_by(self._best)
+            self._check(trainer)
+
+    def _check(self, trainer: pl.Trainer) -> None:
+        if not self.reached_by(self._best):
+            self.epochs = self.seconds = None  # as with another target before a resume
+            return
+        trainer.should_stop = True
+        if self.epochs is None:
+            callbacks = trainer.callbacks  # type: ignore[attr-defined]
+            throughput = next(c for c in callbacks if isinstance(c, Throughput))
+            self.epochs, self.seconds = throughput.epochs, throughput.seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """The best accuracy so far, for a resume."""
-        return {"best": self._best}
+        """The best accuracy so far, and when the target was reached, for a resume."""
+        return {"best": self._best, "epochs": self.epochs, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best accuracy."""
+        """Restore the state."""
         self._best = float(state_dict["best"])  # a damaged value is refused here
+        self.epochs, self.seconds = state_dict.get("epochs"), state_dict.get("seconds")
 
     def reached_by(self, accuracy: float) -> bool:
         """Whether a validation accuracy is at or above the threshold; False without a target."""

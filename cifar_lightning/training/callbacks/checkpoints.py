@@ -1,0 +1,86 @@
+"""Saves the best and the last checkpoint, under names that say what they are."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+BEST = "best.ckpt"
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, whose best checkpoint always is `best.ckpt` in its folder.
+
+    If it keeps several (`save_top_k`), or names them otherwise (`filename`), each has a name of its
+    own, and `best.ckpt` is a hard link to the best, or a copy where there are no links. Lightning's
+    own class would save all of them to one path if the name is fixed.
+
+    After a step without validation nothing is saved by a validation metric: the one that Lightning
+    still has is of earlier weights.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Complete a fixed file name if several checkpoints are kept."""
+        super().setup(trainer, pl_module, stage)
+        if self.save_top_k not in (0, 1) and self.filename and "{" not in self.filename:
+            self.filename += "-{step}"
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if `every_n_train_steps` asks for it, or leave that to the next validation."""
+        if self._is_of_this_step(trainer, pl_module):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            self._name_best(trainer)
+        elif self._every_n_train_steps or self._train_time_interval is not None:
+            self._defer_save_until_validation = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if this validation is among the best."""
+        super().on_validation_end(trainer, pl_module)
+        self._name_best(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if the validation at the end of this epoch is among the best."""
+        if self._is_of_this_step(trainer, pl_module):
+            super().on_train_epoch_end(trainer, pl_module)
+            self._name_best(trainer)
+
+    def _is_of_this_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """Whether the monitored metric is of the current weights."""
+        if self.monitor is None or not self.monitor.startswith("val/"):
+            return True
+        return bool(pl_module.validated_step == trainer.global_step)
+
+    def _name_best(self, trainer: pl.Trainer) -> None:
+        path = Path(self.best_model_path)
+        if not self.best_model_path or path.name == BEST or not trainer.is_global_zero:
+            return
+        best, temporary = path.with_name(BEST), path.with_name(f"{BEST}.{os.getpid()}.tmp")
+        if best.exists() and best.samefile(path):
+            return
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        temporary.replace(best)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Saves `last.ckpt` after each whole epoch.
+
+    Where a training ends within an epoch, `Interruption` saves it, with what a resume needs.
+    """
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save at the end of a whole epoch."""
+        if trainer.is_last_batch:
+            super().on_train_epoch_end(trainer, pl_module)

@@ -1,0 +1,154 @@
+"""How a training ends: what its results say of that, and how it is resumed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import Compose
+from test_interruption import assert_the_same_run
+from test_train import as_typed
+
+from cifar_lightning import run
+from cifar_lightning.checkpoints.io import read_checkpoint
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+
+FULL = "trainer.precision=32-true"
+LOW = "target_accuracy=0.0"
+NONE = "target_accuracy=null"
+EARLY = (
+    "+callbacks.early._target_=pytorch_lightning.callbacks.EarlyStopping",
+    "+callbacks.early.monitor=val/loss",
+    "+callbacks.early.patience=1",
+    "+callbacks.early.min_delta=100",
+)
+
+
+TIMER = (
+    "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer",
+    "+callbacks.timer.duration={microseconds:1}",  # over after the first step
+)
+
+
+class Stop(pl.Callback):
+    """Stops the training after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *others: Any) -> None:
+        trainer.should_stop |= trainer.global_step == self.steps
+
+
+STOP = (f"+callbacks.stop._target_={__name__}.Stop", "+callbacks.stop.steps=4")
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "epochs", "overrides"),
+    [
+        ("max_epochs", 2, [NONE]),
+        ("max_steps", 0.666667, [NONE, "++trainer.max_steps=4"]),
+        ("max_time", 0.166667, [NONE, *TIMER]),
+        ("early_stopping", 2, [NONE, "trainer.max_epochs=3", *EARLY]),
+        ("callback", 0.666667, [NONE, *STOP]),
+        ("target", 1, [LOW]),
+        # Reached in the first epoch, after which the run is told to go on.
+        ("max_epochs", 2, [LOW, "++trainer.min_epochs=2"]),
+    ],
+)
+def test_the_results_say_what_has_ended_the_training(
+    stopped_by: str, epochs: float, overrides: Sequence[str], tiny: Compose
+) -> None:
+    metrics = train(tiny("trainer.max_epochs=2", *overrides))
+    assert (metrics["stopped_by"], metrics["epochs"]) == (stopped_by, epochs)
+    assert metrics["epochs_to_target"] == (1 if LOW in overrides else None)
+    validated = stopped_by != "max_steps"
+    assert metrics["checkpoint"] == ("best.ckpt" if validated else "last.ckpt")
+    assert (metrics["val/acc"] is not None) == validated
+    assert metrics["test/acc"] is not None
+
+
+@pytest.mark.parametrize(
+    ("limit", "lifted"),
+    [
+        (["++trainer.max_steps=4"], "++trainer.max_steps=-1"),
+        (["++trainer.max_steps=9"], "++trainer.max_steps=14"),  # where a validation is due
+        (TIMER, "++callbacks.timer=null"),
+    ],
+)
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_run_that_a_limit_has_ended_within_an_epoch_goes_on_to_the_bit(
+    limit: Sequence[str], lifted: str, accumulated: int, tiny: Compose, tmp_path: Path
+) -> None:
+    options = [NONE, "trainer.max_epochs=3", f"++trainer.accumulate_grad_batches={accumulated}"]
+    options += ["trainer.val_check_interval=0.5"]
+    train(tiny(*options, *([lifted] if lifted.endswith("14") else [])))
+    (tmp_path / "run").rename(tmp_path / "whole")
+    train(tiny(*options, *limit))
+    first = read_rows(tmp_path / "run")[0]
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    train(as_typed(tiny, [f"resume={last}", lifted]))
+    if limit is TIMER:
+        # Where its time was up there was a validation, which the whole run has not.
+        assert first["epoch"] < 0.4
+        file = tmp_path / "run" / "metrics.csv"
+        head, _, *others = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([head, *others]))
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_the_accuracy_is_that_of_the_tested_checkpoint_whatever_has_chosen_it(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    by_loss = ("callbacks.best.monitor=val/loss", "callbacks.best.mode=min")
+    metrics = train(tiny(*by_loss, "target_accuracy=0.9", "trainer.max_epochs=3", FULL))
+    rows = [row for row in read_rows(tmp_path / "run") if "val/acc" in row]
+    best = min(rows, key=lambda row: row["val/loss"])
+    assert metrics["val/acc"] == pytest.approx(best["val/acc"], abs=1e-6)
+    assert metrics["best_epoch"] == best["epoch"]
+    assert metrics["monitor"] == "val/loss"
+    assert metrics["monitor_value"] == pytest.approx(best["val/loss"], abs=1e-5)
+    assert metrics["stopped_by"] == "max_epochs"
+    assert metrics["epochs_to_target"] is None
+    assert metrics["val/acc"] == pytest.approx(validated(tmp_path / "run", tiny), abs=1e-6)
+
+
+def validated(folder: Path, tiny: Compose) -> float:
+    """The accuracy of best.ckpt on the validation images, measured again."""
+    data = run.build_data(tiny())
+    assert data.val is not None
+    classifier, _ = run.rebuild(folder / "checkpoints" / "best.ckpt")
+    metrics = read_checkpoint(folder / "checkpoints" / "best.ckpt").validation
+    logits = classifier(data.val.images).float()
+    loss = torch.nn.functional.cross_entropy(logits, data.val.labels).item()
+    assert metrics["val/loss"] == pytest.approx(loss, abs=0.01)
+    return float((logits.argmax(1) == data.val.labels).float().mean())
+
+
+def test_of_several_checkpoints_that_are_kept_best_is_the_best(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ("++callbacks.best.save_top_k=2", "trainer.max_epochs=4", NONE)
+    by_first = ("callbacks.best.monitor=throughput/train_seconds", "callbacks.best.mode=min")
+    metrics = train(tiny(*kept, *by_first))
+    folder = tmp_path / "run" / "checkpoints"
+    assert {file.name for file in folder.iterdir()} == {
+        "best.ckpt",
+        "best-6.ckpt",
+        "best-12.ckpt",
+        "last.ckpt",
+    }
+    steps = {file.name: read_checkpoint(file).global_step for file in folder.iterdir()}
+    assert steps == {"best.ckpt": 6, "best-6.ckpt": 6, "best-12.ckpt": 12, "last.ckpt": 24}
+    assert (metrics["checkpoint"], metrics["best_epoch"]) == ("best.ckpt", 1)
+    resumed = train(as_typed(tiny, [f"resume={folder}/last.ckpt", "trainer.max_epochs=5"]))
+    assert (resumed["best_epoch"], resumed["epochs"]) == (1, 5)
+    assert read_checkpoint(folder / "best.ckpt").global_step == 6
+
+
+def test_a_check_before_the_first_step_is_no_validation(tiny: Compose) -> None:
+    metrics = train(tiny(LOW, "trainer.num_sanity_val_steps=2"))
+    assert (metrics["stopped_by"], metrics["epochs"]) == ("target", 1)
