@@ -97,8 +97,6 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
 def train_locked(config: DictConfig) -> dict[str, Any]:
     """Run `train` while holding the lock of the folder that it writes to."""
-    from contextlib import nullcontext
-
     from cifar_lightning.system import processes
     from cifar_lightning.system.locks import run_lock
     from cifar_lightning.tracking.run_folder import RunFolder
@@ -106,9 +104,14 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
     folder = RunFolder(Path(config.run_dir))
     if config.resume is not None:  # which an experiment may name too, or a job of a sweep
         folder = RunFolder.to_resume(Path(config.resume).expanduser())
-    # Of several processes, only the first writes to the folder.
-    with run_lock(folder.path) if processes.is_first() else nullcontext():
+    if not processes.is_first():  # the first alone writes to the folder
         return train(config)
+    try:
+        with run_lock(folder.path):
+            return train(config)
+    except BaseException:
+        folder.remove_if_empty()
+        raise
 
 
 def prepare(arguments: list[str]) -> list[str]:

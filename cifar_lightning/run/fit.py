@@ -36,6 +36,7 @@ def quiet() -> Iterator[None]:
             ".*exists and is not empty.*",  # on a resume it has checkpoints
             ".*smaller than the logging interval.*",  # metrics are logged once a validation
             ".*sync_dist=True.*",  # torchmetrics sums over the devices
+            ".*callbacks used to create the checkpoint need to be provided.*",  # one was removed
             ".*isinstance\\(treespec, LeafSpec\\).*",  # between torch 2.15 and Lightning 2.6
         ):
             warnings.filterwarnings("ignore", message=message)

@@ -42,15 +42,17 @@ def resumed(config: DictConfig) -> DictConfig:
             "cifar-lightning, which can resume the run. evaluate, predict and export work with its "
             "checkpoints."
         )
-    typed = [override.lstrip("+").partition("=")[0] for override in config.overrides]
+    typed = [key_of(override) for override in config.overrides]
+    removed = {key_of(override) for override in config.overrides if override.startswith("~")}
     for key in typed:
         if _is_fixed(key) and not _is_equal(key, config, result):
-            raise UserError(f"resume takes this from the checkpoint: leave {key}= out.")
+            raise UserError(f"resume takes {key} from the checkpoint: leave it out.")
     typed = [key for key in typed if not _is_fixed(key)]
     earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
     with open_dict(result):
         for key in typed:
-            OmegaConf.update(result, key, OmegaConf.select(config, key), merge=False)
+            value = None if key in removed else OmegaConf.select(config, key)
+            OmegaConf.update(result, key, value, merge=False)
             if key in config.choices:
                 result.choices[key] = config.choices[key]
         result.resume = str(path)
@@ -129,14 +131,14 @@ def _is_fixed(key: str) -> bool:
     if group == "data":
         return rest not in DATA_PATHS
     fixed = ("debug", "experiment", "init", "model", "optimizer", "seed")
-    return group in fixed or key == "trainer" or key.startswith("~")
+    return group in fixed or key == "trainer"
 
 
 def _is_equal(key: str, typed: DictConfig, recorded: DictConfig) -> bool:
     """Whether two configurations have the same value under a key, paths of data aside."""
     if key in ("debug", "experiment"):
         return bool(typed.choices.get(key) == recorded.choices.get(key))
-    one, other = (_plain(config, key.lstrip("~")) for config in (typed, recorded))
+    one, other = (_plain(config, key) for config in (typed, recorded))
     return bool(one == other)
 
 

@@ -169,6 +169,12 @@ class RunFolder:
         marks = (".hydra/overrides.yaml", "metrics.json", "metrics.csv")
         return any((self.path / mark).is_file() for mark in marks)
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder, which Hydra has made, if nothing was written to it but a lock."""
+        if {file.name for file in self.path.glob("*")} <= {".lock"}:
+            (self.path / ".lock").unlink(missing_ok=True)
+            self.path.rmdir()
+
     def read(self, name: str | None = None) -> Run:
         """Read the run; files that are missing are left out, damaged ones too, with a problem each.
 
@@ -207,6 +213,10 @@ class RunFolder:
             evaluation=_read_json(self.evaluation / "evaluation.json", problems),
             problems=problems,
         )
+
+    def record(self) -> Any:
+        """The recorded configuration, with interpolations as written; None if it cannot be read."""
+        return _read_yaml(self.config, [])
 
     def starts(self) -> list[dict[str, Any]]:
         """The start and each resume of the run: its `time` and the `overrides` typed then."""

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
+import torch
 from checkpoints import changed_record
 from conftest import TINY, Compose
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from programs import hydra_restored
 from pytorch_lightning import callbacks
 
@@ -89,11 +91,11 @@ def test_a_run_is_resumed_by_its_record_with_overrides_on_top(run_dir: Path) -> 
         "seed=2",
         "data.val_size=60",
         "trainer=ddp",
-        "~callbacks.target",
+        "~model.num_classes",
     ],
 )
 def test_what_a_checkpoint_decides_cannot_be_overridden(trained: Path, key: str) -> None:
-    with pytest.raises(UserError, match=f"leave {key.partition('=')[0]}= out"):
+    with pytest.raises(UserError, match=f"takes {key.partition('=')[0].lstrip('~')} from"):
         resume(trained, key)
 
 
@@ -307,7 +309,7 @@ def auto(*typed: str) -> Path | None:
     found = resume_auto([*typed, "resume=auto"])
     if found == [*typed]:
         return None
-    assert found[:-1] == [*typed]
+    assert found[:-1] == [o for o in typed if not o.startswith("hydra.run.dir")]
     return Path(found[-1].removeprefix("resume=")).parents[1]
 
 
@@ -362,19 +364,114 @@ def test_a_run_that_was_resumed_with_other_values_is_another_one() -> None:
     assert auto(*TYPED) is None
 
 
-@pytest.mark.parametrize("resumes", [True, False])
-def test_a_start_that_was_refused_leaves_the_run_as_it_was(
-    resumes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class Refusing(pl.Callback):
+    """Refuses what it sees before the first step."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        raise UserError("refused at the last moment")
+
+
+def damage_optimizer(run_dir: Path) -> None:
+    file = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(file, weights_only=True)
+    content["optimizer_states"][0]["param_groups"][0]["params"].pop()
+    torch.save(content, file)
+
+
+RESUME = "resume=run/checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["hydra.run.dir=run"], r"run has a run already: resume=.*last\.ckpt resumes it; hydra"),
+        (["hydra.run.dir=run", "trainer.gpuss=1"], "There is no 'trainer.gpuss'"),
+        (["hydra.run.dir=run", "trainer.max_epochs=0"], "run has a run already"),
+        ([RESUME, "trainer.gpus=99"], "trainer.gpus=99"),
+        ([RESUME, "optimizer.lr=9"], "resume takes optimizer.lr from the checkpoint"),
+        ([RESUME, "hydra.run.dir=other"], "leave hydra.run.dir= out"),
+        ([RESUME, "hydra.run.dir='${now:%H}'"], "leave hydra.run.dir= out"),
+        (
+            [RESUME, "trainer.max_epochs=9", f"+callbacks.x._target_={__name__}.Refusing"],
+            "refused at the last moment",
+        ),
+        ([RESUME, "trainer.max_epochs=9", "damaged"], "cannot be resumed"),
+    ],
+)
+def test_a_start_that_is_refused_leaves_the_folder_as_it_was(
+    typed: list[str], message: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a second one in the same folder, for which Hydra has replaced `.hydra/`."""
-    run = begun(RUNS).absolute()
-    typed = [f"resume={run}/checkpoints/last.ckpt"] if resumes else [f"hydra.run.dir={run}"]
-    monkeypatch.setattr(sys, "argv", ["cifar-train", *typed, *TINY, "trainer.gpus=99"])
-    message = "is not a checkpoint" if resumes else "gpus=99"
+    (run_dir / ".lock").touch()
+    if "damaged" in typed:
+        damage_optimizer(run_dir)
+    before = {file: file.is_file() and file.read_bytes() for file in run_dir.rglob("*")}
+    typed = [word for word in typed if word != "damaged"]
+    monkeypatch.setattr(sys, "argv", ["cifar-train", "logger=csv", *typed])
     with hydra_restored(), pytest.raises(SystemExit, match=message):
         main()
-    assert (run / ".hydra").exists() != resumes
-    assert auto(*TYPED) == run.relative_to(tmp_path)
+    assert before == {file: file.is_file() and file.read_bytes() for file in run_dir.rglob("*")}
+    assert [file.name for file in Path().iterdir()] == ["run"]
+
+
+def test_a_folder_in_which_no_step_was_taken_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["cifar-train", *TINY, "target_accuracy=null", "hydra.run.dir=run"]
+    for wrong in ("trainer.gpus=99", f"+callbacks.x._target_={__name__}.Refusing"):
+        monkeypatch.setattr(sys, "argv", [*typed, wrong])
+        with hydra_restored(), pytest.raises(SystemExit):
+            main()
+        if "gpus" in wrong:
+            assert not Path("run").exists()
+    monkeypatch.setattr(sys, "argv", [*typed])
+    with hydra_restored():
+        main()
+    assert RunFolder(tmp_path / "run").read().status == "finished"
+    assert RunFolder(tmp_path / "run").read().overrides == typed[1:-1]
+    hydra = OmegaConf.load("run/.hydra/hydra.yaml").hydra
+    assert hydra.runtime.output_dir == str(tmp_path / "run")
+    assert OmegaConf.load("run/.hydra/overrides.yaml") == typed[1:-1]
+
+
+def test_all_that_a_run_has_can_be_changed_or_removed_at_a_resume(tmp_path: Path) -> None:
+    added = ("+callbacks.x={_target_:my.Callback,patience:1}", "+trainer.new={a:1}")
+    run = begun(RUNS, [*TYPED, *added])
+    last = f"resume={run / 'checkpoints' / 'last.ckpt'}"
+    typed = ("callbacks.x.patience=3", "~trainer.new", "~callbacks.target", "trainer.max_time=null")
+    arguments = in_run_folder(["--cfg", "job", last, *typed])
+    assert arguments[:2] == ["--cfg", "job"]
+    composed = compose([*arguments[2:], "+callbacks.x._target_=my.Callback"])
+    composed.resume, composed.run_dir = str(run / "checkpoints" / "last.ckpt"), str(run)
+    torch.save({}, run / "checkpoints" / "last.ckpt")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("cifar_lightning.run.resume._check_checkpoint", lambda path: None)
+        config = resumed(composed)
+    assert config.callbacks.x == {"_target_": "my.Callback", "patience": 3}
+    assert config.callbacks.target is None
+    assert config.trainer.new is None
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "began", "asked", "goes_on"),
+    [
+        ("max_steps", ["trainer.max_steps=5"], [], True),
+        ("max_steps", ["trainer.max_steps=5"], ["trainer.max_steps=6"], True),
+        ("max_steps", ["trainer.max_steps=5"], ["trainer.max_steps=5"], False),
+        ("max_steps", ["trainer.max_steps=5"], ["trainer.max_steps=4"], False),
+        ("max_time", ["trainer.max_time='00:00:01:00'"], ["trainer.max_time='00:00:02:00'"], True),
+        ("max_time", ["trainer.max_time='00:00:01:00'"], ["trainer.max_time='00:00:00:30'"], False),
+        ("max_time", ["trainer.max_time='00:00:01:00'"], ["trainer.max_time=null"], True),
+        ("max_time", ["trainer.max_time='00:00:01:00'"], ["trainer.max_time={days:1}"], True),
+        ("max_epochs", ["trainer.max_epochs=4"], ["trainer.max_epochs=8"], False),
+        ("target", ["trainer.max_steps=5"], [], False),
+    ],
+)
+def test_a_run_is_finished_or_not_by_the_limit_that_is_asked_for(
+    stopped_by: str, began: list[str], asked: list[str], goes_on: bool
+) -> None:
+    run = begun(RUNS, [*TYPED, *began])
+    (run / "metrics.json").write_text(f'{{"stopped_by": "{stopped_by}", "epochs": 1}}')
+    assert auto(*TYPED, *asked) == (run if goes_on else None)
 
 
 def test_a_damaged_folder_is_passed_over() -> None:

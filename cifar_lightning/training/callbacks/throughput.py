@@ -68,6 +68,12 @@ class Throughput(pl.Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._log(pl_module)
 
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log when the test took place."""
+        # Lightning would count the epochs begun, and of a resume without a step one step less.
+        pl_module.log("epoch", self.epochs)
+        pl_module.log("step", float(trainer.global_step))
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock; log if there is no validation."""
         self._stop(pl_module)
