@@ -104,6 +104,8 @@ def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
         return "max_epochs"
     if 0 <= trainer.max_steps <= trainer.global_step:
         return "max_steps"
+    if target is not None and target.epochs is not None:  # before the run was allowed to stop
+        return "target"
     for callback in callbacks:
         if ending := getattr(callback, "stopped_by", None):
             return str(ending)

@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not(
     trained_run: Path, tiny: Compose, tmp_path: Path
 ) -> None:
     losses = [row.get("train/loss") for row in read_rows(trained_run)]
-    for seed, same in ((0, True), (-1, False)):
+    for seed, same in ((0, True), (1, False)):
         metrics = train(tiny(f"seed={seed}", "target_accuracy=null", run_dir=str(seed)))
         assert metrics == read_json(tmp_path / str(seed) / "metrics.json")
         rows = read_rows(tmp_path / str(seed))
