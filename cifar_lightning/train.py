@@ -81,7 +81,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         finished = finished and fit.test(trainer, classifier, data, tested)
         device = devices.device_name(trainer.strategy.root_device)
         metrics = results.collect(
-            config, trainer, classifier, callbacks, budget, device, tested, finished
+            config, trainer, classifier, data, callbacks, budget, device, tested, finished
         )
         if trainer.is_global_zero:
             figures = results.save_plots(config, classifier, data, metrics, finished)

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from cifar_lightning.data.sampler import BatchLoader, InOrderSampler, TrainLoader, TrainSampler
-from cifar_lightning.data.splits import ImageSplit, Splits, split_balanced
+from cifar_lightning.data.splits import (
+    ImageSplit,
+    LabelShift,
+    Splits,
+    find_label_shift,
+    split_balanced,
+)
 from cifar_lightning.errors import UserError
 
 # A split that would take a larger fraction of a GPU's free memory stays on the host, and its
@@ -44,6 +50,8 @@ class ImageData(pl.LightningDataModule):
         train: the official train split; `train_index` (int64) are the positions trained on.
         val: the validation images, or None with `val_size=0`.
         test: the official test split.
+        label_shift: how the classes' shares in test differ from those in train and validation;
+            None if they do not.
         replay: fraction of the training images that each epoch repeats at its end: those with the
             largest `losses`, images left out of its incomplete last batch first. 0 unless a
             callback sets it before training.
@@ -103,6 +111,7 @@ class ImageData(pl.LightningDataModule):
         val_index, train_index = split_balanced(splits.train.labels, val_count, self.split_seed)
         self.train: ImageSplit = splits.train
         self.train_index = train_index
+        self.label_shift: LabelShift | None = find_label_shift(self.train.labels, self.test.labels)
         if val_count:
             self.val = ImageSplit(splits.train.images[val_index], splits.train.labels[val_index])
         if not 1 <= self.batch_size <= len(train_index):

@@ -1,9 +1,14 @@
-"""Splits of a data set, and the draw of a balanced validation split."""
+"""Splits of a data set, the draw of a balanced validation split, and how classes' shares differ."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+# Shares of classes in train and test differ if they do so by at least this total variation, and by
+# more than in each of this many random divisions of the same images.
+SMALLEST_SHIFT, DIVISIONS = 0.05, 2000
 
 
 @dataclass(frozen=True)
@@ -63,3 +68,47 @@ def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tenso
     for positions, n in zip(members, counts, strict=True):
         drawn[positions[:n]] = True
     return drawn.nonzero().flatten(), (~drawn).nonzero().flatten()
+
+
+@dataclass(frozen=True)
+class LabelShift:
+    """A difference between the classes' shares in train and in test.
+
+    Attributes:
+        distance: the total variation, from 0 to 1: a test accuracy differs from one on images
+            with the shares of train by at most this much, for this reason.
+        label: the class whose shares differ most.
+        train_share: its share of the train split, from which validation is drawn.
+        test_share: its share of the test split.
+    """
+
+    distance: float
+    label: int
+    train_share: float
+    test_share: float
+
+
+def find_label_shift(train: Tensor, test: Tensor) -> LabelShift | None:
+    """Find out whether classes have other shares in train than in test, by more than chance.
+
+    Args:
+        train: labels of the train split, int64 [N].
+        test: labels of the test split, int64 [M].
+
+    Returns:
+        None if they do not differ, or so little that a random division of the images may do that.
+    """
+    classes = 1 + int(max(train.max(), test.max()))
+    in_train, in_test = (labels.bincount(minlength=classes).numpy() for labels in (train, test))
+    train_shares, test_shares = in_train / len(train), in_test / len(test)
+    distance = np.abs(train_shares - test_shares).sum() / 2
+    if distance < SMALLEST_SHIFT:
+        return None
+    both = in_train + in_test
+    generator = np.random.default_rng(0)
+    drawn = generator.multivariate_hypergeometric(both, len(test), DIVISIONS, method="marginals")
+    by_chance = np.abs((both - drawn) / len(train) - drawn / len(test)).sum(axis=1) / 2
+    if distance <= by_chance.max():
+        return None
+    label = int(np.abs(train_shares - test_shares).argmax())
+    return LabelShift(float(distance), label, float(train_shares[label]), float(test_shares[label]))

@@ -136,6 +136,11 @@ def _sentences(run: Run) -> list[str]:
     on_val = "no validation" if val is None else f"{percent(val)} on validation"
     on_test = "Interrupted before its test" if test is None else f"{percent(test)} test accuracy"
     sentences = [f"{on_test}, {on_val}."]
+    if metrics.get("label_shift") is not None:
+        sentences.append(
+            "The shares of classes differ between its training and its test images, so that its "
+            "accuracy on validation promises none on test."
+        )
     if run.target is None:
         return [*sentences, "It trained without a target, to the last epoch."]
     target, epochs = f"its target of {100 * run.target:g} %", metrics.get("epochs_to_target")

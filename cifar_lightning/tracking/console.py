@@ -138,16 +138,24 @@ def show_start(
     epochs = f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}"
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     target, aim = callbacks.get("target"), "none: it trains to the last epoch"
+    shift = data.label_shift
     if isinstance(target, TargetReached) and target.threshold is not None:
-        aim = (
-            f"{target.threshold:.2%} on validation, for {target.target:.2%} on test in "
-            f"{target.confidence:.0%} of runs"
+        aim = f"{target.threshold:.2%} on validation, " + (
+            f"for {target.target:.2%} on test in {target.confidence:.0%} of runs"
+            if shift is None
+            else "which promises no accuracy on test: the shares of classes differ there"
         )
     note(
         "data",
         f"{config.choices.data}: {len(data.train_index):,} training, {val:,} validation "
         f"and {len(data.test):,} test images, {len(data.classes)} classes",
     )
+    if shift is not None:
+        note(
+            "classes",
+            f"their shares differ: {data.classes[shift.label]} is {shift.train_share:.2%} of the "
+            f"training and validation images, {shift.test_share:.2%} of the test images",
+        )
     note(
         "training",
         f"{config.choices.optimizer}, batches of {data.batch_size}{limited}, {epochs}, "

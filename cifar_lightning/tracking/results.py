@@ -27,6 +27,7 @@ def collect(
     config: DictConfig,
     trainer: pl.Trainer,
     classifier: Classifier,
+    data: ImageData,
     callbacks: dict[str, Callback],
     budget: Budget,
     device_name: str,
@@ -39,6 +40,7 @@ def collect(
         config: the run's.
         trainer: after fit, and after test where the run was not interrupted.
         classifier: the run's.
+        data: of the run.
         callbacks: by name; `best`, `throughput` and `target` are read.
         budget: of the network.
         device_name: of the hardware.
@@ -62,6 +64,7 @@ def collect(
         "seed": config.seed,
         "epochs": epochs,
         "stopped_by": stopped_by(trainer, target) if finished else "interrupted",
+        "label_shift": None if data.label_shift is None else data.label_shift.distance,
         "target_val_acc": None if target is None else target.threshold,
         # Of the tested checkpoint, whatever has chosen it.
         "checkpoint": None if tested is None else tested.name,

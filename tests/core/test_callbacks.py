@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import weights_of
-from conftest import Compose
+from conftest import TINY, Compose
+from data_sets import png, write_zip
 from programs import read_json
 from torch import Tensor
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints.io import read_checkpoint
+from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
@@ -20,10 +22,13 @@ from cifar_lightning.training.callbacks import TargetReached, Throughput, valida
 from cifar_lightning.training.module import Batch, Classifier
 
 
-def test_training_stops_at_the_first_validation_that_reaches_the_target(tiny: Compose) -> None:
+def test_training_stops_at_the_first_validation_that_reaches_the_target(
+    tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["trainer.max_epochs=3", "trainer.val_check_interval=0.5"]
     metrics = train(tiny("target_accuracy=0.0", *options))
-    assert metrics["stopped_by"] == "target"
+    assert "0.00% on validation, for 0.00% on test in 90% of runs" in capsys.readouterr().out
+    assert (metrics["stopped_by"], metrics["label_shift"]) == ("target", None)
     assert metrics["epochs"] == metrics["epochs_to_target"] == 0.5
     assert metrics["seconds_to_target"] == metrics["train_seconds"] > 0
     assert metrics["images_per_s"] == pytest.approx(75 / metrics["train_seconds"], rel=1e-4)
@@ -112,6 +117,32 @@ def test_the_threshold_is_of_the_data_that_the_run_has(tiny: Compose) -> None:
     target = run.build_callbacks(config, run.build_data(config))["target"]
     assert isinstance(target, TargetReached)
     assert target.threshold == validation_threshold(0.8, 0.9, 50, 60)
+
+
+def test_a_run_promises_nothing_on_test_images_with_other_shares_of_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {"train/cat": 100, "train/dog": 10, "test/cat": 30, "test/dog": 30}
+    files = {
+        f"{kind}/{i}.png": png((2 * i, i, 0))
+        for kind, count in counts.items()
+        for i in range(count)
+    }
+    path = write_zip(tmp_path / "uneven.zip", files)
+    options = [
+        *(o for o in TINY if not o.startswith("data")),
+        "data=folder",
+        f"data.path={path}",
+        "data.batch_size=22",
+        "data.val_size=22",
+        "target_accuracy=0.8",
+    ]
+    metrics = train(compose(options, tmp_path / "run"))
+    assert metrics["label_shift"] == pytest.approx(100 / 110 - 0.5, abs=1e-6)
+    printed = capsys.readouterr().out
+    assert "shares differ: cat is 90.91% of the training and validation images, 50.00%" in printed
+    assert "on validation, which promises no accuracy on test" in printed
+    assert "of runs" not in printed
 
 
 class Diverging(Classifier):

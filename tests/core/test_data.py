@@ -10,6 +10,7 @@ from torch import Tensor
 from cifar_lightning.data import ShapesData, split_balanced
 from cifar_lightning.data.datamodule import channel_statistics
 from cifar_lightning.data.sampler import InOrderSampler, TrainSampler
+from cifar_lightning.data.splits import find_label_shift
 from cifar_lightning.errors import UserError
 
 # ------------------------------------------------------------------ splits and batches
@@ -42,6 +43,30 @@ def test_the_runs_seed_does_not_move_the_validation_split() -> None:
         assert data.val is not None
         splits.append(data.val.images)
     assert torch.equal(*splits)
+
+
+def test_shares_of_classes_that_differ_from_train_to_test_are_found() -> None:
+    balanced, uneven = torch.arange(200) % 10, torch.tensor([0] * 500 + [1] * 400 + [2] * 100)
+    assert find_label_shift(torch.arange(5000) % 10, balanced) is None
+    assert find_label_shift(uneven, uneven[::10]) is None
+    few_and_many = torch.cat([torch.arange(5).repeat(100), torch.arange(5, 10).repeat(10)])
+    shift = find_label_shift(few_and_many, balanced)
+    assert shift is not None
+    assert shift.distance == pytest.approx(0.409, abs=1e-3)
+    assert shift.train_share == pytest.approx(100 / 550)
+    assert shift.test_share == pytest.approx(0.1)
+    assert shift.label < 5
+    assert find_label_shift(few_and_many, balanced[:10]) is None  # too few to tell
+
+
+def test_a_random_division_of_few_images_has_no_label_shift() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for classes, per_class in ((2, 6), (5, 4), (10, 20), (50, 3)):
+        labels = torch.arange(classes).repeat(per_class)
+        for _ in range(20):
+            labels = labels[torch.randperm(len(labels), generator=generator)]
+            test = labels[: len(labels) // 5]
+            assert find_label_shift(labels[len(test) :], test) is None
 
 
 @pytest.mark.parametrize(("val_size", "count"), [(50, 50), (0.25, 50), (0, 0)])

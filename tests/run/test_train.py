@@ -27,6 +27,7 @@ METRICS = [
     "seed",
     "epochs",
     "stopped_by",
+    "label_shift",
     "target_val_acc",
     "checkpoint",
     "monitor",

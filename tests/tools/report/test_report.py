@@ -261,6 +261,13 @@ def test_an_evaluation_says_what_it_was_of(one: Path) -> None:
     assert "<dt>checkpoint</dt><dd>last.ckpt</dd>" in html
 
 
+def test_a_run_whose_test_images_have_other_shares_of_classes_says_so(one: Path) -> None:
+    said = "accuracy on validation promises none on test"
+    assert said not in write(one).read_text()
+    change_metrics(one, label_shift=0.4)
+    assert said in write(one).read_text()
+
+
 def test_what_is_no_report_is_not_overwritten(one: Path) -> None:
     for name in ("report.html", "report.md", "report.csv"):
         before = {file: file.stat().st_mtime_ns for file in one.iterdir()}
