@@ -136,13 +136,13 @@ def rebuild_data(
         settings["batch_size"] = 1  # of training batches, for which there may be too few images
     try:
         data = build_data(OmegaConf.create({"data": settings, "seed": 0}))
-    except DataUnavailable as error:
+    except UserError as error:
         if "data" in config:
             raise
-        raise DataUnavailable(
+        raise type(error)(
             f"{error}\nThat is the data of the training. data=OPTION gives another location, as "
             "in data=folder data.path=DIR_OR_ARCHIVE."
-        ) from error
+        ) from (error.__cause__ or error)
     of_data, of_model = (list(data.classes), data.image_size), (info.classes, info.image_size)
     if of_data != of_model:
         raise UserError(

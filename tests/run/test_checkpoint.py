@@ -14,8 +14,12 @@ import pytorch_lightning as pl
 import torch
 from checkpoints import Bomb, changed, changed_record, in_network
 from conftest import TINY, Compose
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from programs import hydra_restored
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints import io, trusted
@@ -133,6 +137,13 @@ def test_of_a_record_inference_reads_its_data_alone(moved: Path) -> None:
     changed_record(moved, lambda record: record.update(size=f"${MAKES_FOLDER}"))
     with pytest.raises(UserError, match=r"config\.yaml cannot be read: .*[Mm]issing"):
         run.rebuild_data(INFERENCE, best, info)
+    changed_record(moved, lambda record: record["data"].update(test_size=60, later=1))
+    with pytest.raises(
+        UserError, match=r"(?s)'later'.*That is the data of the training\. data=OPTION"
+    ):
+        run.rebuild_data(INFERENCE, best, info)
+    typed = compose(["data=shapes"])
+    assert len(run.rebuild_data(typed, best, info)[0].test) == 60
     changed_record(moved, lambda record: record["data"].update(x=f"${MAKES_FOLDER}"))
     with pytest.raises(UserError, match="wants to evaluate"):
         run.rebuild_data(INFERENCE, best, info)
@@ -264,6 +275,24 @@ def test_a_network_of_ones_own_is_rebuilt_once_a_configuration_names_it(
             run.rebuild(best)
     finally:
         trusted.targets_of.cache_clear()
+
+
+def test_a_network_of_ones_own_may_be_in_a_folder_that_the_command_line_names(
+    best: Path, tmp_path: Path
+) -> None:
+    target = "cifar_lightning.models.dilated_dw.DilatedDW"
+    changed(best, in_network(lambda network: network.update(_target_=target)))
+    mine = tmp_path / "mine" / "model" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(f"_target_: {target}\n")
+    (tmp_path / "mine" / "other").mkdir()
+    (tmp_path / "mine" / "other" / "no_configuration.yaml").write_text("a: [")
+    typed = [f"hydra.searchpath=['file://{tmp_path}/mine']"]
+    with hydra_restored(), initialize_config_dir(str(CONF), version_base="1.3"):
+        HydraConfig.instance().set_config(hydra_compose("train", typed, return_hydra_config=True))
+        assert run.rebuild(best)[0].image_size == 32
+    with pytest.raises(UserError, match=r"name it in conf/model/NAME\.yaml, or type --config-dir"):
+        run.rebuild(best)
 
 
 @pytest.mark.parametrize(
