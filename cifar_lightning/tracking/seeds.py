@@ -140,6 +140,11 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         sentences.append(_best_mean(measured))
     if len(measured) > 1:
         sentences += _leads(measured)
+        if stopped := sum(run.metrics.get("stopped_by") == "target" for run in runs):
+            sentences.append(
+                f"{stopped} run{'s' * (stopped > 1)} stopped at the target, where accuracy might "
+                "have risen further; target_accuracy=null trains to the last epoch."
+            )
     selection = "The best is selected by validation accuracy alone, never by test accuracy."
     return [*sentences, selection, tally]
 

@@ -92,3 +92,11 @@ def test_values_without_a_spread_are_no_lead() -> None:
         text = said(settings, first_seeds)
         assert "It is 2.00 points above lr=1 at every seed: without any spread" in text
         assert "It leads" not in text
+
+
+def test_accuracies_of_runs_that_stopped_at_their_target_are_said_to_be_that() -> None:
+    runs = runs_of([[0.82, 0.84], [0.8, 0.8]])
+    assert "stopped at the target" not in "\n".join(summary(runs, groups_of(runs)))
+    for run in runs[:2]:
+        run.metrics["stopped_by"] = "target"
+    assert "2 runs stopped at the target" in "\n".join(summary(runs, groups_of(runs)))
