@@ -12,6 +12,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.overrides import quoted
+from cifar_lightning.config.refused import refusal
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.jobs import JobFailed
 
@@ -64,6 +65,8 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
         known = f" The options of {found[1]}: {', '.join(options)}." if options else ""
         return f"There is no {found[1]}={found[2]}.{known}" + _nearest(found[2], options)
     if found := re.search(r"Could not override '([^'@]+)'", message):
+        if refused := refusal(found[1]):
+            return refused
         return f"There is no {found[1]!r} in the configuration.{_elsewhere(found[1])}" + _nearest(
             found[1], _known_names(config_name, arguments)
         )

@@ -2,22 +2,31 @@
 
 import difflib
 import inspect
+import math
 import os
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
+from cifar_lightning.config.compose import CONF, key_of
+from cifar_lightning.config.messages import OF_A_RUN
+from cifar_lightning.config.refused import OF_LIGHTNING, OF_TRAINER, refusal
 from cifar_lightning.errors import UserError
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
 # The keys of trainer that the run itself reads.
 TRAINER_KEYS = ("compile", "deterministic", "gpus", "max_epochs", "precision")
+# Keys whose values a run replaces by the data's.
+OF_THE_DATA = (
+    *("callbacks.target.test_images", "callbacks.target.val_images"),
+    *("model.image_size", "model.num_classes"),
+)
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -32,7 +41,27 @@ SETTINGS: dict[str, Any] = {
     "plots": bool,
     "rehearse_without_data": bool,
 }
-SETTINGS_OF_TRAINER = {"compile": bool, "max_epochs": Count, "num_nodes": Count}
+NotNegative = Annotated[int, Field(ge=0)]
+SETTINGS_OF_BUDGET: dict[str, Any] = {
+    "max_params": Annotated[float, Field(ge=0)] | None,
+    "min_dilated": NotNegative | None,
+    "min_separable": NotNegative | None,
+}
+SETTINGS_OF_TRAINER: dict[str, Any] = {
+    "accumulate_grad_batches": Count,
+    "check_val_every_n_epoch": Count | None,
+    "compile": bool,
+    "gradient_clip_val": Annotated[float, Field(ge=0, allow_inf_nan=False)] | None,
+    "log_every_n_steps": NotNegative | None,
+    "max_epochs": Count,
+    "max_steps": Literal[-1] | Count,
+    "min_epochs": NotNegative | None,
+    "min_steps": NotNegative | None,
+    "num_nodes": Count,
+    "num_sanity_val_steps": Annotated[int, Field(ge=-1)] | None,
+}
+# A run logs once per validation; values are read at no step.
+NO_STEP = 1_000_000_000
 
 
 def check_config(config: DictConfig) -> None:
@@ -43,11 +72,15 @@ def check_config(config: DictConfig) -> None:
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_presence(values)
+    if values.get("resume") is None:  # a resume continues what has trained before
+        _check_that_all_is_read(config)
+    _check_finite("", values)
     target = values["target_accuracy"]
     if isinstance(target, int | float) and target > 1:
         raise UserError(f"target_accuracy={target} is not a fraction from 0 to 1, as 0.8, or null.")
     check_values("", SETTINGS | {"teacher": str | None}, values)
-    check_values("trainer.", SETTINGS_OF_TRAINER, values["trainer"])
+    check_values("budget.", SETTINGS_OF_BUDGET, values["budget"])
+    _check_trainer(values["trainer"])
     if "seed" in values["data"]:
         raise UserError("data.seed would be ignored: the run's seed= orders the images too.")
     for key in PARTS:
@@ -58,15 +91,115 @@ def check_config(config: DictConfig) -> None:
         for name, part in values[group].items():
             if part is not None:  # null removes it
                 check_part(f"{group}.{name}", part)
-    interval = values["trainer"].get("val_check_interval")
-    if isinstance(interval, int | float) and not interval > 0:
-        raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
+    for name, part in values["callbacks"].items():
+        if part is not None:
+            _check_callback(f"callbacks.{name}", part, values["trainer"].get("log_every_n_steps"))
     if target is not None and values["data"].get("val_size") == 0:
         raise UserError(
             "data.val_size=0 leaves no validation images to measure the target on: set "
             "target_accuracy=null too."
         )
     _check_last_folder(values)
+
+
+def _check_trainer(values: Mapping[str, Any]) -> None:
+    """Refuse arguments of the Trainer that a run sets itself, and values that make no sense."""
+    for name, (fixed, _) in OF_TRAINER.items():
+        if values.get(name, fixed) != fixed:
+            raise UserError(refusal(f"trainer.{name}"))
+    check_values("trainer.", SETTINGS_OF_TRAINER, values)
+    for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        limit, least = values.get(name), 1 if name == "limit_train_batches" else 0
+        is_number = type(limit) is int and limit >= least
+        is_fraction = type(limit) is float and (limit > 0 or not least) and 0 <= limit <= 1
+        if limit is not None and not is_number and not is_fraction:
+            raise UserError(
+                f"trainer.{name}={_in_yaml(limit)} is neither a number of batches from {least} nor "
+                "a fraction of them, as 0.5."
+            )
+    interval = values.get("val_check_interval")
+    if isinstance(interval, int | float) and not interval > 0:
+        raise UserError(f"trainer.val_check_interval={interval} is not above 0.")
+    for unit in ("epochs", "steps"):
+        least, most = values.get(f"min_{unit}") or 0, values.get(f"max_{unit}", -1)
+        if -1 < most < least:
+            raise UserError(
+                f"trainer.min_{unit}={least} is more than trainer.max_{unit}={most}, where the "
+                "training ends."
+            )
+    algorithm = values.get("gradient_clip_algorithm")
+    if algorithm is not None and not values.get("gradient_clip_val"):
+        raise UserError(
+            f"trainer.gradient_clip_algorithm={algorithm} clips nothing without "
+            "trainer.gradient_clip_val."
+        )
+
+
+def _check_that_all_is_read(config: DictConfig) -> None:
+    """Refuse a key at the top level that nothing reads, and one that the data has set anyway."""
+    known = {str(key) for key in OmegaConf.load(CONF / "train.yaml")} | {*config.choices}
+    texts = str(OmegaConf.to_container(config))
+    for key in map(str, config):
+        is_named = re.search(r"\$\{" + re.escape(key) + r"[.}\[]", texts) is not None
+        if key not in known and key not in OF_A_RUN and not is_named:
+            raise UserError(
+                f"There is no setting {key}, and no value refers to it by ${{{key}}}."
+                f"{_did_you_mean('', key, sorted(known))}"
+            )
+    for override in config.overrides:
+        if (key := key_of(override)) in OF_THE_DATA:
+            raise UserError(f"{override}: a run takes it from the data. Leave it out.")
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Refuse NaN, and infinity in what is trained with."""
+    if isinstance(value, dict | list):
+        for name, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_finite(f"{key}.{name}" if key else str(name), part)
+    elif isinstance(value, float) and (
+        math.isnan(value)
+        or (math.isinf(value) and key.partition(".")[0] in (*PARTS, "distillation"))
+    ):
+        raise UserError(f"{key}={value} should be a finite number.")
+
+
+def _check_callback(key: str, part: Mapping[str, Any], log_every_n_steps: Any) -> None:
+    """Refuse a callback of Lightning's that does not work here, or does not do what is meant.
+
+    Args:
+        key: of the callback.
+        part: its `_target_` and arguments, which were checked.
+        log_every_n_steps: the Trainer's.
+    """
+    target = pkgutil.resolve_name(part["_target_"])
+    of_lightning = str(getattr(target, "__module__", "")).startswith("pytorch_lightning.")
+    name = getattr(target, "__name__", "")
+    if of_lightning and name in OF_LIGHTNING:
+        raise UserError(f"{key}: {name} does not work here: {OF_LIGHTNING[name]}.")
+    by_step = name in ("DeviceStatsMonitor", "ThroughputMonitor") or (
+        name == "LearningRateMonitor" and part.get("logging_interval") != "epoch"
+    )
+    if of_lightning and by_step and (log_every_n_steps or 0) >= NO_STEP:
+        raise UserError(
+            f"{key}: {name} logs every trainer.log_every_n_steps steps, more than a run has. Set "
+            "trainer.log_every_n_steps=50 too."
+        )
+    monitor, mode = part.get("monitor"), part.get("mode", _default(target, "mode"))
+    for ending, right in (("acc", "max"), ("loss", "min")):
+        if str(monitor).endswith(ending) and mode in ("max", "min") and mode != right:
+            raise UserError(
+                f"{key}: with monitor={monitor} and mode={mode} the worst would count as the best. "
+                f"Set {key}.mode={right}."
+            )
+
+
+def _default(target: Callable[..., Any], name: str) -> Any:
+    """The default of an argument; None if there is none."""
+    try:
+        parameter = inspect.signature(target).parameters.get(name)
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return None
+    return None if parameter is None else parameter.default
 
 
 def _check_presence(values: Any) -> None:
@@ -160,8 +293,7 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in values:
         if name not in parameters and not takes_any:
-            close = difflib.get_close_matches(name, parameters, n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(f'{key}.{c}' for c in close)}?" if close else ""
+            hint = _did_you_mean(f"{key}.", name, [*parameters])
             raise UserError(f"{key}.{name}: {target.__qualname__} has no such argument.{hint}")
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:
@@ -175,6 +307,11 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
         and (value is not None or name not in parameters or parameters[name].default is not None)
     }
     check_values(f"{key}.", hints, given)
+
+
+def _did_you_mean(prefix: str, name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(f'{prefix}{c}' for c in close)}?" if close else ""
 
 
 def _is_instantiated(value: Any) -> bool:

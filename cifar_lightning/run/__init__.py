@@ -8,10 +8,10 @@ from cifar_lightning.run.build import (
     build_data,
     build_data_or_rehearse,
     build_network,
-    check_config,
     instantiate_part,
     make_network,
 )
+from cifar_lightning.run.check import check_config
 from cifar_lightning.run.from_checkpoint import build_distillation, rebuild, rebuild_data
 from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
 

@@ -15,8 +15,6 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import ModelInfo
-from cifar_lightning.checkpoints.record import record_of
-from cifar_lightning.config import validate
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import DataUnavailable, UserError
@@ -68,17 +66,6 @@ def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
     with config_errors(key):
         # Plain lists and dictionaries, as Lightning's Timer needs, not OmegaConf's.
         return instantiate(config, _convert_="all", **arguments)
-
-
-def check_config(config: DictConfig) -> None:
-    """Check all of a training's configuration that can be checked without the data.
-
-    Raises:
-        UserError: names the key or value, and what would fit.
-    """
-    validate.check_config(config)
-    validate.check_arguments("budget", check, config.budget)
-    record_of(config)  # what a record cannot keep is refused
 
 
 def build_data(config: DictConfig) -> ImageData:

@@ -1,14 +1,18 @@
 """Builds callbacks, loggers and the Trainer from a configuration."""
 
-from collections.abc import Callable, Iterator
+import logging
+import pkgutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from rich import get_console
 
 from cifar_lightning.checkpoints.io import AtomicCheckpointIO, read_checkpoint
@@ -117,29 +121,77 @@ def build_trainer(
         UserError: if the devices do not exist, do not match the processes that were started, or
             cannot share a batch evenly; or if Lightning refuses the configuration.
     """
-    arguments: Any = OmegaConf.to_container(config.trainer, resolve=True)
-    del arguments["compile"]
-    _resolve_devices(arguments, config.data.batch_size, _why_one_device(callbacks))
-    if arguments.get("benchmark") is None:
-        # cuDNN measures which kernels are fastest, which may differ from run to run.
-        arguments["benchmark"] = not arguments["deterministic"]
+    arguments = _arguments(config, callbacks.values())
     if not has_validation:
         arguments["limit_val_batches"] = 0
-    plugins = arguments.pop("plugins", None) or []
-    if isinstance(plugins, dict):
-        plugins = [plugins]
-    plugins = [instantiate_part(plugin, "trainer.plugins") for plugin in plugins]
     watching = sorted(callbacks.values(), key=lambda c: getattr(c, "RUNS_LAST", False))
     has_bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in watching)
     if arguments.get("enable_progress_bar") is None:
         arguments["enable_progress_bar"] = get_console().is_terminal or has_bar
     if arguments["enable_progress_bar"] and not has_bar:
         watching.append(ProgressBar(refresh_rate=5))
-    # The data module distributes batches to the devices itself.
-    fixed = {"logger": False, "use_distributed_sampler": False, "default_root_dir": config.run_dir}
-    arguments |= fixed
+    return _instantiated(arguments, watching)
+
+
+def check_trainer(config: DictConfig) -> None:
+    """Build a Trainer without callbacks, to find mistakes before the data is read.
+
+    Raises:
+        UserError: as `build_trainer` does.
+    """
+    classes = [pkgutil.resolve_name(part["_target_"]) for part in config.callbacks.values() if part]
+    with get_console().capture(), warnings.catch_warnings(action="ignore"), _no_log():
+        trainer = _instantiated(_arguments(config, classes) | {"enable_progress_bar": False}, [])
+    strategy = config.trainer.get("strategy")
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(
+        trainer.strategy, DeepSpeedStrategy
+    ):
+        raise UserError(f"trainer.strategy={strategy}: each device has the whole network: ddp.")
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
+            raise UserError(f"trainer.max_time={config.trainer.max_time} leaves no time to train.")
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """Log nothing: what is built here is built and logged again."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _arguments(config: DictConfig, callbacks: Iterable[object]) -> dict[str, Any]:
+    """The Trainer's arguments but for the callbacks.
+
+    Args:
+        config: `trainer`, `data.batch_size` and `run_dir` are read.
+        callbacks: or their classes.
+    """
+    arguments: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    del arguments["compile"]
+    _resolve_devices(arguments, config.data.batch_size, _why_one_device(callbacks))
+    if arguments.get("benchmark") is None:
+        # cuDNN measures which kernels are fastest, which may differ from run to run.
+        arguments["benchmark"] = not arguments["deterministic"]
+    return {
+        **arguments,
+        "logger": False,
+        "use_distributed_sampler": False,  # the data module shares batches among the devices
+        "default_root_dir": config.run_dir,
+    }
+
+
+def _instantiated(arguments: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
+    """Call Lightning's Trainer, whose plugins get the writer of checkpoints."""
+    plugins = arguments.pop("plugins", None) or []
+    if isinstance(plugins, dict):
+        plugins = [plugins]
+    plugins = [instantiate_part(plugin, "trainer.plugins") for plugin in plugins]
     trainer: pl.Trainer = instantiate_part(
-        arguments, "trainer", callbacks=watching, plugins=[*plugins, AtomicCheckpointIO()]
+        arguments, "trainer", callbacks=callbacks, plugins=[*plugins, AtomicCheckpointIO()]
     )
     return trainer
 
@@ -153,6 +205,10 @@ def _resolve_devices(arguments: dict[str, Any], batch_size: int, one_device: str
         one_device: the error message for more than one device; None if several are allowed.
     """
     gpus, num_nodes = arguments.pop("gpus"), arguments.get("num_nodes", 1)
+    strategy = arguments.get("strategy")
+    method = strategy.get("start_method") if isinstance(strategy, dict) else strategy
+    if any(word in str(method) for word in ("spawn", "fork", "notebook")):
+        raise UserError(f"trainer.strategy={strategy} cannot return its results: use ddp.")
     accelerator, devices = arguments.get("accelerator", "auto"), arguments.get("devices", "auto")
     if one_device and num_nodes != 1:
         raise UserError(one_device)
@@ -174,7 +230,9 @@ def _resolve_devices(arguments: dict[str, Any], batch_size: int, one_device: str
         )
     elif devices == "auto":
         devices = 1
-    count = len(devices) if isinstance(devices, list) else int(devices)
+    count = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"trainer.devices={devices} is not a number from 1.")
     if one_device and count > 1:
         raise UserError(one_device)
     _check_processes(num_nodes, count)
@@ -187,12 +245,12 @@ def _resolve_devices(arguments: dict[str, Any], batch_size: int, one_device: str
         arguments["precision"] = choose_precision(accelerator, devices)
 
 
-def _why_one_device(callbacks: dict[str, Callback]) -> str | None:
+def _why_one_device(callbacks: Iterable[object]) -> str | None:
     """The error message for more than one device; None if several are allowed."""
     started = launch()
     if in_job_process() and (started is None or started.total == 1):
         return NO_DDP_IN_SWEEPS
-    reasons = (getattr(callback, "ONE_DEVICE", None) for callback in callbacks.values())
+    reasons = (getattr(callback, "ONE_DEVICE", None) for callback in callbacks)
     return next((reason for reason in reasons if reason), None)
 
 

@@ -42,8 +42,8 @@ class Muon(Optimizer):
             decays as fast as the others. Muon's weights have a fixed norm instead.
 
     Raises:
-        ValueError: if a learning rate or the weight decay is negative, or a momentum is not in
-            [0, 1).
+        ValueError: if a learning rate or the weight decay is negative, a momentum is not in [0, 1),
+            or `ns_steps` is below 1.
     """
 
     def __init__(
@@ -66,6 +66,8 @@ class Muon(Optimizer):
         ):
             if value < 0:
                 raise ValueError(f"{name} must not be negative, not {value}")
+        if ns_steps < 1:
+            raise ValueError(f"ns_steps must be at least 1, not {ns_steps}")
         for name, value in (("momentum", momentum), ("sgd_momentum", sgd_momentum)):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {value}")

@@ -286,7 +286,7 @@ def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
     ("typed", "message"),
     [
         (["trainer.gpus=0"], "srun started 1 x 2 processes (machines x processes on each), but"),
-        (["trainer=ddp_sim", "optimizer.lr=nan"], "The loss became NaN or infinite"),
+        (["trainer=ddp_sim", "optimizer.lr=1e30"], "The loss became NaN or infinite"),
     ],
 )
 def test_a_mistake_of_all_processes_is_said_once(typed: list[str], message: str) -> None:
