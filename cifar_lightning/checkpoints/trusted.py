@@ -74,9 +74,9 @@ def _advice(unknown: Sequence[tuple[Any, ...]], resumes: bool) -> str:
     """What to type for unknown targets, by their keys."""
     folder = "--config-dir FOLDER, the folder of its configuration"
     if resumes:
-        parts = [keys for keys in unknown if keys[0] in ("callbacks", "logger") and len(keys) > 2]
-        without = sorted({f"~{keys[0]}.{keys[1]}"[:LONGEST] for keys in parts})[:MOST]
-        ending = f" Or resume without it: {' '.join(without)}." if without else ""
+        without = {f"~{k[0]}.{k[1]}"[:LONGEST] for k in unknown if k[0] in ("callbacks", "logger")}
+        without |= {f"{k[0]}=OPTION" for k in unknown if k[0] in ("augment", "scheduler")}
+        ending = f" Or resume without it: {' '.join(sorted(without)[:MOST])}." if without else ""
         return f"If it is your own, type it again, or {folder}.{ending}"
     part = unknown[0][0]
     if part == "data":

@@ -46,7 +46,7 @@ def resumed(config: DictConfig) -> DictConfig:
     removed = {key_of(override) for override in config.overrides if override.startswith("~")}
     for key in typed:
         if _is_fixed(key) and not _is_equal(key, config, result):
-            raise UserError(f"resume takes {key} from the checkpoint: leave it out.")
+            raise UserError(f"resume takes {key} from the checkpoint: leave it out. {_advice(key)}")
     typed = [key for key in typed if not _is_fixed(key)]
     earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
     with open_dict(result):
@@ -132,6 +132,18 @@ def _is_fixed(key: str) -> bool:
         return rest not in DATA_PATHS
     fixed = ("debug", "experiment", "init", "model", "optimizer", "seed")
     return group in fixed or key == "trainer"
+
+
+def _advice(key: str) -> str:
+    """What to do instead of changing a key that a resume may not change."""
+    group = key.partition(".")[0]
+    if group == "trainer":
+        return "Keys of trainer can be changed one by one, as in trainer.strategy=ddp."
+    if group in ("debug", "experiment"):
+        return f"What another {group} would set can be set key by key."
+    if group == "data":
+        return f"Only where the images are can be changed: data.{', data.'.join(DATA_PATHS)}."
+    return f"A new run may have another {group}."
 
 
 def _is_equal(key: str, typed: DictConfig, recorded: DictConfig) -> bool:

@@ -118,7 +118,9 @@ def test_a_resume_lists_what_is_missing_and_what_to_type(moved: Path) -> None:
     with pytest.raises(UserError) as raised:
         train(compose([resume]))
     assert f"so it was not called: {', '.join(typed)}. If it is your own" in str(raised.value)
-    assert str(raised.value).endswith("without it: ~callbacks.mine ~logger.mine.")
+    assert str(raised.value).endswith(
+        "without it: augment=OPTION scheduler=OPTION ~callbacks.mine ~logger.mine."
+    )
     added = [f"+{text}" if ".mine." in text else text for text in typed]
     with pytest.raises(UserError, match=r"_target_=mine.*: No module named 'mine'"):
         train(compose([resume, *added]))

@@ -41,7 +41,10 @@ def test_a_smoke_run_leaves_all_that_a_run_leaves_and_can_be_resumed(
     again = compose([resume, "trainer.max_epochs=2", "plots=false"], run_dir)
     assert resumed(again).choices.debug == "fast"
     assert train(again)["epochs"] == 2
-    with pytest.raises(UserError, match="leave debug= out"):
+    with pytest.raises(
+        UserError,
+        match=r"takes debug from the checkpoint: leave it out\. What another debug would set",
+    ):
         resumed(compose(["debug=profile", resume], run_dir))
 
 

@@ -84,19 +84,24 @@ def test_a_run_is_resumed_by_its_record_with_overrides_on_top(run_dir: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "key",
+    ("typed", "advice"),
     [
-        "experiment=sgd",
-        "optimizer.lr=1",
-        "seed=2",
-        "data.val_size=60",
-        "trainer=ddp",
-        "~model.num_classes",
+        ("experiment=sgd", "What another experiment would set can be set key by key"),
+        ("optimizer.lr=1", "A new run may have another optimizer"),
+        ("seed=2", "A new run may have another seed"),
+        ("data.val_size=60", r"Only where the images are can be changed: data\.path, "),
+        ("trainer=ddp", r"one by one, as in trainer\.strategy=ddp"),
+        ("~model.num_classes", "A new run may have another model"),
     ],
 )
-def test_what_a_checkpoint_decides_cannot_be_overridden(trained: Path, key: str) -> None:
-    with pytest.raises(UserError, match=f"takes {key.partition('=')[0].lstrip('~')} from"):
-        resume(trained, key)
+def test_what_a_checkpoint_decides_cannot_be_overridden(
+    trained: Path, typed: str, advice: str
+) -> None:
+    key = re.escape(typed.partition("=")[0].lstrip("~"))
+    with pytest.raises(
+        UserError, match=f"takes {key} from the checkpoint: leave it out. .*{advice}"
+    ):
+        resume(trained, typed)
 
 
 def test_a_checkpoint_of_the_middle_of_an_epoch_is_refused(tiny: Compose, tmp_path: Path) -> None:
