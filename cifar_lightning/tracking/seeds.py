@@ -208,10 +208,8 @@ def _lead(best: Group, other: Group, found: Comparison) -> str:
         return f"{gap} {details}{noise}."
     single = [group for group in (best, other) if len(group.by_seed("val/acc")) == 1]
     if single:
-        of = "each" if len(single) == 2 else "its own" if best in single else "the other"
-        return (
-            f"{gap}, with a single seed of {of}: more seeds would tell how much of that is noise."
-        )
+        has = "each has" if len(single) == 2 else f"{single[0].name} has"
+        return f"{gap}, but {has} a single seed: more would tell how much of that is noise."
     if not found.difference:
         return f"{other.name} has the same values."
     return f"{gap} at every seed: without any spread, nothing tells how much of that is noise."

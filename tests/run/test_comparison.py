@@ -71,11 +71,11 @@ def test_several_settings_are_compared_with_the_best_and_corrected_for() -> None
 
 
 def test_a_single_seed_is_called_that() -> None:
-    assert "It is 1.00 points above lr=0, with a single seed of each" in said([[0.8], [0.81]])
-    assert "above lr=0, with a single seed of the other" in said([[0.8], [0.81, 0.82]])
+    assert "It is 1.00 points above lr=0, but each has a single seed" in said([[0.8], [0.81]])
+    assert "above lr=0, but lr=0 has a single seed" in said([[0.8], [0.81, 0.82]])
     text = said([[0.8, 0.81], [0.82]])
     assert "is lr=1: 82.00 % on validation with a single seed" in text
-    assert "above lr=0, with a single seed of its own" in text
+    assert "above lr=0, but lr=1 has a single seed" in text
     again = [*runs_of([[0.8, 0.9]]), *runs_of([[0.8]])]
     assert "over 2 seeds in 3 runs" in "\n".join(summary(again, groups_of(again)))
 
