@@ -39,6 +39,7 @@ def ends_well(work: Callable[[], object], config_name: str = "train") -> str | N
             return None
     assert message.strip()
     assert "Traceback" not in message
+    assert "weights_only" not in message  # PyTorch's advice to trust a file
     assert len(message) <= LONGEST_MESSAGE, message
     # Names may hold line ends, and commands to the terminal.
     assert all(c.isprintable() or c == "\n" for c in message), repr(message)

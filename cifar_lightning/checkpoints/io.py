@@ -172,7 +172,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except Exception as error:  # damaged files make torch.load raise errors of all kinds
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, pickle.UnpicklingError):  # torch's message has advice for programmers
-            reason = "it is damaged, or code in it would have to be run to read it."
+            reason = "it is damaged, or code in it would have to be run to read it"
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
         _check_length(content["hyper_parameters"])

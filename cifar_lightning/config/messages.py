@@ -126,6 +126,8 @@ def _explain_os(error: OSError, config_name: str) -> str:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
         return f"{error.strerror}{where}. {elsewhere}\n{hint}"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"The name is longer than the file system allows{where}. {elsewhere}\n{hint}"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
         return f"A file is where a folder is needed{where}. {elsewhere}\n{hint}"
     return f"{error}\n{hint}"

@@ -58,6 +58,11 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
             raise UserError(f"{argument}: no space belongs before the equals sign.")
         if argument in ("experiment=null", "debug=null"):
             continue  # the default, which Hydra does not accept
+        if key.lstrip("+") == "hydra.job.chdir" and value.lower() == "true":
+            raise UserError(
+                f"{argument} would have relative paths mean files in the run's folder. Leave it "
+                "out; your own code has that folder as ${run_dir}."
+            )
         group = key.lstrip("+")
         options = _options(group)
         is_group = options or (equals and ("/" in group or group == "hydra"))

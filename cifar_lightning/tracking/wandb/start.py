@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 INIT_TIMEOUT = 20  # seconds
 MAX_TAG_LENGTH = 64  # characters, on W&B
+MAX_NAME_LENGTH = 100  # characters, of groups and ids; artifacts, named by ids, have 128
 
 
 @rank_zero_only
@@ -32,6 +33,7 @@ def start_run(
     tags: Sequence[str | None] = (),
     run_id: str | None = None,
     save_dir: str = "runs",
+    run_dir: str | None = None,
     log_code: bool = True,
     log_images: bool = True,
     log_checkpoint: bool = True,
@@ -44,13 +46,15 @@ def start_run(
             WANDB_MODE, where set, decides instead. `online` warns where nobody is logged in.
         project: of the W&B run.
         entity: the user or team that the project belongs to; None is the user's default.
-        group: of runs that W&B shows together, such as those of a sweep.
+        group: of runs that W&B shows together, such as those of a sweep; it is cut to the length
+            that W&B takes, as is `run_id`.
         job_type: the kind of run, as `train`.
         name: of the run on W&B.
         notes: a description of the run.
         tags: to filter runs by; None among them is left out.
         run_id: of the run to resume or to create; None makes one up.
         save_dir: the folder in which W&B makes its folder `wandb`.
+        run_dir: the run's folder, beside which `wandb` is if nothing can be written to `save_dir`.
         log_code: whether to log the commit and the uncommitted changes.
         log_images: whether to log the plots, and the most confident mistakes with their images.
         log_checkpoint: whether to log the best checkpoint.
@@ -64,6 +68,9 @@ def start_run(
     """
     if finish_timeout <= 0:
         raise ValueError(f"finish_timeout must be above 0 seconds, not {finish_timeout}")
+    folder = Path(save_dir)
+    if run_dir is not None and not _can_write(folder):
+        folder = Path(run_dir).parent
     wanted = os.environ.get("WANDB_MODE", "auto") if mode == "auto" else mode
     if wanted == "disabled":
         return None
@@ -80,23 +87,23 @@ def start_run(
     attempts: list[Literal["online", "offline"]] = ["online", "offline"] if online else ["offline"]
     for attempt in attempts:
         try:
-            Path(save_dir).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             wandb.setup()
             wandb.termsetup(settings, messages)
             run = wandb.init(
                 mode=attempt,
                 project=project,
                 entity=entity,
-                group=group,
+                group=group and group[:MAX_NAME_LENGTH],
                 job_type=job_type,
                 name=name,
                 notes=notes,
                 tags=list(dict.fromkeys(tag[:MAX_TAG_LENGTH] for tag in tags if tag)),
-                id=run_id,
+                id=run_id and run_id[-MAX_NAME_LENGTH:],  # its end is a random number
                 resume="allow",
                 reinit="create_new",  # even if this process has another run open
                 # Absolute: W&B's service process keeps the working directory of its start.
-                dir=str(Path(save_dir).absolute()),
+                dir=str(folder.absolute()),
                 settings=settings,
             )
         except Exception as error:  # no failure of W&B may end a training
@@ -104,6 +111,14 @@ def start_run(
         else:
             return WandbRunLogger(run, messages, log_code, log_images, log_checkpoint)
     return None
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether files can be written to a folder, which need not exist yet."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return os.access(existing, os.W_OK)
 
 
 def _settings(finish_timeout: float) -> "wandb.Settings":

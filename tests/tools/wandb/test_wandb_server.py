@@ -253,6 +253,27 @@ def test_wandb_sync_uploads_all_offline_runs_once(server: WandbServer) -> None:
 
 @needs_unshare("--mount")
 @pytest.mark.slow
+def test_where_the_working_directory_is_read_only_its_files_are_beside_the_run(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "here").mkdir()
+    options = ["logger=default", "logger.wandb.mode=offline", f"hydra.run.dir={tmp_path}/runs/x"]
+    script = "mount -t tmpfs -o ro disk here && cd here && " + shlex.join(
+        [sys.executable, "-m", "cifar_lightning.train", *TINY, *options]
+    )
+    ended = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        env=without_service(),
+        capture_output=True,
+        text=True,
+        timeout=IN_TIME,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len([*(tmp_path / "runs" / "wandb").glob("offline-run-*")]) == 1
+
+
+@needs_unshare("--mount")
+@pytest.mark.slow
 def test_a_disk_that_is_full_costs_the_wandb_run_and_not_the_run(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     options = ["logger=default", "logger.wandb.mode=offline", f"logger.wandb.save_dir={disk}"]
