@@ -23,7 +23,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.config.compose import CONF, complete
 from cifar_lightning.config.messages import MISTAKES, explain
-from cifar_lightning.config.overrides import is_sweep, prepare_arguments, write_nothing
+from cifar_lightning.config.overrides import (
+    is_sweep,
+    options_and_overrides,
+    prepare_arguments,
+    write_nothing,
+)
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import JobFailed
@@ -177,7 +182,9 @@ def _prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]] | 
             f"{started.by} starts the processes of one run: leave -m out. A sweep whose jobs have "
             "several devices is hydra/launcher=submitit_slurm's."
         )
-    return arguments if processes.is_first() else [*arguments, *write_nothing(arguments)]
+    # Hydra's parser refuses overrides on both sides of an option.
+    options, overrides = options_and_overrides(arguments)
+    return [*overrides, *([] if processes.is_first() else write_nothing(arguments)), *options]
 
 
 def _exit_with(error: Exception, config_name: str) -> NoReturn:

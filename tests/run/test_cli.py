@@ -154,6 +154,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     ),
     (["max_epochs=3"], ["There is no 'max_epochs'", "trainer.max_epochs"]),
     (["optimizer=sgd", "optimizer.lrr=3"], ["There is no 'optimizer.lrr'", "optimizer.lr"]),
+    (["seed=1", "--cfg", "job", "optimizer.lrr=3"], ["There is no 'optimizer.lrr'"]),
     (["data.path=x"], ["There is no 'data.path'", "It belongs to data=folder"]),
     # grammar
     (["seed=(1"], ["seed=(1 should be a valid integer."]),
