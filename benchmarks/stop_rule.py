@@ -100,7 +100,7 @@ def trained(overrides: Sequence[str], seed: int) -> Watch:
         pl.seed_everything(seed, verbose=False)
         classifier, _ = run.build_classifier(config, data)
         watch = Watch(data)
-        trainer = run.build_trainer(config, {"watch": watch}, has_validation=False)
+        trainer = run.build_trainer(config, {"watch": watch}, validates=False)
         with fit.quiet():
             fit.fit(trainer, classifier, data, config)
     return watch

@@ -111,7 +111,7 @@ class Bench:
         classifier, _ = run.build_classifier(self.config, self.data)
         callbacks = run.build_callbacks(self.config, self.data)
         callbacks = {name: callbacks[name] for name in ("throughput", "nan") if name in callbacks}
-        self.trainer = run.build_trainer(self.config, callbacks, has_validation=False)
+        self.trainer = run.build_trainer(self.config, callbacks, validates=False)
         with fit.quiet():
             fit.fit(self.trainer, classifier, self.data, self.config)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]

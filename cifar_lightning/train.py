@@ -63,7 +63,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     classifier.distillation = run.build_distillation(config, classifier)
     callbacks = run.build_callbacks(config, data) | (callbacks or {})
     interruption = Interruption(folder.last)
-    trainer = run.build_trainer(config, callbacks, has_validation=data.val is not None)
+    trainer = run.build_trainer(config, callbacks, run.will_validate(config, data))
     with fit.quiet(), run.open_loggers(config, trainer) as open_run_loggers:
         console.show_start(config, data, trainer, callbacks)
 

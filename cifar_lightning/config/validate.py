@@ -94,12 +94,24 @@ def check_config(config: DictConfig) -> None:
     for name, part in values["callbacks"].items():
         if part is not None:
             _check_callback(f"callbacks.{name}", part, values["trainer"].get("log_every_n_steps"))
-    if target is not None and values["data"].get("val_size") == 0:
+    if target is not None and (reason := _why_no_validation(values)):
         raise UserError(
-            "data.val_size=0 leaves no validation images to measure the target on: set "
-            "target_accuracy=null too."
+            f"{reason} leaves no validation to judge the target by: set target_accuracy=null too."
         )
     _check_last_folder(values)
+
+
+def _why_no_validation(values: Any) -> str | None:
+    """The setting by which a training never validates; None if none is known here."""
+    trainer = values["trainer"]
+    if values["data"].get("val_size") == 0:
+        return "data.val_size=0"
+    if trainer.get("limit_val_batches") == 0:
+        return "trainer.limit_val_batches=0"
+    every = trainer.get("check_val_every_n_epoch")
+    if isinstance(every, int) and every > trainer["max_epochs"]:
+        return f"trainer.check_val_every_n_epoch={every}, of {trainer['max_epochs']} epochs,"
+    return None
 
 
 def _check_trainer(values: Mapping[str, Any]) -> None:

@@ -13,7 +13,12 @@ from cifar_lightning.run.build import (
 )
 from cifar_lightning.run.check import check_config
 from cifar_lightning.run.from_checkpoint import build_distillation, rebuild, rebuild_data
-from cifar_lightning.run.trainer import build_callbacks, build_trainer, open_loggers
+from cifar_lightning.run.trainer import (
+    build_callbacks,
+    build_trainer,
+    open_loggers,
+    will_validate,
+)
 
 __all__ = [
     "build_callbacks",
@@ -29,4 +34,5 @@ __all__ = [
     "open_loggers",
     "rebuild",
     "rebuild_data",
+    "will_validate",
 ]

@@ -219,7 +219,7 @@ def fit(
 
 
 def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -> Path | None:
-    """The best checkpoint; the last one if there was no validation to choose by.
+    """The best checkpoint; the last one if no validation has chosen a best one.
 
     Args:
         trainer: after fit.
@@ -230,9 +230,11 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
         None if neither has been saved, as by a Trainer that saves none.
     """
     assert isinstance(best, ModelCheckpoint)
-    if best.best_model_path:
-        path = Path(best.best_model_path)
-        return path.with_name(BEST) if isinstance(best, BestCheckpoint) else path
+    path = Path(best.best_model_path) if best.best_model_path else None
+    if path is not None and isinstance(best, BestCheckpoint):
+        path = path.with_name(BEST)
+    if path is not None and best.monitor is not None:
+        return path
     # By the first process, because other machines may not have the file.
     is_current = (
         last is not None
@@ -241,9 +243,10 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
         and read_checkpoint(last).global_step == trainer.global_step
     )
     if trainer.strategy.broadcast(is_current):
-        note("test", "no validation has chosen a best checkpoint: the last one is tested")
+        if best.monitor is not None:  # else the run's start has said so
+            note("test", "the training ended before a validation: the last checkpoint is tested")
         return last
-    return None
+    return path
 
 
 def test(

@@ -40,11 +40,16 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
     """Build the callbacks, by name.
 
     Args:
-        config: `val_images` and `test_images` of callbacks are replaced by the data's.
+        config: `val_images` and `test_images` of callbacks are replaced by the numbers of images
+            that a validation and the test read.
         data: set up.
     """
-    val_images = 0 if data.val is None else len(data.val)
-    of_data = {"val_images": val_images, "test_images": len(data.test)}
+    trainer, validates = config.trainer, will_validate(config, data)
+    val_images = len(data.val) if data.val is not None and validates else 0
+    of_data = {
+        "val_images": _limited(val_images, trainer.get("limit_val_batches"), data.batch_size),
+        "test_images": _limited(len(data.test), trainer.get("limit_test_batches"), data.batch_size),
+    }
     callbacks: dict[str, Callback] = {}
     for name, part in config.callbacks.items():
         if part is None:  # null removes it
@@ -52,10 +57,52 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
         fitting = {key: value for key, value in of_data.items() if key in part}
         callback = instantiate_part(part, f"callbacks.{name}", **fitting)
         callbacks[str(name)] = callback
-        if isinstance(callback, ModelCheckpoint) and not val_images:
-            # Without validation the best checkpoint is the last.
-            callback.monitor = None
+        if isinstance(callback, ModelCheckpoint) and not validates:
+            of_training = callback.monitor is not None and callback.monitor.startswith("train/")
+            callback.monitor = callback.monitor if of_training else None  # None keeps the last
     return callbacks
+
+
+def will_validate(config: DictConfig, data: ImageData) -> bool:
+    """Whether a training will validate before it ends, unless a callback or a target ends it.
+
+    Args:
+        config: its `trainer` is read.
+        data: set up.
+
+    Raises:
+        UserError: if `val_check_interval` is more batches than an epoch has.
+    """
+    trainer = config.trainer
+    if data.val is None or trainer.get("limit_val_batches") == 0:
+        return False
+    limit, interval = trainer.get("limit_train_batches"), trainer.get("val_check_interval", 1.0)
+    batches = len(data.train_index) // data.batch_size  # of an epoch
+    if limit is not None:
+        batches = int(batches * limit) if isinstance(limit, float) else min(limit, batches)
+    every = trainer.get("check_val_every_n_epoch", 1)
+    if isinstance(interval, int) and every is not None and interval > batches:
+        raise UserError(
+            f"trainer.val_check_interval={interval} is more than the {batches} batches of an "
+            "epoch. trainer.check_val_every_n_epoch=null counts batches over all epochs."
+        )
+    if not isinstance(interval, int | float):  # a time
+        return True
+    first = int(batches * interval) if isinstance(interval, float) else interval
+    first += ((every or 1) - 1) * batches
+    last, steps = trainer.max_epochs * batches, trainer.get("max_steps", -1)
+    if steps >= 0:
+        last = min(last, steps * trainer.get("accumulate_grad_batches", 1))
+    return bool(first <= last)
+
+
+def _limited(images: int, limit: int | float | None, batch_size: int) -> int:
+    """The number of images that a limit, of batches or a fraction of them, leaves."""
+    if limit is None:
+        return images
+    batches = -(-images // batch_size)
+    batches = int(batches * limit) if isinstance(limit, float) else limit
+    return min(images, batches * batch_size)
 
 
 @contextmanager
@@ -108,22 +155,24 @@ def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
 
 
 def build_trainer(
-    config: DictConfig, callbacks: dict[str, Callback], has_validation: bool = True
+    config: DictConfig, callbacks: dict[str, Callback], validates: bool = True
 ) -> pl.Trainer:
     """Build Lightning's Trainer, without loggers, which are opened when all checks are done.
 
     Args:
         config: `trainer`, `data.batch_size` and `run_dir` are read.
         callbacks: by name.
-        has_validation: whether there are validation images.
+        validates: whether a validation takes place, see `will_validate`.
 
     Raises:
         UserError: if the devices do not exist, do not match the processes that were started, or
             cannot share a batch evenly; or if Lightning refuses the configuration.
     """
     arguments = _arguments(config, callbacks.values())
-    if not has_validation:
-        arguments["limit_val_batches"] = 0
+    if not validates:
+        # With other values of the latter two, ModelCheckpoint would wait for a validation.
+        never = {"limit_val_batches": 0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
+        arguments |= never
     watching = sorted(callbacks.values(), key=lambda c: getattr(c, "RUNS_LAST", False))
     has_bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in watching)
     if arguments.get("enable_progress_bar") is None:

@@ -145,6 +145,8 @@ def show_start(
             if shift is None
             else "which promises no accuracy on test: the shares of classes differ there"
         )
+        if trainer.limit_val_batches == 0:
+            aim = "never reached without a validation"
     note(
         "data",
         f"{config.choices.data}: {len(data.train_index):,} training, {val:,} validation "
@@ -161,6 +163,8 @@ def show_start(
         f"{config.choices.optimizer}, batches of {data.batch_size}{limited}, {epochs}, "
         f"{trainer.precision} on {devices}",
     )
+    if trainer.limit_val_batches == 0:
+        note("validation", "none, so the last checkpoint is tested")
     note("target", aim)
     note("run folder", config.run_dir)
     get_console().print()

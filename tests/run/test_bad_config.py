@@ -86,7 +86,7 @@ def build(config: DictConfig) -> None:
     data = run.build_data(config)
     run.build_classifier(config, data)
     callbacks = run.build_callbacks(config, data)
-    run.build_trainer(config, callbacks, has_validation=data.val is not None)
+    run.build_trainer(config, callbacks, validates=run.will_validate(config, data))
 
 
 # What is typed, and what the message says of it.

@@ -13,8 +13,11 @@ from test_train import as_typed
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints.io import read_checkpoint
+from cifar_lightning.config.validate import check_config
+from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
+from cifar_lightning.training.callbacks import validation_threshold
 
 FULL = "trainer.precision=32-true"
 LOW = "target_accuracy=0.0"
@@ -147,6 +150,51 @@ def test_of_several_checkpoints_that_are_kept_best_is_the_best(
     resumed = train(as_typed(tiny, [f"resume={folder}/last.ckpt", "trainer.max_epochs=5"]))
     assert (resumed["best_epoch"], resumed["epochs"]) == (1, 5)
     assert read_checkpoint(folder / "best.ckpt").global_step == 6
+
+
+@pytest.mark.parametrize(
+    "never",
+    [
+        "data.val_size=0",
+        "trainer.limit_val_batches=0",
+        "trainer.check_val_every_n_epoch=3",
+        "trainer.max_steps=5",
+    ],
+)
+def test_without_a_validation_the_last_checkpoint_is_tested_and_that_is_said_first(
+    never: str, tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = train(tiny(never, NONE, "trainer.max_epochs=2"))
+    said = capsys.readouterr().out
+    assert said.index("validation none, so the last checkpoint is tested") < said.index(
+        "train loss"
+    )
+    assert (metrics["checkpoint"], metrics["val/acc"], metrics["monitor"]) == (
+        "last.ckpt",
+        None,
+        None,
+    )
+    assert metrics["best_epoch"] == metrics["epochs"]
+    assert metrics["test/acc"] is not None
+    if "steps" not in never:
+        with pytest.raises(UserError, match="leaves no validation to judge the target by"):
+            check_config(tiny(never, LOW, "trainer.max_epochs=2"))
+
+
+def test_a_training_that_ends_before_its_first_validation_says_what_is_tested(
+    tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = train(tiny(NONE, *STOP, "trainer.accumulate_grad_batches=1", "trainer.min_steps=9"))
+    assert (metrics["stopped_by"], metrics["checkpoint"]) == ("max_epochs", "best.ckpt")
+    metrics = train(tiny(NONE, *STOP, "++callbacks.best.every_n_epochs=2", run_dir="other"))
+    assert (metrics["stopped_by"], metrics["checkpoint"]) == ("callback", "last.ckpt")
+    assert "the training ended before a validation" in capsys.readouterr().out
+
+
+def test_the_margin_of_the_target_is_that_of_the_images_that_are_read(tiny: Compose) -> None:
+    limits = ("trainer.limit_val_batches=1", "trainer.limit_test_batches=0.4")
+    metrics = train(tiny("target_accuracy=0.9", *limits))
+    assert metrics["target_val_acc"] == round(validation_threshold(0.9, 0.9, 25, 25), 6)
 
 
 def test_a_check_before_the_first_step_is_no_validation(tiny: Compose) -> None:
