@@ -117,7 +117,7 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
 def prepare(arguments: list[str]) -> list[str]:
     """Register the sweeper, and translate `resume_sweep=` and `resume=` for Hydra."""
     from cifar_lightning.config.compose import PACKAGE
-    from cifar_lightning.config.overrides import is_sweep
+    from cifar_lightning.config.overrides import is_sweep, options_and_overrides
     from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 
     # It may have been deleted, but for a folder of compiled files.
@@ -137,7 +137,8 @@ def prepare(arguments: list[str]) -> list[str]:
     if is_sweep(arguments) or any("hydra.output_subdir=" in a for a in arguments):
         return arguments
     # Hydra would write its record before any check; the run writes it when it begins.
-    return [*arguments, "hydra.output_subdir=null"]
+    options, overrides = options_and_overrides(arguments)
+    return [*options, *overrides, "hydra.output_subdir=null"]
 
 
 main = entry("train", train_locked, prepare)

@@ -94,14 +94,14 @@ def check_config(config: DictConfig) -> None:
     for name, part in values["callbacks"].items():
         if part is not None:
             _check_callback(f"callbacks.{name}", part, values["trainer"].get("log_every_n_steps"))
-    if target is not None and (reason := _why_no_validation(values)):
+    if target is not None and (reason := why_no_validation(values)):
         raise UserError(
             f"{reason} leaves no validation to judge the target by: set target_accuracy=null too."
         )
     _check_last_folder(values)
 
 
-def _why_no_validation(values: Any) -> str | None:
+def why_no_validation(values: Any) -> str | None:
     """The setting by which a training never validates; None if none is known here."""
     trainer = values["trainer"]
     if values["data"].get("val_size") == 0:

@@ -46,10 +46,10 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
     """
     trainer, validates = config.trainer, will_validate(config, data)
     val_images = len(data.val) if data.val is not None and validates else 0
-    of_data = {
-        "val_images": _limited(val_images, trainer.get("limit_val_batches"), data.batch_size),
-        "test_images": _limited(len(data.test), trainer.get("limit_test_batches"), data.batch_size),
-    }
+    val_images = _limited(val_images, trainer.get("limit_val_batches"), data.batch_size)
+    test_images = _limited(len(data.test), trainer.get("limit_test_batches"), data.batch_size)
+    # In a search nothing is tested: a target then is of all test images.
+    of_data = {"val_images": val_images, "test_images": test_images or len(data.test)}
     callbacks: dict[str, Callback] = {}
     for name, part in config.callbacks.items():
         if part is None:  # null removes it

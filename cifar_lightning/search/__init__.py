@@ -23,7 +23,7 @@ def search(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         The number of trials in each state, by its name; and of the best trial its number, as
-        `best`, and its validation accuracy, as `val/acc`.
+        `best`, and its value of `callbacks.best.monitor`, as `val/acc`.
 
     Raises:
         UserError: for a mistake that the user can fix, or if no trial came to its end.

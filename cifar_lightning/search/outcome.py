@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich import get_console
 
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.search.study import (
     Search,
+    as_text,
     current_trials,
     is_of_machine,
     number_of,
@@ -56,22 +57,25 @@ def write(search: Search) -> dict[str, Any]:
 
     Returns:
         The number of trials in each state, by its name; and of the best trial, if there is one, its
-        number, as `best`, and its validation accuracy, as `val/acc`.
+        number, as `best`, and its value of the monitored metric, by its name.
     """
-    study, folder = search.study, search.folder
+    study = search.study
     trials = current_trials(study)
     counts = Counter(NAMES[trial.state] for trial in trials)
     found: dict[str, Any] = {name: counts[name] for name in NAMES.values() if counts[name]}
     tally = ", ".join(f"{count} {name}" for name, count in found.items())
-    notes = [("trials", tally), ("table", str(write_table(folder, trials, list(search.space))))]
+    notes = [("trials", tally), ("table", str(write_table(search, trials)))]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=True)
+    is_loss = study.direction == StudyDirection.MINIMIZE
+    ranked = sorted(complete, key=lambda trial: trial.value or 0.0, reverse=not is_loss)
     if ranked:
-        notes += [("plot", str(plot)) for plot in write_plots(folder, study)]
+        notes += [("plot", str(plot)) for plot in write_plots(search)]
         name = f"{study.study_name}_best"
-        file, command = write_experiment(folder, name, search.overrides, ranked[0], len(trials))
+        value = as_text(search.monitor, ranked[0].value or 0.0)
+        result = f"{search.monitor} {value}: the best of {len(trials)} trials (1 seed)"
+        file, command = write_experiment(search.folder, name, search.overrides, ranked[0], result)
         notes += [("best", str(file)), ("train it", command)]
-        found |= {"best": number_of(ranked[0]), "val/acc": ranked[0].value}
+        found |= {"best": number_of(ranked[0]), search.monitor: ranked[0].value}
         _show_best(search, ranked[:SHOWN])
     for label, text in notes:
         console.note(label, text)
@@ -82,55 +86,60 @@ def _show_best(search: Search, trials: Sequence[FrozenTrial]) -> None:
     rows = []
     for trial in trials:
         chosen = dict(override.split("=", 1) for override in trial.user_attrs["overrides"])
-        number, accuracy = number_of(trial), trial.value
-        cells = [tables.Cell(str(number), number), tables.Cell(f"{accuracy:.2%}", accuracy)]
+        number, value = number_of(trial), trial.value or 0.0
+        cells = [tables.Cell(str(number), number)]
+        cells += [tables.Cell(as_text(search.monitor, value), value)]
         rows.append([*cells, *(tables.Cell(chosen[key]) for key in search.space)])
-    headings = ["trial", "val acc", *search.space]
+    headings = ["trial", search.monitor.replace("/", " "), *search.space]
     tables.print_table(tables.Table(headings, rows))
 
 
-def write_table(folder: Path, trials: Sequence[FrozenTrial], params: Sequence[str]) -> Path:
+def write_table(search: Search, trials: Sequence[FrozenTrial]) -> Path:
     """Write `trials.csv`: a row for each trial, with the values as they were trained with."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     further = ("epochs", "train_seconds", "params", "device", "same_as", "reason")
-    writer.writerow(["trial", "state", "val/acc", *params, *further])
+    params = list(search.space)
+    writer.writerow(["trial", "state", search.monitor, *params, *further])
     for trial in trials:
         chosen = dict(override.split("=", 1) for override in trial.user_attrs.get("overrides", []))
         value = "" if trial.value is None else round(trial.value, 6)
         notes = [trial.user_attrs.get(key, "") for key in further]
         values = [chosen.get(key, "") for key in params]
         writer.writerow([number_of(trial), NAMES[trial.state], value, *values, *notes])
-    table = folder / "trials.csv"
+    table = search.folder / "trials.csv"
     with atomic_write(table) as file:
         file.write(stream.getvalue().encode())
     return table
 
 
-def write_plots(folder: Path, study: optuna.Study) -> list[Path]:
+def write_plots(search: Search) -> list[Path]:
     """Optuna's `history.png` and `importance.png`, if there are trials enough for them."""
     from optuna.visualization import matplotlib as draw
 
     written = []
+    target = {"val/acc": "validation accuracy", "val/loss": "validation loss"}
+    label = target.get(search.monitor, search.monitor)
     for name, function in (
         ("history", draw.plot_optimization_history),
         ("importance", draw.plot_param_importances),
     ):
         try:
             with warnings.catch_warnings(action="ignore"):  # that they are experimental
-                figure = function(study, target_name="validation accuracy").figure
+                figure = function(search.study, target_name=label).figure
         except (ValueError, RuntimeError):  # one trial, or trials that are all alike
             continue
         assert isinstance(figure, Figure)
         figure.set_layout_engine("constrained")
         figure.set_size_inches(8, 4.5)
-        plots.save_png(figure, folder / f"{name}.png")
-        written.append(folder / f"{name}.png")
+        file = search.folder / f"{name}.png"
+        plots.save_png(figure, file)
+        written.append(file)
     return written
 
 
 def write_experiment(
-    folder: Path, name: str, overrides: Sequence[str], best: FrozenTrial, n_trials: int
+    folder: Path, name: str, overrides: Sequence[str], best: FrozenTrial, result: str
 ) -> tuple[Path, str]:
     """The best trial's configuration as `conf/experiment/NAME.yaml` in the search's folder.
 
@@ -139,7 +148,7 @@ def write_experiment(
         name: of the experiment.
         overrides: the user's, for every trial.
         best: the trial.
-        n_trials: of how many.
+        result: the trial's, as a sentence for the file.
 
     Returns:
         The file, and the command that trains with it.
@@ -166,8 +175,8 @@ def write_experiment(
     text = (
         "# @package _global_\n"
         f"# {command}\n"
-        f"# {best.value:.2%} validation accuracy: the best of {n_trials} trials (1 seed), so by "
-        "chance better than others;\n# seeds of its own will tell how good it is.\n"
+        f"# {result}, so by chance better than others;\n"
+        "# seeds of its own will tell how good it is.\n"
         f"{OmegaConf.to_yaml(content)}"
     )
     file.parent.mkdir(parents=True, exist_ok=True)

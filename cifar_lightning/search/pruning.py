@@ -11,20 +11,22 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(pl.Callback):
-    """Reports each validation accuracy to Optuna, and stops the training if it prunes the trial.
+    """Reports each validation to Optuna, and stops the training if it prunes the trial.
 
     A training that would end there anyway is not pruned.
 
     Args:
         trial: of a study with a pruner.
+        monitor: the metric that the study optimises.
 
     Attributes:
         stopped_by: "pruned" if the trial was; None otherwise.
     """
 
-    def __init__(self, trial: optuna.Trial) -> None:
+    def __init__(self, trial: optuna.Trial, monitor: str) -> None:
         self.stopped_by: str | None = None
         self._trial = trial
+        self._monitor = monitor
         self._validations = 0  # so far, before a resume too
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -36,7 +38,7 @@ class Pruning(pl.Callback):
         assert trainer.max_epochs is not None
         is_over = trainer.is_last_batch and trainer.current_epoch + 1 == trainer.max_epochs
         try:
-            self._trial.report(trainer.callback_metrics["val/acc"].item(), step)
+            self._trial.report(trainer.callback_metrics[self._monitor].item(), step)
             should_prune = self._trial.should_prune()
         except StorageInternalError as error:
             log.warning("This validation could not be reported to the study: %s", error)

@@ -17,6 +17,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, NopPruner
 from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -85,6 +86,8 @@ class Search:
         folder: of the search; the trials' are in it.
         n_trials: in all.
         sampler: makes that of a trial, from the number of trials before it.
+        monitor: the metric that is optimised, `callbacks.best.monitor` of the trials: its value for
+            their best checkpoint.
     """
 
     study: optuna.Study
@@ -94,6 +97,7 @@ class Search:
     folder: Path
     n_trials: int
     sampler: Callable[[int], BaseSampler]
+    monitor: str
 
 
 def open_search(config: DictConfig) -> Search:
@@ -118,8 +122,11 @@ def open_search(config: DictConfig) -> Search:
         [*OF_EVERY_TRIAL, *overrides, *as_overrides(examples(space))], folder / "trials" / "0"
     )
     run.check_config(example)
-    if example.data.get("val_size") == 0:
-        raise UserError("data.val_size=0 leaves no images to judge a trial by.")
+    if reason := validate.why_no_validation(OmegaConf.to_container(example, resolve=True)):
+        raise UserError(f"{reason} leaves no validation to judge a trial by.")
+    best = example.callbacks.best
+    if not str(best.monitor).startswith("val/"):
+        raise UserError(f"callbacks.best.monitor={best.monitor} is no metric of a validation.")
     _check_devices(example.trainer)
     sampler = partial(_sampler, config)
     sampler(0)  # what is wrong with it is said now
@@ -130,7 +137,9 @@ def open_search(config: DictConfig) -> Search:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage_errors(address):
         folder.mkdir(parents=True, exist_ok=True)
-        study = _open_study(config, address, pruner)
+        is_loss = best.mode == "min"
+        direction = StudyDirection.MINIMIZE if is_loss else StudyDirection.MAXIMIZE
+        study = _open_study(config, address, pruner, direction)
         _check_same_search(study, address, config, overrides)
     return Search(
         study=study,
@@ -140,6 +149,7 @@ def open_search(config: DictConfig) -> Search:
         folder=folder,
         n_trials=config.n_trials,
         sampler=sampler,
+        monitor=best.monitor,
     )
 
 
@@ -186,14 +196,16 @@ def _sampler(config: DictConfig, before: int) -> BaseSampler:
     return sampler
 
 
-def _open_study(config: DictConfig, address: str, pruner: BasePruner) -> optuna.Study:
+def _open_study(
+    config: DictConfig, address: str, pruner: BasePruner, direction: StudyDirection
+) -> optuna.Study:
     """The study in its storage; each is created where it is not there yet."""
     for tries_left in reversed(range(TRIES)):
         try:
             return optuna.create_study(
                 study_name=config.study or config.choices.search,
                 storage=open_storage(address, config.heartbeat_interval, config.grace_period),
-                direction="maximize",
+                direction=direction,
                 load_if_exists=True,
                 pruner=pruner,
             )
@@ -325,6 +337,11 @@ def is_of_machine(override: str) -> bool:
     key = key_of(override)
     keys = (*(f"data.{name}" for name in DATA_PATHS), "trainer.gpus", "data", "logger")
     return key in keys or key.startswith("logger.")
+
+
+def as_text(monitor: str, value: float) -> str:
+    """A value of a metric, an accuracy in percent."""
+    return f"{value:.2%}" if monitor.endswith("acc") else f"{value:.4g}"
 
 
 def current_trials(study: optuna.Study) -> list[FrozenTrial]:

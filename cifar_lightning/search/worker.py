@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import TrialPruned
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
+from pytorch_lightning.callbacks import Callback
 from rich import get_console
 
 from cifar_lightning.cli import run_task
@@ -23,6 +24,7 @@ from cifar_lightning.search.space import as_overrides, suggest
 from cifar_lightning.search.study import (
     OF_EVERY_TRIAL,
     Search,
+    as_text,
     current_trials,
     is_of_machine,
     number_of,
@@ -116,7 +118,7 @@ def retry_later(study: optuna.Study, number: int) -> bool:
 
 
 def _objective(search: Search, started: list[int], trial: Trial) -> float:
-    """The validation accuracy of a trial.
+    """The monitored metric of a trial's best checkpoint.
 
     Args:
         search: that it is of.
@@ -144,7 +146,8 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     if (same := _find_same(trials, params)) is not None:
         assert same.value is not None
         trial.set_user_attr("same_as", number_of(same))
-        _print(search, number, f"{same.value:.2%}, as trial {number_of(same)}, which is the same")
+        result = as_text(search.monitor, same.value)
+        _print(search, number, f"{result}, as trial {number_of(same)}, which is the same")
         return same.value
     others_here = sum(
         other.state == TrialState.RUNNING
@@ -160,7 +163,7 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     config = trial_config(search, number, params)
     try:
         metrics = run_job(
-            partial(_train, trial, config),
+            partial(_train, trial, config, search.monitor),
             threads=threads_for(1 + others_here),
             own_gpu=config.trainer.gpus in ("auto", 1),
             output=Path(config.run_dir, "output.log"),
@@ -176,8 +179,9 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
         _print(search, number, f"pruned after {metrics['epochs']:g} epochs")
         raise TrialPruned
     seconds = f"{metrics['train_seconds']:.1f} s"
-    _print(search, number, f"{metrics['val/acc']:.2%}  {seconds}  {' '.join(params)}")
-    return float(metrics["val/acc"])
+    value = float(metrics["monitor_value"])
+    _print(search, number, f"{as_text(search.monitor, value)}  {seconds}  {' '.join(params)}")
+    return value
 
 
 def _find_same(trials: Sequence[FrozenTrial], params: Sequence[str]) -> FrozenTrial | None:
@@ -219,10 +223,11 @@ def _recipe(overrides: Sequence[str]) -> list[str]:
     return sorted(override for override in overrides if not is_of_machine(override))
 
 
-def _train(trial: Trial, config: DictConfig) -> Any:
+def _train(trial: Trial, config: DictConfig, monitor: str) -> Any:
     """What the process of a trial does."""
     with run_lock(Path(config.run_dir)):
-        return run_task(partial(train, callbacks={"pruning": Pruning(trial)}), "train", config)
+        pruning: dict[str, Callback] = {"pruning": Pruning(trial, monitor)}
+        return run_task(partial(train, callbacks=pruning), "train", config)
 
 
 def _log_config(file: Path) -> dict[str, Any]:

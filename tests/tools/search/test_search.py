@@ -221,7 +221,7 @@ def test_a_search_leaves_what_it_should(whole: Path) -> None:
     file = whole / "conf" / "experiment" / "lr_augment_best.yaml"
     _, command, result, *_ = file.read_text().splitlines()
     best = max(rows, key=lambda row: float(row["val/acc"]))
-    assert f"{float(best['val/acc']):.2%} validation accuracy" in result
+    assert f"val/acc {float(best['val/acc']):.2%}" in result
     assert "experiment=lr_augment_best" in command
     config = shown_config(*command.split()[4:])
     trial_config = OmegaConf.load(whole / "trials" / best["trial"] / "config.yaml")
@@ -433,6 +433,16 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(
 
 
 @pytest.mark.slow
+def test_a_search_by_loss_prefers_the_lower_one(tmp_path: Path) -> None:
+    by_loss = ("callbacks.best.monitor=val/loss", "callbacks.best.mode=min")
+    found = search(enqueued(tmp_path, "optimizer.lr", ["0.1", "1e-09"], *by_loss, "pruner=null"))
+    rows = table(tmp_path / "search")
+    losses = [float(row["val/loss"]) for row in rows]
+    assert found["best"] == losses.index(min(losses)) == 0
+    assert found["val/loss"] == pytest.approx(losses[0], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_a_trial_without_prospects_is_pruned(tmp_path: Path) -> None:
     pruner = ("pruner.n_startup_trials=1", "optimizer.sgd_lr=1e-9", "trainer.max_epochs=3")
     search(enqueued(tmp_path, "optimizer.lr", ["0.1", "1e-09"], *pruner))
@@ -557,7 +567,9 @@ def test_an_experiment_that_was_chosen_is_the_base_of_the_best(tmp_path: Path) -
     trial = optuna.trial.create_trial(
         value=0.5, user_attrs={"overrides": ["experiment=sgd", "augment=none", "optimizer.lr=0.2"]}
     )
-    file, _ = outcome.write_experiment(tmp_path, "found", ["trainer.max_epochs=3"], trial, 1)
+    file, _ = outcome.write_experiment(
+        tmp_path, "found", ["trainer.max_epochs=3"], trial, "the best"
+    )
     config = shown_config("--config-dir", str(tmp_path / "conf"), "experiment=found")
     expected = compose(
         ["experiment=sgd", "augment=none", "optimizer.lr=0.2", "trainer.max_epochs=3"]
