@@ -57,6 +57,17 @@ MEASURED: dict[str, tuple[str, Any]] = {
     "precision": ("precision", str),
     "device": ("device", str),
 }
+# How a training ended, by `stopped_by` of its metrics.
+ENDINGS = {
+    "target": "there",
+    "max_epochs": "after its last epoch",
+    "max_steps": "at trainer.max_steps",
+    "max_time": "at trainer.max_time",
+    "early_stopping": "by EarlyStopping",
+    "pruned": "by the pruner of its search",
+    "interrupted": "by Ctrl-C or SIGTERM",
+    "callback": "by a callback",
+}
 OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # plots of the run's own test
 WIDE = 1000  # pixels, above which a picture has the full width of the page
 
@@ -134,21 +145,32 @@ def _sentences(run: Run) -> list[str]:
         return [first + progress, f"{run.reason[0].upper()}{run.reason[1:]}"]
     test, val = metrics.get("test/acc"), metrics.get("val/acc")
     on_val = "no validation" if val is None else f"{percent(val)} on validation"
-    on_test = "Interrupted before its test" if test is None else f"{percent(test)} test accuracy"
+    stopped_by = str(metrics.get("stopped_by"))
+    interrupted = stopped_by == "interrupted"
+    not_tested = "Interrupted before its test" if interrupted else "Not tested"
+    on_test = not_tested if test is None else f"{percent(test)} test accuracy"
     sentences = [f"{on_test}, {on_val}."]
     if metrics.get("label_shift") is not None:
         sentences.append(
             "The shares of classes differ between its training and its test images, so that its "
             "accuracy on validation promises none on test."
         )
+    if metrics.get("checkpoint") == "last.ckpt":
+        sentences.append("No validation has chosen a checkpoint, so this is the last one.")
+    elif metrics.get("monitor") not in (None, "val/acc") and metrics["checkpoint"] is not None:
+        value = plain(metrics["monitor_value"])
+        sentences.append(f"The checkpoint was chosen by {metrics['monitor']}: {value}.")
+    ended = f"ended {ENDINGS.get(stopped_by, f'by {stopped_by}')}"
     if run.target is None:
-        return [*sentences, "It trained without a target, to the last epoch."]
+        return [*sentences, f"It trained without a target, and {ended}."]
     target, epochs = f"its target of {100 * run.target:g} %", metrics.get("epochs_to_target")
     if epochs is None:
-        return [*sentences, f"It did not reach {target} in {plain(metrics['epochs'])} epochs."]
+        missed = f"It did not reach {target} in {plain(metrics['epochs'])} epochs, and {ended}."
+        return [*sentences, missed]
     after = f"{plain(epochs)} epoch{'s' * (epochs != 1)}"
     took = seconds(metrics["seconds_to_target"])
-    return [*sentences, f"It reached {target} after {after} and {took} of training."]
+    further = "" if stopped_by == "target" else f" It {ended}."
+    return [*sentences, f"It reached {target} after {after} and {took} of training.{further}"]
 
 
 def _charts(run: Run) -> list[Any]:

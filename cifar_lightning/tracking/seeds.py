@@ -293,7 +293,7 @@ def _ending(run: Run) -> str:
     if run.status != "finished":
         return run.status
     ending = str(run.metrics.get("stopped_by", ""))
-    return {"max_epochs": "last epoch"}.get(ending, ending)
+    return {"max_epochs": "last epoch"}.get(ending, ending.replace("_", " "))
 
 
 def _link(folder: Path, run: Run) -> str:

@@ -230,7 +230,7 @@ def test_a_search_leaves_what_it_should(whole: Path) -> None:
         assert config[key] == trial_config[key], key
     assert config.target_accuracy is None
     assert config.trainer.max_epochs == 2
-    assert "limit_test_batches" not in config.trainer
+    assert config.trainer.limit_test_batches is None
 
 
 @contextmanager
