@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torchinfo
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback, RichProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 from rich import get_console
@@ -165,6 +165,10 @@ def show_start(
     )
     if trainer.limit_val_batches == 0:
         note("validation", "none, so the last checkpoint is tested")
+    for callback in callbacks.values():
+        if isinstance(callback, WeightAveraging):
+            name = type(callback).__name__
+            note("weights", f"averaged by {name}: these are validated, saved and tested")
     note("target", aim)
     note("run folder", config.run_dir)
     get_console().print()

@@ -30,6 +30,10 @@ EARLY = (
 )
 
 
+EMA = (
+    "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
+    "+callbacks.ema.decay=0.9",
+)
 TIMER = (
     "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer",
     "+callbacks.timer.duration={microseconds:1}",  # over after the first step
@@ -53,13 +57,13 @@ STOP = (f"+callbacks.stop._target_={__name__}.Stop", "+callbacks.stop.steps=4")
     ("stopped_by", "epochs", "overrides"),
     [
         ("max_epochs", 2, [NONE]),
-        ("max_steps", 0.666667, [NONE, "++trainer.max_steps=4"]),
+        ("max_steps", 0.666667, [NONE, "trainer.max_steps=4"]),
         ("max_time", 0.166667, [NONE, *TIMER]),
         ("early_stopping", 2, [NONE, "trainer.max_epochs=3", *EARLY]),
         ("callback", 0.666667, [NONE, *STOP]),
         ("target", 1, [LOW]),
         # Reached in the first epoch, after which the run is told to go on.
-        ("max_epochs", 2, [LOW, "++trainer.min_epochs=2"]),
+        ("max_epochs", 2, [LOW, "trainer.min_epochs=2"]),
     ],
 )
 def test_the_results_say_what_has_ended_the_training(
@@ -75,20 +79,18 @@ def test_the_results_say_what_has_ended_the_training(
 
 
 @pytest.mark.parametrize(
-    ("limit", "lifted"),
+    ("limit", "lifted", "further"),
     [
-        (["++trainer.max_steps=4"], "++trainer.max_steps=-1"),
-        (["++trainer.max_steps=9"], "++trainer.max_steps=14"),  # where a validation is due
-        (TIMER, "++callbacks.timer=null"),
+        (["trainer.max_steps=4"], "trainer.max_steps=-1", []),
+        (["trainer.max_steps=9"], "trainer.max_steps=10", EMA),  # where a validation is due
+        (TIMER, "++callbacks.timer=null", ["trainer.accumulate_grad_batches=2"]),
     ],
 )
-@pytest.mark.parametrize("accumulated", [1, 2])
 def test_a_run_that_a_limit_has_ended_within_an_epoch_goes_on_to_the_bit(
-    limit: Sequence[str], lifted: str, accumulated: int, tiny: Compose, tmp_path: Path
+    limit: Sequence[str], lifted: str, further: Sequence[str], tiny: Compose, tmp_path: Path
 ) -> None:
-    options = [NONE, "trainer.max_epochs=3", f"++trainer.accumulate_grad_batches={accumulated}"]
-    options += ["trainer.val_check_interval=0.5"]
-    train(tiny(*options, *([lifted] if lifted.endswith("14") else [])))
+    options = [NONE, "trainer.max_epochs=2", "trainer.val_check_interval=0.5", *further]
+    train(tiny(*options, *([lifted] if lifted.endswith("10") else [])))
     (tmp_path / "run").rename(tmp_path / "whole")
     train(tiny(*options, *limit))
     first = read_rows(tmp_path / "run")[0]
@@ -117,6 +119,22 @@ def test_the_accuracy_is_that_of_the_tested_checkpoint_whatever_has_chosen_it(
     assert metrics["stopped_by"] == "max_epochs"
     assert metrics["epochs_to_target"] is None
     assert metrics["val/acc"] == pytest.approx(validated(tmp_path / "run", tiny), abs=1e-6)
+
+
+def test_averaged_weights_are_validated_saved_and_tested(
+    tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = train(tiny(*EMA, NONE, FULL, "trainer.max_epochs=2"))
+    assert metrics["val/acc"] == pytest.approx(validated(tmp_path / "run", tiny), abs=1e-6)
+    said = "weights    averaged by EMAWeightAveraging: these are validated, saved and tested"
+    assert said in capsys.readouterr().out
+    content = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    trained = content["current_model_state"]
+    assert any(not torch.equal(w, trained[name]) for name, w in content["state_dict"].items())
+    test = run.build_data(tiny()).test
+    classifier, _ = run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    loss = torch.nn.functional.cross_entropy(classifier(test.images), test.labels)
+    assert metrics["test/loss"] == pytest.approx(loss.item(), abs=1e-4)
 
 
 def validated(folder: Path, tiny: Compose) -> float:
