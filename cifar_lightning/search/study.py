@@ -121,13 +121,13 @@ def open_search(config: DictConfig) -> Search:
     example = compose(
         [*OF_EVERY_TRIAL, *overrides, *as_overrides(examples(space))], folder / "trials" / "0"
     )
+    _check_devices(example.trainer)
     run.check_config(example)
     if reason := validate.why_no_validation(OmegaConf.to_container(example, resolve=True)):
         raise UserError(f"{reason} leaves no validation to judge a trial by.")
     best = example.callbacks.best
     if not str(best.monitor).startswith("val/"):
         raise UserError(f"callbacks.best.monitor={best.monitor} is no metric of a validation.")
-    _check_devices(example.trainer)
     sampler = partial(_sampler, config)
     sampler(0)  # what is wrong with it is said now
     pruner: BasePruner = NopPruner()

@@ -165,7 +165,7 @@ MESSAGES = [
     ("data.image_size=0", "data: image_size must be at least 8, not 0"),
     ("data.batch_size=0", "data.batch_size=0 is not from 1 to 30, the number of training"),
     ("data.batch_size=9999", "data.batch_size=9999 is not from 1 to 30"),
-    ("data.val_size=0", "data.val_size=0 leaves no validation images to measure the target on"),
+    ("data.val_size=0", "data.val_size=0 leaves no validation to judge the target by"),
     ("data.val_size=-2", "a fraction such as 0.1"),
     ("budget.max_params=1000", "257,856 parameters, 256,856 more than budget.max_params=1,000"),
     ("budget.min_dilated=9", "8 fewer than budget.min_dilated=9"),

@@ -273,7 +273,7 @@ def test_every_callback_of_lightning_was_looked_at() -> None:
 
 def test_what_a_record_could_not_keep_is_refused_before_the_data_is_read() -> None:
     with pytest.raises(UserError, match=r"'\$\{x\}' holds \$\{, which the record of a run cannot"):
-        train(compose(["data=folder", "data.path=nowhere", "logger=csv", r"+mine='\${x}'"]))
+        train(compose(["data=folder", "data.path=nowhere", "logger=csv", r"teacher='\${x}'"]))
 
 
 def test_a_file_that_is_no_record_is_not_overwritten(tiny: Compose) -> None:
