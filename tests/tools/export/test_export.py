@@ -143,12 +143,14 @@ def test_a_pt2_file_runs_where_this_package_is_not(
 def test_a_safetensors_file_holds_the_weights_under_their_names(
     best: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    record = {"starts": [], "data": {"_target_": "mine.Data"}}  # which is not here
+    (best.parents[1] / "config.yaml").write_text(json.dumps(record))
     result = export(config_of(best, "format=safetensors"))
     shown = capsys.readouterr().out
     assert f"file       {best.with_suffix('.safetensors')}\n" in shown
     assert "network.load_state_dict(load_file(" in shown
     assert files_beside(best) == {"best.ckpt", "best.safetensors"}
-    assert result["images_of"] == "noise"  # a checkpoint alone says nowhere where its data are
+    assert result["images_of"] == "noise"
     assert "file_ms_1" not in result  # there is no graph to run
     classifier, info = run.rebuild(best)
     with safe_open(best.with_suffix(".safetensors"), framework="pt") as file:
