@@ -43,20 +43,20 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     record = record_of(config)
     starts = [] if config.resume is None else folder.starts()
     now = datetime.now()
-    record["starts"] = [*starts, {"time": f"{now:%F %T.%f}", "overrides": list(overrides)}]
     if config.resume is None:
         for left in (folder.path / "metrics.csv", *folder.checkpoints.glob("*.ckpt")):
             if left.exists():
                 earlier = left.parent / f"before_{now:%Y-%m-%d_%H-%M-%S-%f}"
                 earlier.mkdir(exist_ok=True)
                 left.rename(earlier / left.name)
-        _write_hydra(folder)
+        _write_hydra(folder, record)
+    record["starts"] = [*starts, {"time": f"{now:%F %T.%f}", "overrides": list(overrides)}]
     folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(record).encode())
 
 
-def _write_hydra(folder: RunFolder) -> None:
+def _write_hydra(folder: RunFolder, record: dict[str, Any]) -> None:
     """Write `.hydra/` as Hydra does, if this process is the command of a single run."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.RUN:
         return
@@ -65,6 +65,7 @@ def _write_hydra(folder: RunFolder) -> None:
         return
     written = folder.path / ".hydra"
     written.mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create(record), written / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": hydra}), written / "hydra.yaml")
     OmegaConf.save(hydra.overrides.task, written / "overrides.yaml")
 

@@ -121,10 +121,10 @@ def _job(config_name: str, task: Task, config: DictConfig) -> Any:
     try:
         return task(config)
     except Exception as error:
-        mistake = isinstance(error, MISTAKES)
-        log_failure(log, explain(error, config_name), None if mistake else error)
-        if mistake:
+        if isinstance(error, MISTAKES):
+            log_failure(log, explain(error, config_name))
             raise _PastHydra from error
+        log_failure(log, f"{type(error).__name__}: {error}", error)
         raise
 
 

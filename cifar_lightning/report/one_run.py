@@ -138,7 +138,7 @@ def _sentences(run: Run) -> list[str]:
     metrics = run.metrics
     if run.status in ("failed", "not finished"):
         validated = run.curve("val/acc") or run.curve("train/acc")
-        progress = f" {validated[-1][0]:g} epochs are in its curves." if validated else ""
+        progress = f" Its curves end at epoch {validated[-1][0]:g}." if validated else ""
         first = "It is not finished: there is no metrics.json."
         if run.status == "failed":
             first = "It failed."

@@ -136,8 +136,12 @@ def show_start(
     limit = trainer.limit_train_batches
     limited = f", {limit} of them an epoch" if isinstance(limit, int) else ""
     epochs = f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}"
+    limits = {"steps": trainer.max_steps, "time": config.trainer.get("max_time")}
+    epochs += "".join(
+        f", at most max_{name}={limit}" for name, limit in limits.items() if limit not in (-1, None)
+    )
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
-    target, aim = callbacks.get("target"), "none: it trains to the last epoch"
+    target, aim = callbacks.get("target"), "none"
     shift = data.label_shift
     if isinstance(target, TargetReached) and target.threshold is not None:
         aim = f"{target.threshold:.2%} on validation, " + (
