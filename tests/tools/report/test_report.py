@@ -27,6 +27,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.evaluate import evaluate
 from cifar_lightning.report import many_runs, report
 from cifar_lightning.report.commands import train_command
+from cifar_lightning.report.one_run import content_of
 from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.run_folder import Run, RunFolder, find_folder, run_folders
 from cifar_lightning.tracking.seeds import best_run, groups_of, summary
@@ -326,6 +327,37 @@ def test_what_was_typed_is_typed_again() -> None:
     assert shlex.split(train_command(prepared))[3:] == typed
     sweep = ["data.path=a,b", "resume=gone.ckpt"]
     assert shlex.split(train_command(sweep, multirun=True))[3:] == ["-m", *sweep]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"stopped_by": "max_time", "epochs_to_target": None, "epochs": 2},
+            "It did not reach its target of 5 % in 2 epochs, and ended at trainer.max_time.",
+        ),
+        (
+            {"stopped_by": "early_stopping", "monitor": "val/loss", "monitor_value": 2.5},
+            "The checkpoint was chosen by val/loss: 2.5.",
+        ),
+        (
+            {"stopped_by": "max_epochs", "epochs_to_target": 1, "seconds_to_target": 2.0},
+            "It reached its target of 5 % after 1 epoch and 2.0 s of training. "
+            "It ended after its last epoch.",
+        ),
+        (
+            {"checkpoint": "last.ckpt", "monitor": None, "val/acc": None},
+            "No validation has chosen a checkpoint, so this is the last one.",
+        ),
+        ({"test/acc": None, "val/acc": 0.5}, "Not tested, 50.00 % on validation."),
+    ],
+)
+def test_the_page_says_how_the_training_ended_and_what_was_tested(
+    changes: dict[str, Any], sentence: str, one: Path
+) -> None:
+    changed_record(one, lambda record: record.update(target_accuracy=0.05))
+    change_metrics(one, **changes)
+    assert sentence in " ".join(content_of(RunFolder(one).read())["sentences"])
 
 
 def test_a_resumed_run_shows_both_commands(one: Path) -> None:
