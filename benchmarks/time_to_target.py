@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -57,7 +58,7 @@ KEPT = ("epochs", "train_images", "train_tflop", "train_seconds", "val/acc", "te
 def with_the_trainer(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     """A run as the command line does it; its figures, and [seconds, accuracy] of validations."""
     experiment = [] if name == "default" else [f"experiment={name}"]
-    run_dir = FOLDER / f"{name}_{seed}"
+    run_dir = FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{name}_{seed}"
     logging.disable(logging.INFO)  # what Lightning tells at every start
     config = compose([*overrides, *experiment, f"seed={seed}"], run_dir)
     metrics = train(config)

@@ -203,8 +203,8 @@ def fit(
             "and export may work with this one."
         ) from error
     best = trainer.checkpoint_callback
-    assert isinstance(best, ModelCheckpoint)
-    if restored is not None and restored.lost and not best.best_model_path:
+    has_best = isinstance(best, ModelCheckpoint) and best.best_model_path
+    if restored is not None and restored.lost and not has_best:
         raise UserError(
             "There is no best checkpoint to test: the run's is not in its folder any more, and no "
             "validation followed."
