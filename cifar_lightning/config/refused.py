@@ -28,10 +28,11 @@ OF_LIGHTNING: dict[str, str] = {
     "Checkpoint": "it is a base class, which does nothing",
     "LearningRateFinder": "optimizer.lr=0.05,0.1,0.2 -m tries learning rates",
     "ModelPruning": "it does not take weights in the memory layout channels_last",
+    "OnExceptionCheckpoint": "a run saves last.ckpt itself, from which resume= goes on",
+    "ProgressBar": "it is a base class: name RichProgressBar or TQDMProgressBar",
     "StochasticWeightAveraging": "it validates its average only after max_epochs, in an epoch "
     "whose images it counts without learning from them; WeightAveraging and EMAWeightAveraging "
     "validate, save and test theirs",
-    "ProgressBar": "it is a base class: name RichProgressBar or TQDMProgressBar",
 }
 
 

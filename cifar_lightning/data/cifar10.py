@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torchvision.datasets import CIFAR10
 
-from cifar_lightning.data.datamodule import ImageData
+from cifar_lightning.data.datamodule import Expected, ImageData
 from cifar_lightning.data.download import DownloadError, download, say
 from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.errors import DataUnavailable
@@ -68,6 +68,10 @@ class Cifar10Data(ImageData):
             *(MIRRORS if mirrors is None else mirrors),
         ]
         self._files: dict[str, bytes] = {}  # by name, read by `fetch`, for `load`
+
+    def expected(self) -> Expected:
+        """CIFAR-10's."""
+        return Expected(classes=10, image_size=32, train_images=50_000)
 
     def fetch(self) -> None:
         """Download and unpack the files unless they are present and intact."""

@@ -2,6 +2,7 @@
 
 import math
 from abc import abstractmethod
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -20,6 +21,14 @@ from cifar_lightning.errors import UserError
 # A split that would take a larger fraction of a GPU's free memory stays on the host, and its
 # batches are copied one by one: training needs the rest.
 LARGEST_SHARE_OF_MEMORY = 0.5
+
+
+class Expected(NamedTuple):
+    """What is known of a data set before it is read."""
+
+    classes: int
+    image_size: int  # height and width in pixels
+    train_images: int  # of the official train split
 
 
 class ImageData(pl.LightningDataModule):
@@ -85,6 +94,10 @@ class ImageData(pl.LightningDataModule):
         if not self._loaded:
             self.fetch()
 
+    def expected(self) -> Expected | None:
+        """What `load` will return, as far as the arguments tell; None if only the files do."""
+        return None
+
     def fetch(self) -> None:
         """Download or prepare the files that `load` reads; by default there are none."""
 
@@ -107,34 +120,46 @@ class ImageData(pl.LightningDataModule):
             )
         self.image_size = height
 
-        val_count = self._val_count(len(splits.train))
+        val_count = self.check_sizes(len(self.classes), len(splits.train))
         val_index, train_index = split_balanced(splits.train.labels, val_count, self.split_seed)
         self.train: ImageSplit = splits.train
         self.train_index = train_index
         self.label_shift: LabelShift | None = find_label_shift(self.train.labels, self.test.labels)
         if val_count:
             self.val = ImageSplit(splits.train.images[val_index], splits.train.labels[val_index])
-        if not 1 <= self.batch_size <= len(train_index):
-            raise UserError(
-                f"data.batch_size={self.batch_size} is not from 1 to {len(train_index)}, the "
-                "number of training images."
-            )
         self.mean, deviations = channel_statistics(splits.train.images[train_index])
         # A constant channel has deviation 0, by which images cannot be divided.
         self.std = [deviation or 1.0 for deviation in deviations]
         self._loaded = True
 
-    def _val_count(self, available: int) -> int:
+    def check_sizes(self, classes: int, train_images: int) -> int:
+        """Check that `val_size` and `batch_size` fit the data.
+
+        Args:
+            classes: their number.
+            train_images: of the official train split.
+
+        Returns:
+            The number of validation images.
+
+        Raises:
+            UserError: if they do not.
+        """
         size = self.val_size
-        count = round(size * available) if isinstance(size, float) else size
-        too_few = size != 0 and count < len(self.classes)
-        if too_few or not 0 <= count < available:
+        val_count = round(size * train_images) if isinstance(size, float) else size
+        too_few = size != 0 and val_count < classes
+        if too_few or not 0 <= val_count < train_images:
             raise UserError(
-                f"data.val_size={size} of {available} training images is invalid. It is a number "
-                f"from {len(self.classes)} (one per class) to {available - 1}, a fraction such as "
+                f"data.val_size={size} of {train_images} training images is invalid. It is a "
+                f"number from {classes} (one per class) to {train_images - 1}, a fraction such as "
                 "0.1, or 0 for no validation."
             )
-        return count
+        if not 1 <= self.batch_size <= train_images - val_count:
+            raise UserError(
+                f"data.batch_size={self.batch_size} is not from 1 to {train_images - val_count}, "
+                "the number of training images."
+            )
+        return val_count
 
     def train_dataloader(self) -> TrainLoader:
         """Batches in a new order every epoch; incomplete ones are left out."""

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from rich import get_console
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -17,10 +19,12 @@ from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.data import ImageData
+from cifar_lightning.data.datamodule import Expected
+from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.models.budget import Budget, check, count
 from cifar_lightning.system.memory import check_memory
-from cifar_lightning.tracking.console import REHEARSAL, banner
+from cifar_lightning.tracking.console import REHEARSAL, banner, note
 from cifar_lightning.training.module import Classifier
 
 CIFAR_SIZE = 32  # pixels
@@ -76,10 +80,59 @@ def build_data(config: DictConfig) -> ImageData:
         UserError: if it is damaged or does not fit the configuration.
     """
     data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
+    if (expected := data.expected()) is not None:
+        data.check_sizes(expected.classes, expected.train_images)
+        if "model" in config:  # a training's
+            _try_out(config, expected)
     data.prepare_data()
     with config_errors("data"):
         data.setup()
+    _check_limits(config, data)
     return data
+
+
+def _try_out(config: DictConfig, expected: Expected) -> None:
+    """Build what is built for the data, on random images, to find mistakes before it is read."""
+    with config_errors("data"):
+        images = StandIn(expected)
+        images.setup()
+    with torch.random.fork_rng(devices=[]), get_console().capture():
+        build_classifier(config, images)
+
+
+class StandIn(ImageData):
+    """Random images of the expected classes and size."""
+
+    def __init__(self, expected: Expected) -> None:
+        super().__init__(batch_size=1, val_size=0)
+        self.expected_data = expected
+
+    def load(self) -> Splits:
+        classes, size = self.expected_data.classes, self.expected_data.image_size
+        images = torch.randint(
+            256, (classes, 3, size, size), dtype=torch.uint8, generator=torch.Generator()
+        )
+        split = ImageSplit(images, torch.arange(classes))
+        return Splits(split, split, tuple(map(str, range(classes))))
+
+
+def _check_limits(config: DictConfig, data: ImageData) -> None:
+    """Refuse fractions of the batches that are none, which Lightning would find as late as a test.
+
+    Only a training's configuration has them.
+    """
+    batches = {
+        "train": len(data.train_index) // data.batch_size,
+        "val": 0 if data.val is None else math.ceil(len(data.val) / data.batch_size),
+        "test": math.ceil(len(data.test) / data.batch_size),
+    }
+    for split, number in batches.items():
+        limit = OmegaConf.select(config, f"trainer.limit_{split}_batches")
+        if isinstance(limit, float) and 0 < limit * number < 1:
+            raise UserError(
+                f"trainer.limit_{split}_batches={limit} of {number} batches is not one: take a "
+                "larger fraction, or a number of batches."
+            )
 
 
 def build_data_or_rehearse(config: DictConfig) -> tuple[DictConfig, ImageData]:
@@ -212,9 +265,22 @@ def dry_run(classifier: Classifier, data: ImageData) -> None:
         classifier.augment(data.test.images[index], index, 0, torch.Generator())
 
 
+def _without_fused(config: DictConfig) -> Any:
+    """The optimizer's configuration, without `fused` if gradients are clipped.
+
+    In mixed precision a fused optimizer scales the gradients back itself, after the clipping.
+    """
+    if not config.trainer.get("gradient_clip_val") or not config.optimizer.get("fused"):
+        return config.optimizer
+    note("optimizer", "fused=false, because gradients are clipped (trainer.gradient_clip_val)")
+    optimizer = copy.deepcopy(config.optimizer)
+    optimizer.fused = False
+    return optimizer
+
+
 def _make_classifier(config: DictConfig, network: nn.Module, data: ImageData) -> Classifier:
     """Make the classifier of a network, with the description for its checkpoints."""
-    optimizer = instantiate_part(config.optimizer, "optimizer")
+    optimizer = instantiate_part(_without_fused(config), "optimizer")
     scheduler = instantiate_part(config.scheduler, "scheduler")
     augment = instantiate_part(config.augment, "augment")
     with config_errors("label_smoothing"):

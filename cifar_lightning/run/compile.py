@@ -4,6 +4,7 @@ import time
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
@@ -60,7 +61,10 @@ class WarmUp(pl.Callback):
     def _compile(self, trainer: pl.Trainer, classifier: Classifier) -> None:
         start = time.perf_counter()
         torch.compiler.reset()  # a process may compile only so often
-        graphs = trainer.accumulate_grad_batches == 1
+        graphs = trainer.accumulate_grad_batches == 1 and not any(
+            isinstance(callback, GradientAccumulationScheduler)
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        )
         compile_network(classifier.network, classifier.device, graphs)
         try:
             self._run(trainer, classifier)

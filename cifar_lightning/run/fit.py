@@ -3,6 +3,7 @@
 import contextlib
 import math
 import signal
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -195,6 +196,7 @@ def fit(
         raise
     except Exception as error:  # of all kinds, if the restored state is wrong
         if restored is None or beginning.begun:
+            _explain(error)
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
@@ -271,7 +273,22 @@ def test(
     if checkpoint is not None:
         weights = read_checkpoint(checkpoint).state_dict if trainer.is_global_zero else {}
         classifier.load_state_dict(trainer.strategy.broadcast(weights))
-    return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))
+    try:
+        return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))
+    except Exception as error:
+        _explain(error)
+        raise
+
+
+def _explain(error: Exception) -> None:
+    """Turn an error that Lightning itself raises, of what it was told to do, into a message.
+
+    Raises:
+        UserError: if Lightning's code raised the error, and not code that it called.
+    """
+    *_, last = traceback.walk_tb(error.__traceback__)
+    if last[0].f_globals["__name__"].startswith("pytorch_lightning."):
+        raise UserError(f"trainer: {str(error).strip() or type(error).__name__}") from error
 
 
 def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:

@@ -5,6 +5,7 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -57,10 +58,28 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
         fitting = {key: value for key, value in of_data.items() if key in part}
         callback = instantiate_part(part, f"callbacks.{name}", **fitting)
         callbacks[str(name)] = callback
-        if isinstance(callback, ModelCheckpoint) and not validates:
+        if not isinstance(callback, ModelCheckpoint):
+            continue
+        if not validates:
             of_training = callback.monitor is not None and callback.monitor.startswith("train/")
             callback.monitor = callback.monitor if of_training else None  # None keeps the last
+        if callback.dirpath is None:
+            callback.dirpath = str(Path(config.run_dir) / "checkpoints" / str(name))
+    _check_states(callbacks)
     return callbacks
+
+
+def _check_states(callbacks: dict[str, Callback]) -> None:
+    """Refuse two callbacks of one kind whose states a checkpoint cannot tell apart."""
+    names: dict[str, str] = {}
+    for name, callback in callbacks.items():
+        if type(callback).state_dict is Callback.state_dict:
+            continue
+        if (other := names.setdefault(callback.state_key, name)) != name:
+            raise UserError(
+                f"callbacks.{name} and callbacks.{other} are of one kind and would share their "
+                "state in checkpoints. Leave one out, or change what it monitors or when it saves."
+            )
 
 
 def will_validate(config: DictConfig, data: ImageData) -> bool:
@@ -191,11 +210,13 @@ def check_trainer(config: DictConfig) -> None:
     classes = [pkgutil.resolve_name(part["_target_"]) for part in config.callbacks.values() if part]
     with get_console().capture(), warnings.catch_warnings(action="ignore"), _no_log():
         trainer = _instantiated(_arguments(config, classes) | {"enable_progress_bar": False}, [])
-    strategy = config.trainer.get("strategy")
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(
         trainer.strategy, DeepSpeedStrategy
     ):
-        raise UserError(f"trainer.strategy={strategy}: each device has the whole network: ddp.")
+        name = type(trainer.strategy).__name__
+        raise UserError(
+            f"trainer.strategy: {name} divides the network; every device needs it whole. Use ddp."
+        )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
             raise UserError(f"trainer.max_time={config.trainer.max_time} leaves no time to train.")
@@ -221,6 +242,7 @@ def _arguments(config: DictConfig, callbacks: Iterable[object]) -> dict[str, Any
     """
     arguments: Any = OmegaConf.to_container(config.trainer, resolve=True)
     del arguments["compile"]
+    _check_strategy(arguments.get("strategy"))
     _resolve_devices(arguments, config.data.batch_size, _why_one_device(callbacks))
     if arguments.get("benchmark") is None:
         # cuDNN measures which kernels are fastest, which may differ from run to run.
@@ -231,6 +253,13 @@ def _arguments(config: DictConfig, callbacks: Iterable[object]) -> dict[str, Any
         "use_distributed_sampler": False,  # the data module shares batches among the devices
         "default_root_dir": config.run_dir,
     }
+
+
+def _check_strategy(strategy: Any) -> None:
+    """Refuse processes that would end with their results, as those that `spawn` starts."""
+    method = strategy.get("start_method") if isinstance(strategy, dict) else strategy
+    if any(word in str(method) for word in ("spawn", "fork", "notebook")):
+        raise UserError(f"trainer.strategy: {method} cannot return a run's results. Use ddp.")
 
 
 def _instantiated(arguments: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
@@ -254,10 +283,6 @@ def _resolve_devices(arguments: dict[str, Any], batch_size: int, one_device: str
         one_device: the error message for more than one device; None if several are allowed.
     """
     gpus, num_nodes = arguments.pop("gpus"), arguments.get("num_nodes", 1)
-    strategy = arguments.get("strategy")
-    method = strategy.get("start_method") if isinstance(strategy, dict) else strategy
-    if any(word in str(method) for word in ("spawn", "fork", "notebook")):
-        raise UserError(f"trainer.strategy={strategy} cannot return its results: use ddp.")
     accelerator, devices = arguments.get("accelerator", "auto"), arguments.get("devices", "auto")
     if one_device and num_nodes != 1:
         raise UserError(one_device)
@@ -289,6 +314,8 @@ def _resolve_devices(arguments: dict[str, Any], batch_size: int, one_device: str
         raise UserError(
             f"{num_nodes * count} devices cannot share data.batch_size={batch_size} evenly."
         )
+    if arguments.get("sync_batchnorm") and accelerator == "cpu":
+        raise UserError("trainer.sync_batchnorm=true is for GPUs, and this run has none.")
     arguments |= {"accelerator": accelerator, "devices": devices}
     if arguments["precision"] == "auto":
         arguments["precision"] = choose_precision(accelerator, devices)

@@ -36,6 +36,11 @@ class CSVLogger(Logger):
             kept = (row for row in read_rows(run_dir) if row["step"] < steps_done)
             self._rows = [row for row in kept if "test/acc" not in row]
 
+    @property
+    def save_dir(self) -> str:
+        """The run's folder, to which Lightning's profilers write."""
+        return str(self._file.parent)
+
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Ignore the configuration, which has a file of its own."""
 

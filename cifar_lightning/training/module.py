@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -248,8 +249,14 @@ class Classifier(pl.LightningModule):
         trainer = self.trainer
         _ = trainer.estimated_stepping_batches  # which has Lightning count the batches
         assert trainer.max_epochs is not None
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        scheduler = self.make_scheduler(optimizer, steps * trainer.max_epochs)
+        accumulated = [trainer.accumulate_grad_batches] * trainer.max_epochs  # by epoch
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                accumulated = [
+                    callback.get_accumulate_grad_batches(epoch) for epoch in range(len(accumulated))
+                ]
+        steps = sum(math.ceil(trainer.num_training_batches / n) for n in accumulated)
+        scheduler = self.make_scheduler(optimizer, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},

@@ -1,0 +1,288 @@
+"""Every argument of Lightning's Trainer and every callback of Lightning's works, or is refused.
+
+A new version of Lightning that has others fails here, and not at a user.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from conftest import TINY
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+from programs import run_command
+from pytorch_lightning import callbacks as of_lightning
+
+from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.config.messages import explain
+from cifar_lightning.config.refused import OF_LIGHTNING, OF_TRAINER
+from cifar_lightning.config.validate import check_config
+from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.train import train
+
+Compose = Callable[..., DictConfig]
+
+PARAMETERS = dict(inspect.signature(pl.Trainer).parameters)
+
+# Every argument that works, with another value than the default: all fit into one training.
+TRIED: dict[str, Any] = {
+    "accelerator": "cpu",
+    "accumulate_grad_batches": 2,
+    "benchmark": False,
+    "check_val_every_n_epoch": 1,
+    "detect_anomaly": True,
+    "deterministic": True,
+    "devices": 1,
+    "enable_model_summary": True,
+    "enable_progress_bar": True,
+    "gradient_clip_algorithm": "value",
+    "gradient_clip_val": 1,
+    "inference_mode": False,
+    "limit_test_batches": 0.5,
+    "limit_train_batches": 2,
+    "limit_val_batches": 1,
+    "log_every_n_steps": 1,
+    "max_epochs": 2,
+    "max_steps": 100,
+    "max_time": "{hours:1}",
+    "min_epochs": 1,
+    "min_steps": 1,
+    "num_nodes": 1,
+    "num_sanity_val_steps": 1,
+    "plugins": "{_target_:pytorch_lightning.plugins.precision.DoublePrecision}",
+    "precision": "null",
+    "profiler": "simple",
+    "strategy": "single_device",
+    "sync_batchnorm": False,
+    "val_check_interval": 1,
+}
+
+
+# Whose data is nowhere: what is refused is refused before it is looked for.
+NOWHERE = compose(["data=cifar10", "data.root=nowhere", "data.mirrors=[]", "logger=csv"], "run")
+
+
+def changed(*typed: str) -> DictConfig:
+    """Its configuration with other values, without the time that composing takes."""
+    config = NOWHERE.copy()
+    with open_dict(config):
+        for override in OverridesParser.create().parse_overrides(list(typed)):
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=False)
+    return config
+
+
+def test_every_argument_of_the_trainer_is_a_key_or_is_refused() -> None:
+    keys = set(OmegaConf.load(CONF / "trainer" / "default.yaml")) - {"_target_", "compile", "gpus"}
+    assert keys == TRIED.keys()
+    assert keys.isdisjoint(OF_TRAINER)
+    assert keys | OF_TRAINER.keys() == PARAMETERS.keys()
+
+
+def test_a_missing_key_means_what_conf_says() -> None:
+    # As in a user's own conf/trainer/NAME.yaml, and in the record of an older run.
+    ours = {"deterministic", "enable_model_summary", "log_every_n_steps", "max_epochs", "precision"}
+    ours |= {"num_sanity_val_steps", "val_check_interval"}
+    for key, value in OmegaConf.load(CONF / "trainer" / "default.yaml").items():
+        if key in PARAMETERS and key not in ours:
+            assert value == PARAMETERS[str(key)].default, key
+
+
+def test_all_arguments_work_without_a_plus(
+    tiny: Compose, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [f"trainer.{key}={value}" for key, value in TRIED.items()]
+    metrics = train(tiny(*typed, "target_accuracy=null"))
+    assert metrics["epochs"] == 2
+    assert metrics["train_images"] == 2 * 2 * 25
+    assert metrics["stopped_by"] == "max_epochs"
+    assert metrics["precision"] == "64-true"
+    assert "FIT Profiler Report" in caplog.text
+    shown = capsys.readouterr().out
+    assert "Trainable params" in shown
+    assert "Testing" in shown  # by the progress bar
+    validated = [row["epoch"] for row in read_rows(Path("run")) if "val/acc" in row]
+    assert validated == [0.5, 1, 1.5, 2]
+
+
+def test_tables_that_were_asked_for_are_shown_by_the_command() -> None:
+    typed = ["trainer.profiler=simple", "trainer.limit_train_batches=2"]
+    summary = "+callbacks.x._target_=pytorch_lightning.callbacks.ModelSummary"
+    ended = run_command("train", *TINY, *typed, summary)
+    assert ended.returncode == 0, ended.stderr
+    assert "FIT Profiler Report" in ended.stdout
+    assert "Trainable params" in ended.stdout
+
+
+def test_the_others_are_refused_with_what_to_use_instead() -> None:
+    for name, (fixed, instead) in OF_TRAINER.items():
+        value = not fixed if isinstance(fixed, bool) else 3
+        with pytest.raises(UserError, match=f"trainer.{name} is not used .*{re.escape(instead)}"):
+            check_config(changed(f"trainer.{name}={value}"))
+    with pytest.raises(Exception, match="Could not override") as unknown:
+        compose(["trainer.fast_dev_run=true"])
+    message = "trainer.fast_dev_run is not used here: debug=fast runs three batches of everything."
+    assert explain(unknown.value, "train") == message
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: use trainer.gpus=1, 2, "),
+        (["trainer.devices=2"], "trainer.devices=2 needs a trainer.accelerator: trainer.gpus=2 "),
+        (["trainer.accelerator=cpu", "trainer.devices=0"], "devices=0 is not a number from 1"),
+        (["trainer.accelerator=cpu", "trainer.gpus=1"], "gpus=1 does not fit trainer.accelerator"),
+        (["trainer.strategy=ddp_spawn"], "ddp_spawn cannot return a run's results. Use ddp."),
+        (["trainer.strategy=nonsense"], "invalid strategy name"),
+        (["trainer.gpus=0", "trainer.sync_batchnorm=true"], "sync_batchnorm=true is for GPUs"),
+        (["trainer.max_time=1h"], "not a valid duration"),
+        (["trainer.profiler=complex"], "it can only be one of"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_before_the_data_is_read(
+    typed: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError) as refused:
+        train(changed(*typed))
+    assert message in str(refused.value)
+    assert not capsys.readouterr().out
+
+
+# Every callback that works, with the arguments that it needs; those of one list train together.
+BASE = "pytorch_lightning.callbacks"
+LENGTH = "{_target_:hydra.utils.get_method,path:builtins.len}"
+TOGETHER: list[dict[str, str]] = [
+    {
+        "DeviceStatsMonitor": "",
+        "EarlyStopping": "monitor:val/loss",
+        "GradientAccumulationScheduler": "scheduling:{0:2}",
+        "LambdaCallback": "",
+        "LearningRateMonitor": "",
+        "ModelCheckpoint": "",
+        "ModelSummary": "",
+        "RichProgressBar": "",
+        "SpikeDetection": "",
+        "ThroughputMonitor": f"batch_size_fn:{LENGTH}",
+        "Timer": "duration:{hours:1}",
+    },
+    {"EMAWeightAveraging": "", "RichModelSummary": "", "TQDMProgressBar": ""},
+    {"WeightAveraging": ""},
+]
+
+
+def added(callbacks: dict[str, str]) -> list[str]:
+    """As a user types them."""
+    return [
+        f"+callbacks.{name}={{_target_:{BASE}.{name}{',' * bool(arguments)}{arguments}}}"
+        for name, arguments in callbacks.items()
+    ]
+
+
+def test_every_callback_of_lightning_is_tried_or_refused() -> None:
+    tried = [name for callbacks in TOGETHER for name in callbacks]
+    assert sorted([*tried, *OF_LIGHTNING]) == sorted(of_lightning.__all__)
+
+
+@pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`, you need to define")
+@pytest.mark.parametrize("callbacks", TOGETHER, ids=lambda c: next(iter(c)))
+def test_callbacks_of_lightning_work(callbacks: dict[str, str], tiny: Compose) -> None:
+    settings = ["trainer.max_epochs=2", "trainer.log_every_n_steps=1", "target_accuracy=null"]
+    settings += ["trainer.precision=32-true"]  # of which alone Lightning knows the size
+    metrics = train(tiny(*settings, *added(callbacks)))
+    assert metrics["test/acc"] is not None
+    rows = read_rows(Path("run"))
+    if "ModelCheckpoint" in callbacks:
+        assert len(list(Path("run/checkpoints/ModelCheckpoint").glob("*.ckpt"))) == 1
+        # The schedule ends with the last step, of which accumulating has made half.
+        assert [row["lr"] for row in rows if "lr" in row][-1] == 0
+        names = {key for row in rows for key in row}
+        assert {"lr-Muon/pg1", "train/device/batches_per_sec"} & names
+
+
+def test_the_other_callbacks_are_refused() -> None:
+    for name, reason in OF_LIGHTNING.items():
+        with pytest.raises(
+            UserError, match=f"callbacks.{name}: {name} does not work here: {reason}"
+        ):
+            check_config(changed(*added({name: ""})))
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ({"LearningRateMonitor": ""}, "logs every trainer.log_every_n_steps steps, more than"),
+        ({"EarlyStopping": "monitor:val/acc"}, "EarlyStopping.mode=max"),
+        ({"ModelCheckpoint": "monitor:val/loss,mode:max"}, "ModelCheckpoint.mode=min"),
+    ],
+)
+def test_callbacks_that_would_not_do_what_is_meant_are_refused(
+    callbacks: dict[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        check_config(changed(*added(callbacks)))
+
+
+def test_what_lightning_refuses_in_a_training_is_one_message(tiny: Compose) -> None:
+    stopping = added({"EarlyStopping": "monitor:nothing"})
+    with pytest.raises(UserError, match=r"trainer: Early stopping conditioned on metric `nothing`"):
+        train(tiny(*stopping))
+
+
+def test_a_limit_that_leaves_nothing_is_found_before_the_training(tiny: Compose) -> None:
+    with pytest.raises(UserError, match=r"limit_test_batches=0\.001 of 3 batches is not one"):
+        train(tiny("trainer.limit_test_batches=0.001"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_gradients_of_the_shipped_optimizers_can_be_clipped(
+    optimizer: str, tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ("trainer.gradient_clip_val=1", "trainer.precision=bf16-mixed")
+    train(tiny(f"optimizer={optimizer}", *typed, "trainer.limit_train_batches=2"))
+    assert "fused=false, because gradients are clipped" in capsys.readouterr().out
+
+
+def test_a_key_of_ones_own_that_others_refer_to_is_taken(tiny: Compose) -> None:
+    check_config(tiny("+mine=50", "data.batch_size=${mine}"))
+    with pytest.raises(UserError, match=r"model\.num_classes=3: a run takes it from the data"):
+        check_config(tiny("model.num_classes=3"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("budget.max_params=1000", "256,856 more than budget.max_params=1,000"),
+        ("optimizer.lr=-1", "optimizer: lr must not be negative"),
+        ("augment.shift=40", "augment: max_shift must be from 0 to 31"),
+        ("label_smoothing=2", "label_smoothing must be from 0 to 1"),
+        ("data.batch_size=50000", "data.batch_size=50000 is not from 1 to 45000, the number"),
+        ("data.val_size=3", "data.val_size=3 of 50000 training images is invalid"),
+        ("trainer.gpus=99", "trainer.gpus=99, but this machine has"),
+        (
+            "trainer.accelerator=cpu trainer.devices=2 data.batch_size=25",
+            "2 devices cannot share data.batch_size=25 evenly",
+        ),
+        ("callbacks.best.dirpath=file/x", "callbacks.best.dirpath=file/x: "),
+        ("teacher=nowhere.ckpt", "nowhere.ckpt: there is no such file."),
+    ],
+)
+def test_mistakes_are_found_before_the_data_is_read(
+    typed: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("file").touch()
+    with pytest.raises(UserError) as refused:
+        train(changed(*typed.split()))
+    assert message in str(refused.value)
+    assert not capsys.readouterr().out
+
+
+def test_an_image_size_that_the_network_does_not_take_is_found_before_images_are_drawn(
+    tiny: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifar_lightning.data.ShapesData.load", lambda self: pytest.fail("read"))
+    with pytest.raises(UserError, match="needs images of at least 24 x 24 pixels, not 12 x 12"):
+        train(tiny("data.image_size=12"))
