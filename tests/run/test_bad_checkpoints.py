@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import changed, in_network
+from checkpoints import Bomb, Copies, changed, in_network
 from conftest import TINY
 from endings import altered, cases, ends_well, leftovers
 from hypothesis import given
@@ -120,6 +120,7 @@ odd_values = st.one_of(
     st.builds(lambda: []),
     st.builds(lambda: {"_target_": "os.mkdir", "path": "was_called"}),
     st.builds(lambda: [[]]),
+    st.sampled_from([Bomb(), Copies()]),
     st.lists(st.integers(-3, 3), max_size=3),
     st.sampled_from(ODD_TENSORS),
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from checkpoints import Bomb, changed, changed_record, in_network
+from checkpoints import Bomb, Copies, changed, changed_record, in_network
 from conftest import TINY, Compose
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -191,17 +191,12 @@ class Own:
         self.seen = [np.float64(0.5), np.ones(2), Path("x"), SIGINT]
 
 
-class Runs:
-    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
-        return shutil.copyfile, (__file__, "was_called")
-
-
 def test_inference_leaves_out_the_objects_in_a_checkpoint_and_a_resume_names_them(
     trained_run: Path, tmp_path: Path
 ) -> None:
     last = Path(shutil.copytree(trained_run, tmp_path / "run"), "checkpoints", "last.ckpt")
     weights = run.rebuild(last)[0].state_dict()
-    objects = {"mine": [Own(), {1: Runs()}]}
+    objects = {"mine": [Own(), {1: Copies()}]}
     changed(last, lambda content: content["callbacks"].update(objects) or content.update(objects))
     again = run.rebuild(last)[0].state_dict()
     assert all(torch.equal(weights[name], again[name]) for name in weights)
@@ -215,12 +210,12 @@ def test_inference_leaves_out_the_objects_in_a_checkpoint_and_a_resume_names_the
 def test_an_object_in_place_of_what_inference_needs_is_refused(best: Path) -> None:
     content = torch.load(best, weights_only=True)
     for key, part in content["hyper_parameters"].items():
-        spoilt = {"hyper_parameters": content["hyper_parameters"] | {key: Runs()}}
+        spoilt = {"hyper_parameters": content["hyper_parameters"] | {key: Copies()}}
         torch.save(content | spoilt, best)
         with pytest.raises(UserError, match="of a version that this one"):
             run.rebuild(best)
         if isinstance(part, dict):
-            spoilt["hyper_parameters"][key] = part | {"num_classes": Runs()}
+            spoilt["hyper_parameters"][key] = part | {"num_classes": Copies()}
             torch.save(content | spoilt, best)
             with pytest.raises(UserError, match="cannot be rebuilt"):
                 run.rebuild(best)
