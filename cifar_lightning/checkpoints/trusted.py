@@ -29,7 +29,7 @@ called there: what conf/ calls as a callback is not called as an argument of one
 
 # Lightning's callbacks that do no harm with any arguments: they write to the trainer's loggers, or
 # to paths that run/resume.py checks. Not among them are base classes, and LambdaCallback, which is
-# of no use without functions.
+# of no use without functions. Those that config/refused.py names are refused later, in its words.
 CALLBACKS = (
     *("BackboneFinetuning", "BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging"),
     *("EarlyStopping", "GradientAccumulationScheduler", "LearningRateFinder"),

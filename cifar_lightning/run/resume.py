@@ -93,7 +93,7 @@ def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) ->
     `typed` has the keys of the command line's overrides, whose paths are the user's own.
     """
     content: Any = OmegaConf.to_container(config, resolve=True)
-    outputs = {"trainer.default_root_dir": content["trainer"].get("default_root_dir")}
+    outputs: dict[str, Any] = {}
     parts = {f"callbacks.{name}": part for name, part in content["callbacks"].items()}
     for name, part in (parts | {"trainer.profiler": content["trainer"].get("profiler")}).items():
         arguments = part if isinstance(part, dict) else {}

@@ -194,10 +194,6 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
             "outside of the run's",
         ),
         *((writes(key, value), r"outside of .* give callbacks\.x\.") for key, value in OUTSIDE),
-        (
-            lambda config: config["trainer"].update(default_root_dir="/home"),
-            r"makes trainer write to /home, .* give trainer\.default_root_dir=/home again",
-        ),
         # Each in its part, and none that runs what its arguments name.
         *((calls(key, target), rf": {re.escape(key)}\._target_=") for key, target in MISPLACED),
     ],
@@ -248,20 +244,17 @@ def test_what_is_the_users_own_can_be_typed_again(run_dir: Path) -> None:
 
 def test_what_pytorch_and_lightning_have_need_not_be_typed_again(run_dir: Path) -> None:
     early = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/acc"}
-    swa = {
-        "_target_": "pytorch_lightning.callbacks.stochastic_weight_avg.StochasticWeightAveraging"
-    }
+    ema = {"_target_": "pytorch_lightning.callbacks.weight_averaging.EMAWeightAveraging"}
 
     def change(config: dict[str, Any]) -> None:
-        config["callbacks"].update(early=early, swa=swa)
+        config["callbacks"].update(early=early, ema=ema)
         config["callbacks"]["best"].update(filename="{epoch:02d}-{step}-{val/acc:.4f}")
         config["optimizer"].update(_target_="torch.optim.Adam")
         config["scheduler"].update(_target_="torch.optim.lr_scheduler.CosineAnnealingLR")
-        config["trainer"].update(default_root_dir=str(run_dir))
 
     changed_record(run_dir, change)
     config = resume(run_dir)
-    assert (config.callbacks.early, config.callbacks.swa) == (early, swa)
+    assert (config.callbacks.early, config.callbacks.ema) == (early, ema)
     assert config.optimizer._target_ == "torch.optim.Adam"
 
 
