@@ -97,6 +97,11 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
 def train_locked(config: DictConfig) -> dict[str, Any]:
     """Run `train` while holding the lock of the folder that it writes to."""
+    from contextlib import suppress
+
+    from hydra.core.hydra_config import HydraConfig
+
+    from cifar_lightning.config.compose import key_of
     from cifar_lightning.system import processes
     from cifar_lightning.system.locks import run_lock
     from cifar_lightning.tracking.run_folder import RunFolder
@@ -110,14 +115,18 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
         with run_lock(folder.path):
             return train(config)
     except BaseException:
-        folder.remove_if_empty()
+        typed = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else ()
+        if not any(key_of(override) == "hydra.run.dir" for override in typed):
+            with suppress(OSError):  # it is not empty, as of a run that has begun
+                folder.path.rmdir()  # Hydra has made it
         raise
 
 
 def prepare(arguments: list[str]) -> list[str]:
     """Register the sweeper, and translate `resume_sweep=` and `resume=` for Hydra."""
-    from cifar_lightning.config.compose import PACKAGE
+    from cifar_lightning.config.compose import PACKAGE, key_of
     from cifar_lightning.config.overrides import is_sweep, options_and_overrides
+    from cifar_lightning.errors import UserError
     from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 
     # It may have been deleted, but for a folder of compiled files.
@@ -134,7 +143,10 @@ def prepare(arguments: list[str]) -> list[str]:
         plugins.register(GridSweeper)
         arguments = resume_sweep(arguments)
     arguments = in_run_folder(resume_auto(arguments))
-    if is_sweep(arguments) or any("hydra.output_subdir=" in a for a in arguments):
+    typed = [a for a in arguments if key_of(a) == "hydra.output_subdir" and not a.endswith("null")]
+    if typed:
+        raise UserError(f"{typed[0]}: Hydra's record of a run is .hydra/ in its folder.")
+    if is_sweep(arguments):
         return arguments
     # Hydra would write its record before any check; the run writes it when it begins.
     options, overrides = options_and_overrides(arguments)

@@ -18,6 +18,8 @@ from cifar_lightning.system import processes
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.run_folder import RunFolder, load_yaml
 
+# What a run writes, beside `.hydra/`, until it has its metrics.json.
+FILES = ("config.yaml", "metrics.csv", "train.log", "checkpoints", "figures")
 # Keys of a single start; `starts` has the overrides of each.
 LEFT_OUT = ("overrides", "resume", "run_dir")
 
@@ -29,8 +31,7 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     it. Other interpolations, such as `${oc.env:HOME}`, are replaced by their values.
 
     A new run moves what a run that was killed in its first epoch has left in the folder to a
-    subfolder. Of a single run Hydra's own record, `.hydra/`, is written too, which Hydra itself
-    writes before any check; for a sweep's jobs it has done so.
+    subfolder, `before_<time>/`.
 
     Args:
         config: of the run.
@@ -40,32 +41,43 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
         UserError: if a value itself looks like an interpolation.
     """
     folder = RunFolder(Path(config.run_dir))
+    folder.path.mkdir(parents=True, exist_ok=True)
     record = record_of(config)
     starts = [] if config.resume is None else folder.starts()
     now = datetime.now()
     if config.resume is None:
-        for left in (folder.path / "metrics.csv", *folder.checkpoints.glob("*.ckpt")):
-            if left.exists():
-                earlier = left.parent / f"before_{now:%Y-%m-%d_%H-%M-%S-%f}"
-                earlier.mkdir(exist_ok=True)
-                left.rename(earlier / left.name)
-        _write_hydra(folder, record)
+        # The command of a single run; a sweep has recorded its jobs.
+        single = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
+        names = (*FILES, ".hydra") if single else FILES
+        _set_aside(folder, f"{now:%Y-%m-%d_%H-%M-%S-%f}", names)
+        if single and Path(HydraConfig.get().runtime.output_dir).absolute() == folder.path:
+            write_hydra(folder, record)
     record["starts"] = [*starts, {"time": f"{now:%F %T.%f}", "overrides": list(overrides)}]
-    folder.path.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder.config) as file:
         file.write(OmegaConf.to_yaml(record).encode())
 
 
-def _write_hydra(folder: RunFolder, record: dict[str, Any]) -> None:
-    """Write `.hydra/` as Hydra does, if this process is the command of a single run."""
-    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.RUN:
+def _set_aside(folder: RunFolder, time: str, names: Sequence[str]) -> None:
+    """Move the files of a run that has taken steps, as by a validation in its first epoch."""
+    if not (folder.path / "metrics.csv").exists() and not any(folder.checkpoints.glob("*.ckpt")):
         return
-    hydra = HydraConfig.get()
-    if Path(hydra.runtime.output_dir).absolute() != folder.path:
-        return
-    written = folder.path / ".hydra"
+    earlier = folder.path / f"before_{time}"
+    earlier.mkdir()
+    for name in names:
+        if (folder.path / name).exists():
+            (folder.path / name).rename(earlier / name)
+
+
+def write_hydra(folder: RunFolder, config: Any) -> None:
+    """Write `.hydra/` as Hydra does, which would do so before any check.
+
+    Args:
+        folder: of a run of this process's command, or of a job of its sweep.
+        config: of the run, as a configuration or a dictionary.
+    """
+    hydra, written = HydraConfig.get(), folder.path / ".hydra"
     written.mkdir(exist_ok=True)
-    OmegaConf.save(OmegaConf.create(record), written / "config.yaml")
+    OmegaConf.save(OmegaConf.create(config), written / "config.yaml")
     OmegaConf.save(OmegaConf.create({"hydra": hydra}), written / "hydra.yaml")
     OmegaConf.save(hydra.overrides.task, written / "overrides.yaml")
 
@@ -73,8 +85,8 @@ def _write_hydra(folder: RunFolder, record: dict[str, Any]) -> None:
 def check_free(folder: RunFolder) -> None:
     """Check that a new run would not overwrite another run, or a file of the user's.
 
-    What can neither be resumed nor has results, as a run that was killed in its first epoch, is in
-    nobody's way.
+    A run that can neither be resumed nor has results, as one that was killed in its first epoch, is
+    in nobody's way: `write_record` moves it.
 
     Raises:
         UserError: names what is there, and what to do.

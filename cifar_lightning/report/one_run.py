@@ -157,7 +157,7 @@ def _sentences(run: Run) -> list[str]:
         )
     if metrics.get("checkpoint") == "last.ckpt":
         sentences.append("No validation has chosen a checkpoint, so this is the last one.")
-    elif metrics.get("monitor") not in (None, "val/acc") and metrics["checkpoint"] is not None:
+    elif metrics.get("monitor") != "val/acc" and metrics.get("monitor_value") is not None:
         value = plain(metrics["monitor_value"])
         sentences.append(f"The checkpoint was chosen by {metrics['monitor']}: {value}.")
     ended = f"ended {ENDINGS.get(stopped_by, f'by {stopped_by}')}"

@@ -83,10 +83,11 @@ class RestoreBestCheckpoint(pl.Callback):
     """Restores the paths and values of the best checkpoints in a resumed run.
 
     Attributes:
-        lost: whether the run had a best checkpoint that is not in its folder any more.
+        lost: the callbacks whose best checkpoint is not in its folder any more.
     """
 
-    lost = False
+    def __init__(self) -> None:
+        self.lost: list[ModelCheckpoint] = []
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -116,7 +117,7 @@ class RestoreBestCheckpoint(pl.Callback):
             values = values or {callback.best_model_path: None}
             kept = trainer.strategy.broadcast(_still_there(values, trainer, callback.monitor))
             if not kept:
-                self.lost |= callback.monitor is not None
+                self.lost += [callback] if callback.monitor is not None else []
                 callback.best_k_models = {}
                 callback.best_model_path, callback.best_model_score = "", None
             elif callback.monitor is not None:
@@ -204,15 +205,14 @@ def fit(
             "damaged, or of another version: try another checkpoint of the run. evaluate, predict "
             "and export may work with this one."
         ) from error
-    best = trainer.checkpoint_callback
-    has_best = isinstance(best, ModelCheckpoint) and best.best_model_path
-    if restored is not None and restored.lost and not has_best:
+    # A signal may have come after the last step.
+    finished = finished and (interruption is None or not interruption.interrupted(trainer))
+    lost = [] if restored is None else restored.lost
+    if finished and any(c is trainer.checkpoint_callback and not c.best_model_path for c in lost):
         raise UserError(
             "There is no best checkpoint to test: the run's is not in its folder any more, and no "
             "validation followed."
         )
-    # A signal may have come after the last step.
-    finished = finished and (interruption is None or not interruption.interrupted(trainer))
     if finished:
         beginning.once()  # a resumed run of which only the test was missing
     elif interruption is not None and not beginning.begun:
@@ -246,7 +246,7 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
     )
     if trainer.strategy.broadcast(is_current):
         if best.monitor is not None:  # else the run's start has said so
-            note("test", "the training ended before a validation: the last checkpoint is tested")
+            note("test", "no best checkpoint was saved, so the last one is tested")
         return last
     return path
 

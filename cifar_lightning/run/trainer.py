@@ -61,8 +61,7 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
         if not isinstance(callback, ModelCheckpoint):
             continue
         if not validates:
-            of_training = callback.monitor is not None and callback.monitor.startswith("train/")
-            callback.monitor = callback.monitor if of_training else None  # None keeps the last
+            callback.monitor = None  # the best checkpoint is the last
         if callback.dirpath is None:
             callback.dirpath = str(Path(config.run_dir) / "checkpoints" / str(name))
     _check_states(callbacks)

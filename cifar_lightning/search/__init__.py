@@ -23,7 +23,7 @@ def search(config: DictConfig) -> dict[str, Any]:
 
     Returns:
         The number of trials in each state, by its name; and of the best trial its number, as
-        `best`, and its value of `callbacks.best.monitor`, as `val/acc`.
+        `best`, and its value of `callbacks.best.monitor`, by that name, as `val/acc`.
 
     Raises:
         UserError: for a mistake that the user can fix, or if no trial came to its end.
@@ -35,6 +35,7 @@ def search(config: DictConfig) -> dict[str, Any]:
     if find_spec("optuna") is None:
         raise UserError("A search needs Optuna: pip install 'cifar-lightning[search]'.")
     from cifar_lightning.search import outcome, study, worker
+    from cifar_lightning.system.logs import open_log_file
     from cifar_lightning.system.processes import launch
 
     started = launch()
@@ -44,6 +45,7 @@ def search(config: DictConfig) -> dict[str, Any]:
             "of each other: start each by itself, on SLURM by sbatch --array."
         )
     opened = study.open_search(config)
+    open_log_file()
     with study.storage_errors(opened.address):
         outcome.show_start(opened)
         try:

@@ -169,6 +169,8 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
             output=Path(config.run_dir, "output.log"),
             log=_log_config(Path(config.run_dir, "train.log")),
         )
+        if metrics["monitor_value"] is None:
+            raise JobFailed(f"The training ended before a validation had {search.monitor}.")
     except JobFailed as error:
         trial.set_user_attr("reason", str(error))
         _print(search, number, f"failed: {str(error).partition(chr(10))[0]}")

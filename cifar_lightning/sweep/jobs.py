@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 
+from cifar_lightning.checkpoints.record import write_hydra
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import JobDied, JobFailed, run_job
@@ -86,21 +87,17 @@ def jobs_at_once(launcher: Any, jobs: int) -> int | None:
         raise UserError(f"hydra.launcher.n_jobs={n_jobs} is neither a count nor -1.") from error
 
 
-def hydra_overrides(folder: Path, name: str | None, at_once: int | None) -> list[str]:
+def hydra_overrides(name: str | None, at_once: int | None) -> list[str]:
     """Hydra's overrides for a job, beside the job's own.
 
     Args:
-        folder: of the sweep.
-        name: of the job's folder in it, if Hydra is not to choose it.
+        name: of the job's folder in the sweep's, if Hydra is not to choose it.
         at_once: as `jobs_at_once` has it.
     """
-    overrides = [] if at_once is None else [f"hydra.launcher.n_jobs={at_once}"]
-    if name is not None:
-        overrides.append(f"hydra.sweep.subdir='{name}'")
-    if name is not None and (folder / name / ".hydra").is_dir():
-        # .hydra/ keeps what the run began with; the run's own record tells of its resumes.
-        overrides.append("hydra.output_subdir=null")
-    return overrides
+    # Hydra would write its record, .hydra/, before it is known whether the job has a right to it.
+    overrides = ["hydra.output_subdir=null"]
+    overrides += [] if at_once is None else [f"hydra.launcher.n_jobs={at_once}"]
+    return overrides if name is None else [*overrides, f"hydra.sweep.subdir='{name}'"]
 
 
 def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
@@ -142,6 +139,8 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
                 )
             # By the run's own configuration, which is this job's.
             config.resume, plain["overrides"]["task"] = str(folder.last), []
+        elif processes.is_first():
+            write_hydra(folder, config)
         result = run_job(
             partial(_run, task, config, plain),
             threads=launcher.get("cpus_per_task"),  # joblib divides the cores by OMP_NUM_THREADS

@@ -77,9 +77,7 @@ class Sweeper(BasicSweeper):
         at_once = sweep_jobs.jobs_at_once(self.config.hydra.launcher, len(missing))
         if at_once is not None:  # joblib divides the cores by it
             self.launcher.joblib["n_jobs"] = at_once  # type: ignore[union-attr]
-        launched = [
-            [*job, *sweep_jobs.hydra_overrides(folder, name, at_once)] for name, job in missing
-        ]
+        launched = [[*job, *sweep_jobs.hydra_overrides(name, at_once)] for name, job in missing]
         errors: list[Exception] = []
         try:
             errors = self._launch(launched)

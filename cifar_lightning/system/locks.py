@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import remove_leftovers
 
+LOCK = ".lock"
 # The files that a run replaces, by folder.
 REPLACED = {
     ".": ("config.yaml", "metrics.csv", "metrics.json"),
@@ -25,9 +26,12 @@ REPLACED = {
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder, and remove temporary files that a killed process left there.
 
+    Where the work raises an exception, a lock file that was not there before is removed.
+
     Raises:
         UserError: if another process holds the lock.
     """
+    was_there = (folder / LOCK).exists()
     try:
         lock = _acquire(folder)
     except Timeout:
@@ -41,7 +45,12 @@ def run_lock(folder: Path) -> Iterator[None]:
     with lock:
         for subfolder, names in REPLACED.items():
             remove_leftovers(folder / subfolder, names)
-        yield
+        try:
+            yield
+        except BaseException:
+            if not was_there:
+                (folder / LOCK).unlink(missing_ok=True)
+            raise
 
 
 def is_locked(folder: Path) -> bool:
@@ -61,7 +70,7 @@ def _acquire(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
     """
     try:
         # No soft lock, which is the presence of a file and would outlive a killed process.
-        return FileLock(folder / ".lock", fallback_to_soft=False).acquire(timeout=0)
+        return FileLock(folder / LOCK, fallback_to_soft=False).acquire(timeout=0)
     except Timeout:  # a subclass of OSError
         raise
     except OSError:

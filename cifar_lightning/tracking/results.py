@@ -53,9 +53,10 @@ def collect(
     target = target if isinstance(target, TargetReached) else None
     # The folder of other processes may be another one.
     validation = _validation_of(tested) if tested is not None and trainer.is_global_zero else {}
-    is_last = tested is not None and (best.monitor is None or not best.best_model_path)
     epochs = _whole(throughput.epochs)
-    reached = None if target is None or target.epochs is None else _whole(target.epochs)
+    is_last = finished and tested is not None and (best.monitor is None or not best.best_model_path)
+    last_epoch = epochs if is_last else None
+    reached = None if target is None else target.reached_after
     metrics = {
         "data": config.choices.data,
         "model": config.choices.model,
@@ -71,13 +72,13 @@ def collect(
         "monitor": best.monitor,
         "monitor_value": validation.get(best.monitor or ""),
         "val/acc": validation.get("val/acc"),
-        "best_epoch": _whole(validation["epoch"]) if validation else epochs if is_last else None,
+        "best_epoch": _whole(validation["epoch"]) if validation else last_epoch,
         "test/acc": None,
         "test/loss": None,
         # All that were tested, also those that a user added.
         **{k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")},
-        "epochs_to_target": reached,
-        "seconds_to_target": None if target is None else target.seconds,
+        "epochs_to_target": None if reached is None else _whole(reached[0]),
+        "seconds_to_target": None if reached is None else reached[1],
         "train_seconds": throughput.seconds,
         "images_per_s": throughput.images_per_s,
         "train_images": throughput.images,
@@ -100,19 +101,24 @@ def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     epochs = next(c for c in callbacks if isinstance(c, Throughput)).epochs
-    if target is not None and target.epochs == epochs:
+    reached = None if target is None else target.reached_after
+    if reached is not None and reached[0] == epochs:
         return "target"
     assert trainer.max_epochs is not None
     if epochs >= trainer.max_epochs:
         return "max_epochs"
     if 0 <= trainer.max_steps <= trainer.global_step:
         return "max_steps"
-    if target is not None and target.epochs is not None:  # before the run was allowed to stop
+    if reached is not None:  # before the run was allowed to stop
         return "target"
     for callback in callbacks:
         if ending := getattr(callback, "stopped_by", None):
             return str(ending)
-        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
+        # Its reason also is that of an earlier start.
+        just_now = isinstance(callback, EarlyStopping) and (
+            callback.stopping_reason_message and callback.stopped_epoch == trainer.current_epoch - 1
+        )
+        if just_now:
             return "early_stopping"
     for callback in callbacks:
         remaining = callback.time_remaining() if isinstance(callback, Timer) else None

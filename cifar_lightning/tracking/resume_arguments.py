@@ -66,9 +66,9 @@ def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
         run = folder.read()
         later = _meanings(o for some in run.resumed for o in some)
         if (
-            (run.status != "finished" or _is_cut_short(run, folder.record(), config.trainer))
-            and _meanings(run.overrides) == typed
+            _meanings(run.overrides) == typed
             and later <= typed
+            and (run.status != "finished" or _is_cut_short(run, folder.record(), config.trainer))
             and not (alone and is_locked(folder.path))
         ):
             return folder.last
@@ -89,7 +89,9 @@ def _is_cut_short(run: Run, record: Any, trainer: DictConfig) -> bool:
     before, asked = record["trainer"].get(stopped_by), trainer.get(stopped_by)
     if asked in (None, -1):
         return True
-    return bool(asked > before if stopped_by == "max_steps" else _seconds(asked) > _seconds(before))
+    if stopped_by == "max_time":
+        return _seconds(asked) > _seconds(before)
+    return isinstance(asked, int) and isinstance(before, int) and asked > before
 
 
 def _seconds(limit: Any) -> float:

@@ -99,12 +99,12 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint of the last whole epoch, or of the step at which it was interrupted."""
+        """The checkpoint of the last whole epoch, or of the step at which the training ended."""
         return self.checkpoints / "last.ckpt"
 
     @property
     def best(self) -> Path:
-        """The checkpoint with the best validation accuracy."""
+        """The checkpoint that the callback `best` has chosen."""
         return self.checkpoints / "best.ckpt"
 
     @property
@@ -168,12 +168,6 @@ class RunFolder:
         """Whether the folder has files of a run in it."""
         marks = (".hydra/overrides.yaml", "metrics.json", "metrics.csv")
         return any((self.path / mark).is_file() for mark in marks)
-
-    def remove_if_empty(self) -> None:
-        """Remove the folder, which Hydra has made, if nothing was written to it but a lock."""
-        if {file.name for file in self.path.glob("*")} <= {".lock"}:
-            (self.path / ".lock").unlink(missing_ok=True)
-            self.path.rmdir()
 
     def read(self, name: str | None = None) -> Run:
         """Read the run; files that are missing are left out, damaged ones too, with a problem each.
@@ -370,7 +364,7 @@ def _status_of(
     folder: Path, metrics: dict[str, Any], rows: Sequence[dict[str, float]], since: str
 ) -> tuple[str, str]:
     """One of `STATUSES`, and the reason where it is not `finished`; `since` is the last start."""
-    # A test's row has the epoch begun; float32 differs from the rounded value.
+    # float32 differs from the rounded value.
     trained = max((row.get("epoch", 0) for row in rows if "test/acc" not in row), default=0)
     if metrics and trained <= metrics["epochs"] + 1e-4:
         if metrics.get("stopped_by") == "interrupted":

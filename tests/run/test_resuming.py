@@ -24,7 +24,7 @@ from cifar_lightning.checkpoints.trusted import CALLBACKS
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.resume import resumed
-from cifar_lightning.system.locks import run_lock
+from cifar_lightning.system.locks import is_locked, run_lock
 from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import main, train, train_locked
@@ -340,10 +340,9 @@ def test_a_run_does_not_go_on_from_the_weights_of_another_one_in_its_folder() ->
     (run / "checkpoints" / "last.ckpt").write_text("weights")
     write_record(compose(typed := [*TYPED, "seed=4"], run), typed)
     assert auto(*typed) is None
-    kept = next(run.glob("checkpoints/*/last.ckpt"))
-    assert kept.read_text() == "weights"
-    with pytest.raises(UserError, match=r"not in its run's folder"):
-        in_run_folder([f"resume={kept}"])
+    (earlier,) = run.glob("before_*")
+    assert (earlier / "checkpoints" / "last.ckpt").read_text() == "weights"
+    assert RunFolder(earlier).starts()[0]["overrides"] == [*TYPED]
 
 
 def test_a_run_that_another_process_works_on_is_left_to_it() -> None:
@@ -388,6 +387,7 @@ RESUME = "resume=run/checkpoints/last.ckpt"
         ([RESUME, "trainer.gpus=99"], "trainer.gpus=99"),
         ([RESUME, "optimizer.lr=9"], "resume takes optimizer.lr from the checkpoint"),
         ([RESUME, "hydra.run.dir=other"], "leave hydra.run.dir= out"),
+        (["hydra.run.dir=run", "hydra.output_subdir=mine"], "Hydra's record of a run is .hydra/"),
         ([RESUME, "hydra.run.dir='${now:%H}'"], "leave hydra.run.dir= out"),
         (
             [RESUME, "trainer.max_epochs=9", f"+callbacks.x._target_={__name__}.Refusing"],
@@ -399,7 +399,6 @@ RESUME = "resume=run/checkpoints/last.ckpt"
 def test_a_start_that_is_refused_leaves_the_folder_as_it_was(
     typed: list[str], message: str, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (run_dir / ".lock").touch()
     if "damaged" in typed:
         damage_optimizer(run_dir)
     before = {file: file.is_file() and file.read_bytes() for file in run_dir.rglob("*")}
@@ -420,7 +419,11 @@ def test_a_folder_in_which_no_step_was_taken_may_be_used(
         with hydra_restored(), pytest.raises(SystemExit):
             main()
         if "gpus" in wrong:
-            assert not Path("run").exists()
+            assert not [*Path("run").iterdir()]
+    monkeypatch.setattr(sys, "argv", [*typed[:-1], "trainer.gpus=99"])
+    with hydra_restored(), pytest.raises(SystemExit):
+        main()
+    assert not [*Path("runs/train").iterdir()]
     monkeypatch.setattr(sys, "argv", [*typed])
     with hydra_restored():
         main()
@@ -507,10 +510,16 @@ def test_a_sweep_goes_on_otherwise() -> None:
         resume_auto(["-m", "seed=1,2", "resume=auto"])
 
 
-def test_two_processes_do_not_train_in_one_folder(run_dir: Path, tmp_path: Path) -> None:
-    with run_lock(tmp_path / "new"), pytest.raises(UserError, match="Another process is working"):
-        train_locked(compose(TINY, tmp_path / "new"))
-    assert not (tmp_path / "new" / "metrics.csv").exists()
+def test_two_processes_do_not_train_in_one_folder(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = tmp_path / "new"
+    monkeypatch.setattr(sys, "argv", ["cifar-train", *TINY, f"hydra.run.dir={new}"])
+    with run_lock(new):
+        with hydra_restored(), pytest.raises(SystemExit, match="Another process is working"):
+            main()
+        assert is_locked(new)
+        assert [file.name for file in new.iterdir()] == [".lock"]
     # A resume locks the run's own folder, whichever is composed.
     config = compose([f"resume='{run_dir}/checkpoints/last.ckpt'"])  # as an experiment may say
     with run_lock(run_dir), pytest.raises(UserError, match="Another process is working"):

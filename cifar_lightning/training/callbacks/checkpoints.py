@@ -18,8 +18,7 @@ class BestCheckpoint(ModelCheckpoint):
     own, and `best.ckpt` is a hard link to the best, or a copy where there are no links. Lightning's
     own class would save all of them to one path if the name is fixed.
 
-    After a step without validation nothing is saved by a validation metric: the one that Lightning
-    still has is of earlier weights.
+    After a step without validation nothing is saved by a metric: Lightning's is of earlier weights.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -55,10 +54,8 @@ class BestCheckpoint(ModelCheckpoint):
             self._name_best(trainer)
 
     def _is_of_this_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Whether the monitored metric is of the current weights."""
-        if self.monitor is None or not self.monitor.startswith("val/"):
-            return True
-        return bool(pl_module.validated_step == trainer.global_step)
+        """Whether the monitored metric, which a validation logs, is of the current weights."""
+        return self.monitor is None or bool(pl_module.validated_step == trainer.global_step)
 
     def _name_best(self, trainer: pl.Trainer) -> None:
         path = Path(self.best_model_path)

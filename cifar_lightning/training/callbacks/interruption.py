@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cifar_lightning.training.callbacks.nan import is_finite
+from cifar_lightning.training.callbacks.throughput import Throughput
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -139,6 +140,9 @@ class Interruption(pl.Callback):
             return
         if _on_any_process(trainer, not is_finite(pl_module)):
             return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Throughput):
+                callback.stop(pl_module)  # so that its state has the time of this step
         self._saved_step = trainer.global_step
         self._saving = True
         trainer.save_checkpoint(self.checkpoint, weights_only=False)

@@ -24,7 +24,6 @@ class TargetReached(pl.Callback):
     Attributes:
         target, confidence: as given.
         threshold: the validation accuracy to reach, or None.
-        epochs, seconds: of training until the threshold was reached; None before.
 
     Raises:
         ValueError: if `target` or `confidence` is out of range.
@@ -41,38 +40,39 @@ class TargetReached(pl.Callback):
         self.confidence = confidence
         threshold = validation_threshold(target or 0.0, confidence, val_images, test_images)
         self.threshold = None if target is None else threshold
-        self.epochs: float | None = None
-        self.seconds: float | None = None
-        self._best = -math.inf  # validation accuracy so far, also before a resume
+        # Epochs and seconds of training, and the accuracy, of each validation so far.
+        self._validations: list[tuple[float, float, float]] = []
+
+    @property
+    def reached_after(self) -> tuple[float, float] | None:
+        """The epochs and the seconds of training after which the threshold was reached."""
+        reached = ((e, s) for e, s, accuracy in self._validations if self.reached_by(accuracy))
+        return next(reached, None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop at once if a resumed run has reached the target before."""
-        self._check(trainer)
+        trainer.should_stop |= self.reached_after is not None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop if the accuracy of this validation reaches the threshold."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._best = max(self._best, trainer.callback_metrics["val/acc"].item())
-            self._check(trainer)
-
-    def _check(self, trainer: pl.Trainer) -> None:
-        if not self.reached_by(self._best):
-            self.epochs = self.seconds = None  # as with another target before a resume
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        trainer.should_stop = True
-        if self.epochs is None:
-            callbacks = trainer.callbacks  # type: ignore[attr-defined]
-            throughput = next(c for c in callbacks if isinstance(c, Throughput))
-            self.epochs, self.seconds = throughput.epochs, throughput.seconds
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        throughput = next(c for c in callbacks if isinstance(c, Throughput))
+        accuracy = trainer.callback_metrics["val/acc"].item()
+        self._validations.append((throughput.epochs, throughput.seconds, accuracy))
+        trainer.should_stop |= self.reached_after is not None
 
     def state_dict(self) -> dict[str, Any]:
-        """The best accuracy so far, and when the target was reached, for a resume."""
-        return {"best": self._best, "epochs": self.epochs, "seconds": self.seconds}
+        """The validations so far, for a resume, perhaps with another target."""
+        return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state."""
-        self._best = float(state_dict["best"])  # a damaged value is refused here
-        self.epochs, self.seconds = state_dict.get("epochs"), state_dict.get("seconds")
+        """Restore the validations."""
+        # Converted, so that a damaged value is refused here.
+        self._validations = [
+            (float(e), float(s), float(a)) for e, s, a in state_dict["validations"]
+        ]
 
     def reached_by(self, accuracy: float) -> bool:
         """Whether a validation accuracy is at or above the threshold; False without a target."""

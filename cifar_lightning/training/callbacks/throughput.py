@@ -61,7 +61,7 @@ class Throughput(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock."""
-        self._stop(pl_module)
+        self.stop(pl_module)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log with the validation's metrics."""
@@ -76,7 +76,7 @@ class Throughput(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop the clock; log if there is no validation."""
-        self._stop(pl_module)
+        self.stop(pl_module)
         if not trainer.enable_validation:
             self._log(pl_module)
 
@@ -84,7 +84,7 @@ class Throughput(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Stop the clock."""
-        self._stop(pl_module)
+        self.stop(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """The measurements so far, for a resume."""
@@ -103,7 +103,8 @@ class Throughput(pl.Callback):
         self._logged_images = self.images
         self.epochs = float(state_dict["epochs"])
 
-    def _stop(self, pl_module: pl.LightningModule) -> None:
+    def stop(self, pl_module: pl.LightningModule) -> None:
+        """Stop the clock until the next step."""
         if self._started is not None:
             _synchronize(pl_module.device)
             self.seconds += time.perf_counter() - self._started
