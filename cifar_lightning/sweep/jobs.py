@@ -14,7 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import setup_globals
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_lightning.checkpoints.record import write_hydra
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import JobDied, JobFailed, run_job
@@ -112,6 +111,9 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     Raises:
         JobFailed: if the job fails, or has no right to the run in its folder.
     """
+    # Not at the top: it loads PyTorch, and Hydra imports this module at every start.
+    from cifar_lightning.checkpoints.record import write_hydra
+
     hydra_config = HydraConfig.get()
     launcher, folder = hydra_config.launcher, RunFolder(Path(hydra_config.runtime.output_dir))
     # Submitit starts a job again that was preempted, or ran out of its time.
