@@ -47,6 +47,8 @@ SETTINGS_OF_BUDGET: dict[str, Any] = {
     "min_dilated": NotNegative | None,
     "min_separable": NotNegative | None,
 }
+# What PyTorch's SGD does not check.
+SETTINGS_OF_OPTIMIZER: dict[str, Any] = {"momentum": Annotated[float, Field(ge=0, lt=1)]}
 SETTINGS_OF_TRAINER: dict[str, Any] = {
     "accumulate_grad_batches": Count,
     "check_val_every_n_epoch": Count | None,
@@ -83,6 +85,7 @@ def check_config(config: DictConfig) -> None:
     _check_trainer(values["trainer"])
     if "seed" in values["data"]:
         raise UserError("data.seed would be ignored: the run's seed= orders the images too.")
+    check_values("optimizer.", SETTINGS_OF_OPTIMIZER, values["optimizer"])
     for key in PARTS:
         check_part(key, values[key])
     if values.get("teacher") is not None or "distillation" in values:
@@ -90,6 +93,7 @@ def check_config(config: DictConfig) -> None:
     for group in ("callbacks", "logger"):
         for name, part in values[group].items():
             if part is not None:  # null removes it
+                _check_class(f"{group}.{name}", part)
                 check_part(f"{group}.{name}", part)
     for name, part in values["callbacks"].items():
         if part is not None:
@@ -149,7 +153,9 @@ def _check_trainer(values: Mapping[str, Any]) -> None:
 
 def _check_that_all_is_read(config: DictConfig) -> None:
     """Refuse a key at the top level that nothing reads, and one that the data has set anyway."""
-    known = {str(key) for key in OmegaConf.load(CONF / "train.yaml")} | {*config.choices}
+    file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
+    groups = [group for entry in file["defaults"] if isinstance(entry, dict) for group in entry]
+    known = {*file, *groups, *config.choices}
     texts = str(OmegaConf.to_container(config))
     for key in map(str, config):
         is_named = re.search(r"\$\{" + re.escape(key) + r"[.}\[]", texts) is not None
@@ -161,6 +167,30 @@ def _check_that_all_is_read(config: DictConfig) -> None:
     for override in config.overrides:
         if (key := key_of(override)) in OF_THE_DATA:
             raise UserError(f"{override}: a run takes it from the data. Leave it out.")
+
+
+def check_keys(config: DictConfig, config_name: str) -> None:
+    """Refuse keys of a command that its file in conf/ lacks, and that nothing reads.
+
+    Args:
+        config: of another command than train and search, whose keys `check_config` checks.
+        config_name: the file in conf/.
+
+    Raises:
+        UserError: names the first.
+    """
+    known: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{config_name}.yaml"))
+    values: Any = OmegaConf.to_container(config)
+    for key, value in values.items():
+        if key in config.choices or key in OF_A_RUN:  # a group's are checked with its class
+            continue
+        names = {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
+        of_file = known.get(key)
+        there = {f"{key}.{name}" for name in of_file} if isinstance(of_file, dict) else {*known}
+        if unknown := sorted(names - there):
+            raise UserError(
+                f"There is no setting {unknown[0]}.{_did_you_mean('', unknown[0], sorted(there))}"
+            )
 
 
 def _check_finite(key: str, value: Any) -> None:
@@ -175,8 +205,16 @@ def _check_finite(key: str, value: Any) -> None:
         raise UserError(f"{key}={value} should be a finite number.")
 
 
+def _check_class(key: str, part: Any) -> None:
+    """Refuse a class of Lightning's that does not work here."""
+    target = str(part.get("_target_")) if isinstance(part, dict) else ""
+    name = target.rpartition(".")[2]
+    if target.startswith("pytorch_lightning.callbacks.") and name in OF_LIGHTNING:
+        raise UserError(f"{key}: {name} does not work here: {OF_LIGHTNING[name]}.")
+
+
 def _check_callback(key: str, part: Mapping[str, Any], log_every_n_steps: Any) -> None:
-    """Refuse a callback of Lightning's that does not work here, or does not do what is meant.
+    """Refuse a callback that would not do what is meant.
 
     Args:
         key: of the callback.
@@ -186,15 +224,14 @@ def _check_callback(key: str, part: Mapping[str, Any], log_every_n_steps: Any) -
     target = pkgutil.resolve_name(part["_target_"])
     of_lightning = str(getattr(target, "__module__", "")).startswith("pytorch_lightning.")
     name = getattr(target, "__name__", "")
-    if of_lightning and name in OF_LIGHTNING:
-        raise UserError(f"{key}: {name} does not work here: {OF_LIGHTNING[name]}.")
     by_step = name in ("DeviceStatsMonitor", "ThroughputMonitor") or (
         name == "LearningRateMonitor" and part.get("logging_interval") != "epoch"
     )
-    if of_lightning and by_step and (log_every_n_steps or 0) >= NO_STEP:
+    never = log_every_n_steps == 0 or (log_every_n_steps or 0) >= NO_STEP
+    if of_lightning and by_step and never:
         raise UserError(
-            f"{key}: {name} logs every trainer.log_every_n_steps steps, more than a run has. Set "
-            "trainer.log_every_n_steps=50 too."
+            f"{key}: {name} logs every trainer.log_every_n_steps steps, of which a run has none. "
+            "Set trainer.log_every_n_steps=50 too."
         )
     monitor, mode = part.get("monitor"), part.get("mode", _default(target, "mode"))
     for ending, right in (("acc", "max"), ("loss", "min")):
@@ -261,11 +298,25 @@ def check_part(key: str, part: Any) -> None:
         raise UserError(f"{key} has no _target_, the class or function to call: {_in_yaml(part)}.")
     ours = ("gpus", "compile", "precision") if key == "trainer" else ()  # which the run converts
     arguments = {k: v for k, v in part.items() if not k.startswith("_") and k not in ours}
+    is_complete = not part.get("_partial_") and "_args_" not in part and key != "distillation"
     try:
         target = pkgutil.resolve_name(part["_target_"])
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={part['_target_']}: {error}.") from error
     check_arguments(key, target, arguments)
+    for name in _required(target) if is_complete else ():
+        if name not in arguments and (key, name) != ("data", "seed"):  # which is the run's
+            raise UserError(f"{key}.{name} is missing: {target.__qualname__} needs it.")
+
+
+def _required(target: Callable[..., Any]) -> list[str]:
+    """The names of a function's or class's arguments without a default."""
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some built-in functions have no signature
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in named and p.default is p.empty]
 
 
 def check_folder(key: str, folder: Path) -> None:

@@ -31,6 +31,7 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.config import validate
     from cifar_lightning.errors import UserError
 
+    validate.check_keys(config, "dashboard")
     kinds = {"entity": str | None, "project": str, "url": str | None, "dry_run": bool}
     validate.check_values("", kinds, config)
     if find_spec("wandb_workspaces") is None:

@@ -33,6 +33,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.evaluate import evaluation
     from cifar_lightning.run.inference import Inference
 
+    validate.check_keys(config, "evaluate")
     validate.check_values("", {"robustness": bool}, config)
     if "data" in config:
         validate.check_part("data", OmegaConf.to_container(config.data, resolve=True))

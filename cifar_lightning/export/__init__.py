@@ -8,7 +8,7 @@ benchmarks/results/ has its latency beside PyTorch's.
 
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -43,6 +43,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     _check(config)
     # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
     import torch
+    from pydantic import Field
     from rich import get_console
 
     from cifar_lightning import run
@@ -53,7 +54,9 @@ def export(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.run.devices import keep_freed_memory
     from cifar_lightning.system.atomic import atomic_write
 
-    validate.check_values("", {"tolerance": float}, config)
+    validate.check_keys(config, "export")
+    tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    validate.check_values("", {"tolerance": tolerance}, config)
     if "data" in config:
         validate.check_part("data", OmegaConf.to_container(config.data, resolve=True))
     kind = config.format

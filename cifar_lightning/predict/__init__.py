@@ -38,6 +38,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.predict import classify, predictions
     from cifar_lightning.run.inference import Inference
 
+    validate.check_keys(config, "predict")
     kinds = {"images": str | None, "output": str | None, "batch_size": int}
     validate.check_values("", kinds, config)
     if config.batch_size < 1:

@@ -27,10 +27,12 @@ def report(config: DictConfig) -> Path:
 
     from rich import get_console
 
+    from cifar_lightning.config import validate
     from cifar_lightning.errors import UserError
     from cifar_lightning.report.write import write_report
     from cifar_lightning.tracking.run_folder import find_folder
 
+    validate.check_keys(config, "report")
     if not isinstance(config.open, bool):
         raise UserError(f"open={config.open}: true or false.")
     page = write_report(find_folder(config.run)).absolute()

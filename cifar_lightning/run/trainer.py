@@ -1,7 +1,6 @@
 """Builds callbacks, loggers and the Trainer from a configuration."""
 
 import logging
-import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -201,14 +200,21 @@ def build_trainer(
 
 
 def check_trainer(config: DictConfig) -> None:
-    """Build a Trainer without callbacks, to find mistakes before the data is read.
+    """Build callbacks and a Trainer to try them out, before the data is read.
+
+    Callbacks of others are left out, because making them may do more than to make them.
 
     Raises:
-        UserError: as `build_trainer` does.
+        UserError: as `build_trainer` does; or if a callback refuses its arguments.
     """
-    classes = [pkgutil.resolve_name(part["_target_"]) for part in config.callbacks.values() if part]
     with get_console().capture(), warnings.catch_warnings(action="ignore"), _no_log():
-        trainer = _instantiated(_arguments(config, classes) | {"enable_progress_bar": False}, [])
+        callbacks = {
+            str(name): instantiate_part(part, f"callbacks.{name}")
+            for name, part in config.callbacks.items()
+            if part and part["_target_"].startswith(("cifar_lightning.", "pytorch_lightning."))
+        }
+        _check_states(callbacks)
+        trainer = build_trainer(config, callbacks)
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy) or isinstance(
         trainer.strategy, DeepSpeedStrategy
     ):
@@ -217,7 +223,7 @@ def check_trainer(config: DictConfig) -> None:
             f"trainer.strategy: {name} divides the network; every device needs it whole. Use ddp."
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0:
+        if isinstance(callback, Timer) and callback.time_remaining() == 0:
             raise UserError(f"trainer.max_time={config.trainer.max_time} leaves no time to train.")
 
 

@@ -156,7 +156,7 @@ MESSAGES = [
     ("trainer.gpus=99", "trainer.gpus=99, but this machine has"),
     ("trainer.gpus=[7,8]", "trainer.gpus=[7, 8] names a GPU"),
     ("optimizer.lr=-1", "optimizer: lr must not be negative, not -1"),
-    ("optimizer.momentum=1", "momentum must be at least 0 and below 1, not 1"),
+    ("optimizer.momentum=1", "optimizer.momentum=1 should be less than 1."),
     ("scheduler.warmup=2", "scheduler: warmup must be at least 0 and below 1"),
     ("augment.shift=40", "augment: max_shift must be from 0 to 31, not 40"),
     ("label_smoothing=2", "label_smoothing must be from 0 to 1, not 2"),

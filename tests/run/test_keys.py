@@ -18,6 +18,7 @@ from test_conf import names
 
 import cifar_lightning
 from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.errors import UserError
 from cifar_lightning.models import budget
 
 PACKAGE = Path(cifar_lightning.__file__).parent
@@ -174,6 +175,15 @@ def test_a_key_that_nothing_reads_is_found(
     with (conf / file).open("a") as opened:
         opened.write(f"{line}\n")
     assert unread(*configuration, conf=conf) == [key]
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS - {"search"}))  # whose keys are a training's
+def test_a_key_that_a_command_does_not_have_is_refused(tool: str) -> None:
+    command = resolve_name(f"cifar_lightning.{tool}:{tool}")
+    typed = ["+foo=1", "+trainer.max_epochs=3"]
+    for override, key in zip(typed, ("foo", "trainer"), strict=True):
+        with pytest.raises(UserError, match=f"There is no setting {key}"):
+            command(compose([override], config_name=tool))
 
 
 @pytest.mark.parametrize("option", names("search"))

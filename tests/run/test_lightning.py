@@ -5,6 +5,7 @@ A new version of Lightning that has others fails here, and not at a user.
 
 import inspect
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,10 @@ TRIED: dict[str, Any] = {
 }
 
 
+# Whose values in conf/ are not Lightning's, and which older runs had.
+OURS = {"deterministic", "enable_model_summary", "log_every_n_steps", "max_epochs", "precision"}
+OURS |= {"num_sanity_val_steps", "val_check_interval"}
+
 # Whose data is nowhere: what is refused is refused before it is looked for.
 NOWHERE = compose(["data=cifar10", "data.root=nowhere", "data.mirrors=[]", "logger=csv"], "run")
 
@@ -85,11 +90,24 @@ def test_every_argument_of_the_trainer_is_a_key_or_is_refused() -> None:
 
 def test_a_missing_key_means_what_conf_says() -> None:
     # As in a user's own conf/trainer/NAME.yaml, and in the record of an older run.
-    ours = {"deterministic", "enable_model_summary", "log_every_n_steps", "max_epochs", "precision"}
-    ours |= {"num_sanity_val_steps", "val_check_interval"}
     for key, value in OmegaConf.load(CONF / "trainer" / "default.yaml").items():
-        if key in PARAMETERS and key not in ours:
+        if key in PARAMETERS and key not in OURS:
             assert value == PARAMETERS[str(key)].default, key
+
+
+def test_an_older_run_without_the_keys_is_resumed_with_what_is_typed(
+    trained_run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(trained_run, tmp_path / "older")
+    record = OmegaConf.load(folder / "config.yaml")
+    for key in {*TRIED} - OURS:
+        del record.trainer[key]
+    record.trainer.use_distributed_sampler = False  # which conf/ had
+    record.run_dir = str(folder)
+    OmegaConf.save(record, folder / "config.yaml")
+    typed = ["trainer.max_epochs=2", "trainer.limit_train_batches=2"]
+    metrics = train(compose([f"resume={folder}/checkpoints/last.ckpt", *typed], folder))
+    assert metrics["train_images"] == 6 * 25 + 2 * 25
 
 
 def test_all_arguments_work_without_a_plus(
@@ -214,8 +232,12 @@ def test_the_other_callbacks_are_refused() -> None:
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [
-        ({"LearningRateMonitor": ""}, "logs every trainer.log_every_n_steps steps, more than"),
+        (
+            {"LearningRateMonitor": ""},
+            "logs every trainer.log_every_n_steps steps, of which",
+        ),
         ({"EarlyStopping": "monitor:val/acc"}, "EarlyStopping.mode=max"),
+        ({"EarlyStopping": ""}, "callbacks.EarlyStopping.monitor is missing: EarlyStopping needs"),
         ({"ModelCheckpoint": "monitor:val/loss,mode:max"}, "ModelCheckpoint.mode=min"),
     ],
 )
@@ -247,7 +269,7 @@ def test_gradients_of_the_shipped_optimizers_can_be_clipped(
 
 
 def test_a_key_of_ones_own_that_others_refer_to_is_taken(tiny: Compose) -> None:
-    check_config(tiny("+mine=50", "data.batch_size=${mine}"))
+    check_config(tiny("+mine=50", "data.batch_size=${mine}", "logger=[csv]"))
     with pytest.raises(UserError, match=r"model\.num_classes=3: a run takes it from the data"):
         check_config(tiny("model.num_classes=3"))
 
@@ -267,6 +289,8 @@ def test_a_key_of_ones_own_that_others_refer_to_is_taken(tiny: Compose) -> None:
             "2 devices cannot share data.batch_size=25 evenly",
         ),
         ("callbacks.best.dirpath=file/x", "callbacks.best.dirpath=file/x: "),
+        ("callbacks.nan.every_n_steps=0", "callbacks.nan: every_n_steps must be at least 1"),
+        ("optimizer.momentum=1", "optimizer.momentum=1 should be less than 1."),
         ("teacher=nowhere.ckpt", "nowhere.ckpt: there is no such file."),
     ],
 )
