@@ -4,10 +4,19 @@ The public names, which docs/library.md lists, are imported when they are first 
 importing the package is fast.
 """
 
+import os
+import signal
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cifar_lightning._version import __version__ as __version__
+
+# Ctrl-C ends a command at once while it imports what it needs; `cli.program` catches later ones.
+_name = os.path.basename(sys.argv[0])  # noqa: PTH119  # quicker than pathlib
+_is_command = _name == "-m" or _name.startswith("cifar-")
+if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 __all__ = [
     "Airbench94",

@@ -112,6 +112,7 @@ def _job(config_name: str, task: Task, config: DictConfig) -> Any:
 
     A sweep may pickle it, so it is a function of the module.
     """
+    _catch_interrupts()
     hydra_config = HydraConfig.get()
     is_multirun = hydra_config.mode == RunMode.MULTIRUN
     sweep = Path(hydra_config.sweep.dir).absolute().name if is_multirun else None
@@ -148,6 +149,15 @@ def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
         raise JobFailed(message) from None
 
 
+def _catch_interrupts() -> None:
+    """Have Ctrl-C raise KeyboardInterrupt, where it has ended the process at once until now.
+
+    Within Hydra, which may turn it into another error, it would end in a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.contextmanager
 def _signals_and_environment(full_error: bool) -> Iterator[None]:
     """Turn SIGTERM into an exception, and have Hydra raise errors instead of printing them."""
@@ -156,6 +166,9 @@ def _signals_and_environment(full_error: bool) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not full_error:
         os.environ[SET_BY_US] = "1"
+    # Libraries need a home folder, if only to look for settings; "~" is that of an unknown user.
+    home = os.path.expanduser("~")  # noqa: PTH111
+    os.environ.setdefault("HOME", "/nonexistent" if home == "~" else home)
     try:
         yield
     finally:
@@ -176,6 +189,8 @@ def _prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]] | 
     if prepare is not None:
         arguments = prepare(arguments)
     arguments = prepare_arguments(arguments)
+    if is_sweep(arguments):
+        _catch_interrupts()  # this process runs the jobs, and not `_job`
     started = processes.launch()
     if started is not None and started.total > 1 and is_sweep(arguments):
         raise UserError(

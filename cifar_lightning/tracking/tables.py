@@ -7,6 +7,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from rich import box, get_console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -58,7 +60,7 @@ class Table:
 
 
 def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
-    """Print a table on the terminal.
+    """Print a table on the terminal, which wraps its lines if it is too narrow for the numbers.
 
     Args:
         table: to print.
@@ -66,13 +68,25 @@ def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
     """
     printed = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for number, heading in enumerate(table.headings):
-        justify: Literal["left", "right"] = "right" if number in table.numeric else "left"
-        printed.add_column((short or {}).get(heading, heading), justify=justify)
+        is_number = number in table.numeric
+        justify: Literal["left", "right"] = "right" if is_number else "left"
+        printed.add_column((short or {}).get(heading, heading), justify=justify, no_wrap=is_number)
     for number, row in enumerate(table.rows):
         # As Text, because a name in brackets is not markup.
         cells = (Text(cell.text) for cell in row)
         printed.add_row(*cells, style="bold" if number == table.best else None)
-    get_console().print(printed)
+    get_console().print(_Uncut(printed), crop=False)
+
+
+@dataclass(frozen=True)
+class _Uncut:
+    """Gives a table the width that its numbers and longest words need, if the terminal has less."""
+
+    table: RichTable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = Measurement.get(console, options.update(width=10_000), self.table).minimum
+        yield from console.render(self.table, options.update(width=max(options.max_width, needed)))
 
 
 def percent(share: float) -> str:

@@ -1,9 +1,11 @@
 import pytest
 from omegaconf import OmegaConf
+from rich import get_console
 from torch import nn
 
 from cifar_lightning.models.budget import Budget
 from cifar_lightning.tracking.console import banner, show_network, show_result
+from cifar_lightning.tracking.tables import Cell, Table, print_table
 
 
 def test_square_brackets_of_paths_and_messages_are_printed_as_they_are(
@@ -31,3 +33,14 @@ def test_a_network_is_within_the_limits_that_are_set(capsys: pytest.CaptureFixtu
         "5.00 M multiply-adds per image; within the budget (max_params=1,000,000)"
     )
     assert second.endswith("multiply-adds per image; no budget is set")
+
+
+def test_a_table_in_a_narrow_terminal_has_its_numbers_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(get_console(), "width", 20)
+    numbers = [Cell(f"{value:.6f}", value) for value in (0.123456, 0.234567, 0.345678)]
+    print_table(Table(["a longer name", "one", "two", "three"], [[Cell("a b"), *numbers]]))
+    shown = capsys.readouterr().out
+    assert all(cell.text in shown for cell in numbers)
+    assert "…" not in shown

@@ -253,7 +253,7 @@ def test_wandb_sync_uploads_all_offline_runs_once(server: WandbServer) -> None:
 
 @needs_unshare("--mount")
 @pytest.mark.slow
-def test_where_the_working_directory_is_read_only_its_files_are_beside_the_run(
+def test_without_a_home_and_in_a_read_only_folder_its_files_are_beside_the_run(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -262,7 +262,7 @@ def test_where_the_working_directory_is_read_only_its_files_are_beside_the_run(
         [sys.executable, "-m", "cifar_lightning.train", *TINY, *options]
     )
     ended = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        ["unshare", "--map-root-user", "--mount", "env", "-u", "HOME", "sh", "-c", script],
         env=without_service(),
         capture_output=True,
         text=True,
