@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     "target_accuracy": Share | None,
     "target_confidence": Annotated[float, Field(ge=0.5, lt=1, allow_inf_nan=False)],
-    "label_smoothing": float,
+    "label_smoothing": Annotated[float, Field(ge=0, lt=1)],  # 1 would hide the labels
     "cutmix": Share,
     "plots": bool,
     "rehearse_without_data": bool,

@@ -84,6 +84,8 @@ def build_data(config: DictConfig) -> ImageData:
         data.check_sizes(expected.classes, expected.train_images)
         if "model" in config:  # a training's
             _try_out(config, expected)
+    elif data.batch_size < 1:
+        raise UserError(f"data.batch_size={data.batch_size} is not a number of images from 1.")
     data.prepare_data()
     with config_errors("data"):
         data.setup()

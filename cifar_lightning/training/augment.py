@@ -98,11 +98,11 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
         generator: on the images' device.
 
     Raises:
-        ValueError: if `size` is negative.
+        ValueError: if `size` is negative, or larger than the images.
     """
-    if size < 0:
-        raise ValueError(f"size must not be negative, not {size}")
     n, _, height, width = images.shape
+    if not 0 <= size <= min(height, width):  # a larger square would cover most images whole
+        raise ValueError(f"cutout must be from 0 to {min(height, width)}, not {size}")
     device = images.device
     top = torch.randint(0, height, (n, 1), generator=generator, device=device) - size // 2
     left = torch.randint(0, width, (n, 1), generator=generator, device=device) - size // 2

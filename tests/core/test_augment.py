@@ -130,9 +130,10 @@ def test_cutout_fills_one_square_with_the_mean_colour() -> None:
     assert torch.allclose(filled, images[image].mean((1, 2))[:, None].expand(3, 16))
 
 
-def test_cutout_refuses_a_negative_size() -> None:
-    with pytest.raises(ValueError, match="not be negative, not -1"):
-        cutout(same_image(), -1, generator())
+def test_cutout_refuses_a_size_that_the_images_do_not_have() -> None:
+    for size in (-1, 10):
+        with pytest.raises(ValueError, match=f"cutout must be from 0 to 9, not {size}"):
+            cutout(same_image(), size, generator())
 
 
 def test_cutmix_puts_a_rectangle_of_the_next_image_in_and_says_how_much_is_left() -> None:

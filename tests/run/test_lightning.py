@@ -280,7 +280,6 @@ def test_a_key_of_ones_own_that_others_refer_to_is_taken(tiny: Compose) -> None:
         ("budget.max_params=1000", "256,856 more than budget.max_params=1,000"),
         ("optimizer.lr=-1", "optimizer: lr must not be negative"),
         ("augment.shift=40", "augment: max_shift must be from 0 to 31"),
-        ("label_smoothing=2", "label_smoothing must be from 0 to 1"),
         ("data.batch_size=50000", "data.batch_size=50000 is not from 1 to 45000, the number"),
         ("data.val_size=3", "data.val_size=3 of 50000 training images is invalid"),
         ("trainer.gpus=99", "trainer.gpus=99, but this machine has"),
@@ -302,6 +301,11 @@ def test_mistakes_are_found_before_the_data_is_read(
         train(changed(*typed.split()))
     assert message in str(refused.value)
     assert not capsys.readouterr().out
+
+
+def test_a_batch_without_images_is_refused_before_a_folder_is_read() -> None:
+    with pytest.raises(UserError, match=r"data\.batch_size=0 is not a number of images from 1"):
+        train(compose(["data=folder", "data.path=nowhere", "data.batch_size=0", "logger=csv"]))
 
 
 def test_an_image_size_that_the_network_does_not_take_is_found_before_images_are_drawn(
