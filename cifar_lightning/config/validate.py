@@ -7,6 +7,7 @@ import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -153,9 +154,7 @@ def _check_trainer(values: Mapping[str, Any]) -> None:
 
 def _check_that_all_is_read(config: DictConfig) -> None:
     """Refuse a key at the top level that nothing reads, and one that the data has set anyway."""
-    file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
-    groups = [group for entry in file["defaults"] if isinstance(entry, dict) for group in entry]
-    known = {*file, *groups, *config.choices}
+    known = {*_keys_of_a_training(), *config.choices}
     texts = str(OmegaConf.to_container(config))
     for key in map(str, config):
         is_named = re.search(r"\$\{" + re.escape(key) + r"[.}\[]", texts) is not None
@@ -167,6 +166,14 @@ def _check_that_all_is_read(config: DictConfig) -> None:
     for override in config.overrides:
         if (key := key_of(override)) in OF_THE_DATA:
             raise UserError(f"{override}: a run takes it from the data. Leave it out.")
+
+
+@cache
+def _keys_of_a_training() -> list[str]:
+    """The settings and groups of conf/train.yaml."""
+    file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
+    groups = [group for entry in file["defaults"] if isinstance(entry, dict) for group in entry]
+    return [*file, *groups]
 
 
 def check_keys(config: DictConfig, config_name: str) -> None:

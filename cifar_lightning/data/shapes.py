@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_lightning.data.datamodule import Expected, ImageData
+from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.system.memory import check_memory
 
@@ -30,7 +30,7 @@ class ShapesData(ImageData):
     Raises:
         ValueError: if a split would have less than one image per class, or images less than 8
             pixels a side.
-        UserError: from `expected` and `setup`, if there is not enough memory to draw the images.
+        UserError: from `setup`, if there is not enough memory to draw the images.
     """
 
     def __init__(
@@ -57,8 +57,7 @@ class ShapesData(ImageData):
         self.draw_size = image_size
         self.data_seed = data_seed
 
-    def expected(self) -> Expected:
-        """What is drawn, if there is enough memory."""
+    def load(self) -> Splits:
         pixels = max(self.train_size, self.test_size) * self.draw_size**2
         check_memory(
             f"Drawing {self.train_size:,} and {self.test_size:,} images of {self.draw_size:,} x "
@@ -66,10 +65,6 @@ class ShapesData(ImageData):
             BYTES_PER_PIXEL * pixels,
             "Reduce data.train_size, data.test_size or data.image_size.",
         )
-        return Expected(len(SHAPES), self.draw_size, self.train_size)
-
-    def load(self) -> Splits:
-        self.expected()
         generator = torch.Generator().manual_seed(self.data_seed)
         train = draw(self.train_size, self.draw_size, generator)
         test = draw(self.test_size, self.draw_size, generator)

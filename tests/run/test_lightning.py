@@ -306,11 +306,3 @@ def test_mistakes_are_found_before_the_data_is_read(
 def test_a_batch_without_images_is_refused_before_a_folder_is_read() -> None:
     with pytest.raises(UserError, match=r"data\.batch_size=0 is not a number of images from 1"):
         train(compose(["data=folder", "data.path=nowhere", "data.batch_size=0", "logger=csv"]))
-
-
-def test_an_image_size_that_the_network_does_not_take_is_found_before_images_are_drawn(
-    tiny: Compose, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cifar_lightning.data.ShapesData.load", lambda self: pytest.fail("read"))
-    with pytest.raises(UserError, match="needs images of at least 24 x 24 pixels, not 12 x 12"):
-        train(tiny("data.image_size=12"))
