@@ -158,7 +158,10 @@ def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
         group, _, option = argument.partition("=")
         if (CONF / group / f"{option}.yaml").is_file():
             chosen.append(argument)
-    config = compose(chosen, config_name=config_name)
+    try:
+        config = compose(chosen, config_name=config_name)
+    except CompactHydraException:  # one of them is of another command, or the mistake
+        config = compose(config_name=config_name)
     names = {str(group): None for group in config.choices}  # a dict keeps the order
 
     def walk(node: Any, prefix: str) -> None:

@@ -63,7 +63,9 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
                 f"{argument} would have relative paths mean files in the run's folder. Leave it "
                 "out; your own code has that folder as ${run_dir}."
             )
-        group = key.lstrip("+")
+        group = key.lstrip("+~").partition("@")[0]
+        if key.startswith("~") and not equals:
+            group = ""  # it needs no option
         options = _options(group)
         is_group = options or (equals and ("/" in group or group == "hydra"))
         if is_group and not _names_options(value, group in COMBINED_GROUPS):

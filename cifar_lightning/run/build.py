@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.config.compose import CONF
+from cifar_lightning.config.messages import FAULTS
 from cifar_lightning.data import ImageData
 from cifar_lightning.data.datamodule import Expected
 from cifar_lightning.data.splits import ImageSplit, Splits
@@ -48,7 +49,7 @@ def config_errors(key: str) -> Iterator[None]:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise UserError(f"{key}: {_reason(error.__cause__ or error)}") from error
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+    except (*FAULTS, MemoryError) as error:
         raise UserError(f"{key}: {_reason(error)}") from error
 
 
@@ -56,20 +57,27 @@ def _reason(error: BaseException) -> str:
     return str(error).strip() or type(error).__name__  # MemoryError has no message
 
 
-def instantiate_part(config: Any, key: str, **arguments: Any) -> Any:
+def instantiate_part(config: Any, key: str, kind: type = object, /, **arguments: Any) -> Any:
     """Call Hydra's `instantiate`, with errors that name the key.
 
     Args:
         config: a `_target_` and its arguments.
         key: of the part in the configuration.
+        kind: the class that the target has to return an object of.
         **arguments: further arguments.
 
     Raises:
-        UserError: if the target raises an error.
+        UserError: if the target raises an error, or returns something else.
     """
     with config_errors(key):
         # Plain lists and dictionaries, as Lightning's Timer needs, not OmegaConf's.
-        return instantiate(config, _convert_="all", **arguments)
+        made = instantiate(config, _convert_="all", **arguments)
+    if not isinstance(made, kind):
+        raise UserError(
+            f"{key}: {config['_target_']} returns a {type(made).__name__}, not a "
+            f"{kind.__module__.partition('.')[0]} {kind.__name__}."
+        )
+    return made
 
 
 def build_data(config: DictConfig) -> ImageData:
@@ -79,7 +87,7 @@ def build_data(config: DictConfig) -> ImageData:
         DataUnavailable: if it is not on this machine and cannot be downloaded.
         UserError: if it is damaged or does not fit the configuration.
     """
-    data: ImageData = instantiate_part(config.data, "data", seed=config.seed)
+    data: ImageData = instantiate_part(config.data, "data", ImageData, seed=config.seed)
     if (expected := data.expected()) is not None:
         data.check_sizes(expected.classes, expected.train_images)
         if "model" in config:  # a training's
@@ -189,10 +197,7 @@ def make_network(arguments: dict[str, Any]) -> nn.Module:
         UserError: if the target raises an error, or returns no network.
     """
     with _limited_size():
-        network = instantiate_part(arguments, "model")
-    if not isinstance(network, nn.Module):
-        kind = type(network).__name__
-        raise UserError(f"model: {arguments['_target_']} returns a {kind}, not a torch.nn.Module.")
+        network: nn.Module = instantiate_part(arguments, "model", nn.Module)
     return network
 
 

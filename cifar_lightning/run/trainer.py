@@ -26,6 +26,7 @@ from cifar_lightning.tracking.console import EpochLines, ProgressBar
 from cifar_lightning.tracking.csv_logger import CSVLogger
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.run_logger import RunLogger
+from cifar_lightning.training.callbacks import Throughput
 
 NO_DDP_IN_SWEEPS = (
     "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
@@ -55,7 +56,7 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
         if part is None:  # null removes it
             continue
         fitting = {key: value for key, value in of_data.items() if key in part}
-        callback = instantiate_part(part, f"callbacks.{name}", **fitting)
+        callback = instantiate_part(part, f"callbacks.{name}", _kind_of(name), **fitting)
         callbacks[str(name)] = callback
         if not isinstance(callback, ModelCheckpoint):
             continue
@@ -65,6 +66,16 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
             callback.dirpath = str(Path(config.run_dir) / "checkpoints" / str(name))
     _check_states(callbacks)
     return callbacks
+
+
+def _kind_of(name: object) -> type[Callback]:
+    """The class of a callback by its name: results are read from some."""
+    kinds: dict[object, type[Callback]] = {
+        "best": ModelCheckpoint,
+        "last": ModelCheckpoint,
+        "throughput": Throughput,
+    }
+    return kinds.get(name, Callback)
 
 
 def _check_states(callbacks: dict[str, Callback]) -> None:
@@ -141,8 +152,14 @@ def open_loggers(config: DictConfig, trainer: pl.Trainer) -> Iterator[Callable[[
     def open_others() -> None:
         for name, part in config.logger.items():
             logger = instantiate_part(part, f"logger.{name}")
-            if logger is not None:  # None if it is disabled or could not start
-                loggers.append(logger)
+            if logger is None:  # it is disabled or could not start
+                continue
+            if not isinstance(logger, Logger):
+                raise UserError(
+                    f"logger.{name}: {part._target_} returns a {type(logger).__name__}, not a "
+                    "Lightning Logger."
+                )
+            loggers.append(logger)
             if isinstance(logger, RunLogger):
                 logger.skip_before(1 + int(max((row["step"] for row in earlier), default=-1)))
         trainer.loggers = loggers
@@ -209,7 +226,7 @@ def check_trainer(config: DictConfig) -> None:
     """
     with get_console().capture(), warnings.catch_warnings(action="ignore"), _no_log():
         callbacks = {
-            str(name): instantiate_part(part, f"callbacks.{name}")
+            str(name): instantiate_part(part, f"callbacks.{name}", _kind_of(name))
             for name, part in config.callbacks.items()
             if part and part["_target_"].startswith(("cifar_lightning.", "pytorch_lightning."))
         }
@@ -274,7 +291,11 @@ def _instantiated(arguments: dict[str, Any], callbacks: list[Callback]) -> pl.Tr
         plugins = [plugins]
     plugins = [instantiate_part(plugin, "trainer.plugins") for plugin in plugins]
     trainer: pl.Trainer = instantiate_part(
-        arguments, "trainer", callbacks=callbacks, plugins=[*plugins, AtomicCheckpointIO()]
+        arguments,
+        "trainer",
+        pl.Trainer,
+        callbacks=callbacks,
+        plugins=[*plugins, AtomicCheckpointIO()],
     )
     return trainer
 

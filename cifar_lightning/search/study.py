@@ -132,7 +132,7 @@ def open_search(config: DictConfig) -> Search:
     sampler(0)  # what is wrong with it is said now
     pruner: BasePruner = NopPruner()
     if config.pruner is not None:
-        pruner = run.instantiate_part(config.pruner, "pruner")
+        pruner = run.instantiate_part(config.pruner, "pruner", BasePruner)
     address = config.storage or f"sqlite:///{folder / 'study.db'}"
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage_errors(address):
@@ -190,7 +190,7 @@ def _check_devices(trainer: DictConfig) -> None:
 def _sampler(config: DictConfig, before: int) -> BaseSampler:
     """A trial's sampler, with a seed of its own: one that starts anew proposes nothing twice."""
     seed = derive_seed(config.seed, before) % 2**32  # Optuna's seeds have 32 bits
-    sampler: BaseSampler = run.instantiate_part(config.sampler, "sampler", seed=seed)
+    sampler: BaseSampler = run.instantiate_part(config.sampler, "sampler", BaseSampler, seed=seed)
     if isinstance(sampler, GridSampler | BruteForceSampler):  # which want to end a study themselves
         raise UserError(f"sampler={config.sampler._target_}: A grid is a sweep's: train -m.")
     return sampler

@@ -1,7 +1,7 @@
 """Any value under any key of the configuration: it trains, or one message says why not."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,11 @@ MESSAGES = [
     ("callbacks.last.dirpath=/x", "last.dirpath=/x is not a folder in the run's"),
     ("callbacks.nan=false", "callbacks.nan has no _target_, the class or function to call: false"),
     # kinds
+    ("callbacks.nan={_target_: builtins.dict}", "returns a dict, not a pytorch_lightning Callback"),
+    (
+        "callbacks.throughput._target_=pytorch_lightning.callbacks.ModelSummary",
+        "returns a ModelSummary, not a cifar_lightning Throughput",
+    ),
     ("label_smoothing=null", "label_smoothing=null should be a valid number."),
     ("trainer.compile=perhaps", "trainer.compile=perhaps should be a valid boolean."),
     ("trainer.deterministic=5", "=5 should be a valid boolean or 'warn'."),
@@ -185,34 +190,65 @@ def test_a_value_that_does_not_fit_is_named(typed: str, expected: str) -> None:
     assert expected in (ends_well(lambda: build(config)) or "")
 
 
-@cases(40)
-@given(place=st.sampled_from(PLACES), value=values)
-@example(place=((), "data.train_size"), value=10**12)
-@example(place=((), "data.train_size"), value=10**20)
-@example(place=((), "data.image_size"), value=10**6)
-@example(place=((), "data.split_seed"), value={})
-@example(place=((), "data.split_seed"), value={"_target_": "builtins.list"})
-@example(place=((), "data.seed"), value={"_target_": "builtins.list"})
-@example(place=((), "augment.cutout"), value=10**20)
-@example(place=((), "target_confidence"), value={"_target_": "builtins.list"})
-@example(place=((), "trainer.num_nodes"), value={"_target_": "builtins.list"})
-@example(place=((), "trainer.gpus"), value=[None])
-@example(place=((), "seed"), value="\x1b[31m")
-@example(place=(OPTIONS[3], "model.squeeze"), value=10**20)
-@example(place=(OPTIONS[3], "model.widths"), value=[10**5, 10**5, 10**5])
-def test_any_value_under_any_key_builds_or_ends_in_one_message(
-    place: tuple[tuple[str, ...], str], value: Any
+def builds_or_ends_in_one_message(
+    place: tuple[tuple[str, ...], str], value: Any, more: Sequence[tuple[int, Any]]
 ) -> None:
+    """Apply values to a key and to more keys of the same configuration, by number, and build it."""
     options, key = place
+    keys = [key for chosen, key in PLACES if chosen == options]
 
     def work() -> None:
         config = CONFIGS[options].copy()
         with open_dict(config):
+            for number, other in more:
+                OmegaConf.update(config, keys[number % len(keys)], other, merge=False)
             OmegaConf.update(config, key, value, merge=False)
         build(config)
 
-    ends_well(work)
+    message = ends_well(work)
+    assert "\n\n" not in (message or "")  # one paragraph
     assert not leftovers(Path.cwd())
+
+
+override_sets = given(
+    place=st.sampled_from(PLACES),
+    value=values,
+    more=st.lists(st.tuples(st.integers(0, 10**4), st.one_of(numbers, values)), max_size=3),
+)
+
+
+@cases(40)
+@override_sets
+@example(place=((), "data.train_size"), value=10**12, more=[])
+@example(place=((), "data.train_size"), value=10**20, more=[])
+@example(place=((), "data.image_size"), value=10**6, more=[])
+@example(place=((), "data.split_seed"), value={}, more=[])
+@example(place=((), "data.split_seed"), value={"_target_": "builtins.list"}, more=[])
+@example(place=((), "data.seed"), value={"_target_": "builtins.list"}, more=[])
+@example(place=((), "augment.cutout"), value=10**20, more=[])
+@example(place=((), "target_confidence"), value={"_target_": "builtins.list"}, more=[])
+@example(place=((), "trainer.num_nodes"), value={"_target_": "builtins.list"}, more=[])
+@example(place=((), "trainer.gpus"), value=[None], more=[])
+@example(place=((), "seed"), value="\x1b[31m", more=[])
+@example(place=(OPTIONS[3], "model.squeeze"), value=10**20, more=[])
+@example(place=(OPTIONS[3], "model.widths"), value=[10**5, 10**5, 10**5], more=[])
+@example(place=((), "callbacks.throughput._target_"), value="builtins.dict", more=[])
+@example(place=((), "callbacks.nan"), value={"_target_": "pathlib.Path"}, more=[])
+@example(place=((), "data"), value={"_target_": "builtins.dict", "batch_size": 5}, more=[])
+@example(place=((), "trainer._target_"), value="pathlib.Path", more=[])
+def test_any_values_under_any_keys_build_or_end_in_one_message(
+    place: tuple[tuple[str, ...], str], value: Any, more: list[tuple[int, Any]]
+) -> None:
+    builds_or_ends_in_one_message(place, value, more)
+
+
+@pytest.mark.slow
+@cases(500)
+@override_sets
+def test_many_values_under_any_keys_build_or_end_in_one_message(
+    place: tuple[tuple[str, ...], str], value: Any, more: list[tuple[int, Any]]
+) -> None:
+    builds_or_ends_in_one_message(place, value, more)
 
 
 @cases(15)

@@ -188,9 +188,12 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
             "scheduler=[nan]",
             "hydra/launcher=[1]",
             "data=",
+            "~data=1",
+            "data@x=null",
         )
     ),
     (["callbacks=[mirrors]"], ["There is no callbacks=mirrors. ", "Did you mean mirror?"]),
+    (["search=lr_augment"], ["There is no 'search' in the configuration."]),
     (["~model"], ["model cannot be removed. Choose another option."]),
     (
         ["augment=null"],
