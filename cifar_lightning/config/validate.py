@@ -188,8 +188,9 @@ def check_keys(config: DictConfig, config_name: str) -> None:
     """
     known: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{config_name}.yaml"))
     values: Any = OmegaConf.to_container(config)
+    groups = config.get("choices", {})
     for key, value in values.items():
-        if key in config.choices or key in OF_A_RUN:  # a group's are checked with its class
+        if key in groups or key in OF_A_RUN:  # a group's are checked with its class
             continue
         names = {f"{key}.{name}" for name in value} if isinstance(value, dict) else {key}
         of_file = known.get(key)
