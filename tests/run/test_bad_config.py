@@ -169,7 +169,7 @@ MESSAGES = [
     ("callbacks.nan.every_n_steps=0", "every_n_steps must be at least 1"),
     ("data.train_size=3", "data: train_size must be at least 10, not 3"),
     ("data.image_size=0", "data: image_size must be at least 8, not 0"),
-    ("data.batch_size=0", "data.batch_size=0 is not from 1 to 30, the number of training"),
+    ("data.batch_size=0", "data.batch_size=0 is not a number of images from 1."),
     ("data.batch_size=9999", "data.batch_size=9999 is not from 1 to 30"),
     ("data.val_size=0", "data.val_size=0 leaves no validation to judge the target by"),
     ("data.val_size=-2", "a fraction such as 0.1"),
