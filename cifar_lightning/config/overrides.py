@@ -54,7 +54,7 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
                 f"{argument}: expected KEY=VALUE. For several images, images=FOLDER or a pattern "
                 "in quotes, images='photos/*.png'."
             )
-        if equals and not key:
+        if equals and not key.lstrip("+~"):
             raise UserError(f"{argument}: no space belongs before the equals sign.")
         if argument in ("experiment=null", "debug=null"):
             continue  # the default, which Hydra does not accept

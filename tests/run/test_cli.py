@@ -159,6 +159,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     # grammar
     (["seed=(1"], ["seed=(1 should be a valid integer."]),
     (["seed", "=1"], ["=1: no space belongs before the equals sign"]),
+    (["seed", "+=1"], ["+=1: no space belongs before the equals sign"]),
     (["seed=1,2"], ["seed=1,2 has several values: -m runs a job with each.", "\"seed='1,2'\""]),
     (["seed=range(1,3)"], ["seed=range(1,3) has several values: -m runs a job with each."]),
     (["seed"], ["seed cannot be read: expected KEY=VALUE"]),
