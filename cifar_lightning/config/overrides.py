@@ -107,7 +107,7 @@ def _names_options(value: str, combined: bool) -> bool:
 
 def _names_option(value: str) -> bool:
     """Whether a value may be the name of an option, and not a number, null, list or dictionary."""
-    value = value.strip()
+    value = value.strip(" /")
     if value.lower() in ("", "null", "true", "false") or value.startswith(("{", "[")):
         return False
     try:

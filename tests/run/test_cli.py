@@ -190,6 +190,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
             "hydra/launcher=[1]",
             "data=",
             "~data=1",
+            "augment=/",
             "data@x=null",
         )
     ),
