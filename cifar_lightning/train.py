@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) -> dict[str, Any]:
-    """Train until the target or the last epoch, then test the best checkpoint once.
+    """Train until a target, a limit or the last epoch; then test the best checkpoint once.
 
     Args:
         config: from `config.compose.compose`, or from the command line.

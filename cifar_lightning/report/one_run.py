@@ -59,14 +59,14 @@ MEASURED: dict[str, tuple[str, Any]] = {
 }
 # How a training ended, by `stopped_by` of its metrics.
 ENDINGS = {
-    "target": "there",
-    "max_epochs": "after its last epoch",
-    "max_steps": "at trainer.max_steps",
-    "max_time": "at trainer.max_time",
-    "early_stopping": "by EarlyStopping",
-    "pruned": "by the pruner of its search",
-    "interrupted": "by Ctrl-C or SIGTERM",
-    "callback": "by a callback",
+    "target": "ended there",
+    "max_epochs": "ended after its last epoch",
+    "max_steps": "ended at trainer.max_steps",
+    "max_time": "ended at trainer.max_time",
+    "early_stopping": "was stopped by EarlyStopping",
+    "pruned": "was pruned by its search",
+    "interrupted": "was interrupted",
+    "callback": "was stopped by a callback",
 }
 OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # plots of the run's own test
 WIDE = 1000  # pixels, above which a picture has the full width of the page
@@ -160,7 +160,7 @@ def _sentences(run: Run) -> list[str]:
     elif metrics.get("monitor") != "val/acc" and metrics.get("monitor_value") is not None:
         value = plain(metrics["monitor_value"])
         sentences.append(f"The checkpoint was chosen by {metrics['monitor']}: {value}.")
-    ended = f"ended {ENDINGS.get(stopped_by, f'by {stopped_by}')}"
+    ended = ENDINGS.get(stopped_by, f"was stopped by {stopped_by}")
     if run.target is None:
         return [*sentences, f"It trained without a target, and {ended}."]
     target, epochs = f"its target of {100 * run.target:g} %", metrics.get("epochs_to_target")

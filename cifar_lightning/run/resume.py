@@ -51,6 +51,10 @@ def resumed(config: DictConfig) -> DictConfig:
     earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
     with open_dict(result):
         for key in typed:
+            parent, _, name = key.rpartition(".")
+            if key in removed and "." in parent:  # an argument, which gets its default
+                OmegaConf.select(result, parent).pop(name, None)
+                continue
             value = None if key in removed else OmegaConf.select(config, key)
             OmegaConf.update(result, key, value, merge=False)
             if key in config.choices:

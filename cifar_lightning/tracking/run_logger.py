@@ -70,7 +70,7 @@ class RunLogger(Logger):
 def log_start(
     loggers: Sequence[Logger], config: DictConfig, budget: Budget, callbacks: dict[str, Callback]
 ) -> None:
-    """Call `log_start` of each `RunLogger`."""
+    """Call `log_start` of each `RunLogger`; other loggers get the configuration."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     target = callbacks.get("target")
     for logger in loggers:
@@ -78,6 +78,8 @@ def log_start(
             logger.log_start(
                 settings, budget, target if isinstance(target, TargetReached) else None
             )
+        else:
+            logger.log_hyperparams(settings)
 
 
 def log_end(
