@@ -63,6 +63,11 @@ SETTINGS_OF_TRAINER: dict[str, Any] = {
     "num_nodes": Count,
     "num_sanity_val_steps": Annotated[int, Field(ge=-1)] | None,
 }
+# What a run logs that a callback may monitor.
+METRICS = (
+    *("train/loss", "train/acc", "val/loss", "val/acc", "lr", "epoch", "step", "train/grad_norm"),
+    *("throughput/images_per_s", "throughput/train_seconds"),
+)
 # A run logs once per validation; values are read at no step.
 NO_STEP = 1_000_000_000
 
@@ -99,6 +104,8 @@ def check_config(config: DictConfig) -> None:
     for name, part in values["callbacks"].items():
         if part is not None:
             _check_callback(f"callbacks.{name}", part, values["trainer"].get("log_every_n_steps"))
+    _check_monitors(values)
+    _check_checkpoints(values["callbacks"])
     if target is not None and (reason := why_no_validation(values)):
         raise UserError(
             f"{reason} leaves no validation to judge the target by: set target_accuracy=null too."
@@ -117,6 +124,61 @@ def why_no_validation(values: Any) -> str | None:
     if isinstance(every, int) and every > trainer["max_epochs"]:
         return f"trainer.check_val_every_n_epoch={every}, of {trainer['max_epochs']} epochs,"
     return None
+
+
+def _check_monitors(values: Any) -> None:
+    """Refuse a callback's monitor that nothing logs, which would end the first epoch."""
+    parts = {f"callbacks.{name}": part for name, part in values["callbacks"].items() if part}
+    # Another's class may log metrics of its own.
+    own = ("cifar_lightning.training.callbacks.", "pytorch_lightning.")
+    all_known = not any(
+        not part["_target_"].startswith(own) or "extra_metric" in part["_target_"]
+        for part in parts.values()
+    )
+    for key, part in parts.items():
+        monitor = part.get("monitor")
+        if isinstance(monitor, str) and monitor not in METRICS and all_known:
+            near = _did_you_mean("", monitor, METRICS)
+            raise UserError(f"{key}.monitor={monitor}: no such metric is logged.{near}")
+        reason = why_no_validation(values)
+        if (
+            part["_target_"].endswith(".EarlyStopping")
+            and str(monitor).startswith("val/")
+            and reason
+        ):
+            raise UserError(f"{key}: {reason} leaves no validation to monitor {monitor} by.")
+
+
+def _check_checkpoints(callbacks: Mapping[str, Any]) -> None:
+    """Refuse what would leave a run without its best or last checkpoint, or with another's."""
+    best, last = callbacks["best"], callbacks.get("last") or {}
+    if best.get("save_top_k") == 0:
+        raise UserError("callbacks.best.save_top_k=0 would leave no checkpoint to test.")
+    if last.get("filename", "last") != "last":
+        raise UserError(
+            f"callbacks.last.filename={last['filename']}: a run is resumed from last.ckpt alone."
+        )
+    for name, part in (("best", best), ("last", last)):
+        if part.get("save_on_exception"):
+            raise UserError(
+                f"callbacks.{name}.save_on_exception=true would save what has failed, as weights "
+                "that are NaN. Where a run is interrupted, last.ckpt is saved anyway."
+            )
+
+
+def _check_scheduler(target: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse a schedule of PyTorch's that cannot be called with the optimizer and the steps."""
+    if not str(getattr(target, "__module__", "")).startswith("torch."):
+        return
+    _, second, *_ = [*inspect.signature(target).parameters, ""]
+    if second not in ("T_max", "total_iters", "total_steps"):
+        raise UserError(
+            f"scheduler._target_={target.__qualname__}: a schedule is called with the optimizer and "
+            f"the number of steps, which is not {second}. CosineAnnealingLR fits, and any function "
+            "(optimizer, steps) of your own that returns a schedule."
+        )
+    if second in arguments:
+        raise UserError(f"scheduler.{second}: a run gives it the number of steps. Leave it out.")
 
 
 def _check_trainer(values: Mapping[str, Any]) -> None:
@@ -311,6 +373,8 @@ def check_part(key: str, part: Any) -> None:
         target = pkgutil.resolve_name(part["_target_"])
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={part['_target_']}: {error}.") from error
+    if key == "scheduler":
+        _check_scheduler(target, arguments)
     check_arguments(key, target, arguments)
     for name in _required(target) if is_complete else ():
         if name not in arguments and (key, name) != ("data", "seed"):  # which is the run's

@@ -149,6 +149,9 @@ def show_start(
             if shift is None
             else "which promises no accuracy on test: the shares of classes differ there"
         )
+        monitor = config.callbacks.best.monitor
+        if monitor != "val/acc":
+            aim = f"{target.threshold:.2%} on validation; {monitor} chooses the checkpoint to test"
         if trainer.limit_val_batches == 0:
             aim = "never reached without a validation"
     note(

@@ -1,6 +1,7 @@
 """Classification metrics: loss, accuracy, predictions, confusion, calibration, mistakes."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,12 @@ class Scores(nn.Module):
         self.loss = MeanMetric(nan_strategy="disable")
         # Mean over images; torchmetrics' default is over classes.
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "Scores":
+        """Keep float32 where a module is converted, as by trainer.precision=bf16-true."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.loss.set_dtype(torch.float32)
+        return self
 
     def update(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: losses [N] or their mean, logits [N, classes], labels [N]."""

@@ -124,6 +124,18 @@ MESSAGES = [
     ("trainer.precision=8", "trainer: Precision 8 is invalid"),
     # ranges
     ("cutmix=1.5", "cutmix=1.5 should be less than or equal to 1."),
+    (
+        "+callbacks.x={_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:val_loss}",
+        "callbacks.x.monitor=val_loss: no such metric is logged. Did you mean val/loss",
+    ),
+    ("callbacks.best.monitor=val_acc", "no such metric is logged. Did you mean val/acc"),
+    ("+callbacks.best.save_top_k=0", "callbacks.best.save_top_k=0 would leave no checkpoint"),
+    ("callbacks.last.filename=best", "a run is resumed from last.ckpt alone"),
+    ("+callbacks.best.save_on_exception=true", "would save what has failed"),
+    (
+        "scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
+        "the number of steps, which is not gamma",
+    ),
     ("seed=-1", "seed=-1 is not from 0 to 4294967295."),
     ("seed=4294967296", "seed=4294967296 is not from 0 to 4294967295."),
     ("data.split_seed=-1", "data.split_seed=-1 is not from 0 to 4294967295."),

@@ -258,7 +258,8 @@ def test_a_run_of_one_process_goes_on_with_two_in_its_own_folder(
         tmp_path / "cwd",
         f"resume={tmp_path}/run/checkpoints/last.ckpt",
         "trainer.max_epochs=2",
-        "+trainer.devices=2",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
         "+callbacks.spy._target_=watching.Spy",
         "+callbacks.spy.folder=${run_dir}/seen",
     )

@@ -1,5 +1,6 @@
 """How a training ends: what its results say of that, and how it is resumed."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,55 @@ def test_averaged_weights_are_validated_saved_and_tested(
     classifier, _ = run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")
     loss = torch.nn.functional.cross_entropy(classifier(test.images), test.labels)
     assert metrics["test/loss"] == pytest.approx(loss.item(), abs=1e-4)
+
+
+def test_what_averages_at_the_end_of_an_epoch_changes_no_checkpoint_after_its_validation(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    late = (
+        "+callbacks.ema.update_starting_at_epoch=0",
+        "callbacks.best.save_on_train_epoch_end=true",
+    )
+    metrics = train(tiny(*EMA, *late[:1], f"+{late[1]}", NONE, FULL))
+    assert metrics["val/acc"] == pytest.approx(validated(tmp_path / "run", tiny), abs=1e-6)
+
+
+def test_a_loss_in_half_precision_is_a_mean_in_full_precision(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    metrics = train(tiny(NONE, "trainer.precision=bf16-true", "data.test_size=2000"))
+    classifier, _ = run.rebuild(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    test = run.build_data(tiny("data.test_size=2000")).test
+    logits = torch.cat([classifier.bfloat16()(images) for images in test.images.split(25)])
+    loss = torch.nn.functional.cross_entropy(logits.float(), test.labels).item()
+    assert metrics["test/loss"] == pytest.approx(loss, abs=2e-3)
+
+
+def test_a_validation_between_two_steps_of_the_optimizer_counts(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    every = ("trainer.accumulate_grad_batches=4", "trainer.val_check_interval=1")
+    metrics = train(tiny(*every, NONE, FULL))
+    rows = [row for row in read_rows(tmp_path / "run") if "val/acc" in row]
+    assert len(rows) == 6
+    assert metrics["val/acc"] == pytest.approx(max(row["val/acc"] for row in rows), abs=1e-6)
+
+
+def test_a_run_can_go_on_from_its_best_checkpoint(tiny: Compose, tmp_path: Path) -> None:
+    train(tiny(NONE, "trainer.max_epochs=2"))
+    (tmp_path / "run").rename(tmp_path / "whole")
+    train(tiny(NONE, "trainer.max_epochs=2", "+callbacks.best.save_top_k=-1"))
+    best = tmp_path / "run" / "checkpoints" / "best-6.ckpt"
+    train(as_typed(tiny, [f"resume={best}", "callbacks.best.monitor=val/acc"]))
+    shutil.copy(
+        tmp_path / "run" / "checkpoints" / "last.ckpt",
+        tmp_path / "run" / "checkpoints" / "best.ckpt",
+    )
+    shutil.copy(
+        tmp_path / "whole" / "checkpoints" / "last.ckpt",
+        tmp_path / "whole" / "checkpoints" / "best.ckpt",
+    )
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def validated(folder: Path, tiny: Compose) -> float:

@@ -18,7 +18,11 @@ class BestCheckpoint(ModelCheckpoint):
     own, and `best.ckpt` is a hard link to the best, or a copy where there are no links. Lightning's
     own class would save all of them to one path if the name is fixed.
 
-    After a step without validation nothing is saved by a metric: Lightning's is of earlier weights.
+    Each validation is compared, and the weights are saved right after it, before a callback such as
+    EMAWeightAveraging changes them at the end of the epoch. Without a metric (`monitor=null`) it
+    saves at the end of each epoch.
+
+    Uses private attributes of Lightning 2.6: when it saves, and what it has saved last.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -35,8 +39,8 @@ class BestCheckpoint(ModelCheckpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save if `every_n_train_steps` asks for it, or leave that to the next validation."""
-        if self._is_of_this_step(trainer, pl_module):
+        """Save if `every_n_train_steps` asks for it, by a metric at the next validation."""
+        if self.monitor is None:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._name_best(trainer)
         elif self._every_n_train_steps or self._train_time_interval is not None:
@@ -44,18 +48,19 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if this validation is among the best."""
+        if self.monitor is not None:
+            # Between two optimizer steps there may be several validations.
+            self._last_global_step_saved = -1
         super().on_validation_end(trainer, pl_module)
         self._name_best(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save if the validation at the end of this epoch is among the best."""
-        if self._is_of_this_step(trainer, pl_module):
-            super().on_train_epoch_end(trainer, pl_module)
-            self._name_best(trainer)
+        """Save at the end of an epoch if there is no metric."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._name_best(trainer)
 
-    def _is_of_this_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Whether the monitored metric, which a validation logs, is of the current weights."""
-        return self.monitor is None or bool(pl_module.validated_step == trainer.global_step)
+    def _should_save_on_train_epoch_end(self, trainer: pl.Trainer) -> bool:
+        return self.monitor is None
 
     def _name_best(self, trainer: pl.Trainer) -> None:
         path = Path(self.best_model_path)
