@@ -130,7 +130,7 @@ def _check_monitors(values: Any) -> None:
     """Refuse a callback's monitor that nothing logs, which would end the first epoch."""
     parts = {f"callbacks.{name}": part for name, part in values["callbacks"].items() if part}
     # Another's class may log metrics of its own.
-    own = ("cifar_lightning.training.callbacks.", "pytorch_lightning.")
+    own = ("cifar_lightning.", "pytorch_lightning.")
     all_known = not any(
         not part["_target_"].startswith(own) or "extra_metric" in part["_target_"]
         for part in parts.values()
@@ -173,9 +173,9 @@ def _check_scheduler(target: Callable[..., Any], arguments: Mapping[str, Any]) -
     _, second, *_ = [*inspect.signature(target).parameters, ""]
     if second not in ("T_max", "total_iters", "total_steps"):
         raise UserError(
-            f"scheduler._target_={target.__qualname__}: a schedule is called with the optimizer and "
-            f"the number of steps, which is not {second}. CosineAnnealingLR fits, and any function "
-            "(optimizer, steps) of your own that returns a schedule."
+            f"scheduler._target_={target.__qualname__}: a schedule is called with the optimizer "
+            f"and the number of steps, which is not {second}. CosineAnnealingLR fits, and any "
+            "function (optimizer, steps) of your own that returns a schedule."
         )
     if second in arguments:
         raise UserError(f"scheduler.{second}: a run gives it the number of steps. Leave it out.")

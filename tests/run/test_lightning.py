@@ -248,10 +248,16 @@ def test_callbacks_that_would_not_do_what_is_meant_are_refused(
         check_config(changed(*added(callbacks)))
 
 
+class Nothing(pl.Callback):
+    """Logs nothing."""
+
+
 def test_what_lightning_refuses_in_a_training_is_one_message(tiny: Compose) -> None:
+    # Another's class might log it.
     stopping = added({"EarlyStopping": "monitor:nothing"})
-    with pytest.raises(UserError, match=r"trainer: Early stopping conditioned on metric `nothing`"):
-        train(tiny(*stopping))
+    other = f"+callbacks.other._target_={__name__}.Nothing"
+    with pytest.raises(UserError, match=r"Early stopping conditioned on metric `nothing`"):
+        train(tiny(*stopping, other))
 
 
 def test_a_limit_that_leaves_nothing_is_found_before_the_training(tiny: Compose) -> None:
