@@ -196,9 +196,6 @@ def fit(
     except (UserError, OSError):
         raise
     except Exception as error:  # of all kinds, if the restored state is wrong
-        # Of EarlyStopping, whose monitor a callback of another's might have logged.
-        if str(error).startswith("Early stopping conditioned on metric"):
-            raise UserError(f"callbacks: {str(error).partition(' Pass in')[0]}") from error
         if restored is None or beginning.begun:
             _explain(error)
             raise
