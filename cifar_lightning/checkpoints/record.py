@@ -18,8 +18,8 @@ from cifar_lightning.system import processes
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.run_folder import RunFolder, load_yaml
 
-# What a run writes, beside `.hydra/`, until it has its metrics.json.
-FILES = ("config.yaml", "metrics.csv", "train.log", "checkpoints", "figures")
+# What a run writes, beside `.hydra/`.
+FILES = ("config.yaml", "metrics.csv", "metrics.json", "train.log", "checkpoints", "figures")
 # Keys of a single start; `starts` has the overrides of each.
 LEFT_OUT = ("overrides", "resume", "run_dir")
 
@@ -59,7 +59,8 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
 
 def _set_aside(folder: RunFolder, time: str, names: Sequence[str]) -> None:
     """Move the files of a run that has taken steps, as by a validation in its first epoch."""
-    if not (folder.path / "metrics.csv").exists() and not any(folder.checkpoints.glob("*.ckpt")):
+    files = [folder.path / "metrics.csv", folder.metrics_json, *folder.checkpoints.glob("*.ckpt")]
+    if not any(file.exists() for file in files):
         return
     earlier = folder.path / f"before_{time}"
     earlier.mkdir()
@@ -95,7 +96,8 @@ def check_free(folder: RunFolder) -> None:
     if not processes.is_first():
         return
     elsewhere = "hydra.run.dir=FOLDER gives the new run another folder"
-    if folder.metrics_json.exists() or folder.last.exists():
+    finished = folder.metrics_json.exists() and folder.read().status == "finished"
+    if finished or folder.last.exists():
         resume = f"resume={folder.last} resumes it; " if folder.last.exists() else ""
         raise UserError(f"{folder.path} has a run already: {resume}{elsewhere}.")
     if folder.config.exists() and not folder.starts():

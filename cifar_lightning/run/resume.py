@@ -35,6 +35,7 @@ def resumed(config: DictConfig) -> DictConfig:
     path = Path(config.resume).expanduser()
     _check_checkpoint(path)
     folder = RunFolder.to_resume(path)
+    _check_last(path, folder)
     result = read_record(folder)
     if missing := [str(key) for key in config if key not in result and key not in LEFT_OUT]:
         raise UserError(
@@ -89,6 +90,21 @@ def _check_checkpoint(path: Path) -> None:
             "that remain in it. Use last.ckpt."
         )
     check_finite(path, checkpoint.state_dict)
+
+
+def _check_last(path: Path, folder: RunFolder) -> None:
+    """Refuse an earlier checkpoint than the run's last one, which it would replace."""
+    if not folder.last.is_file() or path.samefile(folder.last):
+        return
+    try:
+        last = read_checkpoint(folder.last).global_step
+    except UserError:  # it is damaged: an earlier one is what there is
+        return
+    if (step := read_checkpoint(path).global_step) < last:
+        raise UserError(
+            f"resume={path} is of step {step}, but the run has gone on to step {last}, which would "
+            f"be lost. resume={folder.last} goes on from there; move it away to go back."
+        )
 
 
 def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) -> None:

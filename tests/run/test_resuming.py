@@ -434,6 +434,17 @@ def test_a_folder_in_which_no_step_was_taken_may_be_used(
     assert OmegaConf.load("run/.hydra/overrides.yaml") == typed[1:-1]
 
 
+def test_a_run_that_left_nothing_to_go_on_from_is_moved(tiny: Compose, tmp_path: Path) -> None:
+    left = tmp_path / "run" / "metrics.json"
+    left.parent.mkdir()
+    left.write_text('{"stopped_by": "interrupted", "epochs": 0.5}')
+    train(tiny("target_accuracy=null"))
+    (earlier,) = left.parent.glob("before_*")
+    assert (earlier / "metrics.json").read_text().startswith('{"stopped_by": "interrupted"')
+    with pytest.raises(UserError, match=r"has a run already: resume=.*last\.ckpt resumes it"):
+        train(tiny("target_accuracy=null"))
+
+
 def test_all_that_a_run_has_can_be_changed_or_removed_at_a_resume(tmp_path: Path) -> None:
     added = ("+callbacks.x={_target_:my.Callback,patience:1}", "+trainer.new={a:1}")
     run = begun(RUNS, [*TYPED, *added])

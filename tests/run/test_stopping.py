@@ -175,6 +175,9 @@ def test_a_run_can_go_on_from_its_best_checkpoint(tiny: Compose, tmp_path: Path)
     (tmp_path / "run").rename(tmp_path / "whole")
     train(tiny(NONE, "trainer.max_epochs=2", "+callbacks.best.save_top_k=-1"))
     best = tmp_path / "run" / "checkpoints" / "best-6.ckpt"
+    with pytest.raises(UserError, match=r"is of step 6, but the run has gone on to step 12, which"):
+        train(as_typed(tiny, [f"resume={best}"]))
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
     train(as_typed(tiny, [f"resume={best}", "callbacks.best.monitor=val/acc"]))
     shutil.copy(
         tmp_path / "run" / "checkpoints" / "last.ckpt",

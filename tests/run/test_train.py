@@ -134,6 +134,7 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(tiny: Compose, tmp_pa
     )
     whole = train(tiny("target_accuracy=null", "trainer.max_epochs=2", keep))
     shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
     resumed = train(as_typed(tiny, [f"resume='{tmp_path}/run/checkpoints/epoch=1.ckpt'"]))
     for key in ("test/acc", "test/loss", "val/acc", "epochs"):
         assert resumed[key] == whole[key]
