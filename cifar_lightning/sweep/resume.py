@@ -12,9 +12,8 @@ from cifar_lightning.tracking.run_folder import read_config_dir, read_sweep
 def resume_sweep(arguments: Sequence[str]) -> list[str]:
     """Replace resume_sweep=FOLDER by the arguments that make Hydra resume the sweep there.
 
-    Alone, it is the whole sweep as it was typed. With overrides, it is the sweep that they make,
-    some of whose jobs are in the folder. Hydra's own options (`hydra/launcher=…`) stay as they
-    were unless they are typed again.
+    Overrides typed beside it replace those of the sweep that have their keys; all others, Hydra's
+    own (`hydra/launcher=…`) too, stay as they were.
 
     Raises:
         UserError: if the folder has no sweep.
@@ -36,11 +35,11 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
     names = {option.partition("=")[0] for option in options}
     if not names & set(CONFIG_DIR) and (config_dir := read_config_dir(folder)):
         options += [CONFIG_DIR[0], config_dir]
+    jobs = [o for o in read_sweep(folder) if key_of(o) not in {key_of(t) for t in typed}]
     left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
     left_out |= {key_of(argument) for argument in typed}
     recorded = [o for o in read_sweep(folder, "hydra") if key_of(o) not in left_out]
     if "hydra/launcher" in left_out:  # another launcher has other options
         recorded = [o for o in recorded if not key_of(o).startswith("hydra.launcher.")]
-    jobs = [] if any(not a.startswith("hydra") for a in typed) else read_sweep(folder)
     resume = [f"hydra.sweep.dir={quoted(str(folder))}", "hydra.sweeper.resume=true"]
     return [*options, *recorded, *jobs, *typed, *resume]

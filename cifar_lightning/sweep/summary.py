@@ -32,12 +32,13 @@ def show_sweep(
         errors: that jobs raised; those are printed that no run folder tells of.
 
     Returns:
-        Whether all jobs are finished.
+        Whether all jobs, and all runs in the folder, are finished.
     """
     runs = [f.read(name=str(f.path.relative_to(folder))) for f in run_folders(folder)]
     wanted = {frozenset(job) for job in jobs}
     of_sweep = [run for run in runs if frozenset(run.overrides) in wanted]
-    unfinished = [run for run in of_sweep if run.status != "finished"]
+    # Also such as are of the sweep no more, because other values were typed at its resume.
+    unfinished = [run for run in runs if run.status != "finished"]
     not_started = len(wanted) - len({frozenset(run.overrides) for run in of_sweep})
     get_console().print()
     if runs:

@@ -146,8 +146,8 @@ def test_other_commands_are_left_alone() -> None:
         # The same sweep on another launcher.
         (["hydra.launcher.n_jobs=1"], ["-m", LAUNCHER[0], *JOBS, "hydra.launcher.n_jobs=1"]),
         (["hydra/launcher=basic"], ["-m", *JOBS, "hydra/launcher=basic"]),
-        # The sweep that overrides make.
-        (["seed=0,1,2"], ["-m", *LAUNCHER, "seed=0,1,2"]),
+        # A larger sweep, with the other options as before.
+        (["seed=0,1,2"], ["-m", *LAUNCHER, JOBS[1], "seed=0,1,2"]),
     ],
 )
 def test_a_sweep_is_resumed_as_it_was_typed_but_for_what_is_typed_again(
