@@ -38,10 +38,10 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
         UserError: in a sweep.
     """
     others = [a for a in arguments if a.replace("'", "").replace('"', "") != "resume=auto"]
+    if is_sweep(others) and any(v not in ("", "null") for v in _values("resume", arguments)):
+        raise UserError("resume= resumes one run; resume_sweep=FOLDER a sweep.")
     if len(others) == len(arguments):
         return others
-    if is_sweep(others):
-        raise UserError("resume=auto resumes one run; resume_sweep=FOLDER a sweep.")
     found = _newest_unfinished(others)
     if processes.is_first():
         print(f"resume=auto: {found or 'no run to resume, so this is a new one'}", flush=True)

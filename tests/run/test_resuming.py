@@ -517,8 +517,9 @@ def test_debugging_is_looked_for_where_its_runs_stand() -> None:
 
 
 def test_a_sweep_goes_on_otherwise() -> None:
-    with pytest.raises(UserError, match="resume_sweep=FOLDER"):
-        resume_auto(["-m", "seed=1,2", "resume=auto"])
+    for resume in ("resume=auto", "resume=run/checkpoints/last.ckpt"):
+        with pytest.raises(UserError, match="resume_sweep=FOLDER"):
+            resume_auto(["-m", "seed=1,2", resume])
 
 
 def test_two_processes_do_not_train_in_one_folder(
