@@ -3,11 +3,11 @@
 from typing import Any
 
 # Arguments of the Trainer that a run sets itself: the value, and what to use instead.
-OF_TRAINER: dict[str, tuple[Any, str]] = {
+FIXED_ARGUMENTS: dict[str, tuple[Any, str]] = {
     "barebones": (False, "debug=profile measures where the time goes"),
     "callbacks": (None, "+callbacks.NAME._target_=CLASS adds a callback"),
     "default_root_dir": (None, "hydra.run.dir=FOLDER is the run's folder"),
-    "enable_autolog_hparams": (True, "loggers get the run's whole configuration"),
+    "enable_autolog_hparams": (True, "every logger gets the whole configuration anyway"),
     "enable_checkpointing": (True, "a run tests its best checkpoint and resumes from its last one"),
     "fast_dev_run": (False, "debug=fast runs three batches of everything"),
     "limit_predict_batches": (None, "to predict is another command, cifar_lightning.predict"),
@@ -19,7 +19,7 @@ OF_TRAINER: dict[str, tuple[Any, str]] = {
 }
 
 # Lightning's callbacks that do not work here, by class, and why or what to use instead.
-OF_LIGHTNING: dict[str, str] = {
+UNSUPPORTED_CALLBACKS: dict[str, str] = {
     "BackboneFinetuning": "it needs a LightningModule with a `backbone`, which Classifier is not",
     "BaseFinetuning": "it is a base class: name your own, with freeze_before_training",
     "BasePredictionWriter": "to predict is another command, cifar_lightning.predict",
@@ -39,6 +39,6 @@ OF_LIGHTNING: dict[str, str] = {
 def refusal(key: str) -> str | None:
     """The message for a key of the configuration that a run sets itself; None for others."""
     group, _, name = key.partition(".")
-    if group != "trainer" or name not in OF_TRAINER:
+    if group != "trainer" or name not in FIXED_ARGUMENTS:
         return None
-    return f"{key} is not used here: {OF_TRAINER[name][1]}."
+    return f"{key} is not used here: {FIXED_ARGUMENTS[name][1]}."

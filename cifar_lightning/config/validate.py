@@ -17,7 +17,7 @@ from pydantic.errors import PydanticUserError
 
 from cifar_lightning.config.compose import CONF, key_of
 from cifar_lightning.config.messages import OF_A_RUN
-from cifar_lightning.config.refused import OF_LIGHTNING, OF_TRAINER, refusal
+from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS, refusal
 from cifar_lightning.errors import UserError
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
@@ -183,7 +183,7 @@ def _check_scheduler(target: Callable[..., Any], arguments: Mapping[str, Any]) -
 
 def _check_trainer(values: Mapping[str, Any]) -> None:
     """Refuse arguments of the Trainer that a run sets itself, and values that make no sense."""
-    for name, (fixed, _) in OF_TRAINER.items():
+    for name, (fixed, _) in FIXED_ARGUMENTS.items():
         if values.get(name, fixed) != fixed:
             raise UserError(refusal(f"trainer.{name}"))
     check_values("trainer.", SETTINGS_OF_TRAINER, values)
@@ -279,8 +279,8 @@ def _check_class(key: str, part: Any) -> None:
     """Refuse a class of Lightning's that does not work here."""
     target = str(part.get("_target_")) if isinstance(part, dict) else ""
     name = target.rpartition(".")[2]
-    if target.startswith("pytorch_lightning.callbacks.") and name in OF_LIGHTNING:
-        raise UserError(f"{key}: {name} does not work here: {OF_LIGHTNING[name]}.")
+    if target.startswith("pytorch_lightning.callbacks.") and name in UNSUPPORTED_CALLBACKS:
+        raise UserError(f"{key}: {name} does not work here: {UNSUPPORTED_CALLBACKS[name]}.")
 
 
 def _check_callback(key: str, part: Mapping[str, Any], log_every_n_steps: Any) -> None:

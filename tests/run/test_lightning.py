@@ -20,7 +20,7 @@ from pytorch_lightning import callbacks as of_lightning
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.messages import explain
-from cifar_lightning.config.refused import OF_LIGHTNING, OF_TRAINER
+from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS
 from cifar_lightning.config.validate import check_config
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
@@ -84,8 +84,8 @@ def changed(*typed: str) -> DictConfig:
 def test_every_argument_of_the_trainer_is_a_key_or_is_refused() -> None:
     keys = set(OmegaConf.load(CONF / "trainer" / "default.yaml")) - {"_target_", "compile", "gpus"}
     assert keys == TRIED.keys()
-    assert keys.isdisjoint(OF_TRAINER)
-    assert keys | OF_TRAINER.keys() == PARAMETERS.keys()
+    assert keys.isdisjoint(FIXED_ARGUMENTS)
+    assert keys | FIXED_ARGUMENTS.keys() == PARAMETERS.keys()
 
 
 def test_a_missing_key_means_what_conf_says() -> None:
@@ -137,7 +137,7 @@ def test_tables_that_were_asked_for_are_shown_by_the_command() -> None:
 
 
 def test_the_others_are_refused_with_what_to_use_instead() -> None:
-    for name, (fixed, instead) in OF_TRAINER.items():
+    for name, (fixed, instead) in FIXED_ARGUMENTS.items():
         value = not fixed if isinstance(fixed, bool) else 3
         with pytest.raises(UserError, match=f"trainer.{name} is not used .*{re.escape(instead)}"):
             check_config(changed(f"trainer.{name}={value}"))
@@ -202,7 +202,7 @@ def added(callbacks: dict[str, str]) -> list[str]:
 
 def test_every_callback_of_lightning_is_tried_or_refused() -> None:
     tried = [name for callbacks in TOGETHER for name in callbacks]
-    assert sorted([*tried, *OF_LIGHTNING]) == sorted(of_lightning.__all__)
+    assert sorted([*tried, *UNSUPPORTED_CALLBACKS]) == sorted(of_lightning.__all__)
 
 
 @pytest.mark.filterwarnings("ignore:When using the `ThroughputMonitor`, you need to define")
@@ -222,7 +222,7 @@ def test_callbacks_of_lightning_work(callbacks: dict[str, str], tiny: Compose) -
 
 
 def test_the_other_callbacks_are_refused() -> None:
-    for name, reason in OF_LIGHTNING.items():
+    for name, reason in UNSUPPORTED_CALLBACKS.items():
         with pytest.raises(
             UserError, match=f"callbacks.{name}: {name} does not work here: {reason}"
         ):
