@@ -38,7 +38,7 @@ def explain(error: Exception, config_name: str, arguments: Sequence[str] = ()) -
     Returns:
         Printable lines, because file names and values may contain terminal escape sequences.
     """
-    message = _explain(error, config_name, arguments)
+    message = re.sub(r"\n\s*\n", "\n", _explain(error, config_name, arguments))  # one paragraph
     return "".join(
         c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message
     )

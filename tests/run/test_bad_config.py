@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,9 +213,9 @@ def builds_or_ends_in_one_message(
     def work() -> None:
         config = CONFIGS[options].copy()
         with open_dict(config):
-            for number, other in more:
-                OmegaConf.update(config, keys[number % len(keys)], other, merge=False)
-            OmegaConf.update(config, key, value, merge=False)
+            for at, other in [*((keys[n % len(keys)], other) for n, other in more), (key, value)]:
+                with suppress(TypeError, ValueError):  # a list is where its group was
+                    OmegaConf.update(config, at, other, merge=False)
         build(config)
 
     message = ends_well(work)
@@ -242,6 +243,7 @@ override_sets = given(
 @example(place=((), "trainer.num_nodes"), value={"_target_": "builtins.list"}, more=[])
 @example(place=((), "trainer.gpus"), value=[None], more=[])
 @example(place=((), "seed"), value="\x1b[31m", more=[])
+@example(place=((), "callbacks.nan._target_"), value="a\n\n\nb", more=[])
 @example(place=(OPTIONS[3], "model.squeeze"), value=10**20, more=[])
 @example(place=(OPTIONS[3], "model.widths"), value=[10**5, 10**5, 10**5], more=[])
 @example(place=((), "callbacks.throughput._target_"), value="builtins.dict", more=[])
