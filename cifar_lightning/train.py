@@ -97,11 +97,6 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
 def train_locked(config: DictConfig) -> dict[str, Any]:
     """Run `train` while holding the lock of the folder that it writes to."""
-    from contextlib import suppress
-
-    from hydra.core.hydra_config import HydraConfig
-
-    from cifar_lightning.config.compose import key_of
     from cifar_lightning.system import processes
     from cifar_lightning.system.locks import run_lock
     from cifar_lightning.tracking.run_folder import RunFolder
@@ -111,15 +106,8 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
         folder = RunFolder.to_resume(Path(config.resume).expanduser())
     if not processes.is_first():  # the first alone writes to the folder
         return train(config)
-    try:
-        with run_lock(folder.path):
-            return train(config)
-    except BaseException:
-        typed = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else ()
-        if not any(key_of(override) == "hydra.run.dir" for override in typed):
-            with suppress(OSError):  # it is not empty, as of a run that has begun
-                folder.path.rmdir()  # Hydra has made it
-        raise
+    with run_lock(folder.path):
+        return train(config)
 
 
 def prepare(arguments: list[str]) -> list[str]:

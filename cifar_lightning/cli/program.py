@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from cifar_lightning.cli.folders import remove_empty
 from cifar_lightning.config.compose import CONF, complete
 from cifar_lightning.config.messages import MISTAKES, explain
 from cifar_lightning.config.overrides import (
@@ -89,6 +90,8 @@ def entry(
                 if ending.code == 2:  # argparse has named the option that it does not know
                     sys.exit(1)
                 raise
+            finally:
+                remove_empty()
 
     def program() -> None:
         if not _is_completion_query(sys.argv[1:]):

@@ -26,11 +26,22 @@ NOT_IN_TITLE = (
 )
 LONGEST_TITLE = 100  # characters; W&B allows 128
 
-OmegaConf.register_new_resolver(
-    "run_name",
-    lambda experiment, model: re.sub(r"[^\w.-]+", "-", str(experiment or model)),
-    replace=True,
-)
+
+def run_name(experiment: Any, model: Any, *, _root_: DictConfig) -> str:
+    """A run's name in its folder's: that of its experiment, or else of its model."""
+    name = experiment or name_of_part("model", model, OmegaConf.select(_root_, "model._target_"))
+    return re.sub(r"[^\w.-]+", "-", str(name))
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+
+
+def name_of_part(group: str, option: Any, target: Any) -> Any:
+    """The option of a group, or the name of its class if that is not the option's."""
+    file = CONF / group / f"{option}.yaml"
+    is_read = target and file.is_file()
+    written = OmegaConf.select(OmegaConf.load(file), "_target_") if is_read else None
+    return option if written in (None, target) else str(target).rpartition(".")[2]
 
 
 def title(choices: Mapping[str, Any], seed: int, overrides: Sequence[str]) -> str:
@@ -85,6 +96,8 @@ def compose(
 def complete(config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: str | None) -> None:
     """Add what only Hydra knows: choices, overrides, the run's folder and id.
 
+    Where a part's class is not that of the option, its name takes the option's place in `choices`.
+
     Args:
         config: changed in place.
         hydra_config: Hydra's own part of the configuration.
@@ -93,7 +106,11 @@ def complete(config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: 
     """
     choices = hydra_config.runtime.choices
     with open_dict(config):
-        config.choices = {g: o for g, o in choices.items() if not str(g).startswith("hydra/")}
+        config.choices = {
+            group: name_of_part(group, option, OmegaConf.select(config, f"{group}._target_"))
+            for group, option in choices.items()
+            if not group.startswith("hydra/")
+        }
         config.overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
         config.sweep = sweep
         folder = Path(run_dir).absolute()

@@ -2,8 +2,10 @@
 
 import difflib
 import errno
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import CompactHydraException, OverrideParseException
@@ -14,6 +16,7 @@ from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.overrides import quoted
 from cifar_lightning.config.refused import refusal
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.atomic import is_writable
 from cifar_lightning.system.jobs import JobFailed
 
 # Exceptions that end in one message; all others are bugs, and end in a traceback. An OSError comes
@@ -119,6 +122,9 @@ def _explain_os(error: OSError, config_name: str) -> str:
             f"again{resume}{f'; or {elsewhere}' if elsewhere else '.'}"
         )
     hint = "HYDRA_FULL_ERROR=1 shows where it was raised."
+    parent = Path(os.fsdecode(path)).parent if path else Path()
+    if error.errno == errno.ENOENT and parent.is_dir() and not is_writable(parent):
+        return f"No folder or file can be made in {parent}{where}. {elsewhere}\n{hint}"
     if training and error.errno in (errno.ENOENT, errno.ESTALE, errno.EIO, errno.ENOTCONN):
         return (
             f"{error.strerror}{where}. Is its disk still there? resume=LAST_CHECKPOINT resumes "

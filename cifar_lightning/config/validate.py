@@ -3,7 +3,6 @@
 import difflib
 import inspect
 import math
-import os
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from cifar_lightning.config.compose import CONF, key_of
 from cifar_lightning.config.messages import OF_A_RUN
 from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS, refusal
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.atomic import is_writable
 
 PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler", "trainer")
 # The keys of trainer that the run itself reads.
@@ -406,7 +406,7 @@ def check_folder(key: str, folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise UserError(f"{key}: {existing} is a file, where a folder is needed.")
-    if not os.access(existing, os.W_OK | os.X_OK):
+    if not is_writable(existing):
         raise UserError(f"{key}: nothing can be written to {existing}.")
 
 

@@ -1,8 +1,9 @@
-"""Writes files atomically: whole or not at all."""
+"""Writes files atomically, whole or not at all; finds out where files can be written."""
 
 import contextlib
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +51,15 @@ def _flush(folder: Path) -> None:
             os.fsync(opened)
         finally:
             os.close(opened)
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether something can be made in a folder, found by making it: /proc refuses even root."""
+    try:
+        with tempfile.TemporaryDirectory(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

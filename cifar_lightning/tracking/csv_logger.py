@@ -30,7 +30,6 @@ class CSVLogger(Logger):
     def __init__(self, run_dir: str | Path, steps_done: int | None = None) -> None:
         super().__init__()
         self._file = Path(run_dir) / "metrics.csv"
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         self._rows: list[dict[str, float]] = []
         if steps_done is not None:  # steps count from 0
             kept = (row for row in read_rows(run_dir) if row["step"] < steps_done)
@@ -52,5 +51,6 @@ class CSVLogger(Logger):
         writer = csv.DictWriter(text, fieldnames=sorted({key for row in self._rows for key in row}))
         writer.writeheader()
         writer.writerows(self._rows)
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._file) as file:
             file.write(text.getvalue().encode())

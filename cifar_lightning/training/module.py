@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cifar_lightning.errors import UserError
 from cifar_lightning.models.blocks import normalise
 from cifar_lightning.system.derive_seed import derive_seed
 from cifar_lightning.training.augment import cutmix, scale
@@ -36,8 +37,8 @@ class Classifier(pl.LightningModule):
     """Trains and evaluates a network on uint8 images, which it normalises itself.
 
     Logs with each validation, or each epoch if there is none: `train/loss` and `train/acc` (since
-    the last time, on augmented images, with label smoothing), `val/loss`, `val/acc` and `lr`; in a
-    test `test/loss` and `test/acc`.
+    the last time, on augmented images, with label smoothing), `val/loss`, `val/acc` and `lr`, the
+    learning rate of the last step; in a test `test/loss` and `test/acc`.
 
     Args:
         network: maps normalised images [N, 3, H, W] to logits [N, classes].
@@ -108,11 +109,16 @@ class Classifier(pl.LightningModule):
         self.tested: TestPredictions | None = None
         self.distillation: DistillationLoss | None = None
         self._random_state: dict[str, Tensor] | None = None
+        self._step_lr = math.nan  # before the first step
 
     def on_fit_start(self) -> None:
         """Move the teacher, which is not a submodule, to the device."""
         if self.distillation is not None:
             self.distillation.teacher.to(self.device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Store the learning rate; after the step it would be that of the next one."""
+        self._step_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the metrics of the weights, and what a resume within an epoch needs."""
@@ -232,7 +238,7 @@ class Classifier(pl.LightningModule):
 
     def _log_training(self) -> None:
         self._log("train", self.fit_scores)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log("lr", self._step_lr)
 
     def _log(self, split: str, scores: Scores) -> None:
         self.log(f"{split}/loss", scores.loss.compute())
@@ -244,7 +250,11 @@ class Classifier(pl.LightningModule):
 
         The schedule ends at `max_epochs`, whatever limit ends the training before: so a run that
         `max_steps` has ended can go on with another limit.
+
+        Raises:
+            UserError: if a step of the optimizer raises an error, see `_try_a_step`.
         """
+        _try_a_step(self.make_optimizer, self.network)
         optimizer = self.make_optimizer(self.network.parameters())
         trainer = self.trainer
         _ = trainer.estimated_stepping_batches  # which has Lightning count the batches
@@ -261,6 +271,24 @@ class Classifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+
+def _try_a_step(make_optimizer: Callable[..., Optimizer], network: nn.Module) -> None:
+    """Take a step with copies of the weights, on their device.
+
+    Raises:
+        UserError: if the optimizer raises an error, as `SparseAdam` does of dense gradients.
+    """
+    weights = [nn.Parameter(p.detach().clone(), p.requires_grad) for p in network.parameters()]
+    optimizer = make_optimizer(iter(weights))
+    for weight in weights:
+        weight.grad = torch.ones_like(weight) if weight.requires_grad else None
+    try:
+        optimizer.step(lambda: 0.0)  # the loss, which Lightning passes too
+    except Exception as error:  # of any kind
+        raise UserError(
+            f"optimizer: {type(optimizer).__name__} cannot train this network: {error}"
+        ) from error
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import hydra
 import pytest
 from conftest import TINY
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -132,6 +133,18 @@ def test_compose_tells_the_options_the_folder_and_the_name(tmp_path: Path) -> No
     assert re.fullmatch("2026-sweep-3-[0-9a-f]{6}", job.run_id)
 
 
+def test_a_part_of_another_class_than_its_options_has_the_name_of_its_class() -> None:
+    typed = ["optimizer._target_=torch.optim.Adagrad", "model._target_=mine.Net", "data=shapes"]
+    config = compose([*typed, "callbacks=[mirror,hard_examples]"])
+    named = [config.choices[group] for group in ("optimizer", "model", "scheduler", "data")]
+    assert named == ["Adagrad", "Net", "linear", "shapes"]
+    assert config.logger.wandb.tags[0] == "Net"
+    assert config.logger.wandb.name.startswith("Net optimizer._target_=torch.optim.Adagrad ")
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        folder = hydra.compose("train", typed, return_hydra_config=True).hydra.run.dir
+    assert folder.endswith("_Net")
+
+
 def test_a_composed_run_has_its_folder_where_a_typed_one_has(tmp_path: Path) -> None:
     assert Path(compose().run_dir).parent == tmp_path / "runs" / "train"
     assert Path(compose(["debug=fast"]).run_dir).parent == tmp_path / "runs" / "debug"
@@ -221,9 +234,16 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     ),
     (
         ["data.root=/proc/x", "data.mirrors=[]"],
-        ["No such file or directory (/proc/x)", "data."],
+        ["No folder or file can be made in /proc (/proc/x). hydra.run.dir=FOLDER puts", "data."],
     ),
-    (["hydra.run.dir=/proc/x"], ["No such file or directory (/proc/x)", "hydra.run.dir=FOLDER"]),
+    (
+        ["hydra.run.dir=/proc/x"],
+        ["No folder or file can be made in /proc (/proc/x). hydra.run.dir"],
+    ),
+    (
+        ["callbacks.best.dirpath=/proc/x"],
+        ["callbacks.best.dirpath=/proc/x: nothing can be written to /proc."],
+    ),
     (
         [f"hydra.run.dir={__file__}/x"],
         ["A file is where a folder is needed", "hydra.run.dir=FOLDER"],

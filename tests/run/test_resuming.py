@@ -410,20 +410,29 @@ def test_a_start_that_is_refused_leaves_the_folder_as_it_was(
     assert [file.name for file in Path().iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("typed", [[], ["hydra.run.dir=there/a/b"], ["hydra.run.dir=there"]])
+def test_a_start_that_is_refused_leaves_no_folder(
+    typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("there").mkdir()
+    # Before the data is read, and right before the first step.
+    for wrong in ("trainer.gpus=99", "optimizer._target_=torch.optim.LBFGS"):
+        for key in ("fused", "weight_decay"):
+            typed = [*typed, f"~optimizer.{key}"] if "LBFGS" in wrong else typed
+        options = [*TINY, "target_accuracy=null", "optimizer=adamw", wrong]
+        monkeypatch.setattr(sys, "argv", ["cifar-train", *options, *typed])
+        with hydra_restored(), pytest.raises(SystemExit, match=r"99|LBFGS cannot train this"):
+            main()
+        assert [*Path().rglob("*")] == [Path("there")]
+
+
 def test_a_folder_in_which_no_step_was_taken_may_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = ["cifar-train", *TINY, "target_accuracy=null", "hydra.run.dir=run"]
-    for wrong in ("trainer.gpus=99", f"+callbacks.x._target_={__name__}.Refusing"):
-        monkeypatch.setattr(sys, "argv", [*typed, wrong])
-        with hydra_restored(), pytest.raises(SystemExit):
-            main()
-        if "gpus" in wrong:
-            assert not [*Path("run").iterdir()]
-    monkeypatch.setattr(sys, "argv", [*typed[:-1], "trainer.gpus=99"])
+    monkeypatch.setattr(sys, "argv", [*typed, f"+callbacks.x._target_={__name__}.Refusing"])
     with hydra_restored(), pytest.raises(SystemExit):
         main()
-    assert not [*Path("runs/train").iterdir()]
     monkeypatch.setattr(sys, "argv", [*typed])
     with hydra_restored():
         main()
