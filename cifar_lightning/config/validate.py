@@ -65,7 +65,7 @@ SETTINGS_OF_TRAINER: dict[str, Any] = {
 }
 # What a run logs that a callback may monitor.
 METRICS = (
-    *("train/loss", "train/acc", "val/loss", "val/acc", "lr", "epoch", "step", "train/grad_norm"),
+    *("train/loss", "train/acc", "val/loss", "val/acc", "lr", "epoch"),
     *("throughput/images_per_s", "throughput/train_seconds"),
 )
 # A run logs once per validation; values are read at no step.
@@ -105,12 +105,11 @@ def check_config(config: DictConfig) -> None:
         if part is not None:
             _check_callback(f"callbacks.{name}", part, values["trainer"].get("log_every_n_steps"))
     _check_monitors(values)
-    _check_checkpoints(values["callbacks"])
     if target is not None and (reason := why_no_validation(values)):
         raise UserError(
             f"{reason} leaves no validation to judge the target by: set target_accuracy=null too."
         )
-    _check_last_folder(values)
+    _check_checkpoint_folders(values)
 
 
 def why_no_validation(values: Any) -> str | None:
@@ -135,10 +134,14 @@ def _check_monitors(values: Any) -> None:
         not part["_target_"].startswith(own) or "extra_metric" in part["_target_"]
         for part in parts.values()
     )
+    logged = [
+        *METRICS,
+        *["train/grad_norm"] * any("GradientNorm" in str(p) for p in parts.values()),
+    ]
     for key, part in parts.items():
         monitor = part.get("monitor")
-        if isinstance(monitor, str) and monitor not in METRICS and all_known:
-            near = _did_you_mean("", monitor, METRICS)
+        if isinstance(monitor, str) and monitor not in logged and all_known:
+            near = _did_you_mean("", monitor, logged)
             raise UserError(f"{key}.monitor={monitor}: no such metric is logged.{near}")
         reason = why_no_validation(values)
         if (
@@ -147,23 +150,6 @@ def _check_monitors(values: Any) -> None:
             and reason
         ):
             raise UserError(f"{key}: {reason} leaves no validation to monitor {monitor} by.")
-
-
-def _check_checkpoints(callbacks: Mapping[str, Any]) -> None:
-    """Refuse what would leave a run without its best or last checkpoint, or with another's."""
-    best, last = callbacks["best"], callbacks.get("last") or {}
-    if best.get("save_top_k") == 0:
-        raise UserError("callbacks.best.save_top_k=0 would leave no checkpoint to test.")
-    if last.get("filename", "last") != "last":
-        raise UserError(
-            f"callbacks.last.filename={last['filename']}: a run is resumed from last.ckpt alone."
-        )
-    for name, part in (("best", best), ("last", last)):
-        if part.get("save_on_exception"):
-            raise UserError(
-                f"callbacks.{name}.save_on_exception=true would save what has failed, as weights "
-                "that are NaN. Where a run is interrupted, last.ckpt is saved anyway."
-            )
 
 
 def _check_scheduler(target: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -342,16 +328,24 @@ def _refuse_missing(prefix: str, values: Mapping[str, Any], keys: Iterable[str])
         raise UserError(f"{missing} cannot be removed. Set it to another value.")
 
 
-def _check_last_folder(values: Any) -> None:
-    """Refuse another place for the checkpoint of a resume than a folder in the run's."""
-    last, run_dir = values["callbacks"].get("last") or {}, values["run_dir"]
-    output = last.get("dirpath", f"{run_dir}/checkpoints")
-    if not isinstance(output, str) or Path(output).resolve().parent != Path(run_dir).resolve():
-        raise UserError(
-            f"callbacks.last.dirpath={_in_yaml(output)} is not a folder in the run's, {run_dir}, "
-            "where alone a run can be resumed: leave it out. hydra.run.dir=FOLDER puts the whole "
-            "run elsewhere, callbacks.best.dirpath=FOLDER the best checkpoint."
-        )
+def _check_checkpoint_folders(values: Any) -> None:
+    """Refuse checkpoints in another run's folder, and others' among a run's best and last one."""
+    own = Path(values["run_dir"], "checkpoints").resolve()
+    for name, part in values["callbacks"].items():
+        if not part or "dirpath" not in part:
+            continue
+        output = part["dirpath"]
+        is_own = isinstance(output, str) and Path(output).expanduser().resolve() == own
+        if name in ("best", "last") and not is_own:
+            raise UserError(
+                f"callbacks.{name}.dirpath={_in_yaml(output)} is not {own}, where the run's "
+                "checkpoints are: leave it out. hydra.run.dir=FOLDER puts the whole run elsewhere."
+            )
+        if name not in ("best", "last") and is_own:
+            raise UserError(
+                f"callbacks.{name}.dirpath={output} has best.ckpt and last.ckpt: leave it out for "
+                f"checkpoints/{name}, or name another folder."
+            )
 
 
 def check_part(key: str, part: Any) -> None:

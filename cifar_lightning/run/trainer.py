@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, Timer
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from rich import get_console
@@ -26,7 +26,7 @@ from cifar_lightning.tracking.console import EpochLines, ProgressBar
 from cifar_lightning.tracking.csv_logger import CSVLogger
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.run_logger import RunLogger
-from cifar_lightning.training.callbacks import Throughput
+from cifar_lightning.training.callbacks import BestCheckpoint, LastCheckpoint, Throughput
 
 NO_DDP_IN_SWEEPS = (
     "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
@@ -58,6 +58,11 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
         fitting = {key: value for key, value in of_data.items() if key in part}
         callback = instantiate_part(part, f"callbacks.{name}", _kind_of(name), **fitting)
         callbacks[str(name)] = callback
+        if isinstance(callback, EarlyStopping) and "val/" in callback.monitor and not validates:
+            raise UserError(
+                f"callbacks.{name}: the training ends before a validation, and so before there is "
+                f"{callback.monitor}."
+            )
         if not isinstance(callback, ModelCheckpoint):
             continue
         if not validates:
@@ -71,8 +76,8 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
 def _kind_of(name: object) -> type[Callback]:
     """The class of a callback by its name: results are read from some."""
     kinds: dict[object, type[Callback]] = {
-        "best": ModelCheckpoint,
-        "last": ModelCheckpoint,
+        "best": BestCheckpoint,
+        "last": LastCheckpoint,
         "throughput": Throughput,
     }
     return kinds.get(name, Callback)
@@ -97,9 +102,6 @@ def will_validate(config: DictConfig, data: ImageData) -> bool:
     Args:
         config: its `trainer` is read.
         data: set up.
-
-    Raises:
-        UserError: if `val_check_interval` is more batches than an epoch has.
     """
     trainer = config.trainer
     if data.val is None or trainer.get("limit_val_batches") == 0:
@@ -110,10 +112,7 @@ def will_validate(config: DictConfig, data: ImageData) -> bool:
         batches = int(batches * limit) if isinstance(limit, float) else min(limit, batches)
     every = trainer.get("check_val_every_n_epoch", 1)
     if isinstance(interval, int) and every is not None and interval > batches:
-        raise UserError(
-            f"trainer.val_check_interval={interval} is more than the {batches} batches of an "
-            "epoch. trainer.check_val_every_n_epoch=null counts batches over all epochs."
-        )
+        return True  # or Lightning refuses it, if no callback repeats images
     if not isinstance(interval, int | float):  # a time
         return True
     first = int(batches * interval) if isinstance(interval, float) else interval
@@ -240,8 +239,11 @@ def check_trainer(config: DictConfig) -> None:
             f"trainer.strategy: {name} divides the network; every device needs it whole. Use ddp."
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Timer) and callback.time_remaining() == 0:
-            raise UserError(f"trainer.max_time={config.trainer.max_time} leaves no time to train.")
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            limit = config.trainer.get("max_time")
+            limit = f"trainer.max_time={limit}" if limit else "The duration of a Timer"
+            raise UserError(f"{limit} leaves no time to train.")
 
 
 @contextmanager

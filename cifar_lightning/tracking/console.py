@@ -151,7 +151,8 @@ def show_start(
         )
         monitor = config.callbacks.best.monitor
         if monitor != "val/acc":
-            aim = f"{target.threshold:.2%} on validation; {monitor} chooses the checkpoint to test"
+            tested = f"{monitor} chooses the checkpoint" if monitor else "the last checkpoint is"
+            aim = f"{target.threshold:.2%} on validation; {tested} to test"
         if trainer.limit_val_batches == 0:
             aim = "never reached without a validation"
     note(

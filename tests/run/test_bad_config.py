@@ -101,7 +101,13 @@ MESSAGES = [
     ("budget=null", "budget=null is neither an option nor a group of keys."),
     ("callbacks.best=null", "callbacks.best cannot be removed"),
     ("~plots", "plots cannot be removed"),
-    ("callbacks.last.dirpath=/x", "last.dirpath=/x is not a folder in the run's"),
+    ("callbacks.last.dirpath=/x", "callbacks.last.dirpath=/x is not "),
+    ("callbacks.best.dirpath=/x", "/checkpoints, where the run's checkpoints are: leave it out."),
+    (
+        "+callbacks.more={_target_: pytorch_lightning.callbacks.ModelCheckpoint, save_last: true, "
+        "dirpath: '${run_dir}/checkpoints'}",
+        "has best.ckpt and last.ckpt: leave it out for checkpoints/more",
+    ),
     ("callbacks.nan=false", "callbacks.nan has no _target_, the class or function to call: false"),
     # kinds
     ("callbacks.nan={_target_: builtins.dict}", "returns a dict, not a pytorch_lightning Callback"),
@@ -116,7 +122,7 @@ MESSAGES = [
     ("budget.max_params=1e5x", "budget.max_params=1e5x should be a valid number."),
     ("data.val_size=abc", "data.val_size=abc should be a valid integer or a valid number."),
     (
-        "callbacks.best.filename=7",
+        "+callbacks.best.filename=7",
         "valid string: in quotes, as in \"callbacks.best.filename='7'\".",
     ),
     ("seed=true", "seed=true should be a valid integer."),
@@ -130,9 +136,15 @@ MESSAGES = [
         "callbacks.x.monitor=val_loss: no such metric is logged. Did you mean val/loss",
     ),
     ("callbacks.best.monitor=val_acc", "no such metric is logged. Did you mean val/acc"),
-    ("+callbacks.best.save_top_k=0", "callbacks.best.save_top_k=0 would leave no checkpoint"),
-    ("callbacks.last.filename=best", "a run is resumed from last.ckpt alone"),
-    ("+callbacks.best.save_on_exception=true", "would save what has failed"),
+    ("+callbacks.best.save_top_k=0", "save_top_k=0 or every_n_epochs<1 would leave no checkpoint"),
+    ("+callbacks.last.filename=best", "LastCheckpoint has no such argument"),
+    ("+callbacks.best.save_on_exception=true", "BestCheckpoint has no such argument"),
+    ("+callbacks.best.save_last=true", "BestCheckpoint has no such argument"),
+    ("+callbacks.last.save_top_k=0", "LastCheckpoint has no such argument"),
+    (
+        "callbacks.best._target_=pytorch_lightning.callbacks.ModelCheckpoint",
+        "not a cifar_lightning BestCh",
+    ),
     (
         "scheduler._target_=torch.optim.lr_scheduler.ExponentialLR",
         "the number of steps, which is not gamma",

@@ -306,7 +306,11 @@ def test_a_key_of_ones_own_that_others_refer_to_is_taken(tiny: Compose) -> None:
             "trainer.accelerator=cpu trainer.devices=2 data.batch_size=25",
             "2 devices cannot share data.batch_size=25 evenly",
         ),
-        ("callbacks.best.dirpath=file/x", "callbacks.best.dirpath=file/x: "),
+        (
+            "+callbacks.more._target_=pytorch_lightning.callbacks.ModelCheckpoint "
+            "+callbacks.more.dirpath=file/x",
+            "callbacks.more.dirpath=file/x: ",
+        ),
         ("callbacks.nan.every_n_steps=0", "callbacks.nan: every_n_steps must be at least 1"),
         ("optimizer.momentum=1", "optimizer.momentum=1 should be less than 1."),
         ("teacher=nowhere.ckpt", "nowhere.ckpt: there is no such file."),

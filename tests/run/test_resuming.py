@@ -237,9 +237,9 @@ def test_what_is_the_users_own_can_be_typed_again(run_dir: Path) -> None:
     with pytest.raises(UserError, match=r"called: callbacks\.mine\._target_=my\.Callback\."):
         resume(run_dir, "+callbacks.mine.monitor=my.Callback")
     assert resume(run_dir, "+callbacks.mine._target_=my.Callback").callbacks.mine == mine
-    changed_record(run_dir, lambda config: config["callbacks"]["best"].update(dirpath="/home"))
-    typed = ("+callbacks.mine._target_=my.Callback", "callbacks.best.dirpath=/home")
-    assert resume(run_dir, *typed).callbacks.best.dirpath == "/home"
+    changed_record(run_dir, lambda config: config["callbacks"]["mine"].update(dirpath="/home"))
+    typed = ("+callbacks.mine._target_=my.Callback", "+callbacks.mine.dirpath=/home")
+    assert resume(run_dir, *typed).callbacks.mine.dirpath == "/home"
 
 
 def test_what_pytorch_and_lightning_have_need_not_be_typed_again(run_dir: Path) -> None:

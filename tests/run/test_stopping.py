@@ -141,11 +141,7 @@ def test_averaged_weights_are_validated_saved_and_tested(
 def test_what_averages_at_the_end_of_an_epoch_changes_no_checkpoint_after_its_validation(
     tiny: Compose, tmp_path: Path
 ) -> None:
-    late = (
-        "+callbacks.ema.update_starting_at_epoch=0",
-        "callbacks.best.save_on_train_epoch_end=true",
-    )
-    metrics = train(tiny(*EMA, *late[:1], f"+{late[1]}", NONE, FULL))
+    metrics = train(tiny(*EMA, "+callbacks.ema.update_starting_at_epoch=0", NONE, FULL))
     assert metrics["val/acc"] == pytest.approx(validated(tmp_path / "run", tiny), abs=1e-6)
 
 
@@ -250,6 +246,15 @@ def test_without_a_validation_the_last_checkpoint_is_tested_and_that_is_said_fir
     if "steps" not in never:
         with pytest.raises(UserError, match="leaves no validation to judge the target by"):
             check_config(tiny(never, LOW, "trainer.max_epochs=2"))
+    else:
+        with pytest.raises(UserError, match=r"early: the training ends before a validation, and"):
+            train(tiny(never, NONE, "trainer.max_epochs=2", *EARLY, run_dir="other"))
+        assert "train loss" not in capsys.readouterr().out
+
+
+def test_an_interval_may_count_the_batches_that_a_callback_adds_to_an_epoch(tiny: Compose) -> None:
+    metrics = train(tiny("callbacks=hard_examples", "trainer.val_check_interval=8", NONE))
+    assert metrics["best_epoch"] == pytest.approx(8 / 9, abs=1e-4)
 
 
 def test_a_training_that_ends_before_its_first_validation_says_what_is_tested(

@@ -3,7 +3,7 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -20,31 +20,43 @@ class BestCheckpoint(ModelCheckpoint):
 
     Each validation is compared, and the weights are saved right after it, before a callback such as
     EMAWeightAveraging changes them at the end of the epoch. Without a metric (`monitor=null`) it
-    saves at the end of each epoch.
+    saves at the end of each epoch. It uses private methods and attributes of Lightning 2.6 for it.
 
-    Uses private attributes of Lightning 2.6: when it saves, and what it has saved last.
+    Args:
+        dirpath: the folder, `checkpoints` in the run's.
+        monitor: the metric; None for the last checkpoint.
+        mode: whether the best has the largest value, or the smallest.
+        filename: without `.ckpt`; in braces the epoch, the step and metrics, as `{val/acc:.4f}`.
+        save_top_k: how many are kept; -1 for all.
+        every_n_epochs: of which epochs the validations are compared.
+
+    Raises:
+        ValueError: if none would be kept.
     """
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Complete a fixed file name if several checkpoints are kept."""
-        super().setup(trainer, pl_module, stage)
-        if self.save_top_k not in (0, 1) and self.filename and "{" not in self.filename:
-            self.filename += "-{step}"
-
-    def on_train_batch_end(
+    def __init__(
         self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
+        dirpath: str,
+        monitor: str | None,
+        mode: Literal["max", "min"],
+        filename: str = "best",
+        save_top_k: int = 1,
+        every_n_epochs: int = 1,
     ) -> None:
-        """Save if `every_n_train_steps` asks for it, by a metric at the next validation."""
-        if self.monitor is None:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            self._name_best(trainer)
-        elif self._every_n_train_steps or self._train_time_interval is not None:
-            self._defer_save_until_validation = True
+        if save_top_k == 0 or every_n_epochs < 1:
+            raise ValueError("save_top_k=0 or every_n_epochs<1 would leave no checkpoint to test")
+        if save_top_k != 1 and "{" not in filename:
+            filename += "-{step}"
+        super().__init__(
+            dirpath,
+            filename,
+            monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            every_n_epochs=every_n_epochs,
+            auto_insert_metric_name=False,  # val/acc in a file name would make a folder
+            enable_version_counter=False,  # replace best.ckpt, and do not add best-v1.ckpt
+        )
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if this validation is among the best."""
@@ -80,7 +92,20 @@ class LastCheckpoint(ModelCheckpoint):
     """Saves `last.ckpt` after each whole epoch.
 
     Where a training ends within an epoch, `Interruption` saves it, with what a resume needs.
+
+    Args:
+        dirpath: the folder, `checkpoints` in the run's.
+        every_n_epochs: after which epochs it is saved.
     """
+
+    def __init__(self, dirpath: str, every_n_epochs: int = 1) -> None:
+        super().__init__(
+            dirpath,
+            "last",
+            every_n_epochs=every_n_epochs,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of a whole epoch."""
