@@ -341,10 +341,11 @@ def _check_checkpoint_folders(values: Any) -> None:
                 f"callbacks.{name}.dirpath={_in_yaml(output)} is not {own}, where the run's "
                 "checkpoints are: leave it out. hydra.run.dir=FOLDER puts the whole run elsewhere."
             )
-        if name not in ("best", "last") and is_own:
+        taken = part.get("save_last") or part.get("filename") in ("best", "last")
+        if name not in ("best", "last") and is_own and taken:
             raise UserError(
-                f"callbacks.{name}.dirpath={output} has best.ckpt and last.ckpt: leave it out for "
-                f"checkpoints/{name}, or name another folder."
+                f"callbacks.{name} would overwrite the run's best.ckpt or last.ckpt: leave its "
+                f"dirpath out for checkpoints/{name}, or name another folder."
             )
 
 

@@ -65,6 +65,7 @@ def collect(
         "seed": config.seed,
         "epochs": epochs,
         "stopped_by": stopped_by(trainer, target) if finished else "interrupted",
+        "resumes": len(RunFolder(Path(config.run_dir)).starts()[1:]) or None,
         "label_shift": None if data.label_shift is None else data.label_shift.distance,
         "target_val_acc": None if target is None else target.threshold,
         # Of the tested checkpoint, whatever has chosen it.

@@ -188,7 +188,7 @@ class RunFolder:
         record = _read_yaml(file, problems)
         starts = _starts(record)
         typed = [start["overrides"] for start in starts]
-        status, reason = _status_of(self.path, metrics, rows, starts[-1]["time"] if starts else "")
+        status, reason = _status_of(self.path, metrics, rows, starts)
         target, choices = _at(record, "target_accuracy"), _at(record, "choices")
         choices = sorted(choices.items(), key=str) if isinstance(choices, dict) else []
         return Run(
@@ -361,15 +361,20 @@ def _read_metrics(file: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _status_of(
-    folder: Path, metrics: dict[str, Any], rows: Sequence[dict[str, float]], since: str
+    folder: Path,
+    metrics: dict[str, Any],
+    rows: Sequence[dict[str, float]],
+    starts: Sequence[dict[str, Any]],
 ) -> tuple[str, str]:
-    """One of `STATUSES`, and the reason where it is not `finished`; `since` is the last start."""
+    """One of `STATUSES`, and the reason where it is not `finished`."""
     # float32 differs from the rounded value.
     trained = max((row.get("epoch", 0) for row in rows if "test/acc" not in row), default=0)
-    if metrics and trained <= metrics["epochs"] + 1e-4:
+    is_of_last_start = len(starts[1:]) <= (metrics.get("resumes") or 0)
+    if metrics and is_of_last_start and trained <= metrics["epochs"] + 1e-4:
         if metrics.get("stopped_by") == "interrupted":
             return "interrupted", "stopped by Ctrl-C or SIGTERM"
         return "finished", ""
+    since = starts[-1]["time"] if starts else ""
     for log in folder.glob("*.log"):
         if error := _last_error(log.read_text(errors="replace").splitlines(), since):
             return "failed", error

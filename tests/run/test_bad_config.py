@@ -106,7 +106,7 @@ MESSAGES = [
     (
         "+callbacks.more={_target_: pytorch_lightning.callbacks.ModelCheckpoint, save_last: true, "
         "dirpath: '${run_dir}/checkpoints'}",
-        "has best.ckpt and last.ckpt: leave it out for checkpoints/more",
+        "callbacks.more would overwrite the run's best.ckpt or last.ckpt: leave its dirpath out",
     ),
     ("callbacks.nan=false", "callbacks.nan has no _target_, the class or function to call: false"),
     # kinds

@@ -27,6 +27,7 @@ METRICS = [
     "seed",
     "epochs",
     "stopped_by",
+    "resumes",
     "label_shift",
     "target_val_acc",
     "checkpoint",
@@ -171,7 +172,8 @@ def test_a_finished_run_is_resumed_as_it_was_or_left_as_it_is(
             train(as_typed(tiny, [resume]))
         assert curves.read_bytes() == damaged
     curves.write_bytes(rows)
-    assert train(as_typed(tiny, [resume])) == read_json(trained_run / "metrics.json")
+    whole = read_json(trained_run / "metrics.json")
+    assert train(as_typed(tiny, [resume])) == whole | {"resumes": 1}
     assert len([row for row in read_rows(run) if "test/acc" in row]) == 1
     curves.unlink()
     assert train(as_typed(tiny, [resume]))["epochs"] == 1

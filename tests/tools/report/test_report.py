@@ -300,8 +300,9 @@ def test_a_run_that_goes_on_is_not_what_it_was_before(one: Path) -> None:
     changed_record(one, lambda record: record["starts"].append(again))
     log = one / "train.log"
     log.write_text("2026-11-24 23:59:59,999 ERROR cifar_lightning.cli: Before.\n")
+    assert RunFolder(one).read().status == "not finished"  # its metrics.json is of the first start
     # The test's row has the whole epoch, where the training ended in the middle of one.
-    change_metrics(one, epochs=0.333333)
+    change_metrics(one, epochs=0.333333, resumes=1)
     curves = one / "metrics.csv"
     curves.write_text("epoch,test/acc\n0.33333334,\n1,0.5\n")
     assert RunFolder(one).read().status == "finished"
@@ -366,6 +367,7 @@ def test_a_resumed_run_shows_both_commands(one: Path) -> None:
     again = {"time": "2026-11-25 00:00:00", "overrides": [f"resume='{last}'", *overrides]}
     changed_record(one, lambda record: record["starts"].append(again))
     changed_record(one, lambda record: record.update(target_accuracy=None))
+    change_metrics(one, resumes=1)
     html = write(one).read_text()
     assert "It was resumed in the same folder with:" in html
     assert "trainer.max_epochs=9 target_accuracy=null" in html
