@@ -34,6 +34,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     import pytorch_lightning as pl
 
     from cifar_lightning import run
+    from cifar_lightning.checkpoints.io import read_checkpoint
     from cifar_lightning.checkpoints.record import check_free, write_record
     from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
@@ -78,10 +79,13 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         tested = fit.checkpoint_to_test(
             trainer, callbacks["best"], folder.last if finished else None
         )
-        finished = finished and fit.test(trainer, classifier, data, tested)
+        checkpoint = read_checkpoint(tested) if tested and trainer.is_global_zero else None
+        finished = finished and fit.test(trainer, classifier, data, checkpoint)
         device = devices.device_name(trainer.strategy.root_device)
+        validation = {} if checkpoint is None else checkpoint.validation
         metrics = results.collect(
-            config, trainer, classifier, data, callbacks, budget, device, tested, finished
+            *(config, trainer, classifier, data, callbacks, budget, device),
+            *(tested, validation, finished),
         )
         if trainer.is_global_zero:
             figures = results.save_plots(config, classifier, data, metrics, finished)

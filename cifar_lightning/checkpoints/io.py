@@ -13,7 +13,7 @@ import torch
 from pydantic import ConfigDict, Field, TypeAdapter
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from cifar_lightning._version import __version__
 from cifar_lightning.errors import UserError
@@ -105,21 +105,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if get_unsafe_globals_in_checkpoint(file.name):
                 raise UserError(_why_unsafe(checkpoint))
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint for a resume.
-
-        Raises:
-            UserError: if objects are in it, which are not unpickled.
-        """
-        try:
-            return super().load_checkpoint(path, *args, **kwargs)
-        except pickle.UnpicklingError as error:
-            found = ", ".join(sorted(get_unsafe_globals_in_checkpoint(path)))
-            raise UserError(
-                f"{path} cannot be resumed: its training state holds objects, which could run code "
-                f"when they are read: {found}. evaluate, predict and export work with it."
-            ) from error
-
 
 def _why_unsafe(checkpoint: dict[str, Any]) -> str:
     """The message for a checkpoint with objects, which names the part that holds them."""
@@ -133,36 +118,21 @@ def _why_unsafe(checkpoint: dict[str, Any]) -> str:
         if found := get_unsafe_globals_in_checkpoint(file):
             unsafe.append(f"{name} holds {', '.join(sorted(found))}")
     return (
-        f"This checkpoint could not be resumed: {'; '.join(unsafe)}. Such objects could run code "
-        "when they are read. Save numbers, texts, tensors, and lists and dictionaries of them: "
+        f"This checkpoint could not be read again: {'; '.join(unsafe)}. Such objects could run "
+        "code when they are read. Save numbers, texts, tensors, and lists and dictionaries of them: "
         "float(x) of a NumPy number, dict(x) of a defaultdict."
     )
 
 
-class _Unknown:
-    """Stands for an object in a checkpoint that is not unpickled; nothing of it is kept."""
-
-    def __new__(cls, *_: Any) -> "_Unknown":
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, of which only primitives and tensors are unpickled.
-
-    What else is in it, as in the state of a callback, is left out.
+    """Read a checkpoint, which may hold primitives and tensors alone.
 
     Raises:
         UserError: if the file is missing or not a checkpoint of this package.
     """
     try:
         _check_uncompressed(Path(path))
-        unknown: Any = [(_Unknown, name) for name in get_unsafe_globals_in_checkpoint(path)]
-        with safe_globals(unknown):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file.") from error
     except IsADirectoryError as error:
@@ -172,7 +142,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except Exception as error:  # damaged files make torch.load raise errors of all kinds
         reason = str(error).strip().partition("\n")[0]
         if isinstance(error, pickle.UnpicklingError):  # torch's message has advice for programmers
-            reason = "it is damaged, or code in it would have to be run to read it"
+            reason = "it is damaged, or holds objects, which could run code when they are read"
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
         _check_length(content["hyper_parameters"])

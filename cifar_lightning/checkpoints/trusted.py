@@ -5,7 +5,6 @@ call only `_target_`s that this installation's conf/ calls too, or that do no ha
 arguments, and evaluate only references.
 """
 
-import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -28,14 +27,12 @@ Targets = frozenset[tuple[Any, int, Any]]
 called there: what conf/ calls as a callback is not called as an argument of one."""
 
 # Lightning's callbacks that do no harm with any arguments: they write to the trainer's loggers, or
-# to paths that run/resume.py checks. Not among them are base classes, and LambdaCallback, which is
-# of no use without functions. Those that config/refused.py names are refused later, in its words.
+# to paths that run/resume.py checks. Not among them are those that config/refused.py names, and
+# LambdaCallback, which is of no use without functions.
 CALLBACKS = (
-    *("BackboneFinetuning", "BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging"),
-    *("EarlyStopping", "GradientAccumulationScheduler", "LearningRateFinder"),
-    *("LearningRateMonitor", "ModelCheckpoint", "ModelPruning", "ModelSummary"),
-    *("OnExceptionCheckpoint", "RichModelSummary", "RichProgressBar", "SpikeDetection"),
-    *("StochasticWeightAveraging", "TQDMProgressBar", "ThroughputMonitor", "Timer"),
+    *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler"),
+    *("LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary"),
+    *("RichProgressBar", "SpikeDetection", "TQDMProgressBar", "ThroughputMonitor", "Timer"),
     "WeightAveraging",
 )
 MOST = 10  # targets in a message
@@ -146,17 +143,11 @@ def stock_targets() -> Targets:
     ):
         classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
         found += [(part, 1, one, module.__name__) for one in classes]
-    targets = {
+    return frozenset(
         (part, depth, f"{module}.{one.__name__}")
         for part, depth, one, exported in found
         for module in (exported, one.__module__)
-    }
-    if importlib.util.find_spec("lightning"):  # which has them too
-        targets |= {
-            (part, depth, name.replace("pytorch_lightning", "lightning.pytorch", 1))
-            for part, depth, name in targets
-        }
-    return frozenset(targets)
+    )
 
 
 def targets_in(content: Any) -> Targets:

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from cifar_lightning.checkpoints.io import read_checkpoint
+from cifar_lightning.checkpoints.io import Checkpoint, read_checkpoint
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.compile import WarmUp
@@ -79,15 +79,14 @@ class Begin(pl.Callback):
             self.begin()
 
 
-class RestoreBestCheckpoint(pl.Callback):
-    """Restores the paths and values of the best checkpoints in a resumed run.
+class CorrectRestoredState(pl.Callback):
+    """Corrects what a resumed run restores of its best checkpoints and of early stopping.
 
     Attributes:
-        lost: the callbacks whose best checkpoint is not in its folder any more.
+        lost: whether the run's best checkpoint is not in its folder any more.
     """
 
-    def __init__(self) -> None:
-        self.lost: list[ModelCheckpoint] = []
+    lost = False
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -105,11 +104,14 @@ class RestoreBestCheckpoint(pl.Callback):
             state["best_k_models"] = {str(folder / Path(path).name): acc for path, acc in best}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop best checkpoints that are missing, or later than the step resumed from.
+        """Forget why an earlier start was stopped; drop best checkpoints that do not apply.
 
-        They are later if they were saved between the last checkpoint and a crash. On a GPU the
-        repeated steps differ in their last bits, so the file would not have the recorded accuracy.
+        These are missing, or later than the step resumed from: saved between the last checkpoint
+        and a crash. On a GPU the repeated steps differ in their last bits, so the file would not
+        have the recorded accuracy.
         """
+        for early_stopping in trainer.early_stopping_callbacks:
+            early_stopping.stopping_reason_message = None
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
                 continue
@@ -117,7 +119,8 @@ class RestoreBestCheckpoint(pl.Callback):
             values = values or {callback.best_model_path: None}
             kept = trainer.strategy.broadcast(_still_there(values, trainer, callback.monitor))
             if not kept:
-                self.lost += [callback] if callback.monitor is not None else []
+                is_best = callback is trainer.checkpoint_callback
+                self.lost |= is_best and callback.monitor is not None
                 callback.best_k_models = {}
                 callback.best_model_path, callback.best_model_score = "", None
             elif callback.monitor is not None:
@@ -180,7 +183,7 @@ def fit(
             a resumed run has lost its best checkpoint and gets no other.
         KeyboardInterrupt, SystemExit: if it was interrupted before it began.
     """
-    restored = None if config.resume is None else RestoreBestCheckpoint()
+    restored = None if config.resume is None else CorrectRestoredState()
     beginning = Begin(begin, resumes=restored is not None)
     added = [interruption, WarmUp(data, config.trainer.compile), restored, beginning]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]
@@ -207,8 +210,9 @@ def fit(
         ) from error
     # A signal may have come after the last step.
     finished = finished and (interruption is None or not interruption.interrupted(trainer))
-    lost = [] if restored is None else restored.lost
-    if finished and any(c is trainer.checkpoint_callback and not c.best_model_path for c in lost):
+    best = trainer.checkpoint_callback
+    assert best is None or isinstance(best, ModelCheckpoint)
+    if finished and restored and restored.lost and best and not best.best_model_path:
         raise UserError(
             "There is no best checkpoint to test: the run's is not in its folder any more, and no "
             "validation followed."
@@ -252,7 +256,7 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
 
 
 def test(
-    trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Path | None
+    trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Checkpoint | None
 ) -> bool:
     """Test a checkpoint.
 
@@ -260,19 +264,20 @@ def test(
         trainer: of the run.
         classifier: gets the checkpoint's weights.
         data: with the test images.
-        checkpoint: from `checkpoint_to_test`; None tests the classifier as it is.
+        checkpoint: in the first process, because other machines may not have the file; None there
+            tests the classifier as it is.
 
     Returns:
         Whether the test was finished, and not interrupted.
 
     Raises:
-        UserError: if the checkpoint cannot be read.
+        UserError: if Lightning refuses what it was told to do.
     """
     # Not by ckpt_path, with which Lightning would restore the callbacks' state too, such as the
-    # run's clock. Read by the first process, because other machines may not have the file.
-    if checkpoint is not None:
-        weights = read_checkpoint(checkpoint).state_dict if trainer.is_global_zero else {}
-        classifier.load_state_dict(trainer.strategy.broadcast(weights))
+    # run's clock.
+    weights = trainer.strategy.broadcast(None if checkpoint is None else checkpoint.state_dict)
+    if weights is not None:
+        classifier.load_state_dict(weights)
     try:
         return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))
     except Exception as error:

@@ -32,6 +32,7 @@ def collect(
     budget: Budget,
     device_name: str,
     tested: Path | None,
+    validation: dict[str, float],
     finished: bool,
 ) -> dict[str, Any]:
     """What `metrics.json` holds: flat; what does not apply, as a target not reached, is None.
@@ -45,14 +46,13 @@ def collect(
         budget: of the network.
         device_name: of the hardware.
         tested: the checkpoint whose weights were tested, or would have been; None without one.
+        validation: the metrics of its weights, by name; empty if they were not validated.
         finished: False if it was interrupted.
     """
     best, throughput, target = callbacks["best"], callbacks["throughput"], callbacks.get("target")
     assert isinstance(best, ModelCheckpoint)
     assert isinstance(throughput, Throughput)
     target = target if isinstance(target, TargetReached) else None
-    # The folder of other processes may be another one.
-    validation = _validation_of(tested) if tested is not None and trainer.is_global_zero else {}
     epochs = _whole(throughput.epochs)
     is_last = finished and tested is not None and (best.monitor is None or not best.best_model_path)
     last_epoch = epochs if is_last else None
@@ -98,7 +98,8 @@ def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
 
     Returns:
         `target`, `max_epochs`, `max_steps`, `pruned` (or what another callback has as its
-        `stopped_by`), `early_stopping`, `max_time`; or `callback`, for one that does not say.
+        `stopped_by`), `early_stopping`, `max_time` (of any Timer, not only `trainer.max_time`); or
+        `callback`, for one that does not say.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     epochs = next(c for c in callbacks if isinstance(c, Throughput)).epochs
@@ -115,11 +116,8 @@ def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
     for callback in callbacks:
         if ending := getattr(callback, "stopped_by", None):
             return str(ending)
-        # Its reason also is that of an earlier start.
-        just_now = isinstance(callback, EarlyStopping) and (
-            callback.stopping_reason_message and callback.stopped_epoch == trainer.current_epoch - 1
-        )
-        if just_now:
+        # Perhaps epochs ago, before the run was allowed to stop.
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return "early_stopping"
     for callback in callbacks:
         remaining = callback.time_remaining() if isinstance(callback, Timer) else None
@@ -136,12 +134,6 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
     seen = {classifier.image_size: throughput.images}
     # Without a backward pass, which costs twice the forward one.
     return own + train_tflop(classifier.distillation.teacher, seen) / 3
-
-
-def _validation_of(checkpoint: Path) -> dict[str, float]:
-    """The metrics of a checkpoint's weights; empty if they were not validated."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    return dict(content.get("validation", {}))
 
 
 def _whole(epochs: float) -> float | int:

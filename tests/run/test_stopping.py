@@ -79,6 +79,25 @@ def test_the_results_say_what_has_ended_the_training(
     assert metrics["test/acc"] is not None
 
 
+class Score(pl.Callback):
+    """Logs a metric that only the second epoch does not improve."""
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.log("val/score", [0.5, 0.4, 0.9, 1.0][trainer.current_epoch])
+
+
+def test_early_stopping_ends_a_run_also_where_min_epochs_delayed_it(tiny: Compose) -> None:
+    early = (*EARLY[:1], "+callbacks.early.monitor=val/score", "+callbacks.early.mode=max")
+    score = f"+callbacks.score._target_={__name__}.Score"
+    limits = ("+callbacks.early.patience=1", "trainer.min_epochs=3", "trainer.max_epochs=4")
+    metrics = train(tiny(NONE, score, *early, *limits))
+    assert (metrics["stopped_by"], metrics["epochs"]) == ("early_stopping", 3)
+    # What ended it then has not ended its resume.
+    stop = (*STOP[:1], "+callbacks.stop.steps=20", "trainer.min_epochs=null")
+    metrics = train(as_typed(tiny, ["resume=run/checkpoints/last.ckpt", score, *stop]))
+    assert (metrics["stopped_by"], metrics["epochs"]) == ("callback", 3.333333)
+
+
 @pytest.mark.parametrize(
     ("limit", "lifted", "further"),
     [

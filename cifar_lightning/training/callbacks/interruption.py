@@ -125,8 +125,9 @@ class Interruption(pl.Callback):
             trainer.should_stop = False
             return
         trainer.should_stop |= self._stop_later
-        stops = trainer.should_stop and trainer.fit_loop._can_stop_early
-        if stops or 0 <= trainer.max_steps <= trainer.global_step:
+        enough = trainer.current_epoch >= (trainer.min_epochs or 0)
+        enough = enough and trainer.global_step >= (trainer.min_steps or 0)
+        if (trainer.should_stop and enough) or 0 <= trainer.max_steps <= trainer.global_step:
             # A validation for which a stop alone is the reason follows the checkpoint, because the
             # training would continue without it.
             if self._validated or not _validation_is_due(trainer):
@@ -152,9 +153,8 @@ class Interruption(pl.Callback):
 def _validation_is_due(trainer: pl.Trainer) -> bool:
     """Whether a validation follows the current step even if the training goes on."""
     stop, trainer.should_stop = trainer.should_stop, False
-    fetcher = trainer.fit_loop._data_fetcher
-    assert fetcher is not None
-    due = trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
+    # Of the fetcher it reads only the class, which is not the one that is asked for.
+    due = trainer.fit_loop.epoch_loop._should_check_val_fx(None)  # type: ignore[arg-type]
     trainer.should_stop = stop
     return bool(due)
 
