@@ -8,13 +8,18 @@ import os
 import signal
 import sys
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from cifar_lightning._version import __version__ as __version__
 
 # Ctrl-C ends a command at once while it imports what it needs; `cli.program` catches later ones.
-_name = os.path.basename(sys.argv[0])  # noqa: PTH119  # quicker than pathlib
-_is_command = _name == "-m" or _name.startswith("cifar-")
+# Of the process's own command line: job processes have the argv of the command that started them.
+_is_command = any(
+    (option == "-m" and name.startswith(f"{__name__}."))
+    or (number == 0 and os.path.basename(name).startswith("cifar-"))  # noqa: PTH119
+    for number, (option, name) in enumerate(pairwise(sys.orig_argv))
+)
 if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

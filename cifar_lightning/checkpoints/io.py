@@ -119,7 +119,7 @@ def _why_unsafe(checkpoint: dict[str, Any]) -> str:
             unsafe.append(f"{name} holds {', '.join(sorted(found))}")
     return (
         f"This checkpoint could not be read again: {'; '.join(unsafe)}. Such objects could run "
-        "code when they are read. Save numbers, texts, tensors, and lists and dictionaries of them: "
+        "code when they are read. Save numbers, texts, tensors, lists and dictionaries of them: "
         "float(x) of a NumPy number, dict(x) of a defaultdict."
     )
 

@@ -33,6 +33,7 @@ from cifar_lightning.config.overrides import (
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import JobFailed
+from cifar_lightning.system.locks import is_locked
 from cifar_lightning.system.logs import log_failure, open_log_file
 
 log = logging.getLogger(__name__)
@@ -147,8 +148,10 @@ def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
         return task(config)
     except Exception as error:
         message = explain(error, config_name)
-        open_log_file()  # of the job's own folder
-        log.error(message, exc_info=not isinstance(error, MISTAKES))
+        # The log is of the run in the job's folder, which another process may work on.
+        if not (processes.is_first() and is_locked(Path(config.run_dir))):
+            open_log_file()
+            log.error(message, exc_info=not isinstance(error, MISTAKES))
         raise JobFailed(message) from None
 
 

@@ -60,7 +60,7 @@ class ImageData(pl.LightningDataModule):
         val: the validation images, or None with `val_size=0`.
         test: the official test split.
         label_shift: how the classes' shares in test differ from those in train and validation;
-            None if they do not.
+            None if they hardly do, see `find_label_shift`.
         replay: fraction of the training images that each epoch repeats at its end: those with the
             largest `losses`, images left out of its incomplete last batch first. 0 unless a
             callback sets it before training.

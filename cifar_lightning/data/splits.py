@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Shares of classes in train and test differ if they do so by at least this total variation, and by
-# more than in each of this many random divisions of the same images.
-SMALLEST_SHIFT, DIVISIONS = 0.05, 2000
+# Shares of classes in train and test differ if they do so by at least this total variation, which
+# is about a target's margin, and by more than in each of this many random divisions of the images.
+SMALLEST_SHIFT, DIVISIONS = 0.01, 2000
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def find_label_shift(train: Tensor, test: Tensor) -> LabelShift | None:
         test: labels of the test split, int64 [M].
 
     Returns:
-        None if they do not differ, or so little that a random division of the images may do that.
+        None if their total variation is below 0.01, or so small that a random division of the
+        images may have it.
     """
     classes = 1 + int(max(train.max(), test.max()))
     in_train, in_test = (labels.bincount(minlength=classes).numpy() for labels in (train, test))

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -45,10 +45,10 @@ def quiet() -> Iterator[None]:
 
 
 class Begin(pl.Callback):
-    """Calls a function once when a training has begun, and nothing can refuse it any more.
+    """Calls a function once, when a training has passed all checks.
 
-    That is before the first step of a new run. A resumed run has completed a step first: only then
-    is it known that the restored network, optimizer and schedule work.
+    That is just before the first step of a new run. A resumed run has completed a step first: only
+    then is it known that the restored network, optimizer and schedule work.
 
     Args:
         begin: the function.
@@ -92,6 +92,9 @@ class CorrectRestoredState(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Change the paths to the run's folder; Lightning drops them if the run was moved."""
+        averages = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        if "current_model_state" in checkpoint and not averages:
+            note("weights", "averaged so far: this resume starts from the average, and trains it")
         for callback in trainer.checkpoint_callbacks:
             state = checkpoint["callbacks"].get(callback.state_key)
             if not isinstance(callback, ModelCheckpoint) or not state or not callback.dirpath:
@@ -173,7 +176,7 @@ def fit(
         config: `resume` and `trainer.compile` are read.
         interruption: saves a checkpoint where training ends within an epoch; None for Lightning's
             default.
-        begin: called once nothing can refuse the training any more, see `Begin`.
+        begin: called once the training has passed all checks, see `Begin`.
 
     Returns:
         Whether training was finished, and not interrupted.

@@ -218,7 +218,7 @@ def build_trainer(
 def check_trainer(config: DictConfig) -> None:
     """Build callbacks and a Trainer to try them out, before the data is read.
 
-    Callbacks of others are left out, because making them may do more than to make them.
+    Callbacks of others are left out, because their constructors may have side effects.
 
     Raises:
         UserError: as `build_trainer` does; or if a callback refuses its arguments.

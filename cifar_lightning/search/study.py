@@ -127,7 +127,9 @@ def open_search(config: DictConfig) -> Search:
         raise UserError(f"{reason} leaves no validation to judge a trial by.")
     best = example.callbacks.best
     if not str(best.monitor).startswith("val/"):
-        raise UserError(f"callbacks.best.monitor={best.monitor} is no metric of a validation.")
+        raise UserError(
+            f"callbacks.best.monitor={best.monitor} is not a validation metric (val/…)."
+        )
     sampler = partial(_sampler, config)
     sampler(0)  # what is wrong with it is said now
     pruner: BasePruner = NopPruner()

@@ -13,7 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 from optuna.exceptions import TrialPruned
 from optuna.storages import fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
-from pytorch_lightning.callbacks import Callback
 from rich import get_console
 
 from cifar_lightning.cli import run_task
@@ -163,14 +162,14 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     config = trial_config(search, number, params)
     try:
         metrics = run_job(
-            partial(_train, trial, config, search.monitor),
+            partial(run_task, partial(_train, trial, search.monitor), "train", config),
             threads=threads_for(1 + others_here),
             own_gpu=config.trainer.gpus in ("auto", 1),
             output=Path(config.run_dir, "output.log"),
             log=_log_config(Path(config.run_dir, "train.log")),
         )
         if metrics["monitor_value"] is None:
-            raise JobFailed(f"The training ended before a validation had {search.monitor}.")
+            raise JobFailed(f"The run ended before a validation logged {search.monitor}.")
     except JobFailed as error:
         trial.set_user_attr("reason", str(error))
         _print(search, number, f"failed: {str(error).partition(chr(10))[0]}")
@@ -225,11 +224,10 @@ def _recipe(overrides: Sequence[str]) -> list[str]:
     return sorted(override for override in overrides if not is_of_machine(override))
 
 
-def _train(trial: Trial, config: DictConfig, monitor: str) -> Any:
-    """What the process of a trial does."""
+def _train(trial: Trial, monitor: str, config: DictConfig) -> Any:
+    """Train a trial, in a process of its own."""
     with run_lock(Path(config.run_dir)):
-        pruning: dict[str, Callback] = {"pruning": Pruning(trial, monitor)}
-        return run_task(partial(train, callbacks=pruning), "train", config)
+        return train(config, callbacks={"pruning": Pruning(trial, monitor)})
 
 
 def _log_config(file: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         JobFailed: if the job fails, or has no right to the run in its folder.
     """
     # Not at the top: it loads PyTorch, and Hydra imports this module at every start.
-    from cifar_lightning.checkpoints.record import write_hydra
+    from cifar_lightning.checkpoints.record import check_free, write_hydra
 
     hydra_config = HydraConfig.get()
     launcher, folder = hydra_config.launcher, RunFolder(Path(hydra_config.runtime.output_dir))
@@ -129,7 +129,9 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         if processes.is_first():
             try:
                 with run_lock(folder.path):
-                    pass  # or else the job would write to the log of a run that another process has
+                    if not folder.last.is_file():
+                        check_free(folder)
+                        write_hydra(folder, config)
             except UserError as error:
                 raise JobFailed(str(error)) from None
         if folder.last.is_file():
@@ -141,8 +143,6 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
                 )
             # By the run's own configuration, which is this job's.
             config.resume, plain["overrides"]["task"] = str(folder.last), []
-        elif processes.is_first():
-            write_hydra(folder, config)
         result = run_job(
             partial(_run, task, config, plain),
             threads=launcher.get("cpus_per_task"),  # joblib divides the cores by OMP_NUM_THREADS

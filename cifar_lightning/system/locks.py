@@ -55,6 +55,8 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def is_locked(folder: Path) -> bool:
     """Whether a process holds the lock of a run folder."""
+    if not (folder / LOCK).exists():
+        return False
     try:
         with _acquire(folder) or contextlib.nullcontext():
             return False

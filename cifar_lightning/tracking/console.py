@@ -133,26 +133,33 @@ def show_start(
 ) -> None:
     """Print the data, the training, the target and the run folder, a line each."""
     val = 0 if data.val is None else len(data.val)
-    limit = trainer.limit_train_batches
-    limited = f", {limit} of them an epoch" if isinstance(limit, int) else ""
+    limit, batches = trainer.limit_train_batches, len(data.train_index) // data.batch_size
+    limited = f", {limit} of them an epoch" if isinstance(limit, int) and limit < batches else ""
     epochs = f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}"
-    limits = {"steps": trainer.max_steps, "time": config.trainer.get("max_time")}
-    epochs += "".join(
-        f", at most max_{name}={limit}" for name, limit in limits.items() if limit not in (-1, None)
-    )
+    epochs += f" or {trainer.max_steps} steps" if trainer.max_steps != -1 else ""
+    max_time = config.trainer.get("max_time")
+    epochs += f" or max_time={max_time}" if max_time is not None else ""
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"
     target, aim = callbacks.get("target"), "none"
-    shift = data.label_shift
+    shift, monitor = data.label_shift, config.callbacks.best.monitor
+    cut_short = [
+        f"limit_{kind}_batches"
+        for kind, images in (("val", val), ("test", len(data.test)))
+        if _leaves_out(getattr(trainer, f"limit_{kind}_batches"), images, data.batch_size)
+    ]
     if isinstance(target, TargetReached) and target.threshold is not None:
-        aim = f"{target.threshold:.2%} on validation, " + (
-            f"for {target.target:.2%} on test in {target.confidence:.0%} of runs"
-            if shift is None
-            else "which promises no accuracy on test: the shares of classes differ there"
-        )
-        monitor = config.callbacks.best.monitor
-        if monitor != "val/acc":
-            tested = f"{monitor} chooses the checkpoint" if monitor else "the last checkpoint is"
-            aim = f"{target.threshold:.2%} on validation; {tested} to test"
+        aim = f"{target.threshold:.2%} on validation"
+        if monitor is None:
+            aim += "; the last checkpoint is tested"
+        elif monitor != "val/acc":
+            aim += f"; {monitor} chooses the checkpoint to test"
+        elif shift is not None:
+            aim += ", which promises no accuracy on test: the shares of classes differ there"
+        elif cut_short:
+            limits = " and ".join(cut_short)
+            aim += f", which promises no accuracy on test: not all images are read ({limits})"
+        else:
+            aim += f", for {target.target:.2%} on test in {target.confidence:.0%} of runs"
         if trainer.limit_val_batches == 0:
             aim = "never reached without a validation"
     note(
@@ -173,6 +180,8 @@ def show_start(
     )
     if trainer.limit_val_batches == 0:
         note("validation", "none, so the last checkpoint is tested")
+    elif monitor is None:
+        note("validation", "it chooses no checkpoint (callbacks.best.monitor): the last is tested")
     for callback in callbacks.values():
         if isinstance(callback, WeightAveraging):
             name = type(callback).__name__
@@ -180,6 +189,11 @@ def show_start(
     note("target", aim)
     note("run folder", config.run_dir)
     get_console().print()
+
+
+def _leaves_out(limit: int | float, images: int, batch_size: int) -> bool:
+    """Whether a limit of batches, or of a fraction of them, leaves images out, but not all."""
+    return 0 < limit < 1 or (isinstance(limit, int) and 0 < limit * batch_size < images)
 
 
 @rank_zero_only

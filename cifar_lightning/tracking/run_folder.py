@@ -23,6 +23,7 @@ STATUSES = ("finished", "interrupted", "failed", "not finished")
 MAX_YAML = 1_000_000  # bytes; the record of a run has some ten thousand
 # Metrics that are numbers or null, and that more than tables need; `epochs` is always a number.
 NUMBERS = ("epochs", "val/acc", "test/acc", "epochs_to_target", "seconds_to_target")
+SET_ASIDE = re.compile(r"(^|/)before_\d{4}-\d\d-\d\d_[\d-]+$")
 LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 
 
@@ -242,11 +243,14 @@ def find_folder(path: str | None) -> Path:
 
 
 def run_folders(folder: Path) -> list[RunFolder]:
-    """The run folders below a folder, such as a multirun's; 2 comes before 10."""
+    """The run folders below a folder, such as a multirun's; 2 comes before 10.
+
+    Without those that `write_record` has set aside, whose folder another run has now.
+    """
     found = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
     found |= {file.parent for file in folder.glob("**/metrics.json")}
-    ordered = sorted(found - {folder}, key=lambda run: natural_key(str(run.relative_to(folder))))
-    return [RunFolder(run) for run in ordered]
+    names = {str(run.relative_to(folder)): run for run in found - {folder}}
+    return [RunFolder(names[n]) for n in sorted(names, key=natural_key) if not SET_ASIDE.search(n)]
 
 
 def read_rows(folder: str | Path) -> list[dict[str, float]]:

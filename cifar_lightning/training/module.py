@@ -249,7 +249,7 @@ class Classifier(pl.LightningModule):
         """Make the optimizer of the network's parameters and its learning-rate schedule.
 
         The schedule ends at `max_epochs`, whatever limit ends the training before: so a run that
-        `max_steps` has ended can go on with another limit.
+        `max_steps` has ended can be resumed with another limit.
 
         Raises:
             UserError: if a step of the optimizer raises an error, see `_try_a_step`.

@@ -57,6 +57,9 @@ def test_shares_of_classes_that_differ_from_train_to_test_are_found() -> None:
     assert shift.test_share == pytest.approx(0.1)
     assert shift.label < 5
     assert find_label_shift(few_and_many, balanced[:10]) is None  # too few to tell
+    # A little, which may still move the accuracy by more than the target's margin.
+    shifted = torch.cat([torch.arange(10).repeat(960), torch.zeros(400, dtype=torch.int64)])
+    assert find_label_shift(torch.arange(50_000) % 10, shifted) is not None
 
 
 def test_a_random_division_of_few_images_has_no_label_shift() -> None:

@@ -268,6 +268,35 @@ def test_ctrl_c_is_told_as_such_if_the_job_dies_of_it() -> None:
     assert output(program) == "interrupted\n"  # a sweep would start its next job otherwise
 
 
+@pytest.mark.parametrize("name", ["cifar-train", "other.py"])
+def test_ctrl_c_is_an_exception_in_every_job(name: str) -> None:
+    """Also in those of an installed command, which Ctrl-C ends at once while it imports."""
+    ask = "partial(signal.getsignal, signal.SIGINT)"
+    Path(name).write_text(
+        "import signal\nfrom functools import partial\n"
+        "from cifar_lightning.system.jobs import run_job\n"
+        f"if __name__ == '__main__':\n    print({ask}(), run_job({ask}), sep='\\n')\n"
+    )
+    here, in_job = run_python(name)
+    assert here == ("0" if name == "cifar-train" else in_job)  # SIG_DFL
+    assert in_job == "<built-in function default_int_handler>"
+
+
+def test_another_program_that_uses_the_package_keeps_its_ctrl_c() -> None:
+    Path("tool").mkdir()
+    Path("tool/__init__.py").write_text("import cifar_lightning\n")
+    Path("tool/main.py").write_text("import signal\nprint(signal.getsignal(signal.SIGINT))\n")
+    assert run_python("-m", "tool.main") == ["<built-in function default_int_handler>"]
+
+
+def run_python(*arguments: str) -> list[str]:
+    """The lines that a program prints."""
+    program = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True
+    )
+    return program.stdout.splitlines()
+
+
 def test_a_caller_that_is_killed_takes_the_job_with_it() -> None:
     program, pid = start_slow("saves itself")
     assert is_alive(pid)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import logging
 import os
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from programs import wait_for
 
+from cifar_lightning.cli import run_task
+from cifar_lightning.errors import UserError
 from cifar_lightning.system.jobs import JobDied, JobFailed, run_job
 from cifar_lightning.system.locks import is_locked, reserve_gpu, run_lock
+from cifar_lightning.system.logs import LogFile
 
 
 def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
@@ -136,3 +141,19 @@ def test_under_slurm_and_without_gpus_nothing_is_changed(machine: pytest.MonkeyP
     machine.setenv("CUDA_VISIBLE_DEVICES", "4")
     with reserve_gpu(), reserve_gpu():
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+
+
+def test_a_refused_job_writes_nothing_to_the_log_of_a_run_of_another_process(
+    tmp_path: Path,
+) -> None:
+    def refuse(_: DictConfig) -> None:
+        raise UserError("it is refused")
+
+    config, file = OmegaConf.create({"run_dir": str(tmp_path)}), tmp_path / "train.log"
+    logging.getLogger().addHandler(LogFile(str(file)))
+    with run_lock(tmp_path), pytest.raises(JobFailed, match="it is refused"):
+        run_task(refuse, "train", config)
+    assert not file.exists()
+    with pytest.raises(JobFailed, match="it is refused"):
+        run_task(refuse, "train", config)
+    assert "it is refused" in file.read_text()

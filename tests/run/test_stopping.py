@@ -157,6 +157,17 @@ def test_averaged_weights_are_validated_saved_and_tested(
     assert metrics["test/loss"] == pytest.approx(loss.item(), abs=1e-4)
 
 
+def test_a_resume_without_the_averaging_says_that_it_starts_from_the_average(
+    tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny(*EMA, NONE))
+    typed = ["resume=run/checkpoints/last.ckpt", "trainer.max_epochs=2"]
+    train(as_typed(tiny, typed))
+    assert "starts from the average" not in capsys.readouterr().out
+    train(as_typed(tiny, [*typed[:1], "trainer.max_epochs=3", "++callbacks.ema=null"]))
+    assert "averaged so far: this resume starts from the average" in capsys.readouterr().out
+
+
 def test_what_averages_at_the_end_of_an_epoch_changes_no_checkpoint_after_its_validation(
     tiny: Compose, tmp_path: Path
 ) -> None:
@@ -286,10 +297,28 @@ def test_a_training_that_ends_before_its_first_validation_says_what_is_tested(
     assert "no best checkpoint was saved, so the last one is tested" in capsys.readouterr().out
 
 
-def test_the_margin_of_the_target_is_that_of_the_images_that_are_read(tiny: Compose) -> None:
+def test_the_margin_of_the_target_is_that_of_the_images_that_are_read(
+    tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
     limits = ("trainer.limit_val_batches=1", "trainer.limit_test_batches=0.4")
     metrics = train(tiny("target_accuracy=0.9", *limits))
     assert metrics["target_val_acc"] == round(validation_threshold(0.9, 0.9, 25, 25), 6)
+    # The first images, which may be of a few classes.
+    said = capsys.readouterr().out
+    assert "% on validation, which promises no accuracy on test: not all images are read" in said
+    assert "(limit_val_batches and limit_test_batches)" in said
+
+
+def test_the_start_says_what_its_limits_are(
+    tiny: Compose, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more_than_there_are = [f"trainer.limit_{kind}_batches=9" for kind in ("train", "val", "test")]
+    no_best = "callbacks.best.monitor=null"
+    train(tiny("target_accuracy=0.9", *more_than_there_are, "trainer.max_steps=7", no_best))
+    said = capsys.readouterr().out
+    assert "muon, batches of 25, 1 epoch or 7 steps, " in said
+    assert "promises no accuracy" not in said
+    assert "it chooses no checkpoint (callbacks.best.monitor): the last is tested" in said
 
 
 def test_a_check_before_the_first_step_is_no_validation(tiny: Compose) -> None:

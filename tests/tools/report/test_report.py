@@ -426,6 +426,10 @@ def test_the_newest_run_or_multirun_is_the_one(many: Path, one: Path) -> None:
     os.utime(single)  # as a report does
     assert find_folder(None) == Path(sweep)
     assert [folder.path.name for folder in run_folders(Path(sweep))] == list("0123")
+    earlier = Path(sweep, "0", "before_2026-11-29_10-00-00-123456", ".hydra")
+    earlier.mkdir(parents=True)
+    (earlier / "overrides.yaml").write_text("[]")
+    assert [folder.path.name for folder in run_folders(Path(sweep))] == list("0123")
 
 
 @pytest.mark.parametrize(

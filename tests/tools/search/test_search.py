@@ -554,6 +554,8 @@ def test_a_search_whose_trials_all_fail_says_so_and_stops(
         holding.result()
     (failed,) = table(tmp_path / "search")
     assert (failed["trial"], failed["state"]) == ("0", "failed")
+    log = (tmp_path / "search" / "trials" / "0" / "train.log").read_text()
+    assert failed["reason"] in " ".join(log.split())
     config.n_trials = 5
     study = open_search(config).study
     study.add_trial(study.trials[0])

@@ -335,6 +335,15 @@ def test_a_job_that_another_process_works_on_is_left_alone(tmp_path: Path) -> No
     assert not (tmp_path / "s" / "0" / "checkpoints").exists()
 
 
+def test_a_job_that_is_refused_leaves_its_folder_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "s" / "0").mkdir(parents=True)
+    (tmp_path / "s" / "0" / "config.yaml").write_text("mine: 1\n")
+    code, said = train_here("-m", *TINY, "seed=0", "hydra.sweep.dir=s")
+    assert code == 1
+    assert "config.yaml is not the record of a run" in said
+    assert [file.name for file in (tmp_path / "s" / "0").iterdir()] == ["config.yaml"]
+
+
 @pytest.mark.slow
 def test_two_jobs_do_not_share_a_folder(tmp_path: Path) -> None:
     code, said = train_here("-m", *TINY, "seed=1,2", "hydra.sweep.subdir=same")
