@@ -13,6 +13,7 @@ from cifar_lightning.checkpoints.trusted import check_targets
 from cifar_lightning.config.compose import key_of
 from cifar_lightning.config.paths import DATA_PATHS
 from cifar_lightning.errors import UserError
+from cifar_lightning.tracking.differences import LIMITS, differences
 from cifar_lightning.tracking.run_folder import RunFolder
 
 # Arguments of Lightning's callbacks and profilers for the files that they write.
@@ -45,8 +46,9 @@ def resumed(config: DictConfig) -> DictConfig:
         )
     typed = [key_of(override) for override in config.overrides]
     removed = {key_of(override) for override in config.overrides if override.startswith("~")}
+    changed = differences(config, folder.record(), folder.path).keys() - {"data.path", *LIMITS}
     for key in typed:
-        if _is_fixed(key) and not _is_equal(key, config, result):
+        if _is_fixed(key) and any(c == key or c.startswith(f"{key}.") for c in changed):
             raise UserError(f"resume takes {key} from the checkpoint: leave it out. {_advice(key)}")
     typed = [key for key in typed if not _is_fixed(key)]
     earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
@@ -164,21 +166,3 @@ def _advice(key: str) -> str:
     if group == "data":
         return f"Only where the images are can be changed: data.{', data.'.join(DATA_PATHS)}."
     return f"A new run may have another {group}."
-
-
-def _is_equal(key: str, typed: DictConfig, recorded: DictConfig) -> bool:
-    """Whether two configurations have the same value under a key, paths of data aside."""
-    if key in ("debug", "experiment"):
-        return bool(typed.choices.get(key) == recorded.choices.get(key))
-    one, other = (_plain(config, key) for config in (typed, recorded))
-    return bool(one == other)
-
-
-def _plain(config: DictConfig, key: str) -> Any:
-    value = OmegaConf.select(config, key)
-    if not OmegaConf.is_config(value):
-        return value
-    content: Any = OmegaConf.to_container(value, resolve=True)
-    if key == "data":
-        return {name: part for name, part in content.items() if name not in DATA_PATHS}
-    return content

@@ -1,14 +1,17 @@
 """Replaces `resume=auto` and `resume=PATH` on the command line by what Hydra takes."""
 
+import math
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from cifar_lightning.config.compose import CONF, compose, key_of, overrides_of
+from cifar_lightning.config.compose import CONF, compose, key_of
 from cifar_lightning.config.overrides import (
     CONFIG_DIR,
     is_sweep,
@@ -19,20 +22,19 @@ from cifar_lightning.config.overrides import (
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.locks import is_locked
+from cifar_lightning.tracking.differences import LIMITS, Differences, differences
 from cifar_lightning.tracking.run_folder import DEBUGGING, RUNS, Run, RunFolder
 
-# After which a run can go on to the bit as if they had been higher from the start.
-LIMITS = ("trainer.max_steps", "trainer.max_time")
+SHOWN, LONGEST = 3, 40  # differences in a message, characters of a value
 MISSING = object()
 
 
 def resume_auto(arguments: Sequence[str]) -> list[str]:
-    """Replace resume=auto by the last checkpoint of the newest run with the same overrides.
+    """Replace resume=auto by the last checkpoint of the newest run of the same configuration.
 
     Only runs count that are not finished and that no process is working on; without one, a new run
-    starts. They are searched for where the run would have its folder. Among the overrides
-    `trainer.max_steps` and `trainer.max_time` may differ: a run that such a limit has ended is not
-    finished by a higher one.
+    starts. They are searched for where the run would have its folder. `LIMITS` may differ: a run
+    that such a limit has ended is not finished by a higher one.
 
     Raises:
         UserError: in a sweep.
@@ -42,67 +44,83 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
         raise UserError("resume= resumes one run; resume_sweep=FOLDER a sweep.")
     if len(others) == len(arguments):
         return others
-    found = _newest_unfinished(others)
-    if processes.is_first():
-        print(f"resume=auto: {found or 'no run to resume, so this is a new one'}", flush=True)
-    if found is None:
-        return others
-    return [*(a for a in others if key_of(a) != "hydra.run.dir"), f"resume={found}"]
-
-
-def _newest_unfinished(arguments: Sequence[str]) -> Path | None:
-    """The last checkpoint of the newest run that can be resumed with these arguments."""
-    options, overrides = options_and_overrides(arguments)
+    options, overrides = options_and_overrides(others)
     folders = [o.partition("=")[2].strip("'\"") for o in options if o.startswith(CONFIG_DIR)]
     folders += [after for o, after in pairwise(options) if o in CONFIG_DIR]
     further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in folders if folder]
     config = compose([*prepare_arguments(overrides), *further])
-    typed = _meanings(overrides_of(config))
     default = DEBUGGING if config.choices.debug else RUNS
+    folder, differing = _nearest_unfinished(config, _candidates(overrides, default))
+    changed = {key: values for key, values in differing.items() if key not in LIMITS}
+    found = "no run to resume, so this is a new one"
+    if folder is not None:
+        found = f"{found} ({folder.path} has {_describe(changed)})" if changed else str(folder.last)
+    if processes.is_first():
+        print(f"resume=auto: {found}", flush=True)
+    if folder is None or changed:
+        return others
+    # By itself the resume would have the run's limits.
+    limits = [f"{k}={_in_yaml(v)}" for k, (_, v) in differing.items() if not _values(k, overrides)]
+    return [*(a for a in others if key_of(a) != "hydra.run.dir"), *limits, f"resume={found}"]
+
+
+def _nearest_unfinished(
+    config: DictConfig, candidates: Iterable[RunFolder]
+) -> tuple[RunFolder | None, Differences]:
+    """The run with the fewest differences, beside limits, that can be resumed: the newest such."""
     started = processes.launch()
     alone = started is None or started.total == 1  # several processes must choose the same run
-    candidates = [folder for folder in _candidates(overrides, default) if folder.last.is_file()]
+    nearest: tuple[RunFolder | None, Differences] = (None, {})
+    fewest = math.inf
     for folder in sorted(candidates, key=lambda folder: folder.start_time, reverse=True):
-        run = folder.read()
-        later = _meanings(o for some in run.resumed for o in some)
-        if (
-            _meanings(run.overrides) == typed
-            and later <= typed
-            and (run.status != "finished" or _is_cut_short(run, folder.record(), config.trainer))
-            and not (alone and is_locked(folder.path))
-        ):
-            return folder.last
-    return None
+        try:
+            differing = differences(config, folder.record(), folder.path)
+        except (OmegaConfBaseException, RecursionError, TypeError):  # its record is damaged
+            continue
+        if (number := len(differing.keys() - LIMITS)) < fewest:
+            run = folder.read()
+            unfinished = run.status != "finished" or _is_cut_short(run, differing)
+            if unfinished and not (alone and is_locked(folder.path)):
+                nearest, fewest = (folder, differing), number
+    return nearest
 
 
-def _meanings(overrides: Iterable[str]) -> set[str]:
-    """Overrides in one spelling, without those that may differ between the starts of a run."""
-    same = (f"{o[1:]}=null" if o.startswith("~") else o.lstrip("+") for o in overrides)
-    return {o for o in same if key_of(o) not in ("resume", *LIMITS)}
-
-
-def _is_cut_short(run: Run, record: Any, trainer: DictConfig) -> bool:
+def _is_cut_short(run: Run, differing: Differences) -> bool:
     """Whether a limit has ended a run that is lower than the one now asked for."""
-    stopped_by = str(run.metrics.get("stopped_by"))
-    if f"trainer.{stopped_by}" not in LIMITS:
+    limit = f"trainer.{run.metrics.get('stopped_by')}"
+    if limit not in LIMITS or limit not in differing:
         return False
-    before, asked = record["trainer"].get(stopped_by), trainer.get(stopped_by)
-    if asked in (None, -1):
-        return True
-    if stopped_by == "max_time":
-        return _seconds(asked) > _seconds(before)
-    return isinstance(asked, int) and isinstance(before, int) and asked > before
+    before, asked = map(_limit, differing[limit])
+    return asked > before
 
 
-def _seconds(limit: Any) -> float:
-    """The seconds of a `trainer.max_time`; 0 if it is no time, which is refused later."""
+def _limit(value: Any) -> float:
+    """A limit in steps or seconds; 0 if the value is none, which is refused later."""
     try:
-        if isinstance(limit, str):
-            days, hours, minutes, seconds = map(int, limit.split(":"))
-            return timedelta(days, seconds, hours=hours, minutes=minutes).total_seconds()
-        return timedelta(**limit).total_seconds()
+        if isinstance(value, str):
+            days, hours, minutes, seconds = map(int, value.split(":"))
+            value = {"days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+        if isinstance(value, dict):
+            return timedelta(**value).total_seconds()
+        return math.inf if value in (None, -1) else float(value)
     except (TypeError, ValueError):
         return 0.0
+
+
+def _describe(changed: Differences) -> str:
+    """The first few of the changed values; of a group with another option that alone."""
+    groups = [key for key in changed if "." not in key]
+    keys = groups + [key for key in changed if key.partition(".")[0] not in groups]
+    texts = []
+    for key in keys[:SHOWN]:
+        before, asked = (_in_yaml(value)[:LONGEST] for value in changed[key])
+        texts.append(f"{key} {before}, not {asked}")
+    more = [f"and {len(keys) - SHOWN} more"] if len(keys) > SHOWN else []
+    return "; ".join([*texts, *more])
+
+
+def _in_yaml(value: Any) -> str:
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0])
 
 
 def _candidates(overrides: Sequence[str], default: Path) -> list[RunFolder]:
@@ -111,7 +129,7 @@ def _candidates(overrides: Sequence[str], default: Path) -> list[RunFolder]:
     if typed and "${" not in typed[-1]:
         return [RunFolder(Path(typed[-1]).expanduser())]
     parent = Path(typed[-1]).expanduser().parent if typed else default
-    return [RunFolder(folder) for folder in parent.glob("*") if folder.is_dir()]
+    return [folder for folder in map(RunFolder, parent.glob("*")) if folder.last.is_file()]
 
 
 def in_run_folder(arguments: Sequence[str]) -> list[str]:

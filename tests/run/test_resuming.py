@@ -26,6 +26,7 @@ from cifar_lightning.config.refused import UNSUPPORTED_CALLBACKS
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.resume import resumed
 from cifar_lightning.system.locks import is_locked, run_lock
+from cifar_lightning.tracking.differences import LIMITS
 from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import main, train, train_locked
@@ -80,6 +81,8 @@ def test_a_run_is_resumed_by_its_record_with_overrides_on_top(run_dir: Path) -> 
     assert config.trainer.max_epochs == 3
     # What the checkpoint decides may be typed as it was.
     assert resume(run_dir, "data=shapes", *TINY[1:5], "seed=1", "model=dilated_dw").seed == 1
+    typed = ("trainer=default", "trainer.gpus=0", "trainer.max_epochs=1", "trainer.max_steps=9")
+    assert resume(run_dir, *typed).trainer.max_steps == 9
     moved = run_dir.rename(run_dir.with_name("moved"))
     assert resume(moved).callbacks.best.dirpath == str(moved / "checkpoints")
 
@@ -308,7 +311,9 @@ def auto(*typed: str) -> Path | None:
     found = resume_auto([*typed, "resume=auto"])
     if found == [*typed]:
         return None
-    assert found[:-1] == [o for o in typed if not o.startswith("hydra.run.dir")]
+    kept = [o for o in typed if not o.startswith("hydra.run.dir")]
+    assert all(o.startswith(LIMITS) for o in found[len(kept) : -1])
+    assert found[: len(kept)] == kept
     return Path(found[-1].removeprefix("resume=")).parents[1]
 
 
@@ -355,11 +360,74 @@ def test_a_run_that_another_process_works_on_is_left_to_it() -> None:
 
 def test_a_run_that_was_resumed_with_other_values_is_another_one() -> None:
     run = begun(RUNS)
-    config = compose([*TYPED, f"resume={run}/checkpoints/last.ckpt"], run)
-    write_record(config, ["resume=x", "optimizer.lr=0.05"])
+    resumes = f"resume={run}/checkpoints/last.ckpt"
+    write_record(compose([*TYPED, resumes], run), [resumes, "optimizer.lr=0.05"])
     assert auto(*TYPED) == run
-    write_record(config, ["resume=x", "trainer.max_epochs=9"])
+    more = "trainer.max_epochs=9"
+    write_record(compose([*TYPED, resumes, more], run), [resumes, more])
     assert auto(*TYPED) is None
+    assert auto(*TYPED, more) == run
+
+
+def test_a_run_is_the_same_if_its_values_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = begun(RUNS)
+    assert auto(*TYPED[:1], "optimizer.lr=0.050", "++seed=3") == run
+    capsys.readouterr()
+    assert auto(*TYPED[:2], "plots=false") is None
+    assert capsys.readouterr().out == (
+        "resume=auto: no run to resume, so this is a new one "
+        f"({run} has seed 3, not 0; plots true, not false)\n"
+    )
+    assert auto(*TYPED, "callbacks=[default]") == run
+    others = ("optimizer=sgd", "callbacks=[default,mirror]", "teacher=x", "seed=4")
+    assert auto(*TYPED[:2], *others) is None
+    listed = capsys.readouterr().out
+    assert "has seed 3, not 4; teacher null, not x; optimizer muon, not sgd; and 1 more)" in listed
+
+    # A value from the environment, and from a file that was edited since.
+    monkeypatch.setenv("RATE", "0.2")
+    step = "optimizer.lr='${oc.decode:${oc.env:RATE}}'"
+    run = begun(RUNS, [step], name=SECOND)
+    assert auto(step) == auto("optimizer.lr=0.2") == run
+    monkeypatch.setenv("RATE", "0.3")
+    assert auto(step) is None
+    experiment = tmp_path / "mine" / "experiment" / "mine.yaml"
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\ncutmix: 0.5\n")
+    run = begun(RUNS, ["experiment=mine", "hydra.searchpath=[mine]"], name=THIRD)
+    typed = ("--config-dir", "mine", "experiment=mine")
+    assert auto(*typed) == run
+    experiment.write_text("# @package _global_\ncutmix: 0.6\n")
+    capsys.readouterr()
+    assert auto(*typed) is None
+    assert f"({run} has cutmix 0.5, not 0.6)" in capsys.readouterr().out
+
+
+def test_what_differs_between_the_starts_of_one_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where files are, times, and what conf/ has since the run began."""
+    typed = ["data=folder", "data.path=/a/images", "+logger.csv.name='${now:%f}_${oc.env:HOME}'"]
+    run = begun(RUNS, [*typed, "logger.wandb.mode=offline"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    again = [typed[0], "data.path=/b/images", "data.cache_dir=elsewhere", typed[2]]
+    assert auto(*again) == run
+    assert auto(*again, "data.path=/b/others") is None
+    changed_record(run, lambda config: config["trainer"].pop("sync_batchnorm"))
+    assert auto(*again) == run
+    assert auto(*again, "trainer.sync_batchnorm=true") is None
+    changed_record(run, lambda config: config["trainer"].pop("max_epochs"))
+    assert auto(*again) is None
+
+
+def test_a_run_goes_on_with_the_limits_that_are_asked_for() -> None:
+    limits = ("trainer.max_steps=5", "trainer.max_time={days:1}")
+    resumes = f"resume={begun(RUNS, [*TYPED, *limits])}/checkpoints/last.ckpt"
+    asked = ["trainer.max_steps=-1", "trainer.max_time=null"]
+    assert resume_auto([*TYPED, "resume=auto"]) == [*TYPED, *asked, resumes]
+    assert resume_auto([*TYPED, *limits, "resume=auto"]) == [*TYPED, *limits, resumes]
 
 
 class Refusing(pl.Callback):
