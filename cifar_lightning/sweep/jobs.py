@@ -58,6 +58,27 @@ def missing_jobs(folder: Path, jobs: Sequence[Job], resume: bool) -> list[tuple[
     return missing
 
 
+def check_none_is_lost(folder: Path, recorded: Sequence[Job], jobs: Sequence[Job]) -> None:
+    """Check that a resume has all jobs of the sweep that are not finished.
+
+    Args:
+        folder: of the sweep.
+        recorded: its jobs until now, of which the resume's are to take the place.
+        jobs: of the resume.
+
+    Raises:
+        UserError: names one that it lacks.
+    """
+    kept = {frozenset(job) for job in jobs}
+    others = [job for job in recorded if frozenset(job) not in kept]
+    if lost := missing_jobs(folder, others, resume=True) if others else []:
+        raise UserError(
+            f"The sweep in {folder} would lose {len(lost)} unfinished job{'s' * (len(lost) > 1)}, "
+            f"as {' '.join(lost[0][1])}. Options beside resume_sweep= may only add jobs: type the "
+            "values of all, as seed=0,1,2 after seed=0,1; or start a new sweep, with -m."
+        )
+
+
 def with_each_value(jobs: Sequence[Job]) -> list[Job]:
     """Some of the jobs, such that each override is in at least one of them."""
     seen: set[str] = set()

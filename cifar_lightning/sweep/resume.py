@@ -6,7 +6,9 @@ from pathlib import Path
 from cifar_lightning.config.compose import key_of
 from cifar_lightning.config.overrides import CONFIG_DIR, is_sweep, options_and_overrides, quoted
 from cifar_lightning.errors import UserError
-from cifar_lightning.tracking.run_folder import read_config_dir, read_sweep
+from cifar_lightning.tracking.run_folder import load_yaml, read_config_dir, read_sweep
+
+FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def resume_sweep(arguments: Sequence[str]) -> list[str]:
@@ -16,7 +18,7 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
     own (`hydra/launcher=…`) too, stay as they were.
 
     Raises:
-        UserError: if the folder has no sweep.
+        UserError: if the folder has no sweep, or another folder is typed.
     """
     others = [argument for argument in arguments if not argument.startswith("resume_sweep=")]
     if len(others) == len(arguments):
@@ -28,10 +30,18 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
             f"resume_sweep={value} is not the folder of a sweep, which has a multirun.yaml. As in: "
             "resume_sweep=runs/train/<date>_<time>_sweep"
         )
+    load_yaml(folder / "multirun.yaml")  # or it is damaged
     # Options first: Hydra takes the overrides in one stretch alone.
     options, typed = options_and_overrides(others)
     if not is_sweep(options):
         options.insert(0, "-m")
+    for override in typed:
+        named = Path(override.partition("=")[2].strip("'\"")).expanduser()
+        if key_of(override) in FOLDERS and named.resolve() != folder.resolve():
+            raise UserError(
+                f"{override}: resume_sweep={value} resumes the sweep in its folder. Leave "
+                f"{key_of(override)} out; to have the sweep elsewhere, move the folder first."
+            )
     names = {option.partition("=")[0] for option in options}
     if not names & set(CONFIG_DIR) and (config_dir := read_config_dir(folder)):
         options += [CONFIG_DIR[0], config_dir]

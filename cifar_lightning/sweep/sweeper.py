@@ -12,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.sweep import jobs as sweep_jobs
+from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.tracking.run_folder import read_sweep
 
 
 class Sweeper(BasicSweeper):
@@ -58,22 +60,23 @@ class Sweeper(BasicSweeper):
 
         Raises:
             SystemExit: with code 1, if a job is not finished.
-            UserError: if the folder has jobs already and this is no resume.
+            UserError: if the folder has jobs already and this is no resume, or one that would lose
+                jobs of the sweep.
         """
         # Not at the top: Hydra imports this module at every start.
         from cifar_lightning.sweep.summary import show_sweep
 
         assert self.config is not None
-        assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        jobs = self.split_arguments(overrides, None)[0]
-        folder = Path(self.config.hydra.sweep.dir)
+        jobs, folder = self._jobs(arguments), Path(self.config.hydra.sweep.dir)
+        record = folder / "multirun.yaml"
         missing = sweep_jobs.missing_jobs(folder, jobs, self.resume)
+        if self.resume and record.is_file():
+            sweep_jobs.check_none_is_lost(folder, self._jobs(read_sweep(folder)), jobs)
         # A composition with each value tells of mistakes; one of each job could take minutes.
         self.validate_batch_is_legal(sweep_jobs.with_each_value([job for _, job in missing]))
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        with atomic_write(record) as file:
+            file.write(OmegaConf.to_yaml(self.config).encode())
         at_once = sweep_jobs.jobs_at_once(self.config.hydra.launcher, len(missing))
         if at_once is not None:  # joblib divides the cores by it
             self.launcher.joblib["n_jobs"] = at_once  # type: ignore[union-attr]
@@ -87,6 +90,14 @@ class Sweeper(BasicSweeper):
             raise self.launcher_error
         if not finished:
             raise SystemExit(1)
+
+    def _jobs(self, arguments: Sequence[str]) -> list[list[str]]:
+        """Every combination of the values in a sweep's overrides."""
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        jobs: list[list[str]] = self.split_arguments(overrides, None)[0]
+        return jobs
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[Exception]:
         """Have the launcher run the jobs; returns the errors that they raised."""

@@ -168,6 +168,20 @@ def test_a_folder_without_a_sweep_is_named(value: str) -> None:
         resume_sweep([f"resume_sweep={value}"])
 
 
+def test_a_damaged_record_of_a_sweep_is_named(recorded: Path) -> None:
+    (recorded / "multirun.yaml").write_text("hydra: [")
+    with pytest.raises(UserError, match=r"multirun\.yaml cannot be read"):
+        resume_sweep([f"resume_sweep={recorded}"])
+
+
+@pytest.mark.parametrize("key", ["hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir"])
+def test_a_sweep_is_resumed_in_its_folder_alone(recorded: Path, key: str) -> None:
+    with pytest.raises(UserError, match=rf"{key}=x: resume_sweep=.* resumes the sweep in its fol"):
+        resume_sweep([f"resume_sweep={recorded}", "-m", f"{key}=x"])
+    resumed = resume_sweep([f"resume_sweep={recorded}", f"hydra.sweep.dir='{recorded}'"])
+    assert resumed[-2] == f"hydra.sweep.dir='{recorded}'"
+
+
 # Real sweeps
 
 
@@ -316,6 +330,21 @@ def test_a_sweep_is_resumed_where_it_was_broken_off_and_grows(
     assert "5 runs: 5 finished." in said
     assert by_setting(broken.folder, "callbacks.crash.how") == runs | {"new": broken.folder / "4"}
     assert before == {file: file.stat().st_mtime_ns for file in before}
+
+
+def test_a_resume_that_would_lose_jobs_is_refused(recorded: Path) -> None:
+    content = {"overrides": {"hydra": [], "task": ["seed=0,1,2"]}}
+    record = recorded / "multirun.yaml"
+    OmegaConf.save(OmegaConf.create({"hydra": content}), record)
+    before = record.read_bytes()
+    make_run(recorded / "0", ["seed=0"])
+    make_run(recorded / "1", ["seed=1"], finished=False)
+    for typed in ("seed=0,3", "cutmix=0.5"):
+        code, _ = train_here(f"resume_sweep={recorded}", typed)
+        assert f"The sweep in {recorded} would lose 2 unfinished jobs, as seed=1. Op" in str(code)
+        assert "Options beside resume_sweep= may only add jobs: type" in str(code)
+        assert record.read_bytes() == before
+    sweep_jobs.check_none_is_lost(recorded, [["seed=0"], ["seed=1"]], [["seed=1"], ["seed=3"]])
 
 
 @pytest.mark.slow
