@@ -6,6 +6,7 @@ A new version of Lightning that has others fails here, and not at a user.
 import inspect
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytorch_lightning as pl
 from conftest import TINY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
-from programs import run_command
+from programs import hydra_restored, read_json
 from pytorch_lightning import callbacks as of_lightning
 
 from cifar_lightning.config.compose import CONF, compose
@@ -24,11 +25,14 @@ from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACK
 from cifar_lightning.config.validate import check_config
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
-from cifar_lightning.train import train
+from cifar_lightning.train import main, train
 
 Compose = Callable[..., DictConfig]
 
 PARAMETERS = dict(inspect.signature(pl.Trainer).parameters)
+
+# Fewer images than those of TINY, in as many batches.
+SMALLER = ("data.train_size=50", "data.val_size=20", "data.test_size=20", "data.batch_size=5")
 
 # Every argument that works, with another value than the default: all fit into one training.
 TRIED: dict[str, Any] = {
@@ -110,30 +114,25 @@ def test_an_older_run_without_the_keys_is_resumed_with_what_is_typed(
     assert metrics["train_images"] == 6 * 25 + 2 * 25
 
 
-def test_all_arguments_work_without_a_plus(
-    tiny: Compose, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+def test_the_command_takes_all_arguments_without_a_plus_and_shows_their_tables(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = [f"trainer.{key}={value}" for key, value in TRIED.items()]
-    metrics = train(tiny(*typed, "target_accuracy=null"))
+    typed = [*TINY, *SMALLER, *typed, "target_accuracy=null", "hydra.run.dir=run"]
+    monkeypatch.setattr(sys, "argv", ["cifar-train", *typed])
+    with hydra_restored():
+        main()
+    metrics = read_json(Path("run/metrics.json"))
     assert metrics["epochs"] == 2
-    assert metrics["train_images"] == 2 * 2 * 25
+    assert metrics["train_images"] == 2 * 2 * 5
     assert metrics["stopped_by"] == "max_epochs"
     assert metrics["precision"] == "64-true"
-    assert "FIT Profiler Report" in caplog.text
     shown = capsys.readouterr().out
+    assert "FIT Profiler Report" in shown
     assert "Trainable params" in shown
     assert "Testing" in shown  # by the progress bar
     validated = [row["epoch"] for row in read_rows(Path("run")) if "val/acc" in row]
     assert validated == [0.5, 1, 1.5, 2]
-
-
-def test_tables_that_were_asked_for_are_shown_by_the_command() -> None:
-    typed = ["trainer.profiler=simple", "trainer.limit_train_batches=2"]
-    summary = "+callbacks.x._target_=pytorch_lightning.callbacks.ModelSummary"
-    ended = run_command("train", *TINY, *typed, summary)
-    assert ended.returncode == 0, ended.stderr
-    assert "FIT Profiler Report" in ended.stdout
-    assert "Trainable params" in ended.stdout
 
 
 def test_the_others_are_refused_with_what_to_use_instead() -> None:
@@ -210,7 +209,7 @@ def test_every_callback_of_lightning_is_tried_or_refused() -> None:
 def test_callbacks_of_lightning_work(callbacks: dict[str, str], tiny: Compose) -> None:
     settings = ["trainer.max_epochs=2", "trainer.log_every_n_steps=1", "target_accuracy=null"]
     settings += ["trainer.precision=32-true"]  # of which alone Lightning knows the size
-    metrics = train(tiny(*settings, *added(callbacks)))
+    metrics = train(tiny(*SMALLER, *settings, *added(callbacks)))
     assert metrics["test/acc"] is not None
     rows = read_rows(Path("run"))
     if "ModelCheckpoint" in callbacks:
@@ -259,7 +258,7 @@ def test_what_lightning_refuses_in_a_training_is_one_message(tiny: Compose) -> N
     stopping = added({"EarlyStopping": "monitor:nothing"})
     other = f"+callbacks.other._target_={__name__}.Nothing"
     with pytest.raises(UserError, match=r"Early stopping conditioned on metric `nothing`"):
-        train(tiny(*stopping, other))
+        train(tiny(*SMALLER, *stopping, other))
 
 
 def test_a_limit_that_leaves_nothing_is_found_before_the_training(tiny: Compose) -> None:
@@ -283,7 +282,7 @@ def test_gradients_of_the_shipped_optimizers_can_be_clipped(
     optimizer: str, tiny: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = ("trainer.gradient_clip_val=1", "trainer.precision=bf16-mixed")
-    train(tiny(f"optimizer={optimizer}", *typed, "trainer.limit_train_batches=2"))
+    train(tiny(*SMALLER, f"optimizer={optimizer}", *typed, "trainer.limit_train_batches=2"))
     assert "fused=false, because gradients are clipped" in capsys.readouterr().out
 
 
