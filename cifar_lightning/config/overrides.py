@@ -31,7 +31,6 @@ PATH_KEYS = (
     "teacher",
 )
 
-
 # Groups whose options may be combined, as in callbacks=[mirror,progressive_resizing].
 COMBINED_GROUPS = ("callbacks", "logger")
 
@@ -43,44 +42,72 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: if an argument is no override or cannot be read, a path is empty, a group is
             given no option, or there is a space before an equals sign.
     """
-    prepared = []
-    multirun = is_sweep(arguments)
+    prepared, multirun = [], is_sweep(arguments)
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        key, equals, value = argument.partition("=")
         if "\0" in argument:
             raise UserError(f"{argument}: it has a NUL character, which no name or text may have.")
-        if not equals and not before.startswith("-") and _exists(argument):
-            raise UserError(
-                f"{argument}: expected KEY=VALUE. For several images, images=FOLDER or a pattern "
-                "in quotes, images='photos/*.png'."
-            )
-        if equals and not key.lstrip("+~"):
-            raise UserError(f"{argument}: no space belongs before the equals sign.")
         if argument in ("experiment=null", "debug=null"):
             continue  # the default, which Hydra does not accept
-        if key.lstrip("+") == "hydra.job.chdir" and value.lower() == "true":
-            raise UserError(
-                f"{argument} would have relative paths mean files in the run's folder. Leave it "
-                "out; your own code has that folder as ${run_dir}."
-            )
-        group = key.lstrip("+~").partition("@")[0]
-        if key.startswith("~") and not equals:
-            group = ""  # it needs no option
-        options = _options(group)
-        is_group = options or (equals and ("/" in group or group == "hydra"))
-        if is_group and not _names_options(value, group in COMBINED_GROUPS):
-            known = "" if group.startswith("hydra") else f": {', '.join(options)}"  # it has others
-            raise UserError(f"{argument}: this group needs an option{known}.")
-        if equals and key.lstrip("+") in PATH_KEYS and value != "null":
-            if not value:
-                raise UserError(f"{argument} names no file or folder.")
-            of_a_sweep = multirun and "," in value and not _exists(value)
-            if value[0] not in ("'", '"') and not of_a_sweep:
-                # Not pathlib's, which would make one slash of two in an address.
-                argument = f"{key}={quoted(os.path.expanduser(value))}"  # noqa: PTH111
-        is_option = argument.startswith("-") or before in CONFIG_DIR
-        prepared.append(argument if is_option or not equals else _readable(argument, multirun))
+        if not argument.startswith("-") and before not in CONFIG_DIR:
+            _check_key(argument, of_option=before.startswith("-"))
+            _check_group(argument)
+            if "=" in argument:
+                argument = _readable(_quoted_path(argument, multirun), multirun)
+        prepared.append(argument)
     return prepared
+
+
+def _check_key(argument: str, of_option: bool) -> None:
+    """Refuse an argument that is no override, or would change what relative paths mean.
+
+    Args:
+        argument: of the command line.
+        of_option: whether it follows an option of Hydra's.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals and not of_option and _exists(argument):
+        raise UserError(
+            f"{argument}: expected KEY=VALUE. For several images, images=FOLDER or a pattern "
+            "in quotes, images='photos/*.png'."
+        )
+    if equals and not key.lstrip("+~"):
+        raise UserError(f"{argument}: no space belongs before the equals sign.")
+    if key.lstrip("+") == "hydra.job.chdir" and value.lower() == "true":
+        raise UserError(
+            f"{argument} would have relative paths mean files in the run's folder. Leave it "
+            "out; your own code has that folder as ${run_dir}."
+        )
+
+
+def _check_group(argument: str) -> None:
+    """Refuse an override of a group that names no option."""
+    key, equals, value = argument.partition("=")
+    if key.startswith("~") and not equals:
+        return  # it needs none
+    group = key.lstrip("+~").partition("@")[0]
+    options = _options(group)
+    is_group = options or (equals and ("/" in group or group == "hydra"))
+    if is_group and not _names_options(value, group in COMBINED_GROUPS):
+        known = "" if group.startswith("hydra") else f": {', '.join(options)}"  # it has others
+        raise UserError(f"{argument}: this group needs an option{known}.")
+
+
+def _quoted_path(argument: str, multirun: bool) -> str:
+    """Quote the value of an override if it is a path, with a home folder in place of `~`.
+
+    Raises:
+        UserError: if the path is empty.
+    """
+    key, _, value = argument.partition("=")
+    if key.lstrip("+") not in PATH_KEYS or value == "null":
+        return argument
+    if not value:
+        raise UserError(f"{argument} names no file or folder.")
+    of_a_sweep = multirun and "," in value and not _exists(value)
+    if value[0] in ("'", '"') or of_a_sweep:
+        return argument
+    # Not pathlib's, which would make one slash of two in an address.
+    return f"{key}={quoted(os.path.expanduser(value))}"  # noqa: PTH111
 
 
 def _exists(path: str | Path) -> bool:

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.checkpoints.record import record_of
-from cifar_lightning.config import validate
+from cifar_lightning.config import training, validate
 from cifar_lightning.models.budget import check
 from cifar_lightning.run.trainer import check_trainer
 
@@ -19,7 +19,7 @@ def check_config(config: DictConfig) -> None:
     Raises:
         UserError: names the key or value, and what would fit.
     """
-    validate.check_config(config)
+    training.check_config(config)
     validate.check_arguments("budget", check, config.budget)
     record_of(config)  # what a record cannot keep is refused
     _check_folders(config)

@@ -3,14 +3,109 @@
 import contextlib
 import ctypes
 import platform
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.jobs import in_job_process
+from cifar_lightning.system.processes import launch
 from cifar_lightning.tracking.console import banner
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
+
+NO_DDP_IN_SWEEPS = (
+    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
+    "sweep again. What works: a job per GPU (trainer.gpus=1 hydra/launcher=joblib "
+    "hydra.launcher.n_jobs=GPUS); several GPUs per job if SLURM starts the processes "
+    "(hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=2 hydra.launcher.tasks_per_node=2 "
+    "trainer=ddp trainer.gpus=2); or no -m."
+)
+
+
+def resolve_devices(
+    arguments: dict[str, Any], batch_size: int, callbacks: Iterable[object]
+) -> None:
+    """Replace `gpus` by Lightning's `accelerator` and `devices`, and `precision=auto`.
+
+    Args:
+        arguments: of the Trainer; changed in place.
+        batch_size: images per step, over all devices.
+        callbacks: or their classes; some allow one device alone.
+
+    Raises:
+        UserError: if the devices do not exist, do not match the processes that were started, or
+            cannot share a batch evenly.
+    """
+    one_device = _why_one_device(callbacks)
+    gpus, num_nodes = arguments.pop("gpus"), arguments.get("num_nodes", 1)
+    accelerator, devices = arguments.get("accelerator", "auto"), arguments.get("devices", "auto")
+    if one_device and num_nodes != 1:
+        raise UserError(one_device)
+    if accelerator == "auto":
+        if devices != "auto":
+            raise UserError(
+                f"trainer.devices={devices} needs a trainer.accelerator: trainer.gpus={devices} "
+                f"chooses GPUs, trainer.accelerator=cpu trainer.devices={devices} processes on the "
+                "CPU."
+            )
+        accelerator, devices = choose_devices(
+            gpus, torch.cuda.device_count(), batch_size, one_device, num_nodes
+        )
+    elif accelerator in ("gpu", "cuda"):
+        raise UserError(f"trainer.accelerator={accelerator}: use trainer.gpus=1, 2, … or [0,2].")
+    elif gpus not in ("auto", 0):
+        raise UserError(
+            f"trainer.gpus={gpus} does not fit trainer.accelerator={accelerator}: leave one out."
+        )
+    elif devices == "auto":
+        devices = 1
+    count = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"trainer.devices={devices} is not a number from 1.")
+    if one_device and count > 1:
+        raise UserError(one_device)
+    _check_processes(num_nodes, count)
+    if batch_size % (num_nodes * count):
+        raise UserError(
+            f"{num_nodes * count} devices cannot share data.batch_size={batch_size} evenly."
+        )
+    if arguments.get("sync_batchnorm") and accelerator == "cpu":
+        raise UserError("trainer.sync_batchnorm=true is for GPUs, and this run has none.")
+    arguments |= {"accelerator": accelerator, "devices": devices}
+    if arguments["precision"] == "auto":
+        arguments["precision"] = choose_precision(accelerator, devices)
+
+
+def _why_one_device(callbacks: Iterable[object]) -> str | None:
+    """The error message for more than one device; None if several are allowed."""
+    started = launch()
+    if in_job_process() and (started is None or started.total == 1):
+        return NO_DDP_IN_SWEEPS
+    reasons = (getattr(callback, "ONE_DEVICE", None) for callback in callbacks)
+    return next((reason for reason in reasons if reason), None)
+
+
+def _check_processes(num_nodes: int, devices: int) -> None:
+    """Refuse started processes that do not match the configuration: they would wait without end."""
+    started = launch()
+    if started is None and num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={num_nodes}, but this process was started alone. torchrun or srun "
+            "has to start one process per device on every machine; without, trainer.num_nodes=1."
+        )
+    wanted = (num_nodes * devices, devices)
+    if started is None or (started.total, started.per_node) == wanted:
+        return
+    raise UserError(
+        f"{started.by} started {started.total // started.per_node} x {started.per_node} processes "
+        f"(machines x processes on each), but the configuration asks for {num_nodes} x {devices}. "
+        "trainer.num_nodes is the number of machines, trainer.gpus (with trainer=ddp_sim: "
+        "trainer.devices) the number of processes on each."
+    )
 
 
 def choose_devices(

@@ -22,7 +22,7 @@ from pytorch_lightning import callbacks as of_lightning
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.messages import explain
 from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS
-from cifar_lightning.config.validate import check_config
+from cifar_lightning.config.training import check_config
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import main, train

@@ -14,7 +14,7 @@ from test_train import as_typed
 
 from cifar_lightning import run
 from cifar_lightning.checkpoints.io import read_checkpoint
-from cifar_lightning.config.validate import check_config
+from cifar_lightning.config.training import check_config
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
