@@ -25,6 +25,7 @@ from cifar_lightning.run.devices import keep_freed_memory
 from cifar_lightning.tracking.console import note
 from cifar_lightning.training.callbacks import BestCheckpoint, Interruption
 from cifar_lightning.training.callbacks.checkpoints import BEST
+from cifar_lightning.training.callbacks.interruption import may_stop
 from cifar_lightning.training.module import Classifier
 
 
@@ -107,14 +108,17 @@ class CorrectRestoredState(pl.Callback):
             state["best_k_models"] = {str(folder / Path(path).name): acc for path, acc in best}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget why an earlier start was stopped; drop best checkpoints that do not apply.
+        """Forget or delay what stopped an earlier start; drop best checkpoints that do not apply.
 
         These are missing, or later than the step resumed from: saved between the last checkpoint
         and a crash. On a GPU the repeated steps differ in their last bits, so the file would not
         have the recorded accuracy.
         """
         for early_stopping in trainer.early_stopping_callbacks:
-            early_stopping.stopping_reason_message = None
+            if may_stop(trainer):
+                early_stopping.stopping_reason_message = None
+            elif early_stopping.stopping_reason_message:
+                trainer.should_stop = True  # when it may
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
                 continue

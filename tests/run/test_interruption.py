@@ -148,7 +148,7 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
         assert steps_of(last) == step
         config = as_typed(tiny, [f"resume={last}", *overrides])
     resumed = train(config)
-    measured = ("seconds", "images_per_s", "tflop")
+    measured = ("seconds", "images_per_s", "tflop", "resumes")
     for key, value in whole.items():
         assert any(word in key for word in measured) or resumed[key] == value, key
     assert_the_same_run(tmp_path / "run", tmp_path / "whole")
@@ -195,7 +195,7 @@ def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
     (run / "metrics.json").unlink()
     last = run / "checkpoints" / "last.ckpt"
     again, whole = train(as_typed(tiny, [f"resume={last}"])), read_json(at_target / "metrics.json")
-    assert again | {"images_per_s": None} == whole | {"images_per_s": None}
+    assert again | {"images_per_s": None} == whole | {"images_per_s": None, "resumes": 1}
     assert steps_of(last) == 3
     train(as_typed(tiny, [f"resume={last}", "target_accuracy=1.0"]))
     train(tiny(*TO_TARGET, "target_accuracy=1.0", run_dir="whole"))

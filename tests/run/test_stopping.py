@@ -92,6 +92,10 @@ def test_early_stopping_ends_a_run_also_where_min_epochs_delayed_it(tiny: Compos
     limits = ("+callbacks.early.patience=1", "trainer.min_epochs=3", "trainer.max_epochs=4")
     metrics = train(tiny(NONE, score, *early, *limits))
     assert (metrics["stopped_by"], metrics["epochs"]) == ("early_stopping", 3)
+    first = ("trainer.max_steps=14", "resume=other/checkpoints/last.ckpt")
+    train(tiny(NONE, score, *early, *limits, first[0], run_dir="other"))
+    metrics = train(as_typed(tiny, [first[1], score, "trainer.max_steps=-1"]))
+    assert (metrics["stopped_by"], metrics["epochs"]) == ("early_stopping", 3)
     # What ended it then has not ended its resume.
     stop = (*STOP[:1], "+callbacks.stop.steps=20", "trainer.min_epochs=null")
     metrics = train(as_typed(tiny, ["resume=run/checkpoints/last.ckpt", score, *stop]))

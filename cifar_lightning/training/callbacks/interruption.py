@@ -125,9 +125,8 @@ class Interruption(pl.Callback):
             trainer.should_stop = False
             return
         trainer.should_stop |= self._stop_later
-        enough = trainer.current_epoch >= (trainer.min_epochs or 0)
-        enough = enough and trainer.global_step >= (trainer.min_steps or 0)
-        if (trainer.should_stop and enough) or 0 <= trainer.max_steps <= trainer.global_step:
+        stops = trainer.should_stop and may_stop(trainer)
+        if stops or 0 <= trainer.max_steps <= trainer.global_step:
             # A validation for which a stop alone is the reason follows the checkpoint, because the
             # training would continue without it.
             if self._validated or not _validation_is_due(trainer):
@@ -148,6 +147,12 @@ class Interruption(pl.Callback):
         self._saving = True
         trainer.save_checkpoint(self.checkpoint, weights_only=False)
         self._saving = False
+
+
+def may_stop(trainer: pl.Trainer) -> bool:
+    """Whether a training may end before its limits, by `min_epochs` and `min_steps`."""
+    enough_epochs = trainer.current_epoch >= (trainer.min_epochs or 0)
+    return enough_epochs and trainer.global_step >= (trainer.min_steps or 0)
 
 
 def _validation_is_due(trainer: pl.Trainer) -> bool:
