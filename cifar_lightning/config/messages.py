@@ -140,12 +140,17 @@ def _explain_os(error: OSError, config_name: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
+    shows = "--cfg job shows the whole configuration; +KEY=VALUE adds a new key."
+    return f"{did_you_mean(name, known)}\n{shows}"
+
+
+def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """The nearest known names, as the end of a message; empty if none is near."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if not close:  # perhaps only the groups before the last dot are wrong
         last = name.rpartition(".")[2]
         close = [k for k in known if k.rpartition(".")[2] == last][:3]
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{hint}\n--cfg job shows the whole configuration; +KEY=VALUE adds a new key."
+    return f" Did you mean {' or '.join(prefix + c for c in close)}?" if close else ""
 
 
 def _elsewhere(name: str) -> str:

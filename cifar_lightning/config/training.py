@@ -11,12 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from cifar_lightning.config.compose import CONF, key_of
-from cifar_lightning.config.messages import OF_A_RUN
+from cifar_lightning.config.messages import OF_A_RUN, did_you_mean
 from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS, refusal
 from cifar_lightning.config.validate import (
     check_part,
     check_values,
-    did_you_mean,
     in_yaml,
     parameters_of,
     target_of,
@@ -142,7 +141,7 @@ def _check_that_all_is_read(config: DictConfig) -> None:
         if key not in known and key not in OF_A_RUN and not is_named:
             raise UserError(
                 f"There is no setting {key}, and no value refers to it by ${{{key}}}."
-                f"{did_you_mean('', key, sorted(known))}"
+                f"{did_you_mean(key, sorted(known))}"
             )
     for override in config.overrides:
         if (key := key_of(override)) in OF_THE_DATA:
@@ -280,7 +279,7 @@ def _check_monitor(
                 f"best. Set {key}.mode={right}."
             )
     if logged is not None and monitor not in logged:
-        near = did_you_mean("", monitor, logged)
+        near = did_you_mean(monitor, logged)
         raise UserError(f"{key}.monitor={monitor}: no such metric is logged.{near}")
     stops = part["_target_"].endswith(".EarlyStopping")
     if stops and monitor.startswith("val/") and no_validation:

@@ -1,10 +1,9 @@
 """Checks values and arguments against types and signatures, before anything is built."""
 
-import difflib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from cifar_lightning.config.compose import CONF
-from cifar_lightning.config.messages import OF_A_RUN
+from cifar_lightning.config.messages import OF_A_RUN, did_you_mean
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import is_writable
 
@@ -45,7 +44,7 @@ def check_keys(config: DictConfig, config_name: str) -> None:
         there = {f"{key}.{name}" for name in of_file} if isinstance(of_file, dict) else {*known}
         if unknown := sorted(names - there):
             raise UserError(
-                f"There is no setting {unknown[0]}.{did_you_mean('', unknown[0], sorted(there))}"
+                f"There is no setting {unknown[0]}.{did_you_mean(unknown[0], sorted(there))}"
             )
 
 
@@ -140,7 +139,7 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for name in values:
         if name not in parameters and not takes_any:
-            hint = did_you_mean(f"{key}.", name, [*parameters])
+            hint = did_you_mean(name, [*parameters], f"{key}.")
             raise UserError(f"{key}.{name}: {target.__qualname__} has no such argument.{hint}")
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:
@@ -154,12 +153,6 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
         and (value is not None or name not in parameters or parameters[name].default is not None)
     }
     check_values(f"{key}.", hints, given)
-
-
-def did_you_mean(prefix: str, name: str, known: Sequence[str]) -> str:
-    """The nearest known names, as the end of a message; empty if none is near."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(f'{prefix}{c}' for c in close)}?" if close else ""
 
 
 def _is_instantiated(value: Any) -> bool:

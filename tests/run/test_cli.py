@@ -241,8 +241,8 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
         ["No folder or file can be made in /proc (/proc/x). hydra.run.dir"],
     ),
     (
-        ["callbacks.best.dirpath=/proc/x"],
-        ["callbacks.best.dirpath=/proc/x: nothing can be written to /proc."],
+        ["+callbacks.x={_target_:pytorch_lightning.callbacks.ModelCheckpoint,dirpath:/proc/x}"],
+        ["callbacks.x.dirpath=/proc/x: nothing can be written to /proc."],
     ),
     (
         [f"hydra.run.dir={__file__}/x"],
