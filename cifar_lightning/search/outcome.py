@@ -23,6 +23,7 @@ from cifar_lightning.search.study import (
     current_trials,
     is_of_machine,
     number_of,
+    recipe,
     without_password,
 )
 from cifar_lightning.system.atomic import atomic_write
@@ -153,11 +154,10 @@ def write_experiment(
     Returns:
         The file, and the command that trains with it.
     """
-    recipe = [o for o in overrides if not is_of_machine(o)]
     here = [o for o in overrides if is_of_machine(o)]
-    chosen = [*recipe, *best.user_attrs["overrides"]]
+    chosen = [*recipe(overrides), *best.user_attrs["overrides"]]
     base = [o.partition("=")[2] for o in chosen if o.startswith("experiment=")]
-    left_out = [o for o in recipe if o.startswith("~")]
+    left_out = [o for o in recipe(overrides) if o.startswith("~")]
     kept = [o for o in chosen if not o.startswith(("experiment=", "~"))]
     parsed = OverridesParser.create().parse_overrides(["target_accuracy=null", *kept])
     values = {o.key_or_group: o.value() for o in parsed}

@@ -319,7 +319,7 @@ def _check_same_search(
     """
     wanted = {
         "params": {str(key): str(text) for key, text in config.search.params.items()},
-        "overrides": sorted(o for o in overrides if not is_of_machine(o)),
+        "overrides": sorted(recipe(overrides)),
         "data": config.choices.data,
     }
     begun = study.user_attrs.get("searched")
@@ -339,6 +339,11 @@ def is_of_machine(override: str) -> bool:
     key = key_of(override)
     keys = (*(f"data.{name}" for name in DATA_PATHS), "trainer.gpus", "data", "logger")
     return key in keys or key.startswith("logger.")
+
+
+def recipe(overrides: Sequence[str]) -> list[str]:
+    """The overrides that say what is trained."""
+    return [override for override in overrides if not is_of_machine(override)]
 
 
 def as_text(monitor: str, value: float) -> str:

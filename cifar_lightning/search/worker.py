@@ -27,6 +27,7 @@ from cifar_lightning.search.study import (
     current_trials,
     is_of_machine,
     number_of,
+    recipe,
     retry,
 )
 from cifar_lightning.system.jobs import JobFailed, run_job, threads_for
@@ -204,7 +205,7 @@ def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConf
     config = compose(overrides, folder.path, sweep=search.study.study_name)
     record = folder.path / ".hydra"
     recorded = (record / "overrides.yaml").is_file()
-    if recorded and _recipe(folder.read().overrides) != _recipe(overrides):
+    if recorded and {*recipe(folder.read().overrides)} != {*recipe(overrides)}:
         raise UserError(
             f"{folder.path} has a trial of another study. study=NAME or hydra.run.dir=FOLDER gives "
             "this one a folder of its own."
@@ -218,10 +219,6 @@ def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConf
         here = [o for o in search.overrides if is_of_machine(o) and not o.startswith("data=")]
         config.resume, config.overrides = str(folder.last), here
     return config
-
-
-def _recipe(overrides: Sequence[str]) -> list[str]:
-    return sorted(override for override in overrides if not is_of_machine(override))
 
 
 def _train(trial: Trial, monitor: str, config: DictConfig) -> Any:

@@ -36,10 +36,9 @@ def show_sweep(
     """
     runs = [f.read(name=str(f.path.relative_to(folder))) for f in run_folders(folder)]
     wanted = {frozenset(job) for job in jobs}
-    of_sweep = [run for run in runs if frozenset(run.overrides) in wanted]
     # Also such as are of no job, as a run that was moved there.
     unfinished = [run for run in runs if run.status != "finished"]
-    not_started = len(wanted) - len({frozenset(run.overrides) for run in of_sweep})
+    not_started = len(wanted - {frozenset(run.overrides) for run in runs})
     get_console().print()
     if runs:
         _print_results(folder, runs)

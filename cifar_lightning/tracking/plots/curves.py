@@ -33,8 +33,8 @@ def learning_curves(curves: Mapping[str, Points], target: float | None, title: s
     """
     figure = new_figure(10, 4, title)
     accuracy, loss = figure.subplots(1, 2)
-    _draw(accuracy, curves, "acc", "accuracy")
-    _draw(loss, curves, "loss", "loss")
+    _draw(accuracy, curves, "acc")
+    _draw(loss, curves, "loss")
     if target is not None:
         _target_line(accuracy, target, f"target on validation {target:.1%}")
     if any(curves.values()):
@@ -58,7 +58,7 @@ def learning_curve(
     """
     figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     axes = figure.subplots()
-    _draw(axes, curves, quantity, {"acc": "accuracy"}.get(quantity, quantity))
+    _draw(axes, curves, quantity)
     if target is not None:
         _target_line(axes, *target)
     if reached is not None:
@@ -142,7 +142,7 @@ def group_style(number: int) -> dict[str, Any]:
     }
 
 
-def _draw(axes: Axes, curves: Mapping[str, Points], quantity: str, label: str) -> None:
+def _draw(axes: Axes, curves: Mapping[str, Points], quantity: str) -> None:
     for split, colour, name in (
         ("train", GREY, "training (augmented)"),
         ("val", BLUE, "validation"),
@@ -151,7 +151,7 @@ def _draw(axes: Axes, curves: Mapping[str, Points], quantity: str, label: str) -
         if points:
             epochs, values = zip(*points, strict=True)
             axes.plot(epochs, values, color=colour, marker="o", markersize=4, label=name)
-    _frame(axes, "epochs", label)
+    _frame(axes, "epochs", "accuracy" if quantity == "acc" else quantity)
     if quantity == "acc":
         label_in_percent(axes.yaxis)
 
