@@ -35,7 +35,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
     from cifar_lightning import run
     from cifar_lightning.checkpoints.io import read_checkpoint
-    from cifar_lightning.checkpoints.record import check_free, write_record
+    from cifar_lightning.checkpoints.record import check_free, read_record, write_record
     from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
     from cifar_lightning.system.jobs import in_job_process
@@ -45,10 +45,12 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     from cifar_lightning.training.callbacks import Interruption
 
     overrides, folder = overrides_of(config), RunFolder(Path(config.run_dir))
+    anew = False
     if config.resume is None:
         check_free(folder)
     else:
         config = resume.resumed(config)
+        anew = config.callbacks != read_record(RunFolder(Path(config.run_dir))).callbacks
     run.check_config(config)
     config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed, verbose=False)
@@ -75,7 +77,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             open_log_file()
             run_logger.log_start(trainer.loggers, config, budget, callbacks)
 
-        finished = fit.fit(trainer, classifier, data, config, interruption, begin)
+        finished = fit.fit(trainer, classifier, data, config, interruption, begin, anew)
         tested = fit.checkpoint_to_test(
             trainer, callbacks["best"], folder.last if finished else None
         )

@@ -13,7 +13,12 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, WeightAveraging
+from pytorch_lightning.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
@@ -25,7 +30,6 @@ from cifar_lightning.run.devices import keep_freed_memory
 from cifar_lightning.tracking.console import note
 from cifar_lightning.training.callbacks import BestCheckpoint, Interruption
 from cifar_lightning.training.callbacks.checkpoints import BEST
-from cifar_lightning.training.callbacks.interruption import may_stop
 from cifar_lightning.training.module import Classifier
 
 
@@ -81,18 +85,28 @@ class Begin(pl.Callback):
 
 
 class CorrectRestoredState(pl.Callback):
-    """Corrects what a resumed run restores of its best checkpoints and of early stopping.
+    """Restores what Lightning does not, and corrects what it restores, in a resumed run.
+
+    Args:
+        anew: whether to continue a run that a callback has stopped.
 
     Attributes:
         lost: whether the run's best checkpoint is not in its folder any more.
     """
 
-    lost = False
+    def __init__(self, anew: bool) -> None:
+        self.anew = anew
+        self.lost = False
+        self._checkpoint: dict[str, Any] = {}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Change the paths to the run's folder; Lightning drops them if the run was moved."""
+        self._checkpoint = {key: checkpoint.get(key) for key in ("frozen", "stopped")}
+        for early_stopping in trainer.early_stopping_callbacks:
+            if state := checkpoint["callbacks"].get(early_stopping.state_key):
+                state["patience"] = early_stopping.patience  # which the resume may change
         averages = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
             note("weights", "averaged so far: this resume starts from the average, and trains it")
@@ -108,17 +122,25 @@ class CorrectRestoredState(pl.Callback):
             state["best_k_models"] = {str(folder / Path(path).name): acc for path, acc in best}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget or delay what stopped an earlier start; drop best checkpoints that do not apply.
+        """Stop if the run had been stopped; drop best checkpoints that do not apply.
 
         These are missing, or later than the step resumed from: saved between the last checkpoint
         and a crash. On a GPU the repeated steps differ in their last bits, so the file would not
         have the recorded accuracy.
         """
-        for early_stopping in trainer.early_stopping_callbacks:
-            if may_stop(trainer):
+        if self._checkpoint["stopped"] and not self.anew:
+            trainer.should_stop = True
+        else:
+            for early_stopping in trainer.early_stopping_callbacks:
                 early_stopping.stopping_reason_message = None
-            elif early_stopping.stopping_reason_message:
-                trainer.should_stop = True  # when it may
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                # Lightning skips this where it resumes within an epoch.
+                callback.on_train_epoch_start(trainer, pl_module)
+        # BaseFinetuning restores the optimizer's parameters, but not which of them are frozen.
+        frozen = self._checkpoint["frozen"]
+        for name, parameter in pl_module.named_parameters() if frozen is not None else ():
+            parameter.requires_grad_(name not in frozen)
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
                 continue
@@ -170,6 +192,7 @@ def fit(
     config: DictConfig,
     interruption: Interruption | None = None,
     begin: Callable[[], object] = lambda: None,
+    anew: bool = False,
 ) -> bool:
     """Train a classifier.
 
@@ -181,6 +204,8 @@ def fit(
         interruption: saves a checkpoint where training ends within an epoch; None for Lightning's
             default.
         begin: called once the training has passed all checks, see `Begin`.
+        anew: whether to continue a run that a callback has stopped, because the resume has other
+            callbacks; else only the test is left.
 
     Returns:
         Whether training was finished, and not interrupted.
@@ -190,7 +215,9 @@ def fit(
             a resumed run has lost its best checkpoint and gets no other.
         KeyboardInterrupt, SystemExit: if it was interrupted before it began.
     """
-    restored = None if config.resume is None else CorrectRestoredState()
+    restored = None if config.resume is None else CorrectRestoredState(anew)
+    if restored is not None:
+        trainer.precision_plugin.convert_module(classifier)  # before float64 weights are restored
     beginning = Begin(begin, resumes=restored is not None)
     added = [interruption, WarmUp(data, config.trainer.compile), restored, beginning]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]

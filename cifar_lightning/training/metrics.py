@@ -34,8 +34,7 @@ class Scores(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Scores":
         """Keep float32 where a module is converted, as by trainer.precision=bf16-true."""
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.loss.set_dtype(torch.float32)
+        super()._apply(lambda t: t.to(fn(t).device), recurse)  # type: ignore[no-untyped-call]
         return self
 
     def update(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:

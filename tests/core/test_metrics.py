@@ -74,3 +74,11 @@ def test_accuracy_is_over_images_not_over_classes() -> None:
     scores.reset()
     scores.update(torch.tensor([5.0]), torch.eye(3)[2:], torch.tensor([2]))
     assert scores.accuracy.compute() == 1.0
+
+
+def test_a_conversion_to_half_precision_leaves_the_sums_as_they_are() -> None:
+    scores = Scores(3)
+    losses = torch.tensor([1.001, 2.002])
+    scores.update(losses, torch.eye(3)[:2], torch.tensor([0, 1]))
+    scores.to(torch.bfloat16)
+    assert scores.loss.compute() == losses.mean()

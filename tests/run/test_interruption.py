@@ -26,6 +26,7 @@ from programs import (
     start_two,
     wait_for,
 )
+from pytorch_lightning.callbacks import BaseFinetuning
 from test_train import as_typed
 
 from cifar_lightning.checkpoints.io import read_checkpoint
@@ -70,6 +71,35 @@ class Told(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *others: Any) -> None:
         self._now(trainer, "epoch end", 0)
+
+
+class Thaw(BaseFinetuning):
+    """Trains the first layer only from the second epoch on."""
+
+    def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
+        self.freeze(pl_module.get_submodule("network.layers.0"))
+
+    def finetune_function(
+        self, pl_module: pl.LightningModule, epoch: int, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if epoch == 1:
+            self.make_trainable(pl_module.get_submodule("network.layers.0"))
+
+
+class Enough(pl.Callback):
+    """Ends the training with its second epoch."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop |= trainer.current_epoch == 1
+
+
+EARLY = [
+    "+callbacks.early._target_=pytorch_lightning.callbacks.EarlyStopping",
+    "+callbacks.early.monitor=val/loss",
+    "+callbacks.early.patience=1",
+    "+callbacks.early.min_delta=100",
+]
+ENOUGH = [f"+callbacks.enough._target_={__name__}.Enough"]
 
 
 def run_told(config: DictConfig, told: Told) -> Any:
@@ -124,6 +154,15 @@ MORE_MOMENTS = [
     ([(Told(TERM, "batch", 1, 2), 11)], ["data.val_size=0"]),
     ([(Told(TERM, "batch", 1, 3), 10)], [f"model._target_={__name__}.Dropping"]),
     ([(Told(TERM, "batch", 1, 2), 12)], ["experiment=speedrun"]),
+    (
+        [(Told(TERM, "batch", 1, 1), 4)],
+        [
+            "+callbacks.more._target_=pytorch_lightning.callbacks.GradientAccumulationScheduler",
+            "+callbacks.more.scheduling={0:2}",
+        ],
+    ),
+    ([(Told(TERM, "batch", 1, 2), 9)], ["trainer.precision=64-true"]),
+    ([(Told(TERM, "batch", 2, 2), 15)], [f"+callbacks.thaw._target_={__name__}.Thaw"]),
 ]
 
 
@@ -148,6 +187,7 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_bit(
         assert steps_of(last) == step
         config = as_typed(tiny, [f"resume={last}", *overrides])
     resumed = train(config)
+    assert resumed["resumes"] == len(moments)
     measured = ("seconds", "images_per_s", "tflop", "resumes")
     for key, value in whole.items():
         assert any(word in key for word in measured) or resumed[key] == value, key
@@ -200,6 +240,27 @@ def test_a_run_that_was_killed_after_its_target_goes_on_with_its_test(
     train(as_typed(tiny, [f"resume={last}", "target_accuracy=1.0"]))
     train(tiny(*TO_TARGET, "target_accuracy=1.0", run_dir="whole"))
     assert_the_same_run(run, tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("stopping", "stopped_by"), [(EARLY, "early_stopping"), (ENOUGH, "callback")]
+)
+def test_a_run_that_a_callback_has_stopped_goes_on_with_its_test_or_without_the_callback(
+    stopping: list[str], stopped_by: str, tiny: Compose, tmp_path: Path
+) -> None:
+    options = ["target_accuracy=null", "trainer.max_epochs=3"]
+    whole = train(tiny(*options, *stopping))
+    assert (whole["stopped_by"], whole["epochs"]) == (stopped_by, 2)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    assert run_told(tiny(*options, *stopping), Told(TERM, "epoch end", 1)) == 143
+    resume = f"resume={tmp_path}/run/checkpoints/last.ckpt"
+    own = stopping if stopping is ENOUGH else []  # is called only if it is typed again
+    again = train(as_typed(tiny, [resume, *own]))
+    assert (again["stopped_by"], again["epochs"]) == (stopped_by, 2)
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+    name = stopping[0].partition("._target_")[0].lstrip("+")
+    longer = [f"++{name}.patience=3"] if stopping is EARLY else [f"++{name}=null"]
+    assert train(as_typed(tiny, [resume, *longer]))["epochs"] == 3
 
 
 def with_best(checkpoints: Path, accuracy: float) -> list[str]:

@@ -8,9 +8,11 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cifar_lightning.training.callbacks.nan import is_finite
+from cifar_lightning.training.callbacks.target import TargetReached
 from cifar_lightning.training.callbacks.throughput import Throughput
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,6 +26,9 @@ class Interruption(pl.Callback):
     accumulation of gradients in progress is finished first; at the end of an epoch the regular
     checkpoint is kept. Weights that are not finite are not saved. A second signal ends the process
     at once.
+
+    Every checkpoint says whether a callback has stopped the training, as `stopped`, and which
+    parameters are `frozen`.
 
     Uses private attributes of Lightning 2.6: its flag for SIGTERM, which ends training between two
     steps, whether a validation is due, and two counters that are wrong after a resume within an
@@ -96,6 +101,21 @@ class Interruption(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Mark checkpoints that are saved here, from which a run can be resumed within an epoch."""
         return {"between_steps": True} if self._saving else {}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store whether a callback has stopped the training, and what one has frozen.
+
+        A target and a time limit are judged anew by a resume, which may have others.
+        """
+        frozen = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
+        checkpoint["frozen"] = frozen
+        checkpoint["stopped"] = trainer.should_stop and not any(
+            (isinstance(c, TargetReached) and c.reached_after is not None)
+            or (isinstance(c, Timer) and (c.time_remaining() or 1) <= 0)
+            for c in trainer.callbacks  # type: ignore[attr-defined]
+        )
 
     def interrupted(self, trainer: pl.Trainer) -> bool:
         """Whether any process has received a signal; every process has to call this."""
