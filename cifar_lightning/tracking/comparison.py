@@ -15,13 +15,13 @@ class Comparison:
 
     Attributes:
         difference: the first mean minus the second.
-        pairs: number of seeds of both whose values were paired; 0 if they were not.
+        paired: the seeds of both, if their values were paired and other seeds left out.
         p: of Student's t-test, two-sided, that the means are equal; 1 if it cannot be made.
         low, high: of the 95 % confidence interval of the difference; infinite if there is none.
     """
 
     difference: float
-    pairs: int
+    paired: tuple[str, ...]
     p: float = 1.0
     low: float = -math.inf
     high: float = math.inf
@@ -40,30 +40,32 @@ class Comparison:
 def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
     """Compare two configurations by Student's t-test.
 
-    If more than half of the seeds of each are seeds of the other too, the test is paired: it is of
-    the differences at these seeds, and other seeds are left out. Else it is Welch's, of all values.
+    If they share at least two seeds, the test is paired: it is of the differences at these seeds.
+    Else it is Welch's, of all values, with one degree of freedom less than the fewer seeds: with
+    the degrees that Welch estimates, two seeds lead eight of an equal setting in 9 % of cases.
 
     Args:
         first: a value per seed.
         second: likewise.
     """
-    from scipy import stats  # takes a second, and every sweep imports this module
-
-    shared = [seed for seed in first if seed in second]
-    if 2 * len(shared) > max(len(first), len(second)):
-        differences = [round(first[seed] - second[seed], DECIMALS) for seed in shared]
-        untested = Comparison(statistics.fmean(differences), len(shared))
-        if len(set(differences)) == 1:
-            return untested
-        test = stats.ttest_1samp(differences, 0)
+    shared = tuple(seed for seed in first if seed in second)
+    if len(shared) > 1:
+        samples = [[round(first[seed] - second[seed], DECIMALS) for seed in shared]]
+        untested = Comparison(statistics.fmean(samples[0]), shared)
     else:
-        ours, theirs = ([round(v, DECIMALS) for v in of.values()] for of in (first, second))
-        untested = Comparison(statistics.fmean(ours) - statistics.fmean(theirs), 0)
-        if min(len(ours), len(theirs)) == 1 or len(set(ours)) == len(set(theirs)) == 1:
-            return untested
-        test = stats.ttest_ind(ours, theirs, equal_var=False)
-    low, high = test.confidence_interval()
-    return replace(untested, p=float(test.pvalue), low=float(low), high=float(high))
+        samples = [[round(value, DECIMALS) for value in of.values()] for of in (first, second)]
+        untested = Comparison(statistics.fmean(samples[0]) - statistics.fmean(samples[1]), ())
+    degrees = min(map(len, samples)) - 1
+    if degrees == 0 or all(len(set(values)) == 1 for values in samples):
+        return untested
+    # Student's t distribution and its inverse; importing scipy.stats takes a second.
+    from scipy.special import stdtr, stdtrit
+
+    error = math.sqrt(sum(statistics.variance(values) / len(values) for values in samples))
+    p = 2 * stdtr(degrees, -abs(untested.difference) / error)
+    half = stdtrit(degrees, (1 + 0.95) / 2) * error
+    low, high = untested.difference - half, untested.difference + half
+    return replace(untested, p=float(p), low=float(low), high=float(high))
 
 
 def compare_best(values: Sequence[Mapping[str, float]]) -> list[Comparison]:

@@ -195,10 +195,13 @@ def _leads(measured: Sequence[Group]) -> list[str]:
 def _lead(best: Group, other: Group, found: Comparison) -> str:
     """A sentence on the difference between the best configuration and another."""
     points = 100 * found.difference
+    seeds = f"{len(found.paired)} seeds"
+    if len(found.paired) < max(len(group.by_seed("val/acc")) for group in (best, other)):
+        seeds = f"the shared seeds {', '.join(found.paired)}"
     # At the seeds of both, the best of all seeds may be below.
     gap = f"It is {abs(points):.2f} points {'below' if points < 0 else 'above'} {other.name}"
     if found.tested:
-        test = f"paired t-test of {found.pairs} seeds" if found.pairs else "Welch's t-test"
+        test = f"paired t-test of {seeds}" if found.paired else "Welch's t-test"
         p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
         low, high = 100 * found.low, 100 * found.high
         details = f"(95 % interval {low:.2f} to {high:.2f}, {test}, {p})"
@@ -210,9 +213,10 @@ def _lead(best: Group, other: Group, found: Comparison) -> str:
     if single:
         has = "each has" if len(single) == 2 else f"{single[0].name} has"
         return f"{gap}, but {has} a single seed: more would tell how much of that is noise."
+    at = f"at each of {seeds}" if found.paired else "at every seed"
     if not found.difference:
-        return f"{other.name} has the same values."
-    return f"{gap} at every seed: without any spread, nothing tells how much of that is noise."
+        return f"{other.name} has the same values {at}."
+    return f"{gap} {at}: without any spread, nothing tells how much of that is noise."
 
 
 def shown_metrics(groups: Sequence[Group]) -> list[str]:

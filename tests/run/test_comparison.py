@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cifar_lightning.tracking.comparison import compare_best
 from cifar_lightning.tracking.run_folder import Run
 from cifar_lightning.tracking.seeds import groups_of, summary
 
@@ -26,12 +27,36 @@ def said(settings: Sequence[Sequence[float]], first_seeds: Sequence[int] = ()) -
     return "\n".join(summary(runs, groups_of(runs)))
 
 
-@pytest.mark.parametrize("settings", [2, 4])
-@pytest.mark.parametrize("seeds", [2, 3, 5])
-def test_equal_settings_lead_at_most_as_often_as_promised(settings: int, seeds: int) -> None:
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("spread", [0.01, 0.05])  # of the first setting
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        [range(2)] * 2,
+        [range(3)] * 4,
+        [range(2), range(5)],
+        [range(2), range(5, 7)],
+        [range(2), range(5, 10)],
+        [range(2), range(5, 13)],
+        [range(3), range(5, 15)],
+    ],
+    ids=lambda seeds: " ".join(f"{of.start}-{of.stop - 1}" for of in seeds),
+)
+def test_equal_settings_lead_at_most_as_often_as_promised(
+    seeds: Sequence[range], spread: float
+) -> None:
     generator = np.random.default_rng(0)
-    sweeps = generator.normal(0.8, 0.01, (300, settings, seeds))
-    assert sum("It leads" in said(sweep.tolist()) for sweep in sweeps) <= 0.06 * len(sweeps)
+    leads = 0
+    for _ in range(3000):
+        of_seed = generator.normal(0.8, 0.01, 20)  # which settings share
+        sweep = [
+            {str(seed): of_seed[seed] + noise for seed, noise in zip(of, values, strict=True)}
+            for number, of in enumerate(seeds)
+            for values in [generator.normal(0, 0.01 if number else spread, len(of))]
+        ]
+        sweep.sort(key=lambda values: np.mean([*values.values()]), reverse=True)
+        leads += any(comparison.is_lead for comparison in compare_best(sweep))
+    assert leads <= 0.06 * 3000
 
 
 def test_a_real_lead_is_found_with_its_interval() -> None:
@@ -45,16 +70,30 @@ def test_a_real_lead_is_found_with_its_interval() -> None:
     )
 
 
-def test_seeds_are_paired_where_most_are_of_both() -> None:
+def test_seeds_that_both_settings_have_are_paired() -> None:
     # Seeds differ far more than settings, which shows in pairs alone.
     better, worse = [0.71, 0.82, 0.63, 0.91], [0.70, 0.808, 0.62, 0.89]
     assert "paired t-test of 4 seeds, p = 0.012" in said([better, worse])
-    assert "It leads lr=1 by 1.07 points" in said([better, worse[:3]])
+    fewer = said([better, worse[:3]])
+    assert "It leads lr=1 by 1.07 points" in fewer
+    assert "paired t-test of the shared seeds 0, 1, 2, p = 0.004" in fewer
+    assert "paired t-test of the shared seeds 2, 3, p = " in said([better, worse], [0, 2])
     below = said([[*better, 0.99], [value + 0.01 for value in better]])
-    assert "It is 1.00 points below lr=1 at every seed" in below
-    text = said([better, worse], first_seeds=[0, 2])
-    assert "Welch's t-test" in text
-    assert "within the noise of these seeds" in text
+    assert "It is 1.00 points below lr=1 at each of the shared seeds 0, 1, 2, 3: without" in below
+
+
+def test_other_seeds_are_compared_by_their_means() -> None:
+    # By hand: means 0.70 and 0.60; variances of the means 0.0001 and 0.0001; t = 7.07, which with
+    # the one degree of freedom of two seeds is p = 0.089, and 12.706 standard errors are 0.18.
+    first, second = [0.69, 0.71], [0.58, 0.59, 0.60, 0.61, 0.62]
+    second = [0.6 + (value - 0.6) * 2**0.5 for value in second]
+    text = said([first, second], [0, 5])
+    assert "10.00 points above lr=1 (95 % interval -7.97 to 27.97, Welch's t-test, p = 0.089)" in (
+        text
+    )
+    assert "which is within the noise of these seeds" in text
+    # A single seed that both have is no pair.
+    assert "Welch's t-test" in said([first, second], [0, 1])
 
 
 def test_several_settings_are_compared_with_the_best_and_corrected_for() -> None:
@@ -83,15 +122,18 @@ def test_a_single_seed_is_called_that() -> None:
 @pytest.mark.filterwarnings("error")
 def test_values_without_a_spread_are_no_lead() -> None:
     equal = said([[0.8, 0.81, 0.8], [0.8, 0.81, 0.8]])
-    assert "lr=1 has the same values." in equal
+    assert "lr=1 has the same values at each of 3 seeds." in equal
     for settings, first_seeds in (
         ([[0.82, 0.82], [0.8, 0.8]], [0, 0]),
         ([[0.82, 0.83], [0.8, 0.81]], [0, 0]),  # floating point: not quite equal differences
         ([[0.82, 0.82], [0.8, 0.8]], [0, 2]),
     ):
         text = said(settings, first_seeds)
-        assert "It is 2.00 points above lr=1 at every seed: without any spread" in text
+        at = "every seed" if first_seeds[1] else "each of 2 seeds"
+        assert f"It is 2.00 points above lr=1 at {at}: without any spread" in text
         assert "It leads" not in text
+    # SciPy's own test warns of the spread of the first.
+    assert "It is 1.50 points above lr=1 (95 %" in said([[0.82, 0.82], [0.8, 0.81]], [0, 5])
 
 
 def test_accuracies_of_runs_that_stopped_at_their_target_are_said_to_be_that() -> None:
