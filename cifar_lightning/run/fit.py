@@ -320,14 +320,16 @@ def test(
 
 
 def _explain(error: Exception) -> None:
-    """Turn an error that Lightning itself raises, of what it was told to do, into a message.
+    """Turn an error that Lightning or an optimizer raises, of what it was told, into a message.
 
     Raises:
-        UserError: if Lightning's code raised the error, and not code that it called.
+        UserError: if Lightning's or the optimizer's code raised it, and not code that it called.
     """
     *_, last = traceback.walk_tb(error.__traceback__)
-    if last[0].f_globals["__name__"].startswith("pytorch_lightning."):
-        raise UserError(f"trainer: {str(error).strip() or type(error).__name__}") from error
+    module = last[0].f_globals["__name__"]
+    for key, place in (("trainer", "pytorch_lightning."), ("optimizer", "torch.optim.")):
+        if module.startswith(place):
+            raise UserError(f"{key}: {str(error).strip() or type(error).__name__}") from error
 
 
 def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cifar_lightning.errors import UserError
 from cifar_lightning.models.blocks import normalise
 from cifar_lightning.system.derive_seed import derive_seed
 from cifar_lightning.training.augment import cutmix, scale
@@ -250,11 +249,7 @@ class Classifier(pl.LightningModule):
 
         The schedule ends at `max_epochs`, whatever limit ends the training before: so a run that
         `max_steps` has ended can be resumed with another limit.
-
-        Raises:
-            UserError: if a step of the optimizer raises an error, see `_try_a_step`.
         """
-        _try_a_step(self.make_optimizer, self.network)
         optimizer = self.make_optimizer(self.network.parameters())
         trainer = self.trainer
         _ = trainer.estimated_stepping_batches  # which has Lightning count the batches
@@ -271,24 +266,6 @@ class Classifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def _try_a_step(make_optimizer: Callable[..., Optimizer], network: nn.Module) -> None:
-    """Take a step with copies of the weights, on their device.
-
-    Raises:
-        UserError: if the optimizer raises an error, as `SparseAdam` does of dense gradients.
-    """
-    weights = [nn.Parameter(p.detach().clone(), p.requires_grad) for p in network.parameters()]
-    optimizer = make_optimizer(iter(weights))
-    for weight in weights:
-        weight.grad = torch.ones_like(weight) if weight.requires_grad else None
-    try:
-        optimizer.step(lambda: 0.0)  # the loss, which Lightning passes too
-    except Exception as error:  # of any kind
-        raise UserError(
-            f"optimizer: {type(optimizer).__name__} cannot train this network: {error}"
-        ) from error
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
