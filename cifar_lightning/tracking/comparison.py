@@ -1,5 +1,6 @@
 """Tests whether one configuration is better than another by more than the noise of their seeds."""
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -71,9 +72,9 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparis
 def compare_best(values: Sequence[Mapping[str, float]]) -> list[Comparison]:
     """Compare the configuration with the best mean with each other one.
 
-    The p-values are corrected by Holm's method, so that among equal configurations a lead is found
-    with a probability of at most `LEVEL`. The same values decide which one is the best, so that the
-    number of comparisons is that of all pairs, though only those of the best are made.
+    The p-values of all pairs are corrected by Holm's method, so that among equal configurations a
+    lead is found with a probability of at most `LEVEL`: which one is the best is seen from the same
+    values, so that those of the best alone would not do.
 
     Args:
         values: of each configuration, a value per seed; those of the best first.
@@ -81,12 +82,11 @@ def compare_best(values: Sequence[Mapping[str, float]]) -> list[Comparison]:
     Returns:
         The comparisons of the best with the second, the third, and so on.
     """
-    best, *others = values
-    compared = [compare(best, other) for other in others]
-    pairs = math.comb(sum(len(of_one) > 1 for of_one in values), 2)
-    tested = [index for index in range(len(others)) if compared[index].tested]
+    pairs = itertools.combinations(range(len(values)), 2)
+    compared = {(i, j): compare(values[i], values[j]) for i, j in pairs}
+    tested = sorted((c.p, pair) for pair, c in compared.items() if c.tested)
     largest = 0.0
-    for rank, index in enumerate(sorted(tested, key=lambda index: compared[index].p)):
-        largest = max(largest, min(1.0, compared[index].p * (pairs - rank)))
-        compared[index] = replace(compared[index], p=largest)
-    return compared
+    for rank, (p, pair) in enumerate(tested):
+        largest = max(largest, min(1.0, p * (len(tested) - rank)))
+        compared[pair] = replace(compared[pair], p=largest)
+    return [compared[0, other] for other in range(1, len(values))]

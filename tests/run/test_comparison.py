@@ -1,10 +1,12 @@
 """What a summary of runs says of a lead: it is more than the noise of the seeds, or it is not."""
 
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_rel
 
 from cifar_lightning.tracking.comparison import compare_best
 from cifar_lightning.tracking.run_folder import Run
@@ -106,7 +108,25 @@ def test_several_settings_are_compared_with_the_best_and_corrected_for() -> None
     assert "It is 1.67 points above lr=2 (95 % interval" in text
     assert "corrected for all pairs of configurations (Holm)" in text
     many = said([best, *([0.5 + n / 100, 0.51 + n / 100, 0.54 + n / 100] for n in range(8))])
-    assert "It leads 0 of the 3 other configurations." in many
+    assert "It leads 3 of the 3 other configurations." in many
+
+
+def test_p_is_corrected_as_holm_does() -> None:
+    # Of six pairs in ascending order, the smallest p counts six times, the next five times, …
+    generator = np.random.default_rng(3)
+    means = (0.84, 0.83, 0.82, 0.80)
+    sweep = [dict(enumerate(generator.normal(mean, 0.004, 4).round(6))) for mean in means]
+    named = [{str(seed): value for seed, value in values.items()} for values in sweep]
+    raw = {
+        (i, j): ttest_rel([*sweep[i].values()], [*sweep[j].values()]).pvalue
+        for i, j in combinations(range(4), 2)
+    }
+    corrected: dict[tuple[int, int], float] = {}
+    for rank, pair in enumerate(sorted(raw, key=raw.__getitem__)):
+        corrected[pair] = max([min(1.0, raw[pair] * (6 - rank)), *corrected.values()])
+    found = [comparison.p for comparison in compare_best(named)]
+    assert found == pytest.approx([corrected[0, other] for other in (1, 2, 3)], abs=1e-5)
+    assert found[0] < raw[0, 1] * 6  # it is not the smallest of the six
 
 
 def test_a_single_seed_is_called_that() -> None:
