@@ -144,7 +144,8 @@ def _check_that_all_is_read(config: DictConfig) -> None:
                 f"{did_you_mean(key, sorted(known))}"
             )
     for override in config.overrides:
-        if (key := key_of(override)) in OF_THE_DATA:
+        # A network that has no such argument is given none.
+        if (key := key_of(override)) in OF_THE_DATA and not override.startswith("~"):
             raise UserError(f"{override}: a run takes it from the data. Leave it out.")
 
 

@@ -137,10 +137,13 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     if (parameters := parameters_of(target)) is None:
         return
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for name in values:
-        if name not in parameters and not takes_any:
-            hint = did_you_mean(name, [*parameters], f"{key}.")
-            raise UserError(f"{key}.{name}: {target.__qualname__} has no such argument.{hint}")
+    unknown = [] if takes_any else [name for name in values if name not in parameters]
+    if unknown:
+        hint = did_you_mean(unknown[0], [*parameters], f"{key}.")
+        if not hint and (CONF / key).is_dir():  # the arguments there are of another class
+            without = " ".join(f"~{key}.{name}" for name in unknown)
+            hint = f" Leave it out; {without} removes what conf/ has."
+        raise UserError(f"{key}.{unknown[0]}: {target.__qualname__} has no such argument.{hint}")
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:
         hints = get_type_hints(function)
@@ -190,6 +193,9 @@ def check_values(prefix: str, hints: Mapping[str, Any], values: Mapping[str, Any
             if value is not None and all(e["type"] == "string_type" for e in error.errors()):
                 text = "…" if isinstance(value, dict | list) else value
                 hint = f": in quotes, as in \"{prefix}{name}='{text}'\""
+            if any(e["type"].startswith("time_delta") for e in error.errors()):
+                text = "{_target_: datetime.timedelta, seconds: 1}"
+                hint = f": as in '{prefix}{name}={text}'"
             raise UserError(f"{prefix}{name}={in_yaml(value)}{_expected(error)}{hint}.") from None
         except PydanticUserError:  # a type that no value in YAML has
             continue

@@ -235,6 +235,7 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
     network = build_network(config, len(data.classes), data.image_size)
     with config_errors("model"), hint_image_size(data.image_size):
         budget = count(network, data.image_size)
+        _check_logits(network, data)
     with config_errors("budget"):
         check(budget, **config.budget)
     classifier = _make_classifier(config, network, data)
@@ -245,6 +246,27 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
         initialise(network, classifier.normalise(sample))
     dry_run(classifier, data)
     return classifier, budget
+
+
+def _check_logits(network: nn.Module, data: ImageData) -> None:
+    """Refuse a network whose output is not logits [N, classes], in training or evaluation."""
+    size, classes, before = data.image_size, len(data.classes), network.training
+    images = next(network.parameters()).new_zeros(2, 3, size, size)
+    for training in (False, True):
+        network.train(training)
+        # Copies, because a forward pass changes the statistics of batch norms.
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            logits = torch.func.functional_call(network, buffers, images)
+        is_tensor = isinstance(logits, torch.Tensor)
+        if not is_tensor or logits.shape != (2, classes):
+            shown = f"[{', '.join(map(str, logits.shape))}]" if is_tensor else type(logits).__name__
+            raise UserError(
+                f"model: {type(network).__name__} gives {shown} for two images in "
+                f"{'training' if training else 'evaluation'}, where logits [2, {classes}] are "
+                f"needed: the data has {classes} classes."
+            )
+    network.train(before)
 
 
 @contextmanager

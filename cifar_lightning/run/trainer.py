@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.precision import Precision
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from rich import get_console
 
@@ -281,6 +282,12 @@ def _instantiated(arguments: dict[str, Any], callbacks: list[Callback]) -> pl.Tr
     if isinstance(plugins, dict):
         plugins = [plugins]
     plugins = [instantiate_part(plugin, "trainer.plugins") for plugin in plugins]
+    for plugin in plugins:
+        if isinstance(plugin, Precision) and (chosen := arguments.get("precision")):
+            raise UserError(
+                f"trainer.plugins: {type(plugin).__name__} is another precision than {chosen}. "
+                f"Leave it out: trainer.precision={plugin.precision} chooses it."
+            )
     trainer: pl.Trainer = instantiate_part(
         arguments,
         "trainer",

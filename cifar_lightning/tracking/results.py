@@ -1,6 +1,7 @@
 """The results of a run: `metrics.json`, and plots in `figures/`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def save_plots(
     metrics: dict[str, Any],
     finished: bool,
 ) -> dict[str, Path]:
-    """Write the plots of a run to `figures/`.
+    """Write the plots of a run to `figures/`; what cannot be plotted is named on the terminal.
 
     Args:
         config: of the run; nothing is written where its `plots` is false.
@@ -170,25 +171,33 @@ def save_plots(
     title = f"{metrics['model']} on {metrics['data']}, seed {metrics['seed']}"
     if metrics["test/acc"] is not None:
         title += f": {metrics['test/acc']:.2%} test accuracy"
-    run_dir = Path(config.run_dir)
-    plotted = {"learning_curves": _learning_curves(run_dir, metrics["target_val_acc"], title)}
+    run = RunFolder(Path(config.run_dir))
+    to_plot = {"curves": partial(_learning_curves, run.path, metrics["target_val_acc"], title)}
     if finished:
-        plotted |= layer_plots(classifier, data) | _test_plots(classifier, data, title)
-    folder = RunFolder(run_dir).figures
-    folder.mkdir(exist_ok=True)
-    written = {name: folder / f"{name}.png" for name in plotted}
-    for name, figure in plotted.items():
-        plots.save_png(figure, written[name])
+        to_plot["layers"] = partial(layer_plots, classifier, data)
+        to_plot["test"] = partial(_test_plots, classifier, data, title)
+    written = {}
+    for what, plot in to_plot.items():
+        try:
+            run.figures.mkdir(exist_ok=True)
+            for name, figure in plot().items():
+                file = run.figures / f"{name}.png"
+                plots.save_png(figure, file)
+                written[name] = file
+        # A user's network may refuse, or the disk be full: the results are not lost for that.
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+            console.note("figures", f"the {what} of this run cannot be plotted: {reason}")
     return written
 
 
-def _learning_curves(run_dir: Path, target: float | None, title: str) -> Figure:
+def _learning_curves(run_dir: Path, target: float | None, title: str) -> dict[str, Figure]:
     rows = read_rows(run_dir)
     curves = {
         name: [(row["epoch"], row[name]) for row in rows if name in row]
         for name in ("train/acc", "train/loss", "val/acc", "val/loss")
     }
-    return plots.learning_curves(curves, target, title)
+    return {"learning_curves": plots.learning_curves(curves, target, title)}
 
 
 def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str, Figure]:
@@ -219,14 +228,10 @@ def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
     of_each = [int((split.labels == label).nonzero()[0]) for label in labels]
     images = split.images[of_each]  # [classes, 3, H, W]
     pixels = images.permute(0, 2, 3, 1).numpy()
-    try:
-        layers = saliency.feature_maps(classifier, images[:1])
-        if not layers:
-            return {}  # without convolutions on maps there is nothing to show
-        predictions, activations = saliency.activation_maps(classifier, images)
-    except Exception as error:  # a user's network may refuse; the training is not lost for that
-        console.note("figures", f"the layers of this network cannot be plotted: {error}")
-        return {}
+    layers = saliency.feature_maps(classifier, images[:1])
+    if not layers:
+        return {}  # without convolutions on maps there is nothing to show
+    predictions, activations = saliency.activation_maps(classifier, images)
     first = next(m for m in classifier.network.modules() if isinstance(m, nn.Conv2d))
     weights = first.weight.detach().float().cpu().numpy()  # [filters, 3, H, W]
     captions = [

@@ -95,6 +95,16 @@ MESSAGES = [
     # names
     ("+trainer.max_step=3", "trainer.max_step: Trainer has no such argument. Did you mean"),
     ("+optimizer.beta=3", "optimizer.beta: Muon has no such argument."),
+    (
+        "model._target_=torch.nn.Flatten",
+        "model.num_classes: Flatten has no such argument. Leave it out; ~model.num_classes "
+        "~model.image_size removes what conf/ has.",
+    ),
+    (
+        "+callbacks.x={_target_:pytorch_lightning.callbacks.ModelCheckpoint,"
+        "train_time_interval:'00:00:01'}",
+        "timedelta: as in 'callbacks.x.train_time_interval={_target_: datetime.timedelta, seconds:",
+    ),
     ("+budget.max_param=3", "max_param: check has no such argument. Did you mean budget.max_pa"),
     ("optimizer._target_=torch.optim.SGDD", "optimizer._target_=torch.optim.SGDD: "),
     ("model._target_=no.such.Network", "model._target_=no.such.Network: No module named 'no'"),

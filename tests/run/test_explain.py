@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
@@ -117,16 +117,25 @@ class Flat(nn.Sequential):
         super().__init__(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))
 
 
-def test_a_network_without_convolutions_or_that_refuses_has_no_plots_of_layers(
-    classifier: Classifier, shapes: ShapesData, capsys: pytest.CaptureFixture[str]
+def test_a_network_without_convolutions_has_no_plots_of_layers(
+    classifier: Classifier, shapes: ShapesData
 ) -> None:
     classifier.network = Flat(10)
     assert results.layer_plots(classifier, shapes) == {}
-    assert capsys.readouterr().out == ""
+
+
+def test_a_plot_that_fails_costs_neither_the_others_nor_the_results(
+    classifier: Classifier, shapes: ShapesData, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    metrics = {"model": "m", "data": "d", "seed": 0, "test/acc": 0.5, "target_val_acc": None}
+    config = OmegaConf.create({"plots": True, "run_dir": str(tmp_path)})
     classifier.network = RefusesGradients(10)
-    assert results.layer_plots(classifier, shapes) == {}
-    shown = capsys.readouterr().out
-    assert "the layers of this network cannot be plotted: no gradients here" in shown
+    assert [*results.save_plots(config, classifier, shapes, metrics, True)] == ["learning_curves"]
+    assert "the layers of this run cannot be plotted: no gradients here" in capsys.readouterr().out
+    # By nothing that a network is to blame for either.
+    (tmp_path / "metrics.csv").write_text("epoch,val/acc\n1,damaged\n")
+    assert results.save_plots(config, classifier, shapes, metrics, True) == {}
+    assert "the curves of this run cannot be plotted: could not" in capsys.readouterr().out
 
 
 class ForAndAgainst(nn.Module):

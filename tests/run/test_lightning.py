@@ -158,6 +158,10 @@ def test_the_others_are_refused_with_what_to_use_instead() -> None:
         (["trainer.gpus=0", "trainer.sync_batchnorm=true"], "sync_batchnorm=true is for GPUs"),
         (["trainer.max_time=1h"], "not a valid duration"),
         (["trainer.profiler=complex"], "it can only be one of"),
+        (
+            ["trainer.plugins=[{_target_: pytorch_lightning.plugins.precision.DoublePrecision}]"],
+            "Leave it out: trainer.precision=64-true chooses it.",
+        ),
     ],
 )
 def test_values_that_cannot_work_are_refused_before_the_data_is_read(
