@@ -73,15 +73,17 @@ def _nearest_unfinished(
     nearest: tuple[RunFolder | None, Differences] = (None, {})
     fewest = math.inf
     for folder in sorted(candidates, key=lambda folder: folder.start_time, reverse=True):
+        run = folder.read()
+        limited = f"trainer.{run.metrics.get('stopped_by')}" in LIMITS
+        if (run.status == "finished" and not limited) or (alone and is_locked(folder.path)):
+            continue
         try:
             differing = differences(config, folder.record(), folder.path)
         except (OmegaConfBaseException, RecursionError, TypeError):  # its record is damaged
             continue
-        if (number := len(differing.keys() - LIMITS)) < fewest:
-            run = folder.read()
-            unfinished = run.status != "finished" or _is_cut_short(run, differing)
-            if unfinished and not (alone and is_locked(folder.path)):
-                nearest, fewest = (folder, differing), number
+        unfinished = run.status != "finished" or _is_cut_short(run, differing)
+        if unfinished and (number := len(differing.keys() - LIMITS)) < fewest:
+            nearest, fewest = (folder, differing), number
     return nearest
 
 
