@@ -36,6 +36,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     from cifar_lightning import run
     from cifar_lightning.checkpoints.io import read_checkpoint
     from cifar_lightning.checkpoints.record import check_free, read_record, write_record
+    from cifar_lightning.checkpoints.trusted import arguments_to_resume
     from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
     from cifar_lightning.system.jobs import in_job_process
@@ -93,7 +94,8 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             figures = results.save_plots(config, classifier, data, metrics, finished)
             results.save(config, metrics)  # last: metrics.json marks a run as finished
             run_logger.log_end(trainer.loggers, metrics, figures, classifier, data, tested)
-            console.show_result(config, metrics, trainer.loggers)
+            to_resume = [] if finished else arguments_to_resume(config)
+            console.show_result(config, metrics, trainer.loggers, to_resume)
         if not finished:
             interruption.exit_by_signal()
     if config.rehearse_without_data and config.choices.data == "shapes":

@@ -5,6 +5,7 @@ call only `_target_`s that this installation's conf/ calls too, or that do no ha
 arguments, and evaluate only references.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml  # type: ignore[import-untyped]
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import callbacks
 
 from cifar_lightning.config.compose import CONF
@@ -50,21 +52,52 @@ def check_targets(file: Path, content: Any, typed: Any = None) -> None:
     Raises:
         UserError: names each class or function with its key, and what to type.
     """
-    known = known_targets() | stock_targets() | targets_in(typed)
-    unknown = {
-        keys[: keys.index("_target_") + 1]: str(value)[:LONGEST]
-        for keys, value in leaves(content)
-        if "_target_" in keys and _target(keys, value) not in known
-    }
+    unknown = _unknown(content, known_targets() | stock_targets() | targets_in(typed))
     if unknown:
         texts = sorted(
-            f"{'.'.join(map(str, keys))[:LONGEST]}={name}" for keys, name in unknown.items()
+            f"{'.'.join(map(str, keys))[:LONGEST]}={str(name)[:LONGEST]}"
+            for keys, name in unknown.items()
         )
         shown = ", ".join([*texts[:MOST], *["…"] * (len(texts) > MOST)])
         raise UserError(
             f"{file} wants to call what no configuration in {CONF} and nothing on the command line "
             f"calls there, so it was not called: {shown}. {_advice([*unknown], typed is not None)}"
         )
+
+
+def _unknown(content: Any, known: Targets) -> dict[tuple[Any, ...], Any]:
+    """What a configuration calls that is not known, by its keys."""
+    return {
+        keys[: keys.index("_target_") + 1]: value
+        for keys, value in leaves(content)
+        if "_target_" in keys and _target(keys, value) not in known
+    }
+
+
+def arguments_to_resume(config: DictConfig) -> list[str]:
+    """What has to be typed beside resume= because the record of the run alone may not call it.
+
+    Args:
+        config: of a run of this process, of which only what the user has typed was called.
+
+    Returns:
+        `--config-dir` if the command line has it, and each `_target_` that is neither in conf/ nor
+        there; of one in a list the whole list.
+    """
+    arguments, known = [], targets_of(CONF) | stock_targets()
+    for source in HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []:
+        if source.provider == "command-line":
+            arguments += ["--config-dir", str(source.path)]
+            known |= targets_of(Path(source.path))
+    typed = {}
+    for keys in _unknown(OmegaConf.to_container(config, resolve=True), known):
+        list_at = next((n for n, key in enumerate(keys) if isinstance(key, int)), None)
+        key = ".".join(keys[:list_at])
+        typed[key] = value = OmegaConf.select(config, key)
+        if list_at is not None:
+            plain = OmegaConf.to_container(value, resolve=True)
+            typed[key] = yaml.safe_dump(plain, default_flow_style=True, width=math.inf).strip()
+    return [*arguments, *sorted(f"{key}={value}" for key, value in typed.items())]
 
 
 def _advice(unknown: Sequence[tuple[Any, ...]], resumes: bool) -> str:

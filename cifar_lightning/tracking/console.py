@@ -1,7 +1,7 @@
 """What a run prints on the terminal."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -197,8 +197,20 @@ def _leaves_out(limit: int | float, images: int, batch_size: int) -> bool:
 
 
 @rank_zero_only
-def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logger]) -> None:
-    """Print the metrics of a run that is over, and where its files are."""
+def show_result(
+    config: DictConfig,
+    metrics: dict[str, Any],
+    loggers: list[Logger],
+    to_resume: Sequence[str] = (),
+) -> None:
+    """Print the metrics of a run that is over, and where its files are.
+
+    Args:
+        config: of the run.
+        metrics: of `metrics.json`.
+        loggers: of the run.
+        to_resume: what a resume has to be told beside the checkpoint.
+    """
     measured = {key: value for key, value in metrics.items() if value is not None}
     width = max(map(len, measured))
     lines = [f" [dim]{k:<{width}}[/]   {_readable(k, v)}" for k, v in measured.items()]
@@ -208,7 +220,10 @@ def show_result(config: DictConfig, metrics: dict[str, Any], loggers: list[Logge
         note("profile", str(file))
     last = RunFolder(Path(config.run_dir)).last
     if metrics["stopped_by"] == "interrupted" and last.exists():
-        note("resume", f"python -m cifar_lightning.train {shlex.quote(f'resume={last}')}")
+        note(
+            "resume",
+            f"python -m cifar_lightning.train {shlex.join([f'resume={last}', *to_resume])}",
+        )
     for logger in loggers:
         if isinstance(logger, RunLogger):
             note(logger.label, logger.how_to_open())

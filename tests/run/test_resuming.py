@@ -3,6 +3,7 @@
 import copy
 import functools
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from checkpoints import changed_record
 from conftest import TINY, Compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from programs import hydra_restored
+from programs import hydra_restored, one_message, read_json, run_command
 from pytorch_lightning import callbacks
 
 from cifar_lightning.checkpoints.record import write_record
@@ -428,6 +429,52 @@ def test_a_run_goes_on_with_the_limits_that_are_asked_for() -> None:
     asked = ["trainer.max_steps=-1", "trainer.max_time=null"]
     assert resume_auto([*TYPED, "resume=auto"]) == [*TYPED, *asked, resumes]
     assert resume_auto([*TYPED, *limits, "resume=auto"]) == [*TYPED, *limits, resumes]
+
+
+OWN = """
+import os, signal
+import pytorch_lightning as pl
+from cifar_lightning.training.optim import constant_schedule
+
+class InterruptsOnce(pl.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+def schedule(optimizer, steps):
+    return constant_schedule(optimizer, steps)
+
+def same(images, generator):
+    return images
+"""
+EXTRA = "cifar_lightning.training.callbacks.extra_metric.ExtraMetric"
+
+
+def test_the_line_that_an_interrupted_run_prints_resumes_it_with_ones_own_parts() -> None:
+    """Those that were typed, and those of --config-dir."""
+    Path("own.py").write_text(OWN)
+    folder = Path("my conf", "scheduler")
+    folder.mkdir(parents=True)
+    (folder / "own.yaml").write_text("_target_: own.schedule\n_partial_: true\n")
+    typed = [
+        *("scheduler=own", "+callbacks.once._target_=own.InterruptsOnce", "hydra.run.dir=a=b"),
+        "+augment.extra=[{_target_: own.same, _partial_: true}]",
+        f"+callbacks.f1={{_target_:{EXTRA},name:f1,metric:{{"
+        "_target_:torchmetrics.classification.MulticlassF1Score,_partial_:true}}",
+    ]
+    options = [*TINY, "trainer.max_epochs=2", "target_accuracy=null", "--config-dir", "my conf"]
+    ended = run_command("train", *options, *typed)
+    assert ended.returncode == 143, ended.stderr
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith("resume "))
+    assert line.startswith("resume     python -m cifar_lightning.train resume=")
+    assert ended.stdout.count("MulticlassF1Score") == 1
+    arguments = shlex.split(line)[4:]
+    resumed_run = run_command("train", *arguments)
+    assert resumed_run.returncode == 0, resumed_run.stderr
+    assert read_json(Path("a=b/metrics.json"))["resumes"] == 1
+    # Without them it is refused, as its record alone may not call them.
+    message = one_message(run_command("train", arguments[0]))
+    assert "nothing on the command line calls there" in message
 
 
 class Refusing(pl.Callback):
