@@ -75,7 +75,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             open_run_loggers()
             if trainer.is_global_zero:
                 write_record(config, overrides)
-            open_log_file()
+            open_log_file(Path(config.run_dir))
             run_logger.log_start(trainer.loggers, config, budget, callbacks)
 
         finished = fit.fit(trainer, classifier, data, config, interruption, begin, anew)

@@ -3,6 +3,7 @@
 It is written after all checks.
 """
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -98,7 +99,7 @@ def check_free(folder: RunFolder) -> None:
     elsewhere = "hydra.run.dir=FOLDER gives the new run another folder"
     finished = folder.metrics_json.exists() and folder.read().status == "finished"
     if finished or folder.last.exists():
-        resume = f"resume={folder.last} resumes it; " if folder.last.exists() else ""
+        resume = f"{shlex.quote(f'resume={folder.last}')} resumes it; " * folder.last.exists()
         raise UserError(f"{folder.path} has a run already: {resume}{elsewhere}.")
     if folder.config.exists() and not folder.starts():
         raise UserError(

@@ -25,8 +25,10 @@ from cifar_lightning.cli.folders import remove_empty
 from cifar_lightning.config.compose import CONF, complete
 from cifar_lightning.config.messages import MISTAKES, explain
 from cifar_lightning.config.overrides import (
+    check_folders,
     is_sweep,
     options_and_overrides,
+    plain_arguments,
     prepare_arguments,
     write_nothing,
 )
@@ -70,7 +72,7 @@ def entry(
     def run() -> None:
         with _signals_and_environment(full_error):
             try:
-                sys.argv[1:] = _prepared(sys.argv[1:], prepare)
+                sys.argv[1:] = _prepared(sys.argv[1:], prepare, config_name)
                 job = partial(_job, config_name, task)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
                     job
@@ -167,6 +169,8 @@ def _catch_interrupts() -> None:
 @contextlib.contextmanager
 def _signals_and_environment(full_error: bool) -> Iterator[None]:
     """Turn SIGTERM into an exception, and have Hydra raise errors instead of printing them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack the lines of a table
+        sys.stdout.reconfigure(errors="replace")
     # An exception, so that no file is left half written.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -190,11 +194,15 @@ def _is_completion_query(arguments: Sequence[str]) -> bool:
     return any(after.startswith("query=") for after in asked)
 
 
-def _prepared(arguments: list[str], prepare: Callable[[list[str]], list[str]] | None) -> list[str]:
+def _prepared(
+    arguments: list[str], prepare: Callable[[list[str]], list[str]] | None, config_name: str
+) -> list[str]:
     """The arguments for Hydra in this process of a run."""
+    arguments = plain_arguments(arguments)
     if prepare is not None:
         arguments = prepare(arguments)
     arguments = prepare_arguments(arguments)
+    check_folders(arguments, in_place=config_name not in ("train", "search"))
     if is_sweep(arguments):
         _catch_interrupts()  # this process runs the jobs, and not `_job`
     started = processes.launch()

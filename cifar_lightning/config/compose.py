@@ -71,7 +71,7 @@ def compose(
 
     Args:
         overrides: as on the command line.
-        run_dir: the run's folder; by default a new one in runs/.
+        run_dir: the run's folder; by default a new one where the command line has its runs.
         config_name: the file in conf/.
         sweep: name of the sweep or search that the run belongs to.
     """
@@ -84,9 +84,8 @@ def compose(
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     hydra_config = config.hydra
     if run_dir is None:
-        # As in conf/debugging.yaml.
-        task = "debug" if hydra_config.runtime.choices.get("debug") else config_name
-        run_dir = f"runs/{task}/{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
+        name = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
+        run_dir = Path(hydra_config.run.dir).with_name(name)
     with open_dict(config):
         del config["hydra"]
     complete(config, hydra_config, run_dir, sweep)

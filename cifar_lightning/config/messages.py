@@ -4,10 +4,12 @@ import difflib
 import errno
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from hydra.errors import CompactHydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
@@ -25,6 +27,14 @@ MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException,
 
 # What a wrong value raises, and perhaps a bug in a network.
 FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+
+# By command, the keys of an image or a folder, and of a checkpoint.
+PATH_KEYS = {
+    "train": ("data.path", "resume"),
+    "predict": ("images", "checkpoint"),
+    "report": ("run", "run"),
+    **dict.fromkeys(("evaluate", "export"), ("checkpoint", "checkpoint")),
+}
 
 # What a configuration gets when a run begins, and --cfg job does not show.
 OF_A_RUN = ("choices", "overrides", "run_dir", "run_id", "sweep")
@@ -55,7 +65,7 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
         if isinstance(error.__cause__, FAULTS):
             message += "\nHYDRA_FULL_ERROR=1 shows where it was raised."
         return message
-    if explained := _explain_grammar(error, message):
+    if explained := _explain_grammar(error, message, config_name):
         return explained
     message = re.sub(r"\n\s*full_key: (.*)", r" (in \1)", message)
     if cause := error.__cause__:
@@ -66,22 +76,27 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
         options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
         options = options or sorted(path.stem for path in (CONF / found[1]).glob("*.yaml"))
         known = f" The options of {found[1]}: {', '.join(options)}." if options else ""
-        return f"There is no {found[1]}={found[2]}.{known}" + _nearest(found[2], options)
+        return f"There is no {found[1]}={found[2]}.{known}" + _nearest(
+            found[2], options, config_name
+        )
     if found := re.search(r"Could not override '([^'@]+)'", message):
-        if refused := refusal(found[1]):
+        # Of a dictionary, the key in it that there is not.
+        inner = re.search(rf"full_key: ({re.escape(found[1])}\..*)", message)
+        name = inner[1] if inner else found[1]
+        if refused := refusal(name):
             return refused
-        return f"There is no {found[1]!r} in the configuration.{_elsewhere(found[1])}" + _nearest(
-            found[1], _known_names(config_name, arguments)
+        return f"There is no {name!r} in the configuration.{_elsewhere(name)}" + _nearest(
+            name, _known_names(config_name, arguments), config_name
         )
     return "\n".join(lines)
 
 
-def _explain_grammar(error: Exception, message: str) -> str | None:
+def _explain_grammar(error: Exception, message: str, config_name: str) -> str | None:
     """The message for an override or a reference that Hydra could not read; None for others."""
     if isinstance(error, OverrideParseException):  # whose message is of the parser's terms
         return (
             f"{error.override} cannot be read: expected KEY=VALUE, +KEY=VALUE for a new key, or "
-            "~KEY to remove one."
+            f"~KEY to remove one.{_with_key(error.override, config_name)}"
         )
     if found := re.search(r"Ambiguous value for argument '(([^=]*)=(.*?))'\n1\.", message, re.S):
         override, key, value = found.groups()
@@ -103,6 +118,16 @@ def _explain_grammar(error: Exception, message: str) -> str | None:
     if found and found[1] in OF_A_RUN:
         return f"${{{found[1]}}} is known to a run alone: leave --resolve out."
     return None
+
+
+def _with_key(path: str, config_name: str) -> str:
+    """How a path is typed with its key; empty for a text that is none."""
+    data, checkpoint = PATH_KEYS.get(config_name, ("", ""))
+    key = checkpoint if path.endswith(".ckpt") else data
+    if not key or not os.path.exists(path):  # noqa: PTH110  # pathlib's: an error for a long name
+        return ""
+    several = " For several images, images='photos/*.png', in quotes." * (key == "images")
+    return f" As in: {shlex.quote(f'{key}={path}')}.{several}"
 
 
 def _explain_os(error: OSError, config_name: str) -> str:
@@ -139,9 +164,11 @@ def _explain_os(error: OSError, config_name: str) -> str:
     return f"{error}\n{hint}"
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
-    shows = "--cfg job shows the whole configuration; +KEY=VALUE adds a new key."
-    return f"{did_you_mean(name, known)}\n{shows}"
+def _nearest(name: str, known: Sequence[str], config_name: str) -> str:
+    if name.startswith("hydra."):
+        return "\n--cfg hydra shows Hydra's configuration."
+    adds = "; +KEY=VALUE adds a new key" * (config_name in ("train", "search"))
+    return f"{did_you_mean(name, known)}\n--cfg job shows the whole configuration{adds}."
 
 
 def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
@@ -155,11 +182,16 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 def _elsewhere(name: str) -> str:
     """Name the options of a key's group that have it, as data=folder has `data.path`."""
-    group, _, key = name.partition(".")
+    above, _, key = name.rpartition(".")
+    group = above.replace(".", "/")
     options = [
         path.stem for path in sorted((CONF / group).glob("*.yaml")) if key in OmegaConf.load(path)
     ]
-    return f" It belongs to {' and '.join(f'{group}={o}' for o in options)}." if options else ""
+    if group == "hydra/launcher":  # most are of Hydra's plugins
+        stored = ConfigStore.instance().repo["hydra"]["launcher"]
+        options += [file.removesuffix(".yaml") for file in stored if key in stored[file].node]
+    named = [f"{group}={option}" for option in dict.fromkeys(options)]
+    return f" It belongs to {' and '.join(named)}." if named else ""
 
 
 def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:

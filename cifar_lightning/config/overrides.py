@@ -5,13 +5,21 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.errors import HydraException
 
-from cifar_lightning.config.compose import CONF
+from cifar_lightning.config.compose import CONF, key_of
 from cifar_lightning.errors import UserError
 
-CONFIG_DIR = ("--config-dir", "-cd")  # Hydra's options for another folder of configurations
+# Hydra's options that are refused, and what to use instead.
+REFUSED_OPTIONS = {
+    "config_name": "a command has its own configuration. experiment=NAME takes that of a recipe",
+    "config_path": "--config-dir=FOLDER adds a folder of configurations",
+    "experimental_rerun": "report prints the command of a run; resume=CHECKPOINT resumes it",
+}
+# Before keys that every command has, + and ++ mean nothing.
+PLUS = re.compile(r"\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|sweep)\.dir))=)")
 
 # Keys of paths, which Hydra's grammar needs quoted if they contain =, spaces or brackets.
 PATH_KEYS = (
@@ -35,21 +43,46 @@ PATH_KEYS = (
 COMBINED_GROUPS = ("callbacks", "logger")
 
 
+def plain_arguments(arguments: Sequence[str]) -> list[str]:
+    """Hydra's options as single words, without abbreviations, and then the overrides.
+
+    So `-cd FOLDER` is `--config-dir=FOLDER`, and `--mult` is `--multirun`.
+
+    Raises:
+        SystemExit: if Hydra has no such option, or its value is missing.
+        UserError: if it is refused.
+    """
+    typed = vars(get_args_parser().parse_intermixed_args(arguments))
+    overrides = [PLUS.sub("", override) for override in typed.pop("overrides")]
+    given = {name: value for name, value in typed.items() if value not in (None, False)}
+    for name in given.keys() & REFUSED_OPTIONS.keys():
+        option = name.replace("_", "-")
+        raise UserError(f"--{option} is not used here: {REFUSED_OPTIONS[name]}.")
+    options = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in given.items()
+    ]
+    return [*options, *overrides]
+
+
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     """Quote paths, and texts that Hydra's grammar cannot read; refuse what it would misread.
 
+    Args:
+        arguments: as `plain_arguments` gives them.
+
     Raises:
-        UserError: if an argument is no override or cannot be read, a path is empty, a group is
-            given no option, or there is a space before an equals sign.
+        UserError: if an argument cannot be read, a path is empty, a group is given no option, or
+            there is a space before an equals sign.
     """
     prepared, multirun = [], is_sweep(arguments)
-    for before, argument in zip(["", *arguments], arguments, strict=False):
+    for argument in arguments:
         if "\0" in argument:
             raise UserError(f"{argument}: it has a NUL character, which no name or text may have.")
         if argument in ("experiment=null", "debug=null"):
             continue  # the default, which Hydra does not accept
-        if not argument.startswith("-") and before not in CONFIG_DIR:
-            _check_key(argument, of_option=before.startswith("-"))
+        if not argument.startswith("-"):
+            _check_key(argument)
             _check_group(argument)
             if "=" in argument:
                 argument = _readable(_quoted_path(argument, multirun), multirun)
@@ -57,22 +90,13 @@ def prepare_arguments(arguments: Sequence[str]) -> list[str]:
     return prepared
 
 
-def _check_key(argument: str, of_option: bool) -> None:
-    """Refuse an argument that is no override, or would change what relative paths mean.
-
-    Args:
-        argument: of the command line.
-        of_option: whether it follows an option of Hydra's.
-    """
+def _check_key(argument: str) -> None:
+    """Refuse an override without a key, or that would change what relative paths mean."""
     key, equals, value = argument.partition("=")
-    if not equals and not of_option and _exists(argument):
-        raise UserError(
-            f"{argument}: expected KEY=VALUE. For several images, images=FOLDER or a pattern "
-            "in quotes, images='photos/*.png'."
-        )
     if equals and not key.lstrip("+~"):
         raise UserError(f"{argument}: no space belongs before the equals sign.")
-    if key.lstrip("+") == "hydra.job.chdir" and value.lower() == "true":
+    value = value.strip("'\"").lower()
+    if key.lstrip("+") == "hydra.job.chdir" and value not in ("false", "0", "no", "off", "null"):
         raise UserError(
             f"{argument} would have relative paths mean files in the run's folder. Leave it "
             "out; your own code has that folder as ${run_dir}."
@@ -103,7 +127,7 @@ def _quoted_path(argument: str, multirun: bool) -> str:
         return argument
     if not value:
         raise UserError(f"{argument} names no file or folder.")
-    of_a_sweep = multirun and "," in value and not _exists(value)
+    of_a_sweep = multirun and "," in value and not key.startswith("hydra.") and not _exists(value)
     if value[0] in ("'", '"') or of_a_sweep:
         return argument
     # Not pathlib's, which would make one slash of two in an address.
@@ -196,11 +220,35 @@ def _is_dictionary(value: str) -> bool:
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether Hydra would run several jobs."""
-    return any(
-        a == "-m" or a.startswith("--multi") or a.upper() == "HYDRA.MODE=MULTIRUN"
-        for a in arguments
-    )
+    """Whether Hydra would run several jobs, by what `plain_arguments` gives."""
+    modes = values_of("hydra.mode", arguments)
+    return "--multirun" in arguments or (bool(modes) and modes[-1].upper() == "MULTIRUN")
+
+
+def values_of(key: str, arguments: Sequence[str]) -> list[str]:
+    """The values that the command line gives a key, without quotes around them."""
+    return [a.partition("=")[2].strip("'\"") for a in arguments if key_of(a) == key]
+
+
+def check_folders(arguments: Sequence[str], in_place: bool) -> None:
+    """Refuse Hydra's option for a folder that it would not use.
+
+    Args:
+        arguments: of the command line.
+        in_place: whether the command makes no folder of a run.
+
+    Raises:
+        UserError: says what to use instead.
+    """
+    unused, instead = ["hydra.run.dir"], "evaluate, predict and export write to output=PATH"
+    if not in_place and is_sweep(arguments):
+        instead = "hydra.sweep.dir=FOLDER is a sweep's folder"
+    elif not in_place:
+        unused = ["hydra.sweep.dir", "hydra.sweep.subdir"]
+        instead = "without -m, hydra.run.dir=FOLDER is the run's folder"
+    for key in unused:
+        if values_of(key, arguments):
+            raise UserError(f"{key} is not used here: {instead}.")
 
 
 def quoted(value: str) -> str:
@@ -224,11 +272,6 @@ def write_nothing(arguments: Sequence[str]) -> list[str]:
 
 
 def options_and_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into Hydra's options with their values, and overrides."""
-    options: list[str] = []
-    overrides: list[str] = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_override = "=" in argument or argument.startswith("~")
-        of_option = argument.startswith("-") or before in CONFIG_DIR or not is_override
-        (options if of_option else overrides).append(argument)
-    return options, overrides
+    """Split what `plain_arguments` gives into Hydra's options and overrides."""
+    options = [argument for argument in arguments if argument.startswith("-")]
+    return options, [argument for argument in arguments if not argument.startswith("-")]

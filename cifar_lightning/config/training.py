@@ -134,7 +134,7 @@ def _refuse_missing(prefix: str, values: Mapping[str, Any], keys: Iterable[str])
 
 def _check_that_all_is_read(config: DictConfig) -> None:
     """Refuse a key at the top level that nothing reads, and one that the data has set anyway."""
-    known = {*_keys_of_a_training(), *config.choices}
+    known = {*keys_of_a_training(), *config.choices}
     texts = str(OmegaConf.to_container(config))
     for key in map(str, config):
         is_named = re.search(r"\$\{" + re.escape(key) + r"[.}\[]", texts) is not None
@@ -150,7 +150,7 @@ def _check_that_all_is_read(config: DictConfig) -> None:
 
 
 @cache
-def _keys_of_a_training() -> list[str]:
+def keys_of_a_training() -> list[str]:
     """The settings and groups of conf/train.yaml."""
     file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
     groups = [group for entry in file["defaults"] if isinstance(entry, dict) for group in entry]

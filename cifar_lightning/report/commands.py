@@ -7,9 +7,12 @@ from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.errors import UserError
 
 
-def train_command(overrides: Sequence[str], multirun: bool = False) -> str:
-    """The shell command that trains with these overrides."""
+def train_command(
+    overrides: Sequence[str], config_dir: str | None = None, multirun: bool = False
+) -> str:
+    """The shell command that trains with these overrides, and a folder of configurations."""
     words = ["python", "-m", "cifar_lightning.train", *(["-m"] if multirun else [])]
+    words += [] if config_dir is None else ["--config-dir", config_dir]
     return shlex.join([*words, *(_as_typed(override, multirun) for override in overrides)])
 
 
@@ -20,7 +23,7 @@ def _as_typed(override: str, multirun: bool = False) -> str:
         return override
     typed = f"{key}={value[1:-1]}".replace("\\'", "'")
     try:
-        prepared = prepare_arguments([*(["-m"] if multirun else []), typed])
+        prepared = prepare_arguments([*(["--multirun"] if multirun else []), typed])
     except UserError:  # a checkpoint that no longer exists
         return override
     return typed if prepared[-1] == override else override

@@ -11,7 +11,7 @@ from cifar_lightning.report.commands import train_command
 from cifar_lightning.report.one_run import ENVIRONMENT
 from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.plots.curves import overlaid_curves
-from cifar_lightning.tracking.run_folder import Run, read_sweep
+from cifar_lightning.tracking.run_folder import Run, read_config_dir, read_sweep
 from cifar_lightning.tracking.tables import Cell, count, facts
 
 
@@ -34,7 +34,7 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
         )
         if any(run.curve(_accuracy(runs), against) for run in runs)
     ]
-    sweep = read_sweep(folder)
+    sweep = [*read_sweep(folder, "hydra"), *read_sweep(folder)]
     return {
         "title": folder.absolute().name,
         "folder": str(folder),
@@ -49,7 +49,7 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
         "unfinished": [run for run in runs if run.status != "finished"],
         "problems": [(run.name, problem) for run in runs for problem in run.problems],
         "common": _common(runs),
-        "command": train_command(sweep, multirun=True) if sweep else "",
+        "command": train_command(sweep, read_config_dir(folder), multirun=True) if sweep else "",
     }
 
 

@@ -10,7 +10,7 @@ from cifar_lightning.report.charts import inline_svg, png_width, target_line
 from cifar_lightning.report.commands import train_command
 from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.plots.curves import learning_curve
-from cifar_lightning.tracking.run_folder import Run, RunFolder
+from cifar_lightning.tracking.run_folder import Run, RunFolder, read_config_dir
 from cifar_lightning.tracking.tables import (
     Table,
     count,
@@ -75,6 +75,7 @@ WIDE = 1000  # pixels, above which a picture has the full width of the page
 def content_of(run: Run) -> dict[str, Any]:
     """The variables of the templates `run.*`."""
     metrics, folder = run.metrics, RunFolder(run.folder)
+    config_dir = read_config_dir(run.folder)
     evaluation, figures = _pictures(run, "evaluation"), _pictures(run, "figures")
     seen = [picture["name"] for picture in evaluation]
     subject = (
@@ -98,7 +99,7 @@ def content_of(run: Run) -> dict[str, Any]:
         ),
         "choices": run.choices,
         "environment": facts(metrics, ENVIRONMENT),
-        "commands": [train_command(overrides) for overrides in (run.overrides, *run.resumed)]
+        "commands": [train_command(typed, config_dir) for typed in (run.overrides, *run.resumed)]
         if run.recorded
         else [],
         "files": _files(run.folder),

@@ -1,6 +1,7 @@
 """Builds the configuration for resuming a run."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from cifar_lightning.checkpoints.io import check_finite, read_checkpoint
 from cifar_lightning.checkpoints.record import LEFT_OUT, read_record
 from cifar_lightning.checkpoints.trusted import check_targets
 from cifar_lightning.config.compose import key_of
+from cifar_lightning.config.messages import OF_A_RUN
 from cifar_lightning.config.paths import DATA_PATHS
+from cifar_lightning.config.training import keys_of_a_training
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.differences import LIMITS, differences
 from cifar_lightning.tracking.run_folder import RunFolder
@@ -39,6 +42,8 @@ def resumed(config: DictConfig) -> DictConfig:
     _check_last(path, folder)
     result = read_record(folder)
     if missing := [str(key) for key in config if key not in result and key not in LEFT_OUT]:
+        if unknown := [key for key in missing if key not in {*keys_of_a_training(), *OF_A_RUN}]:
+            raise UserError(f"There is no setting {unknown[0]}, and the run has none either.")
         raise UserError(
             f"{folder.config} has no {', '.join(missing)}: it is of another version of "
             "cifar-lightning, which can resume the run. evaluate, predict and export work with its "
@@ -105,7 +110,8 @@ def _check_last(path: Path, folder: RunFolder) -> None:
     if (step := read_checkpoint(path).global_step) < last:
         raise UserError(
             f"resume={path} is of step {step}, but the run has gone on to step {last}, which would "
-            f"be lost. resume={folder.last} goes on from there; move it away to go back."
+            f"be lost. {shlex.quote(f'resume={folder.last}')} goes on from there; move it away to "
+            "go back."
         )
 
 

@@ -5,6 +5,7 @@ A job is a list of overrides; its folder is a run's.
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,8 +41,8 @@ def missing_jobs(folder: Path, jobs: Sequence[Job], resume: bool) -> list[tuple[
     there = run_folders(folder) if folder.is_dir() else []
     if there and not resume:
         raise UserError(
-            f"{folder} has runs already. resume_sweep={folder} resumes them; another "
-            "hydra.sweep.dir starts a new sweep."
+            f"{folder} has runs already. {shlex.quote(f'resume_sweep={folder}')} resumes them; "
+            "another hydra.sweep.dir starts a new sweep."
         )
     if not resume:
         return [(None, job) for job in jobs]
@@ -135,6 +136,8 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     # Not at the top: it loads PyTorch, and Hydra imports this module at every start.
     from cifar_lightning.checkpoints.record import check_free, write_hydra
 
+    if config.get("resume") is not None:  # an experiment's, or of hydra.sweeper.params
+        raise JobFailed("resume= resumes one run; resume_sweep=FOLDER a sweep.")
     hydra_config = HydraConfig.get()
     launcher, folder = hydra_config.launcher, RunFolder(Path(hydra_config.runtime.output_dir))
     # Submitit starts a job again that was preempted, or ran out of its time.

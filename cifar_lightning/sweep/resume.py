@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_lightning.config.compose import key_of
-from cifar_lightning.config.overrides import CONFIG_DIR, is_sweep, options_and_overrides, quoted
+from cifar_lightning.config.overrides import is_sweep, options_and_overrides, quoted, values_of
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import load_yaml, read_config_dir, read_sweep
 
@@ -14,16 +14,18 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 def resume_sweep(arguments: Sequence[str]) -> list[str]:
     """Replace resume_sweep=FOLDER by the arguments that make Hydra resume the sweep there.
 
+    Of arguments as `plain_arguments` gives them.
+
     Overrides typed beside it replace those of the sweep that have their keys; all others, Hydra's
     own (`hydra/launcher=…`) too, stay as they were.
 
     Raises:
         UserError: if the folder has no sweep, or another folder is typed.
     """
-    others = [argument for argument in arguments if not argument.startswith("resume_sweep=")]
-    if len(others) == len(arguments):
-        return others
-    value = next(a for a in reversed(arguments) if a not in others).partition("=")[2].strip("'\"")
+    if not (values := values_of("resume_sweep", arguments)):
+        return [*arguments]
+    others = [argument for argument in arguments if key_of(argument) != "resume_sweep"]
+    value = values[-1]
     folder = Path(value).expanduser()
     if not value or not (folder / "multirun.yaml").is_file():
         raise UserError(
@@ -31,10 +33,9 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
             "resume_sweep=runs/train/<date>_<time>_sweep"
         )
     load_yaml(folder / "multirun.yaml")  # or it is damaged
-    # Options first: Hydra takes the overrides in one stretch alone.
     options, typed = options_and_overrides(others)
     if not is_sweep(options):
-        options.insert(0, "-m")
+        options.insert(0, "--multirun")
     for override in typed:
         named = Path(override.partition("=")[2].strip("'\"")).expanduser()
         if key_of(override) in FOLDERS and named.resolve() != folder.resolve():
@@ -42,12 +43,10 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
                 f"{override}: resume_sweep={value} resumes the sweep in its folder. Leave "
                 f"{key_of(override)} out; to have the sweep elsewhere, move the folder first."
             )
-    names = {option.partition("=")[0] for option in options}
-    if not names & set(CONFIG_DIR) and (config_dir := read_config_dir(folder)):
-        options += [CONFIG_DIR[0], config_dir]
+    if not values_of("--config-dir", options) and (config_dir := read_config_dir(folder)):
+        options.append(f"--config-dir={config_dir}")
     jobs = [o for o in read_sweep(folder) if key_of(o) not in {key_of(t) for t in typed}]
-    left_out = {"hydra.mode", "hydra.sweep.dir", "hydra.sweeper.resume"}
-    left_out |= {key_of(argument) for argument in typed}
+    left_out = {key_of(argument) for argument in typed}
     recorded = [o for o in read_sweep(folder, "hydra") if key_of(o) not in left_out]
     if "hydra/launcher" in left_out:  # another launcher has other options
         recorded = [o for o in recorded if not key_of(o).startswith("hydra.launcher.")]

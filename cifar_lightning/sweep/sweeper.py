@@ -31,6 +31,8 @@ class Sweeper(BasicSweeper):
         params: Mapping[str, str] | None = None,
         resume: bool = False,
     ) -> None:
+        if max_batch_size is not None and max_batch_size < 1:
+            raise UserError(f"hydra.sweeper.max_batch_size={max_batch_size} is not at least 1.")
         super().__init__(max_batch_size, dict(params or {}))
         self.resume = resume
         self.launcher_error: UserError | None = None  # why the launcher could not run some jobs

@@ -179,7 +179,7 @@ def _job_main(
     if output is not None:
         _redirect(output)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a crash would lose what is in the buffer
-        sys.stdout.reconfigure(line_buffering=True)
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
     if log is not None:
         logging.config.dictConfig(log)
         # Lightning, which was imported before, has handlers of its own for the terminal.

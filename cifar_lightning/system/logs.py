@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 
 class LogFile(logging.FileHandler):
@@ -24,17 +25,24 @@ class LogFile(logging.FileHandler):
         else:
             self.waiting.append(record)
 
-    def begin(self) -> None:
-        """Write the messages that were kept."""
+    def begin(self, folder: Path | None) -> None:
+        """Write the messages that were kept, to a folder's file of this name if one is given."""
+        if folder is not None:
+            self.baseFilename = str(folder.absolute() / Path(self.baseFilename).name)
         waiting, self.waiting = self.waiting or [], None
         for record in waiting:
             super().emit(record)
 
 
-def open_log_file() -> None:
-    """Have messages written to the log file, those so far and those to come."""
+def open_log_file(folder: Path | None = None) -> None:
+    """Have messages written to the log file, those so far and those to come.
+
+    Args:
+        folder: of the file, if it is another one than Hydra's, as that of a run that an experiment
+            resumes.
+    """
     for file in _log_files():
-        file.begin()
+        file.begin(folder)
 
 
 def log_failure(logger: logging.Logger, message: str, error: Exception | None = None) -> None:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.config.compose import CONF, compose, key_of
 from cifar_lightning.config.overrides import (
-    CONFIG_DIR,
     is_sweep,
     options_and_overrides,
     prepare_arguments,
     quoted,
+    values_of,
 )
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
 from cifar_lightning.system.locks import is_locked
 from cifar_lightning.tracking.differences import LIMITS, Differences, differences
-from cifar_lightning.tracking.run_folder import DEBUGGING, RUNS, Run, RunFolder
+from cifar_lightning.tracking.run_folder import Run, RunFolder
 
 SHOWN, LONGEST = 3, 40  # differences in a message, characters of a value
 MISSING = object()
@@ -36,21 +35,23 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
     starts. They are searched for where the run would have its folder. `LIMITS` may differ: a run
     that such a limit has ended is not finished by a higher one.
 
+    Args:
+        arguments: as `plain_arguments` gives them.
+
     Raises:
         UserError: in a sweep.
     """
-    others = [a for a in arguments if a.replace("'", "").replace('"', "") != "resume=auto"]
-    if is_sweep(others) and any(v not in ("", "null") for v in _values("resume", arguments)):
+    others = [a for a in arguments if values_of("resume", [a]) != ["auto"]]
+    if is_sweep(others) and any(v not in ("", "null") for v in values_of("resume", arguments)):
         raise UserError("resume= resumes one run; resume_sweep=FOLDER a sweep.")
     if len(others) == len(arguments):
         return others
     options, overrides = options_and_overrides(others)
-    folders = [o.partition("=")[2].strip("'\"") for o in options if o.startswith(CONFIG_DIR)]
-    folders += [after for o, after in pairwise(options) if o in CONFIG_DIR]
-    further = [f"hydra.searchpath=[{quoted(folder)}]" for folder in folders if folder]
-    config = compose([*prepare_arguments(overrides), *further])
-    default = DEBUGGING if config.choices.debug else RUNS
-    folder, differing = _nearest_unfinished(config, _candidates(overrides, default))
+    folders = values_of("--config-dir", options)
+    config = compose(
+        [*prepare_arguments(overrides), *(f"hydra.searchpath=[{quoted(f)}]" for f in folders)]
+    )
+    folder, differing = _nearest_unfinished(config, _candidates(config, overrides))
     changed = {key: values for key, values in differing.items() if key not in LIMITS}
     found = "no run to resume, so this is a new one"
     if folder is not None:
@@ -60,7 +61,8 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
     if folder is None or changed:
         return others
     # By itself the resume would have the run's limits.
-    limits = [f"{k}={_in_yaml(v)}" for k, (_, v) in differing.items() if not _values(k, overrides)]
+    asked = {key: value for key, (_, value) in differing.items() if not values_of(key, overrides)}
+    limits = [f"{key}={_in_yaml(value)}" for key, value in asked.items()]
     return [*(a for a in others if key_of(a) != "hydra.run.dir"), *limits, f"resume={found}"]
 
 
@@ -125,12 +127,14 @@ def _in_yaml(value: Any) -> str:
     return str(yaml.safe_dump(value, default_flow_style=True, width=1000).splitlines()[0])
 
 
-def _candidates(overrides: Sequence[str], default: Path) -> list[RunFolder]:
-    """The folders in which the run could have begun: in the default one, if none was typed."""
-    typed = _values("hydra.run.dir", overrides)
+def _candidates(config: DictConfig, overrides: Sequence[str]) -> list[RunFolder]:
+    """The folders in which the run could have begun: those beside its own, if none was typed."""
+    typed = values_of("hydra.run.dir", overrides)
     if typed and "${" not in typed[-1]:
         return [RunFolder(Path(typed[-1]).expanduser())]
-    parent = Path(typed[-1]).expanduser().parent if typed else default
+    parent = Path(config.run_dir).parent
+    if parent.is_relative_to(Path.cwd()):
+        parent = parent.relative_to(Path.cwd())
     return [folder for folder in map(RunFolder, parent.glob("*")) if folder.last.is_file()]
 
 
@@ -144,17 +148,15 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
         UserError: if the checkpoint is not there, or not in its run's folder; or if hydra.run.dir
             names another folder.
     """
-    resumed = [
-        a for a in arguments if a.startswith("resume=") and a not in ("resume=", "resume=null")
-    ]
-    if not resumed:
+    checkpoints = values_of("resume", arguments)
+    if not checkpoints or checkpoints[-1] in ("", "null"):
         return [*arguments]
-    folder = RunFolder.to_resume(Path(_values("resume", resumed)[-1]).expanduser())
-    for typed in _values("hydra.run.dir", arguments):
+    folder = RunFolder.to_resume(Path(checkpoints[-1]).expanduser())
+    for typed in values_of("hydra.run.dir", arguments):
         if Path(typed).expanduser().resolve() != folder.path.resolve():
             raise UserError(
-                f"{resumed[-1]} continues the run in {folder.path}: leave hydra.run.dir= out. To "
-                "have the run elsewhere, move its folder first."
+                f"resume={checkpoints[-1]} continues the run in {folder.path}: leave "
+                "hydra.run.dir= out. To have the run elsewhere, move its folder first."
             )
     # .hydra/ stays as the run began; the run's own record has its resumes.
     place = [f"hydra.run.dir={quoted(str(folder.path))}", "hydra.output_subdir=null"]
@@ -173,8 +175,3 @@ def _for_record(override: str, record: Any) -> str:
     if in_record is MISSING or key == "resume" or (CONF / key.replace("@", "/")).is_dir():
         return override
     return f"++{key}=null" if override.startswith("~") else f"++{override.lstrip('+')}"
-
-
-def _values(key: str, arguments: Sequence[str]) -> list[str]:
-    """The values that the command line gives a key, without quotes around them."""
-    return [a.partition("=")[2].strip("'\"") for a in arguments if key_of(a) == key]

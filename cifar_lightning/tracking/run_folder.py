@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,11 +13,13 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
+from cifar_lightning.config.compose import key_of
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.natural import natural_key
 
 RUNS = Path("runs/train")
-DEBUGGING = RUNS.with_name("debug")  # of conf/debugging.yaml
+# Overrides that say that a command is a sweep, and where.
+OF_A_SWEEP = ("hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweeper.resume")
 # `interrupted` by Ctrl-C or SIGTERM; `failed` with an error in its log; `not finished`: it still
 # runs, was killed, or failed without an error in its log.
 STATUSES = ("finished", "interrupted", "failed", "not finished")
@@ -152,8 +155,10 @@ class RunFolder:
             UserError: if the checkpoint is not there, or not in its run's folder.
         """
         if checkpoint.is_dir():
-            last = cls(checkpoint).last
-            raise UserError(f"resume={checkpoint} is a folder. Name a checkpoint, such as {last}.")
+            advice = shlex.quote(f"resume={cls(checkpoint).last}")
+            raise UserError(f"resume={checkpoint} is a folder. Name a checkpoint, as in {advice}.")
+        if str(checkpoint) == "auto":  # an experiment's, or composed in a program
+            raise UserError("resume=auto is known to the command line alone.")
         if not checkpoint.is_file():
             raise UserError(f"resume={checkpoint}: there is no such file.")
         folder = cls.of(checkpoint)
@@ -273,21 +278,24 @@ def read_rows(folder: str | Path) -> list[dict[str, float]]:
 
 
 def read_sweep(folder: Path, kind: str = "task") -> list[str]:
-    """The overrides that a multirun was started with; empty if not recorded.
+    """The overrides that a multirun was started with, but for its folder; empty if not recorded.
 
     Args:
         folder: of the multirun.
         kind: `task` for the overrides of its jobs, `hydra` for those of Hydra, as the launcher.
     """
-    return _texts(_at(_read_yaml(folder / "multirun.yaml", []), "hydra", "overrides", kind))
+    found = _texts(_at(_read_yaml(folder / "multirun.yaml", []), "hydra", "overrides", kind))
+    return [override for override in found if key_of(override) not in OF_A_SWEEP]
 
 
 def read_config_dir(folder: Path) -> str | None:
-    """The --config-dir that a multirun was started with; None without one."""
-    sources = _at(_read_yaml(folder / "multirun.yaml", []), "hydra", "runtime", "config_sources")
+    """The --config-dir that a run or a multirun was started with; None without one."""
+    files = (folder / "multirun.yaml", folder / ".hydra" / "hydra.yaml")
+    record = next((_read_yaml(file, []) for file in files if file.is_file()), None)
+    sources = _at(record, "hydra", "runtime", "config_sources")
     for source in sources if isinstance(sources, list) else []:
         if _at(source, "provider") == "command-line":
-            return str(source["path"])
+            return str(_at(source, "path"))
     return None
 
 

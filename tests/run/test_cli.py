@@ -10,11 +10,12 @@ import pytest
 from conftest import TINY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
 from programs import hydra_restored, run_command
 
 from cifar_lightning.config.compose import CONF, compose
-from cifar_lightning.config.overrides import prepare_arguments
-from cifar_lightning.errors import UserError
+from cifar_lightning.config.messages import explain
+from cifar_lightning.config.overrides import plain_arguments, prepare_arguments
 from cifar_lightning.train import main
 
 Message = Callable[..., str]
@@ -64,10 +65,12 @@ def test_quotes_and_a_home_folder_mean_what_they_mean_to_a_shell() -> None:
 
 def test_a_comma_makes_a_sweep_where_one_is_typed_and_no_such_file_exists(tmp_path: Path) -> None:
     assert prepare_arguments(["data.path=a,b"]) == ["data.path='a,b'"]
-    for multirun in ("-m", "--multirun"):
+    for multirun in ("--multirun", "hydra.mode='Multirun'"):
         assert prepare_arguments([multirun, "data.path=a,b"]) == [multirun, "data.path=a,b"]
+    # But there is one folder for a sweep.
+    assert prepare_arguments(["--multirun", "hydra.sweep.dir=a, b"])[1] == "hydra.sweep.dir='a, b'"
     (tmp_path / "a,b").touch()
-    assert prepare_arguments(["-m", "data.path=a,b"]) == ["-m", "data.path='a,b'"]
+    assert prepare_arguments(["--multirun", "data.path=a,b"])[1] == "data.path='a,b'"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_a_text_needs_no_quotes(text: str) -> None:
 
 def test_texts_in_a_list_or_a_sweep_need_no_quotes() -> None:
     assert read_by_hydra("logger.wandb.tags=[é, a=b,c,3]").value() == ["é", "a=b", "c", 3]
-    swept = read_by_hydra("-m", "logger.wandb.notes=é,a=b,c,3")
+    swept = read_by_hydra("--multirun", "logger.wandb.notes=é,a=b,c,3")
     assert [*swept.sweep_string_iterator()] == ["'é'", "'a=b'", "c", "3"]
 
 
@@ -106,15 +109,55 @@ def test_what_hydra_reads_stays_as_it_is() -> None:
         "~h",
         "i=",
     ]
-    assert prepare_arguments(["-m", *typed]) == ["-m", *typed]
+    assert prepare_arguments(["--multirun", *typed]) == ["--multirun", *typed]
 
 
-def test_a_file_without_a_key_is_named(tmp_path: Path) -> None:
-    (tmp_path / "b.png").touch()
-    with pytest.raises(UserError, match=r"b\.png: expected KEY=VALUE"):
-        prepare_arguments(["images=a.png", "b.png"])
-    # The value of one of Hydra's own options may be a file's name.
-    assert prepare_arguments(["--config-dir", str(tmp_path)]) == ["--config-dir", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("typed", "plain"),
+    [
+        ("-m seed=1,2", "--multirun seed=1,2"),
+        ("seed=1,2 --mult ~x", "--multirun seed=1,2 ~x"),
+        ("seed=1 -cd mine a=b", "--config-dir=mine seed=1 a=b"),
+        ("--config-d mine -c job -p optimizer", "--cfg=job --package=optimizer --config-dir=mine"),
+        ("-sc query=bash", "--shell-completion query=bash"),
+        ("+resume=x ++hydra.run.dir=y ++seed=1", "resume=x hydra.run.dir=y ++seed=1"),
+    ],
+)
+def test_options_are_known_by_any_of_their_names(typed: str, plain: str) -> None:
+    assert plain_arguments(typed.split()) == plain.split()
+    assert plain_arguments(plain.split()) == plain.split()
+
+
+def test_a_value_for_an_option_is_not_taken_from_what_is_added(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        plain_arguments(["seed=1", "--config-dir"])
+    assert "--config-dir/-cd: expected one argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "advice"),
+    [
+        (
+            "predict",
+            "b c.png",
+            "As in: 'images=b c.png'. For several images, images='photos/*.png'",
+        ),
+        ("report", ".", "As in: run=.."),
+        ("evaluate", "best.ckpt", "As in: checkpoint=best.ckpt."),
+        ("train", "best.ckpt", "As in: resume=best.ckpt."),
+        ("dashboard", "best.ckpt", "or ~KEY to remove one."),
+        ("train", "none.ckpt", "or ~KEY to remove one."),
+    ],
+)
+def test_a_path_without_a_key_is_told_its_key(command: str, typed: str, advice: str) -> None:
+    for name in ("b c.png", "best.ckpt"):
+        Path(name).touch()
+    message = explain(OverrideParseException(override=typed, message=""), command)
+    assert message.startswith(f"{typed} cannot be read: expected KEY=VALUE")
+    assert advice in message
+    assert ("As in" in message) is ("As in" in advice)
 
 
 def test_other_options_are_left_to_hydra() -> None:
@@ -169,6 +212,12 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["optimizer=sgd", "optimizer.lrr=3"], ["There is no 'optimizer.lrr'", "optimizer.lr"]),
     (["seed=1", "--cfg", "job", "optimizer.lrr=3"], ["There is no 'optimizer.lrr'"]),
     (["data.path=x"], ["There is no 'data.path'", "It belongs to data=folder"]),
+    (["budget={max_params:null,foo:2}"], ["There is no 'budget.foo' in the configuration."]),
+    (["callbacks.best={foo:1}"], ["There is no 'callbacks.best.foo' in the configuration."]),
+    (
+        ["-m", "seed=1,2", "hydra.launcher.n_jobs=2"],
+        ["no 'hydra.launcher.n_jobs' in the configuration. It belongs to hydra/launcher=joblib"],
+    ),
     # grammar
     (["seed=(1"], ["seed=(1 should be a valid integer."]),
     (["seed", "=1"], ["=1: no space belongs before the equals sign"]),
@@ -184,7 +233,19 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["data.root=${"], ["data.root='${': ${ begins a reference to another key"]),
     (["data.root=a\0b"], ["data.root=a\N{REPLACEMENT CHARACTER}b: it has a NUL character"]),
     (["hydra.run.dir=a\0b"], ["it has a NUL character"]),
-    (["hydra.job.chdir=true"], ["hydra.job.chdir=true would have relative paths mean"]),
+    *(
+        ([f"hydra.job.chdir={value}"], [f"hydra.job.chdir={value} would have relative paths mean"])
+        for value in ("true", "'True'", "1", "yes", "on")
+    ),
+    (["--experimental-rerun", "x"], ["--experimental-rerun is not used here: report prints"]),
+    (["--config-name=report"], ["--config-name is not used here: a command has its own"]),
+    (["-m", "seed=1", "hydra.run.dir=mine"], ["hydra.run.dir is not used here: hydra.sweep.dir"]),
+    (["+hydra.sweep.dir=mine"], ["hydra.sweep.dir is not used here: without -m, hydra.run.dir="]),
+    (["-m", "seed=1", "hydra.sweeper.max_batch_size=0"], ["max_batch_size=0 is not at least 1."]),
+    *(
+        ([typed, "trainer.max_epochs=3,4", "resume=last.ckpt"], ["resume_sweep=FOLDER a sweep"])
+        for typed in ("--mult", "--m", "hydra.mode='MULTIRUN'", "++hydra.mode=MULTIRUN")
+    ),
     (["hydra.run.dir=" + "x" * 300], ["The name is longer than the file system allows"]),
     (["x" * 300], ["x cannot be read: expected KEY=VALUE"]),
     (["--resolve"], ["The --resolve flag can only be used in conjunction with --cfg or --help."]),
@@ -217,7 +278,8 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["optimizer.lr=abc"], ["optimizer.lr=abc should be a valid number."]),
     # files
     (["resume=none.ckpt"], ["resume=none.ckpt: there is no such file"]),
-    (["resume=."], ["resume=. is a folder. Name a checkpoint, such as checkpoints/last.ckpt"]),
+    (["resume=."], ["is a folder. Name a checkpoint, as in resume=checkpoints/last.ckpt."]),
+    (["++resume=none.ckpt"], ["resume=none.ckpt: there is no such file"]),
     (["resume="], ["resume= names no file or folder"]),
     ([f"resume={__file__}"], ["test_cli.py is not in its run's folder", "config.yaml"]),
     (

@@ -329,7 +329,7 @@ def test_the_newest_run_that_was_typed_so_goes_on(capsys: pytest.CaptureFixture[
     assert auto(*reversed(TYPED)) == newer
     assert auto(*TYPED, "seed=4") is None
     (RUNS / "latest").symlink_to("nowhere")
-    assert auto("--cfg", "job", *TYPED) == newer
+    assert auto("--cfg=job", *TYPED) == newer
     (newer / "checkpoints" / "last.ckpt").unlink()
     assert auto(*TYPED) == older
 
@@ -398,7 +398,7 @@ def test_a_run_is_the_same_if_its_values_are(
     experiment.parent.mkdir(parents=True)
     experiment.write_text("# @package _global_\ncutmix: 0.5\n")
     run = begun(RUNS, ["experiment=mine", "hydra.searchpath=[mine]"], name=THIRD)
-    typed = ("--config-dir", "mine", "experiment=mine")
+    typed = ("--config-dir=mine", "experiment=mine")
     assert auto(*typed) == run
     experiment.write_text("# @package _global_\ncutmix: 0.6\n")
     capsys.readouterr()
@@ -573,9 +573,9 @@ def test_all_that_a_run_has_can_be_changed_or_removed_at_a_resume(tmp_path: Path
     run = begun(RUNS, [*TYPED, *added])
     last = f"resume={run / 'checkpoints' / 'last.ckpt'}"
     typed = ("callbacks.x.patience=3", "~trainer.new", "~callbacks.target", "trainer.max_time=null")
-    arguments = in_run_folder(["--cfg", "job", last, *typed])
-    assert arguments[:2] == ["--cfg", "job"]
-    composed = compose([*arguments[2:], "+callbacks.x._target_=my.Callback"])
+    arguments = in_run_folder(["--cfg=job", last, *typed])
+    assert arguments[0] == "--cfg=job"
+    composed = compose([*arguments[1:], "+callbacks.x._target_=my.Callback"])
     composed.resume, composed.run_dir = str(run / "checkpoints" / "last.ckpt"), str(run)
     torch.save({}, run / "checkpoints" / "last.ckpt")
     with pytest.MonkeyPatch.context() as patched:
@@ -626,7 +626,9 @@ def test_it_is_looked_for_where_the_run_would_be(tmp_path: Path) -> None:
     mine = tmp_path / "my conf" / "optimizer"
     mine.mkdir(parents=True)
     (mine / "mine.yaml").write_text("_target_: torch.optim.Adam\n_partial_: true\n")
-    assert auto("--config-dir", str(mine.parent), "optimizer=mine") is None
+    assert auto(f"--config-dir={mine.parent}", "optimizer=mine") is None
+    named = begun(Path("runs/mine"), TYPED)
+    assert auto(*TYPED, "hydra.job.name=mine") == named
 
 
 def test_debugging_is_looked_for_where_its_runs_stand() -> None:
@@ -642,7 +644,7 @@ def test_debugging_is_looked_for_where_its_runs_stand() -> None:
 def test_a_sweep_goes_on_otherwise() -> None:
     for resume in ("resume=auto", "resume=run/checkpoints/last.ckpt"):
         with pytest.raises(UserError, match="resume_sweep=FOLDER"):
-            resume_auto(["-m", "seed=1,2", resume])
+            resume_auto(["--multirun", "seed=1,2", resume])
 
 
 def test_two_processes_do_not_train_in_one_folder(

@@ -140,22 +140,27 @@ def test_other_commands_are_left_alone() -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ([], ["-m", *LAUNCHER, *JOBS]),
-        (["--multirun"], ["--multirun", *LAUNCHER, *JOBS]),
-        (["--config-dir", "moved"], ["-m", "--config-dir", "moved", *LAUNCHER, *JOBS]),
+        ([], [*LAUNCHER, *JOBS]),
+        (["--multirun"], [*LAUNCHER, *JOBS]),
+        (["--config-dir=moved"], ["--config-dir=moved", *LAUNCHER, *JOBS]),
         # The same sweep on another launcher.
-        (["hydra.launcher.n_jobs=1"], ["-m", LAUNCHER[0], *JOBS, "hydra.launcher.n_jobs=1"]),
-        (["hydra/launcher=basic"], ["-m", *JOBS, "hydra/launcher=basic"]),
+        (["hydra.launcher.n_jobs=1"], [LAUNCHER[0], *JOBS, "hydra.launcher.n_jobs=1"]),
+        (["hydra/launcher=basic"], [*JOBS, "hydra/launcher=basic"]),
         # A larger sweep, with the other options as before.
-        (["seed=0,1,2"], ["-m", *LAUNCHER, JOBS[1], "seed=0,1,2"]),
+        (["seed=0,1,2"], [*LAUNCHER, JOBS[1], "seed=0,1,2"]),
     ],
 )
 def test_a_sweep_is_resumed_as_it_was_typed_but_for_what_is_typed_again(
     recorded: Path, typed: list[str], expected: list[str]
 ) -> None:
-    if "moved" not in typed:
-        expected = [expected[0], "--config-dir", "/further", *expected[1:]]
-    resumed = [*expected, f"hydra.sweep.dir='{recorded}'", "hydra.sweeper.resume=true"]
+    if "--config-dir=moved" not in typed:
+        expected = ["--config-dir=/further", *expected]
+    resumed = [
+        "--multirun",
+        *expected,
+        f"hydra.sweep.dir='{recorded}'",
+        "hydra.sweeper.resume=true",
+    ]
     assert resume_sweep([f"resume_sweep={recorded}", *typed]) == resumed
     assert resume_sweep([*typed, f"resume_sweep='{recorded}'"]) == resumed
 
