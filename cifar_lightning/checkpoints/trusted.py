@@ -160,7 +160,7 @@ def targets_of(folder: Path) -> Targets:
         except Exception as error:  # PyYAML and OmegaConf have no base class in common
             raise UserError(f"{file} cannot be read: {error}") from error
         for group in reversed(file.relative_to(folder).parts[:-1]):
-            if "@package _global_" not in file.read_text():
+            if "@package _global_" not in file.read_text(encoding="utf-8"):
                 content = {group: content}
         known |= targets_in(content)
     return known

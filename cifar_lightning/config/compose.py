@@ -85,7 +85,7 @@ def compose(
     hydra_config = config.hydra
     if run_dir is None:
         name = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
-        run_dir = Path(hydra_config.run.dir).with_name(name)
+        run_dir = Path(hydra_config.run.dir).parent / name
     with open_dict(config):
         del config["hydra"]
     complete(config, hydra_config, run_dir, sweep)

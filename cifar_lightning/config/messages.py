@@ -182,8 +182,10 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
 
 def _elsewhere(name: str) -> str:
     """Name the options of a key's group that have it, as data=folder has `data.path`."""
-    above, _, key = name.rpartition(".")
+    above, dot, key = name.rpartition(".")
     group = above.replace(".", "/")
+    if not dot:
+        return ""
     options = [
         path.stem for path in sorted((CONF / group).glob("*.yaml")) if key in OmegaConf.load(path)
     ]
@@ -214,4 +216,4 @@ def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
                 walk(value, f"{prefix}{key}.")
 
     walk(OmegaConf.to_container(config), "")
-    return list(names)
+    return [name for name in names if name.partition(".")[0] not in OF_A_RUN]

@@ -38,7 +38,7 @@ HTML = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-HTML.globals["asset"] = lambda file: Markup((TEMPLATES / file).read_text())
+HTML.globals["asset"] = lambda file: Markup((TEMPLATES / file).read_text("utf-8"))
 HTML.globals["group_style"] = group_style
 HTML.filters["data_uri"] = data_uri
 MARKDOWN = HTML.overlay(autoescape=False)
@@ -75,7 +75,7 @@ def _check_output(folder: Path) -> None:
         ("report.csv", "run,status"),
     ):
         file = folder / name
-        if file.exists() and not (file.is_file() and mark in file.read_text(errors="replace")):
+        if file.exists() and not (file.is_file() and mark in file.read_text("utf-8", "replace")):
             raise UserError(
                 f"{file} is not an earlier report, and would be overwritten: move it away."
             )

@@ -111,7 +111,11 @@ def open_search(config: DictConfig) -> Search:
     """
     _check(config)
     space = parse_space(config.search.params)
-    overrides = [o for o in config.overrides if key_of(o).partition(".")[0] not in OWN_KEYS]
+    overrides: list[str] = []
+    for typed in config.overrides:
+        if key_of(typed).partition(".")[0] not in OWN_KEYS:
+            key = typed.partition("=")[0]  # typed twice, its last value counts
+            overrides = [*(o for o in overrides if o.partition("=")[0] != key), typed]
     twice = sorted({key_of(override) for override in overrides} & set(space))
     if twice:
         raise UserError(f"{', '.join(twice)} is searched by search={config.choices.search}.")

@@ -136,8 +136,6 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     # Not at the top: it loads PyTorch, and Hydra imports this module at every start.
     from cifar_lightning.checkpoints.record import check_free, write_hydra
 
-    if config.get("resume") is not None:  # an experiment's, or of hydra.sweeper.params
-        raise JobFailed("resume= resumes one run; resume_sweep=FOLDER a sweep.")
     hydra_config = HydraConfig.get()
     launcher, folder = hydra_config.launcher, RunFolder(Path(hydra_config.runtime.output_dir))
     # Submitit starts a job again that was preempted, or ran out of its time.

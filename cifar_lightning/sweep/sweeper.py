@@ -69,13 +69,17 @@ class Sweeper(BasicSweeper):
         from cifar_lightning.sweep.summary import show_sweep
 
         assert self.config is not None
+        assert self.hydra_context is not None
         jobs, folder = self._jobs(arguments), Path(self.config.hydra.sweep.dir)
         record = folder / "multirun.yaml"
         missing = sweep_jobs.missing_jobs(folder, jobs, self.resume)
         if self.resume and record.is_file():
             sweep_jobs.check_none_is_lost(folder, self._jobs(read_sweep(folder)), jobs)
         # A composition with each value tells of mistakes; one of each job could take minutes.
-        self.validate_batch_is_legal(sweep_jobs.with_each_value([job for _, job in missing]))
+        for job in sweep_jobs.with_each_value([job for _, job in missing]):
+            composed = self.hydra_context.config_loader.load_sweep_config(self.config, job)
+            if composed.get("resume") is not None:  # an experiment's, or of hydra.sweeper.params
+                raise UserError("resume= resumes one run; resume_sweep=FOLDER a sweep.")
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(record) as file:
             file.write(OmegaConf.to_yaml(self.config).encode())

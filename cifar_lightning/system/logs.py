@@ -15,7 +15,7 @@ class LogFile(logging.FileHandler):
     """
 
     def __init__(self, filename: str) -> None:
-        super().__init__(filename, delay=True)
+        super().__init__(filename, delay=True, encoding="utf-8")
         self.waiting: list[logging.LogRecord] | None = []
 
     def emit(self, record: logging.LogRecord) -> None:

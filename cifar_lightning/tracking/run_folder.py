@@ -205,7 +205,7 @@ class RunFolder:
             recorded=bool(starts) or (hydra / "overrides.yaml").is_file(),
             overrides=typed[0] if typed else _texts(_read_yaml(hydra / "overrides.yaml", problems)),
             resumed=typed[1:],
-            config=file.read_text(errors="replace") if file.is_file() else "",
+            config=file.read_text("utf-8", "replace") if file.is_file() else "",
             choices={str(group): str(option) for group, option in choices if option},
             target=float(target) if type(target) in (int, float) else None,
             metrics=metrics,
@@ -312,7 +312,7 @@ def load_yaml(file: Path) -> Any:
     try:
         if file.stat().st_size > MAX_YAML:
             raise ValueError(f"it has more than {MAX_YAML:,} bytes")
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
         if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise ValueError("it has aliases, *NAME, which no record of a run has")
         return OmegaConf.to_container(OmegaConf.load(file))
@@ -388,7 +388,7 @@ def _status_of(
         return "finished", ""
     since = starts[-1]["time"] if starts else ""
     for log in folder.glob("*.log"):
-        if error := _last_error(log.read_text(errors="replace").splitlines(), since):
+        if error := _last_error(log.read_text("utf-8", "replace").splitlines(), since):
             return "failed", error
     # Only the run's own files: a report in the folder may be newer.
     names = (".hydra", "config.yaml", "metrics.csv", "train.log", "checkpoints")

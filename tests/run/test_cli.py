@@ -1,3 +1,4 @@
+import io
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from programs import hydra_restored, run_command
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.messages import explain
 from cifar_lightning.config.overrides import plain_arguments, prepare_arguments
+from cifar_lightning.evaluate import main as evaluate_main
 from cifar_lightning.train import main
 
 Message = Callable[..., str]
@@ -250,6 +252,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["x" * 300], ["x cannot be read: expected KEY=VALUE"]),
     (["--resolve"], ["The --resolve flag can only be used in conjunction with --cfg or --help."]),
     (["--cfg", "job", "--resolve"], ["${run_dir} is known to a run alone: leave --resolve out."]),
+    (
+        ["-m", "seed=1", "hydra.sweeper.params={resume: x}"],
+        ["resume= resumes one run; resume_sweep=FOLDER a sweep."],
+    ),
     (["--cfg", "job", "-m"], ["Only one of --run, --multirun, --cfg, "]),
     (
         ["experiment=null,sgd", "-m"],
@@ -344,6 +350,36 @@ def test_a_mistake_ends_in_one_message(
         assert part in said
     assert not re.search(r"hydra\.cc|Exception|viable|\n\n", said.strip())
     assert not list(Path.cwd().rglob("metrics.json"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("seed=1", "There is no 'seed' in the configuration."),
+        ("hydra.run.dir=mine", "hydra.run.dir is not used here: evaluate, predict and export"),
+    ],
+)
+def test_a_command_advises_what_it_has(
+    typed: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["cifar-evaluate", typed])
+    with hydra_restored(), pytest.raises(SystemExit, match=re.escape(message)) as ended:
+        evaluate_main()
+    assert "+KEY" not in str(ended.value)
+    assert not [*Path().iterdir()]
+
+
+def test_a_terminal_whose_encoding_has_no_such_character_gets_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    printed = io.BytesIO()
+    typed = ["cifar-train", "--cfg", "job", "logger.wandb.notes=画", "-p", "logger.wandb"]
+    monkeypatch.setattr(sys, "argv", typed)
+    monkeypatch.setattr(sys, "stdout", terminal := io.TextIOWrapper(printed, "latin-1"))
+    with hydra_restored():
+        main()
+    terminal.flush()
+    assert b"notes: ?" in printed.getvalue()
 
 
 def test_an_option_that_does_not_exist_has_exit_code_1(

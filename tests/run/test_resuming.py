@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import logging
 import re
 import shlex
 import shutil
@@ -27,6 +28,7 @@ from cifar_lightning.config.refused import UNSUPPORTED_CALLBACKS
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.resume import resumed
 from cifar_lightning.system.locks import is_locked, run_lock
+from cifar_lightning.system.logs import LogFile
 from cifar_lightning.tracking.differences import LIMITS
 from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 from cifar_lightning.tracking.run_folder import RunFolder
@@ -107,6 +109,11 @@ def test_what_a_checkpoint_decides_cannot_be_overridden(
         UserError, match=f"takes {key} from the checkpoint: leave it out. .*{advice}"
     ):
         resume(trained, typed)
+
+
+def test_a_setting_that_there_is_not_is_said_to_be_none(trained: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no setting foo, and the run has none either\."):
+        resume(trained, "+foo=1")
 
 
 def test_a_checkpoint_of_the_middle_of_an_epoch_is_refused(tiny: Compose, tmp_path: Path) -> None:
@@ -334,6 +341,13 @@ def test_the_newest_run_that_was_typed_so_goes_on(capsys: pytest.CaptureFixture[
     assert auto(*TYPED) == older
 
 
+def test_of_a_key_that_was_typed_twice_the_last_value_counts() -> None:
+    epochs = ("trainer.max_epochs=40", "trainer.max_epochs=6")
+    run = begun(RUNS, [*TYPED, *epochs])
+    assert auto(*TYPED, *reversed(epochs)) is None
+    assert auto(*TYPED, *epochs) == auto(*TYPED, epochs[1]) == run
+
+
 def test_a_finished_run_does_not_go_on_and_an_interrupted_one_does() -> None:
     run = begun(RUNS)
     (run / "metrics.json").write_text('{"stopped_by": "interrupted", "epochs": 1.5}')
@@ -524,6 +538,45 @@ def test_a_start_that_is_refused_leaves_the_folder_as_it_was(
         main()
     assert before == {file: file.is_file() and file.read_bytes() for file in run_dir.rglob("*")}
     assert [file.name for file in Path().iterdir()] == ["run"]
+
+
+def test_a_log_is_in_the_folder_of_the_run_that_is_resumed(tmp_path: Path) -> None:
+    log = LogFile(str(tmp_path / "new" / "train.log"))
+    for name in ("before", "after"):
+        log.handle(logging.makeLogRecord({"msg": name}))
+        log.begin(tmp_path)
+    log.close()
+    assert Path("train.log").read_text() == "before\nafter\n"
+    assert not Path("new").exists()
+
+
+def test_an_experiment_that_resumes_a_run_leaves_no_other_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    experiment = Path("mine/experiment/mine.yaml")
+    experiment.parent.mkdir(parents=True)
+    experiment.write_text("# @package _global_\ncutmix: 0.1\n")
+    typed = ["cifar-train", "--config-dir=mine", *TINY, "experiment=mine"]
+    monkeypatch.setattr(sys, "argv", [*typed, "target_accuracy=null", "hydra.run.dir=a b"])
+    with hydra_restored():
+        main()
+    with (
+        hydra_restored(),
+        pytest.raises(
+            SystemExit, match=r"already: 'resume=.*/a b/checkpoints/last\.ckpt' resumes it; hydra"
+        ),
+    ):
+        main()
+    with experiment.open("a") as file:
+        file.write("resume: a b/checkpoints/last.ckpt\n")
+    monkeypatch.setattr(sys, "argv", [*typed, "trainer.max_epochs=2"])
+    with hydra_restored():
+        main()
+    assert RunFolder(Path("a b")).read().metrics["epochs"] == 2
+    assert not Path("runs").exists()
+    experiment.write_text("# @package _global_\nresume: auto\n")
+    with hydra_restored(), pytest.raises(SystemExit, match="known to the command line alone"):
+        main()
 
 
 @pytest.mark.parametrize("typed", [[], ["hydra.run.dir=there/a/b"], ["hydra.run.dir=there"]])

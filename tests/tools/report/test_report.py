@@ -328,6 +328,21 @@ def test_what_was_typed_is_typed_again() -> None:
     assert shlex.split(train_command(prepared))[3:] == typed
     sweep = ["data.path=a,b", "resume=gone.ckpt"]
     assert shlex.split(train_command(sweep, multirun=True))[3:] == ["-m", *sweep]
+    assert shlex.split(train_command(typed[:1], "a b"))[3:] == ["--config-dir", "a b", typed[0]]
+
+
+def test_what_configurations_came_from_is_in_the_command(one: Path, many: Path) -> None:
+    runtime = {"config_sources": [{"path": "/my conf", "provider": "command-line"}]}
+    record: dict[str, Any] = {"hydra": {"runtime": runtime}}
+    (one / ".hydra").mkdir()
+    (one / ".hydra" / "hydra.yaml").write_text(json.dumps(record))
+    text = write(one).with_suffix(".md").read_text()
+    assert "cifar_lightning.train --config-dir '/my conf' data=" in text
+    params = ["hydra.mode=MULTIRUN", 'hydra.sweeper.params={seed:"1,2"}', "hydra.sweep.dir=x"]
+    record["hydra"]["overrides"] = {"hydra": params, "task": ["seed=3"]}
+    (many / "multirun.yaml").write_text(json.dumps(record))
+    command = f"train -m --config-dir '/my conf' '{params[1]}' seed=3\n"
+    assert command in write(many).with_suffix(".md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -513,6 +513,12 @@ def test_a_study_is_of_one_search(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"was begun with .*study=NAME begins another"):
         open_search(composed(tmp_path, "trainer.precision=32-true"))
     open_search(composed(tmp_path, "trainer.precision=32-true", "study=another"))
+    # Of a key that was typed twice the last value counts.
+    twice = ("cutmix=0.1", "cutmix=0.2")
+    open_search(composed(tmp_path, *twice, "study=third"))
+    open_search(composed(tmp_path, twice[1], "study=third"))
+    with pytest.raises(UserError, match="was begun with"):
+        open_search(composed(tmp_path, *reversed(twice), "study=third"))
 
 
 def test_what_is_of_the_machine_is_no_part_of_an_experiment() -> None:
