@@ -67,6 +67,7 @@ class Checkpoint:
         can_be_resumed: whether it was saved at the end of an epoch or by `Interruption`, and not
             after a validation within an epoch; None if its progress cannot be read.
         has_training_state: whether it has the state of the optimizer and the schedule.
+        run_dir: where its run's folder was when it was saved; None if it does not say.
         validation: the metrics of its weights, by name; empty if they were not validated.
     """
 
@@ -77,6 +78,7 @@ class Checkpoint:
     global_step: int
     can_be_resumed: bool | None
     has_training_state: bool
+    run_dir: Path | None
     validation: dict[str, float]
 
 
@@ -157,6 +159,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 "global_step": content["global_step"],
                 "can_be_resumed": _can_be_resumed(content),
                 "has_training_state": "optimizer_states" in content,
+                "run_dir": _run_dir(content),
                 "validation": content.get("validation", {}),
             }
         )
@@ -175,6 +178,15 @@ def _can_be_resumed(content: dict[str, Any]) -> bool | None:
         at_epoch_end = progress["epoch_loop.batch_progress"]["is_last_batch"]
         return bool(at_epoch_end or INTERRUPTED in content.get("callbacks", {}))
     except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _run_dir(content: dict[str, Any]) -> Path | None:
+    """See `Checkpoint.run_dir`: by the folder in which the run's best checkpoint is."""
+    try:
+        folders = (Path(s["dirpath"]) for s in content["callbacks"].values() if "dirpath" in s)
+        return next(folder.parent for folder in folders if folder.name == "checkpoints")
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration):
         return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from cifar_lightning.checkpoints.io import check_finite, read_checkpoint
+from cifar_lightning.checkpoints.io import Checkpoint, check_finite, read_checkpoint
 from cifar_lightning.checkpoints.record import LEFT_OUT, read_record
 from cifar_lightning.checkpoints.trusted import check_targets
 from cifar_lightning.config.compose import key_of
@@ -37,7 +37,8 @@ def resumed(config: DictConfig) -> DictConfig:
             changes what the checkpoint determines.
     """
     path = Path(config.resume).expanduser()
-    _check_checkpoint(path)
+    checkpoint = read_checkpoint(path)
+    _check_checkpoint(path, checkpoint)
     folder = RunFolder.to_resume(path)
     _check_last(path, folder)
     result = read_record(folder)
@@ -59,14 +60,17 @@ def resumed(config: DictConfig) -> DictConfig:
     earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
     with open_dict(result):
         for key in typed:
-            parent, _, name = key.rpartition(".")
-            if key in removed and "." in parent:  # an argument, which gets its default
-                OmegaConf.select(result, parent).pop(name, None)
+            above, _, name = key.rpartition(".")
+            parent = OmegaConf.select(result, above) if above else result
+            if key in removed and isinstance(parent, DictConfig) and "_target_" in parent:
+                parent.pop(name, None)  # an argument, which gets its default
                 continue
             value = None if key in removed else OmegaConf.select(config, key)
             OmegaConf.update(result, key, value, merge=False)
             if key in config.choices:
                 result.choices[key] = config.choices[key]
+        if _is_copied(folder, checkpoint.run_dir):
+            result.run_id = config.run_id
         result.resume = str(path)
         result.overrides = [override for override in earlier if key_of(override) != "resume"]
     check_targets(
@@ -78,9 +82,8 @@ def resumed(config: DictConfig) -> DictConfig:
     return result
 
 
-def _check_checkpoint(path: Path) -> None:
+def _check_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint that a run cannot be resumed from."""
-    checkpoint = read_checkpoint(path)
     if not checkpoint.has_training_state:
         raise UserError(
             f"resume={path} holds the network alone, as the copies on W&B do. Use last.ckpt in "
@@ -97,6 +100,20 @@ def _check_checkpoint(path: Path) -> None:
             "that remain in it. Use last.ckpt."
         )
     check_finite(path, checkpoint.state_dict)
+
+
+def _is_copied(folder: RunFolder, saved_in: Path | None) -> bool:
+    """Whether the folder is a copy of one that is still there, whose run on W&B is another then.
+
+    Args:
+        folder: of the run.
+        saved_in: the folder of the run when its checkpoint was saved, if it is known.
+    """
+    there = None if saved_in is None else RunFolder(saved_in).record()
+    if saved_in is None or not isinstance(there, dict):  # the folder was moved, not copied
+        return False
+    is_same_run = there.get("run_id") == folder.record()["run_id"]
+    return is_same_run and not saved_in.samefile(folder.path)
 
 
 def _check_last(path: Path, folder: RunFolder) -> None:

@@ -162,16 +162,18 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
     place = [f"hydra.run.dir={quoted(str(folder.path))}", "hydra.output_subdir=null"]
     options, overrides = options_and_overrides(arguments)
     record = folder.record()
-    kept = [_for_record(o, record) for o in overrides if key_of(o) != "hydra.run.dir"]
-    return [*options, *place, *kept]
+    others = [o for o in overrides if key_of(o) != "hydra.run.dir"]
+    return [*options, *place, *(for_hydra for o in others for for_hydra in _for_record(o, record))]
 
 
-def _for_record(override: str, record: Any) -> str:
+def _for_record(override: str, record: Any) -> list[str]:
     """An override such that Hydra takes it for any key of a run's record."""
     key = key_of(override)
     in_record = record
     for part in key.split("."):
         in_record = in_record.get(part, MISSING) if isinstance(in_record, dict) else MISSING
     if in_record is MISSING or key == "resume" or (CONF / key.replace("@", "/")).is_dir():
-        return override
-    return f"++{key}=null" if override.startswith("~") else f"++{override.lstrip('+')}"
+        return [override]
+    if override.startswith("~"):  # Hydra removes only what is there, and not null
+        return [f"++{key}=true", f"~{key}"]
+    return [f"++{override.lstrip('+')}"]

@@ -75,8 +75,6 @@ def test_a_run_is_resumed_by_its_record_with_overrides_on_top(run_dir: Path) -> 
     assert config.optimizer.lr == 0.07  # as it was evaluated then
     assert config.scheduler._target_ == "cifar_lightning.training.optim.cosine_schedule"
     assert config.choices.scheduler == "cosine"
-    run_id = resume(run_dir).run_id
-    assert config.run_id == run_id != compose(TINY, run_dir).run_id  # one run on W&B
     # What depends on another value follows it.
     assert config.callbacks.target.target == 0.5
     config = resume(run_dir)
@@ -88,6 +86,21 @@ def test_a_run_is_resumed_by_its_record_with_overrides_on_top(run_dir: Path) -> 
     assert resume(run_dir, *typed).trainer.max_steps == 9
     moved = run_dir.rename(run_dir.with_name("moved"))
     assert resume(moved).callbacks.best.dirpath == str(moved / "checkpoints")
+
+
+def test_a_copied_run_has_an_id_of_its_own_on_wandb_and_a_moved_one_keeps_it(
+    trained: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    """`run_dir` is a copy of `trained`."""
+    run_id = RunFolder(trained).record()["run_id"]
+    assert resume(trained).run_id == run_id == RunFolder(run_dir).record()["run_id"]
+    train(compose([f"resume={run_dir}/checkpoints/last.ckpt", "trainer.max_epochs=2"], run_dir))
+    copied = RunFolder(run_dir).record()["run_id"]
+    assert copied != run_id
+    assert resume(run_dir).run_id == copied
+    again = Path(shutil.copytree(run_dir, tmp_path / "again"))
+    assert resume(again).run_id not in (run_id, copied)
+    assert resume(run_dir.rename(tmp_path / "moved")).run_id == copied
 
 
 @pytest.mark.parametrize(
@@ -621,22 +634,27 @@ def test_a_run_that_left_nothing_to_go_on_from_is_moved(tiny: Compose, tmp_path:
         train(tiny("target_accuracy=null"))
 
 
-def test_all_that_a_run_has_can_be_changed_or_removed_at_a_resume(tmp_path: Path) -> None:
-    added = ("+callbacks.x={_target_:my.Callback,patience:1}", "+trainer.new={a:1}")
-    run = begun(RUNS, [*TYPED, *added])
-    last = f"resume={run / 'checkpoints' / 'last.ckpt'}"
-    typed = ("callbacks.x.patience=3", "~trainer.new", "~callbacks.target", "trainer.max_time=null")
-    arguments = in_run_folder(["--cfg=job", last, *typed])
-    assert arguments[0] == "--cfg=job"
-    composed = compose([*arguments[1:], "+callbacks.x._target_=my.Callback"])
-    composed.resume, composed.run_dir = str(run / "checkpoints" / "last.ckpt"), str(run)
-    torch.save({}, run / "checkpoints" / "last.ckpt")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("cifar_lightning.run.resume._check_checkpoint", lambda path: None)
-        config = resumed(composed)
-    assert config.callbacks.x == {"_target_": "my.Callback", "patience": 3}
-    assert config.callbacks.target is None
-    assert config.trainer.new is None
+def test_all_that_a_run_has_can_be_changed_or_removed_at_a_resume(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callbacks of Lightning's too that were typed, without typing them again."""
+    early = "{_target_:pytorch_lightning.callbacks.EarlyStopping,monitor:val/loss,patience:1}"
+    timer = "{_target_:pytorch_lightning.callbacks.Timer,duration:{hours:1}}"
+    added = [f"+callbacks.early={early}", f"+callbacks.timer={timer}"]
+    added += ["trainer.gradient_clip_val=1", "scheduler=cosine", "scheduler.warmup=0.3"]
+    train(tiny("target_accuracy=null", *added))
+    changed = ["trainer.max_epochs=2", "trainer.gradient_clip_val=null", "~scheduler.warmup"]
+    changed += ["callbacks.early.monitor=val/acc", "++callbacks.early.mode=max"]
+    changed += ["~callbacks.timer", "~callbacks.early.patience"]
+    monkeypatch.setattr(sys, "argv", ["cifar-train", RESUME, *changed])
+    with hydra_restored():
+        main()
+    assert read_json(Path("run/metrics.json"))["epochs"] == 2
+    record = RunFolder(tmp_path / "run").record()
+    assert record["callbacks"]["timer"] is record["trainer"]["gradient_clip_val"] is None
+    assert record["callbacks"]["early"].keys() == {"_target_", "monitor", "mode"}
+    assert "warmup" not in record["scheduler"]
+    assert in_run_folder(["--cfg=job", RESUME])[0] == "--cfg=job"
 
 
 @pytest.mark.parametrize(
