@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hydra
 import pytest
+import pytorch_lightning as pl
 from conftest import TINY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -380,6 +381,28 @@ def test_a_terminal_whose_encoding_has_no_such_character_gets_another(
         main()
     terminal.flush()
     assert b"notes: ?" in printed.getvalue()
+
+
+class Failing(pl.Callback):
+    """Fails in the training."""
+
+    def on_train_batch_end(self, *_: object) -> None:
+        raise RuntimeError("a fault of mine")
+
+
+def test_the_log_of_a_run_says_why_it_failed(
+    message: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = message(*TINY, "target_accuracy=null", "optimizer.lr=1e30", "hydra.run.dir=mistaken")
+    log = Path("mistaken/train.log").read_text()
+    assert said.removeprefix("\nError: ") in log
+    assert "Traceback" not in log
+    fails = f"+callbacks.mine._target_={__name__}.Failing"
+    monkeypatch.setattr(sys, "argv", ["cifar-train", *TINY, fails, "hydra.run.dir=faulty"])
+    with hydra_restored(), pytest.raises(RuntimeError):
+        main()
+    log = Path("faulty/train.log").read_text()
+    assert "RuntimeError: a fault of mine\nTraceback" in log
 
 
 def test_an_option_that_does_not_exist_has_exit_code_1(

@@ -511,6 +511,13 @@ class Refusing(pl.Callback):
         raise UserError("refused at the last moment")
 
 
+class FailingInAStep(pl.Callback):
+    """Fails in the first step."""
+
+    def on_train_batch_start(self, *_: object) -> None:
+        raise RuntimeError("a fault of mine")
+
+
 def damage_optimizer(run_dir: Path) -> None:
     file = run_dir / "checkpoints" / "last.ckpt"
     content = torch.load(file, weights_only=True)
@@ -535,6 +542,10 @@ RESUME = "resume=run/checkpoints/last.ckpt"
         (
             [RESUME, "trainer.max_epochs=9", f"+callbacks.x._target_={__name__}.Refusing"],
             "refused at the last moment",
+        ),
+        (
+            [RESUME, "trainer.max_epochs=9", f"+callbacks.x._target_={__name__}.FailingInAStep"],
+            "cannot be resumed: RuntimeError: a fault of mine",
         ),
         ([RESUME, "trainer.max_epochs=9", "damaged"], "cannot be resumed"),
     ],
@@ -621,6 +632,18 @@ def test_a_folder_in_which_no_step_was_taken_may_be_used(
     hydra = OmegaConf.load("run/.hydra/hydra.yaml").hydra
     assert hydra.runtime.output_dir == str(tmp_path / "run")
     assert OmegaConf.load("run/.hydra/overrides.yaml") == typed[1:-1]
+
+
+def test_a_new_run_does_not_begin_in_the_folder_of_another() -> None:
+    run = begun(RUNS)
+    config = compose(TYPED, run)
+    last = run / "checkpoints" / "last.ckpt"
+    with pytest.raises(UserError, match=f"has a run already: resume=.*{last} resumes it; hydra"):
+        train(config)
+    last.unlink()  # as of a run whose checkpoints were tidied away
+    (run / "metrics.json").write_text('{"stopped_by": "max_epochs", "epochs": 4}')
+    with pytest.raises(UserError, match=r"has a run already: hydra\.run\.dir=FOLDER gives"):
+        train(config)
 
 
 def test_a_run_that_left_nothing_to_go_on_from_is_moved(tiny: Compose, tmp_path: Path) -> None:
