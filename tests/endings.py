@@ -38,6 +38,7 @@ def ends_well(work: Callable[[], object], config_name: str = "train") -> str | N
         else:
             return None
     assert message.strip()
+    assert "\n\n" not in message.strip(), message  # one paragraph
     assert "Traceback" not in message
     assert "weights_only" not in message  # PyTorch's advice to trust a file
     assert len(message) <= LONGEST_MESSAGE, message

@@ -90,7 +90,7 @@ def build(config: DictConfig) -> None:
     run.build_trainer(config, callbacks, validates=run.will_validate(config, data))
 
 
-# What is typed, and what the message says of it.
+# What is typed, and what the message says of it; test_lightning has some more.
 MESSAGES = [
     # names
     ("+trainer.max_step=3", "trainer.max_step: Trainer has no such argument. Did you mean"),
@@ -194,22 +194,16 @@ MESSAGES = [
     ("+foo=1", "There is no setting foo, and no value refers to it by ${foo}."),
     ("+distillation.x=1", "distillation.x: Distillation has no such argument."),
     ("+logger.x=1", "logger.x has no _target_, the class or function to call: 1."),
-    ("trainer.gpus=99", "trainer.gpus=99, but this machine has"),
     ("trainer.gpus=[7,8]", "trainer.gpus=[7, 8] names a GPU"),
-    ("optimizer.lr=-1", "optimizer: lr must not be negative, not -1"),
-    ("optimizer.momentum=1", "optimizer.momentum=1 should be less than 1."),
     ("scheduler.warmup=2", "scheduler: warmup must be at least 0 and below 1"),
-    ("augment.shift=40", "augment: max_shift must be from 0 to 31, not 40"),
     ("augment.cutout=100", "augment: cutout must be from 0 to 32, not 100"),
     ("label_smoothing=1", "label_smoothing=1 should be less than 1."),
-    ("callbacks.nan.every_n_steps=0", "every_n_steps must be at least 1"),
     ("data.train_size=3", "data: train_size must be at least 10, not 3"),
     ("data.image_size=0", "data: image_size must be at least 8, not 0"),
     ("data.batch_size=0", "data.batch_size=0 is not a number of images from 1."),
     ("data.batch_size=9999", "data.batch_size=9999 is not from 1 to 30"),
     ("data.val_size=0", "data.val_size=0 leaves no validation to judge the target by"),
     ("data.val_size=-2", "a fraction such as 0.1"),
-    ("budget.max_params=1000", "257,856 parameters, 256,856 more than budget.max_params=1,000"),
     ("budget.min_dilated=9", "8 fewer than budget.min_dilated=9"),
 ]
 
@@ -241,8 +235,7 @@ def builds_or_ends_in_one_message(
                     OmegaConf.update(config, at, other, merge=False)
         build(config)
 
-    message = ends_well(work)
-    assert "\n\n" not in (message or "")  # one paragraph
+    ends_well(work)
     assert not leftovers(Path.cwd())
 
 

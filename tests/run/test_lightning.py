@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from conftest import TINY
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -24,6 +25,7 @@ from cifar_lightning.config.messages import explain
 from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS
 from cifar_lightning.config.training import check_config
 from cifar_lightning.errors import UserError
+from cifar_lightning.run import build_trainer
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import main, train
 
@@ -34,7 +36,7 @@ PARAMETERS = dict(inspect.signature(pl.Trainer).parameters)
 # Fewer images than those of TINY, in as many batches.
 SMALLER = ("data.train_size=50", "data.val_size=20", "data.test_size=20", "data.batch_size=5")
 
-# Every argument that works, with another value than the default: all fit into one training.
+# Every argument that works, with values that fit into one training.
 TRIED: dict[str, Any] = {
     "accelerator": "cpu",
     "accumulate_grad_batches": 2,
@@ -135,15 +137,77 @@ def test_the_command_takes_all_arguments_without_a_plus_and_shows_their_tables(
     assert validated == [0.5, 1, 1.5, 2]
 
 
+# Another value than the default, and what of the Trainer it changes. Of the rest there is no other
+# where there are no GPUs and this process was started alone.
+ALONE = {"accelerator", "num_nodes", "sync_batchnorm"}
+BUILT: dict[str, tuple[str, Callable[[Any], Any], Any]] = {
+    "accumulate_grad_batches": ("2", lambda t: t.accumulate_grad_batches, 2),
+    "benchmark": ("false", lambda t: torch.backends.cudnn.benchmark, False),
+    "check_val_every_n_epoch": ("2", lambda t: t.check_val_every_n_epoch, 2),
+    "detect_anomaly": ("true", lambda t: t._detect_anomaly, True),
+    "devices": ("2", lambda t: t.num_devices, 2),
+    "enable_model_summary": ("true", lambda t: has(t, pl.callbacks.ModelSummary), True),
+    "enable_progress_bar": ("true", lambda t: has(t, pl.callbacks.ProgressBar), True),
+    "gradient_clip_algorithm": ("value", lambda t: t.gradient_clip_algorithm, "value"),
+    "gradient_clip_val": ("0.5", lambda t: t.gradient_clip_val, 0.5),
+    "inference_mode": ("false", lambda t: t.test_loop.inference_mode, False),
+    "limit_test_batches": ("0.5", lambda t: t.limit_test_batches, 0.5),
+    "limit_train_batches": ("9", lambda t: t.limit_train_batches, 9),
+    "limit_val_batches": ("8", lambda t: t.limit_val_batches, 8),
+    "log_every_n_steps": ("7", lambda t: t.log_every_n_steps, 7),
+    "max_epochs": ("6", lambda t: t.max_epochs, 6),
+    "max_steps": ("50", lambda t: t.max_steps, 50),
+    "max_time": ("{hours:1}", lambda t: has(t, pl.callbacks.Timer), True),
+    "min_epochs": ("1", lambda t: t.min_epochs, 1),
+    "min_steps": ("3", lambda t: t.min_steps, 3),
+    "num_sanity_val_steps": ("5", lambda t: t.num_sanity_val_steps, 5),
+    "precision": ("64-true", lambda t: t.precision, "64-true"),
+    "profiler": ("simple", lambda t: type(t.profiler).__name__, "SimpleProfiler"),
+    "strategy": (
+        "ddp_find_unused_parameters_true",
+        lambda t: t.strategy._ddp_kwargs,
+        {"find_unused_parameters": True},
+    ),
+    "val_check_interval": ("4", lambda t: t.val_check_interval, 4),
+}
+DOUBLE = "{_target_:pytorch_lightning.plugins.precision.DoublePrecision}"
+
+
+def has(trainer: pl.Trainer, kind: type[pl.Callback]) -> bool:
+    return any(isinstance(callback, kind) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+
+
+def test_the_trainer_gets_every_argument() -> None:
+    assert BUILT.keys() | ALONE | {"deterministic", "plugins"} == TRIED.keys()
+    default = build_trainer(NOWHERE, {})
+    config = changed(
+        *(f"trainer.{key}={value}" for key, (value, *_) in BUILT.items()), "trainer.accelerator=cpu"
+    )
+    before = {key: read(default) for key, (_, read, _) in BUILT.items() if key != "strategy"}
+    trainer = build_trainer(config, {})
+    for key, (_, read, expected) in BUILT.items():
+        assert read(trainer) == expected != before.get(key), key
+    # Of these two, the one decides the precision too, and the other the default of benchmark.
+    others = changed(
+        f"trainer.plugins={DOUBLE}", "trainer.precision=null", "trainer.deterministic=true"
+    )
+    assert build_trainer(others, {}).precision == "64-true" != default.precision
+    assert torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+
+
 def test_the_others_are_refused_with_what_to_use_instead() -> None:
     for name, (fixed, instead) in FIXED_ARGUMENTS.items():
         value = not fixed if isinstance(fixed, bool) else 3
-        with pytest.raises(UserError, match=f"trainer.{name} is not used .*{re.escape(instead)}"):
+        message = f"trainer.{name} is not used here: {instead}."
+        with pytest.raises(Exception, match="Could not override") as unknown:
+            compose([f"trainer.{name}={value}"])
+        assert explain(unknown.value, "train") == message
+        # As +trainer.NAME=VALUE adds it.
+        with pytest.raises(UserError, match=re.escape(message)):
             check_config(changed(f"trainer.{name}={value}"))
-    with pytest.raises(Exception, match="Could not override") as unknown:
-        compose(["trainer.fast_dev_run=true"])
-    message = "trainer.fast_dev_run is not used here: debug=fast runs three batches of everything."
-    assert explain(unknown.value, "train") == message
+    assert "debug=overfit trains on the same" in FIXED_ARGUMENTS["overfit_batches"][1]
+    assert "debug=fast runs three batches" in FIXED_ARGUMENTS["fast_dev_run"][1]
 
 
 @pytest.mark.parametrize(
@@ -221,6 +285,8 @@ def test_callbacks_of_lightning_work(callbacks: dict[str, str], tiny: Compose) -
         # The schedule ends after the last step, of which accumulating has made half: its rate is
         # a fifth of the highest, as the sixth of six, the first of which warms up.
         assert [row["lr"] for row in rows if "lr" in row][-1] == pytest.approx(0.1 / 5)
+        logged = {key for row in rows for key in row}
+        assert {"DeviceStatsMonitor.on_train_batch_end/cpu_percent", "train/samples"} <= logged
         assert [row["lr-Muon/pg1"] for row in rows if "lr-Muon/pg1" in row][-1] == pytest.approx(
             0.1 / 5
         )
@@ -285,12 +351,27 @@ def test_an_optimizer_that_cannot_take_a_step_says_so(
         train(tiny("optimizer=adamw", f"optimizer._target_=torch.optim.{name}", *others))
 
 
+class Norms(pl.Callback):
+    """Keeps the norm of the gradients that each step took."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object
+    ) -> None:
+        gradients = [w.grad for w in pl_module.parameters() if w.grad is not None]
+        self.norms.append(torch.nn.utils.get_total_norm(gradients).item())
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_gradients_of_the_shipped_optimizers_can_be_clipped(
+def test_gradients_of_the_shipped_optimizers_are_clipped(
     optimizer: str, tiny: Compose, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ("trainer.gradient_clip_val=1", "trainer.precision=bf16-mixed")
-    train(tiny(*SMALLER, f"optimizer={optimizer}", *typed, "trainer.limit_train_batches=2"))
+    typed = ("trainer.gradient_clip_val=0.01", "trainer.precision=bf16-mixed")
+    few = (*SMALLER, "trainer.limit_train_batches=2")
+    train(tiny(*few, f"optimizer={optimizer}", *typed), {"norms": (norms := Norms())})
+    assert norms.norms == pytest.approx([0.01, 0.01], rel=1e-3)
     assert "fused=false, because gradients are clipped" in capsys.readouterr().out
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import optuna
 import pytest
 import sqlalchemy
-from conftest import TINY, not_installed
+from conftest import TINY, Compose, not_installed
 from omegaconf import DictConfig, OmegaConf
 from optuna.distributions import (
     BaseDistribution,
@@ -432,14 +432,27 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(
     assert not (tmp_path / "search/trials/4").exists()
 
 
+def test_a_pruner_is_told_the_metric_that_is_optimised(tiny: Compose, tmp_path: Path) -> None:
+    study = optuna.create_study(direction="minimize")
+    by_loss = ("callbacks.best.monitor=val/loss", "callbacks.best.mode=min")
+    two = ("trainer.max_epochs=2", "target_accuracy=null")
+    worker._train(study.ask(), "val/loss", tiny(*by_loss, *two))
+    losses = [row["val/loss"] for row in read_rows(tmp_path / "run") if "val/loss" in row]
+    assert study.trials[0].intermediate_values == pytest.approx(dict(enumerate(losses)))
+
+
 @pytest.mark.slow
 def test_a_search_by_loss_prefers_the_lower_one(tmp_path: Path) -> None:
     by_loss = ("callbacks.best.monitor=val/loss", "callbacks.best.mode=min")
-    found = search(enqueued(tmp_path, "optimizer.lr", ["0.1", "1e-09"], *by_loss, "pruner=null"))
+    config = enqueued(tmp_path, "optimizer.lr", ["0.1", "1e-09"], *by_loss)
+    found = search(config)
     rows = table(tmp_path / "search")
     losses = [float(row["val/loss"]) for row in rows]
     assert found["best"] == losses.index(min(losses)) == 0
     assert found["val/loss"] == pytest.approx(losses[0], abs=1e-6)
+    study = open_search(config).study
+    for trial, loss in zip(study.trials, losses, strict=True):
+        assert min(trial.intermediate_values.values()) == pytest.approx(loss)  # for the pruner
 
 
 @pytest.mark.slow

@@ -90,15 +90,6 @@ def test_few_compositions_check_every_value() -> None:
     assert sweep_jobs.with_each_value([]) == []
 
 
-def test_a_job_is_told_its_folder_and_its_share() -> None:
-    told = sweep_jobs.hydra_overrides
-    quiet = "hydra.output_subdir=null"
-    assert told(None, None) == [quiet]
-    # A single one too: the launcher's own number may be another, or -1.
-    assert told(None, 1) == [quiet, "hydra.launcher.n_jobs=1"]
-    assert told("3", 2) == [quiet, "hydra.launcher.n_jobs=2", "hydra.sweep.subdir='3'"]
-
-
 def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
     pytest.importorskip("joblib")
     assert sweep_jobs.jobs_at_once({}, 5) is None
