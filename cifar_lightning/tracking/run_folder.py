@@ -394,10 +394,14 @@ def _status_of(
     names = (".hydra", "config.yaml", "metrics.csv", "train.log", "checkpoints")
     times = [(folder / name).stat().st_mtime for name in names if (folder / name).exists()]
     last = datetime.fromtimestamp(max(times, default=folder.stat().st_mtime))
-    return (
-        "not finished",
-        f"it still runs, failed or was killed; it last wrote a file at {last:%F %T}",
+    # A run writes its record right before its first step.
+    began = starts or rows or metrics
+    state = (
+        "it still runs, failed or was killed"
+        if began
+        else "it has taken no step: it is starting, or was stopped before"
     )
+    return "not finished", f"{state}; it last wrote a file at {last:%F %T}"
 
 
 def _last_error(lines: Sequence[str], since: str) -> str:

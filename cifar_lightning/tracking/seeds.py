@@ -200,6 +200,8 @@ def _lead(best: Group, other: Group, found: Comparison) -> str:
         seeds = f"the shared seeds {', '.join(found.paired)}"
     # At the seeds of both, the best of all seeds may be below.
     gap = f"It is {abs(points):.2f} points {'below' if points < 0 else 'above'} {other.name}"
+    if abs(points) < 0.005:
+        gap = f"It has the accuracy of {other.name}"
     if found.tested:
         test = f"paired t-test of {seeds}" if found.paired else "Welch's t-test"
         p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"

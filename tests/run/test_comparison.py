@@ -131,6 +131,7 @@ def test_p_is_corrected_as_holm_does() -> None:
 
 def test_a_single_seed_is_called_that() -> None:
     assert "It is 1.00 points above lr=0, but each has a single seed" in said([[0.8], [0.81]])
+    assert "It has the accuracy of lr=1, but each has a single seed" in said([[0.8], [0.8]])
     assert "above lr=0, but lr=0 has a single seed" in said([[0.8], [0.81, 0.82]])
     text = said([[0.8, 0.81], [0.82]])
     assert "is lr=1: 82.00 % on validation with a single seed" in text

@@ -220,7 +220,7 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
     html = write(many).read_text()
     assert "$\\foo$" in html
     assert "<b>Run 1</b>, failed: The network &lt;breaks&gt; the budget.\nChange it.</li>" in html
-    assert "<b>Run 3</b>, not finished: it still runs, failed or was killed" in html
+    assert "<b>Run 3</b>, not finished: it has taken no step: it is starting, or was stopp" in html
     assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
     assert "4 runs: 1 finished, 1 interrupted, 1 failed, 1 not finished." in html
     assert "The best run is 2" in html

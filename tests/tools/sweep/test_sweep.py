@@ -72,6 +72,15 @@ def test_a_sweep_can_grow_around_the_folders_that_it_has(tmp_path: Path) -> None
     assert missing == [("1", jobs[0]), ("3", jobs[2]), ("2", jobs[3]), ("4", jobs[4])]
 
 
+def test_of_a_job_without_a_first_step_is_said_that_it_took_none(tmp_path: Path) -> None:
+    """As after Ctrl-C while its data is read."""
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=0\n")
+    run = RunFolder(tmp_path).read()
+    assert run.status == "not finished"
+    assert run.reason.startswith("it has taken no step: it is starting, or was stopped before; it")
+
+
 def test_an_interrupted_run_and_one_that_trained_on_after_its_figures_are_missing(
     tmp_path: Path,
 ) -> None:
