@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 Task = Callable[[DictConfig], Any]
 
 # How Hydra's errors begin that are of its own options together, and have no class of their own.
-HYDRA_REFUSES = ("The --resolve flag", "Only one of --run")
+HYDRA_REFUSES = ("The --resolve flag", "Only one of --run", "Expecting one subcommand")
 
 # In which the first process prints the same error; then torchrun ends the others.
 SECONDS_FOR_THE_FIRST = 5

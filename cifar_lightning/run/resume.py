@@ -161,7 +161,7 @@ def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) ->
             shown = str(output)[:200]
             raise UserError(
                 f"resume={path} makes {key.rpartition('.')[0]} write to {shown}, outside of the "
-                f"run's folder. If that is intended, give {key}={shown} again."
+                f"run's folder. If that is intended, give {shlex.quote(f'{key}={shown}')} again."
             )
 
 

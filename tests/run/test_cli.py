@@ -251,6 +251,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     ),
     (["hydra.run.dir=" + "x" * 300], ["The name is longer than the file system allows"]),
     (["x" * 300], ["x cannot be read: expected KEY=VALUE"]),
+    (["--shell-completion", "seed=1"], ["Expecting one subcommand from "]),
     (["--resolve"], ["The --resolve flag can only be used in conjunction with --cfg or --help."]),
     (["--cfg", "job", "--resolve"], ["${run_dir} is known to a run alone: leave --resolve out."]),
     (

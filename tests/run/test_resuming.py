@@ -218,7 +218,7 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
             lambda config: config["trainer"].update(profiler={"dirpath": "/home"}),
             "outside of the run's",
         ),
-        *((writes(key, value), r"outside of .* give callbacks\.x\.") for key, value in OUTSIDE),
+        *((writes(key, value), r"outside of .* give '?callbacks\.x\.") for key, value in OUTSIDE),
         # Each in its part, and none that runs what its arguments name.
         *((calls(key, target), rf": {re.escape(key)}\._target_=") for key, target in MISPLACED),
     ],
