@@ -51,6 +51,7 @@ class CSVLogger(Logger):
         writer = csv.DictWriter(text, fieldnames=sorted({key for row in self._rows for key in row}))
         writer.writeheader()
         writer.writerows(self._rows)
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        if len(self._rows) == 1:  # once: not again when its disk has vanished
+            self._file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._file) as file:
             file.write(text.getvalue().encode())
