@@ -260,7 +260,8 @@ def _check_logits(network: nn.Module, data: ImageData) -> None:
             logits = torch.func.functional_call(network, buffers, images)
         is_tensor = isinstance(logits, torch.Tensor)
         if not is_tensor or logits.shape != (2, classes):
-            shown = f"[{', '.join(map(str, logits.shape))}]" if is_tensor else type(logits).__name__
+            shape = f"[{', '.join(map(str, logits.shape))}]" if is_tensor else ""
+            shown = shape or f"a {type(logits).__name__}"
             raise UserError(
                 f"model: {type(network).__name__} gives {shown} for two images in "
                 f"{'training' if training else 'evaluation'}, where logits [2, {classes}] are "

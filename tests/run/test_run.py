@@ -50,7 +50,7 @@ class Twofold(Wide):
     [
         ("Wide", False, "Wide gives [2, 12] for two images in evaluation, where logits [2, 10]"),
         ("Wide", True, "Wide gives [2, 12] for two images in training, where logits [2, 10] are"),
-        ("Twofold", False, "Twofold gives tuple for two images in evaluation, where logits [2, 1"),
+        ("Twofold", False, "Twofold gives a tuple for two images in evaluation, where logits [2,"),
     ],
 )
 def test_a_network_whose_output_is_not_a_logit_per_class_is_refused_before_anything_is_written(
