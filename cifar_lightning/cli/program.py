@@ -80,6 +80,9 @@ def entry(
             except (_PastHydra, *MISTAKES) as raised:
                 error = raised.__cause__ if isinstance(raised, _PastHydra) else raised
                 assert isinstance(error, Exception)
+                if isinstance(error, BrokenPipeError):  # whoever read the output has ended
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    sys.exit(128 + signal.SIGPIPE)
                 if full_error:
                     raise error from error.__cause__
                 _exit_with(error, config_name)

@@ -425,6 +425,15 @@ def test_the_traceback_is_there_for_who_asks_alone() -> None:
         assert ("Error: There is no 'modle'" in ended.stderr) is (full_error == "0")
 
 
+def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+    command = [sys.executable, "-m", "cifar_lightning.train", "--help"]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    program.stdout.close()
+    assert program.communicate()[1] == b""
+    assert program.returncode != 1
+
+
 def test_help_configuration_mistyped_names_and_completion_load_no_torch() -> None:
     program = (
         "import os, sys\n"
