@@ -80,9 +80,6 @@ def entry(
             except (_PastHydra, *MISTAKES) as raised:
                 error = raised.__cause__ if isinstance(raised, _PastHydra) else raised
                 assert isinstance(error, Exception)
-                if isinstance(error, BrokenPipeError):  # whoever read the output has ended
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                    sys.exit(128 + signal.SIGPIPE)
                 if full_error:
                     raise error from error.__cause__
                 _exit_with(error, config_name)
@@ -221,6 +218,9 @@ def _prepared(
 
 def _exit_with(error: Exception, config_name: str) -> NoReturn:
     """End with one message and exit code 1; of several processes the first prints it."""
+    if isinstance(error, BrokenPipeError):  # whoever read the output, as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     # An error of the disk may be of one process alone, which then prints it.
     same_for_all = isinstance(error, UserError | CompactHydraException | OmegaConfBaseException)
     if same_for_all and not processes.is_first():
