@@ -51,7 +51,8 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         check_free(folder)
     else:
         config = resume.resumed(config)
-        anew = config.callbacks != read_record(RunFolder(Path(config.run_dir))).callbacks
+        now, before = config.callbacks, read_record(RunFolder(Path(config.run_dir))).callbacks
+        anew = any(now.get(name) != before.get(name) for name in {*now, *before} - {"target"})
     run.check_config(config)
     config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed, verbose=False)

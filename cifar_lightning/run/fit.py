@@ -5,7 +5,7 @@ import math
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_lightning.checkpoints.io import Checkpoint, read_checkpoint
 from cifar_lightning.data import ImageData
@@ -137,10 +137,8 @@ class CorrectRestoredState(pl.Callback):
             if isinstance(callback, GradientAccumulationScheduler):
                 # Lightning skips this where it resumes within an epoch.
                 callback.on_train_epoch_start(trainer, pl_module)
-        # BaseFinetuning restores the optimizer's parameters, but not which of them are frozen.
-        frozen = self._checkpoint["frozen"]
-        for name, parameter in pl_module.named_parameters() if frozen is not None else ():
-            parameter.requires_grad_(name not in frozen)
+        if self._checkpoint["frozen"] is not None:
+            _freeze(pl_module, self._checkpoint["frozen"])
         for callback in trainer.checkpoint_callbacks:
             if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
                 continue
@@ -158,6 +156,15 @@ class CorrectRestoredState(pl.Callback):
                 callback.best_model_path, callback.kth_best_model_path = ranked[0], ranked[-1]
                 callback.best_model_score = callback.best_k_models[ranked[0]]
                 callback.kth_value = callback.best_k_models[ranked[-1]]
+
+
+def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
+    """Freeze these parameters and batch norms alone; BaseFinetuning does not restore which are."""
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    for name, part in module.named_modules():
+        if hasattr(part, "track_running_stats"):
+            part.track_running_stats = name not in frozen
 
 
 def _still_there(
@@ -218,6 +225,8 @@ def fit(
     restored = None if config.resume is None else CorrectRestoredState(anew)
     if restored is not None:
         trainer.precision_plugin.convert_module(classifier)  # before float64 weights are restored
+        # With max_steps Lightning would resume the end of an epoch as the middle of one.
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     beginning = Begin(begin, resumes=restored is not None)
     added = [interruption, WarmUp(data, config.trainer.compile), restored, beginning]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]

@@ -74,16 +74,18 @@ class Told(pl.Callback):
 
 
 class Thaw(BaseFinetuning):
-    """Trains the first layer only from the second epoch on."""
+    """Trains the first layer and its batch norm only from the second epoch on."""
 
     def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
-        self.freeze(pl_module.get_submodule("network.layers.0"))
+        self.freeze(
+            [pl_module.get_submodule(f"network.layers.{n}") for n in (0, 2)], train_bn=False
+        )
 
     def finetune_function(
         self, pl_module: pl.LightningModule, epoch: int, optimizer: torch.optim.Optimizer
     ) -> None:
         if epoch == 1:
-            self.make_trainable(pl_module.get_submodule("network.layers.0"))
+            self.make_trainable([pl_module.get_submodule(f"network.layers.{n}") for n in (0, 2)])
 
 
 class Enough(pl.Callback):
@@ -104,6 +106,7 @@ ENOUGH = [f"+callbacks.enough._target_={__name__}.Enough"]
 
 def run_told(config: DictConfig, told: Told) -> Any:
     """Train until the signal; returns the program's exit code."""
+    told.sent = False
     with pytest.raises((KeyboardInterrupt, SystemExit)) as ending:
         train(config, {"told": told})
     return getattr(ending.value, "code", 130)
@@ -137,15 +140,14 @@ REPLAY = ("callbacks=hard_examples", "callbacks.hard_examples.fraction=0.5")
 TO_TARGET = [*TINY, "target_accuracy=0.0", "trainer.max_epochs=3", HALVES]
 # Signals one after the other, each with the step of the checkpoint that it leaves.
 MOMENTS = [(Told(TERM, "batch", 1, 2), 9), (Told(INT, "validation", 2, 2), 15)]
+ENDS = [
+    (Told(TERM, "epoch end", 0), 7),
+    (Told(TERM, "batch", 1, 5), 12),  # the last of an epoch
+    (Told(TERM, "epoch end", 2), 18),  # only the test is missing
+]
 MORE_MOMENTS = [
-    (
-        [
-            (Told(TERM, "epoch end", 0), 7),
-            (Told(TERM, "batch", 1, 5), 12),  # the last of an epoch
-            (Told(TERM, "epoch end", 2), 18),  # only the test is missing
-        ],
-        [],
-    ),
+    (ENDS, []),
+    (ENDS, ["trainer.max_steps=1000"]),
     ([(Told(TERM, "batch", 1, 7), 17)], REPLAY),
     (
         [(Told(TERM, "batch", 0, 0), 1), (Told(TERM, "batch", 1, 2), 5)],
@@ -258,6 +260,9 @@ def test_a_run_that_a_callback_has_stopped_goes_on_with_its_test_or_without_the_
     again = train(as_typed(tiny, [resume, *own]))
     assert (again["stopped_by"], again["epochs"]) == (stopped_by, 2)
     assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+    # Another target changes nothing of it.
+    again = train(as_typed(tiny, [resume, *own, "target_accuracy=1.0"]))
+    assert (again["stopped_by"], again["epochs"]) == (stopped_by, 2)
     name = stopping[0].partition("._target_")[0].lstrip("+")
     longer = [f"++{name}.patience=3"] if stopping is EARLY else [f"++{name}=null"]
     assert train(as_typed(tiny, [resume, *longer]))["epochs"] == 3

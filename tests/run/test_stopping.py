@@ -105,11 +105,12 @@ def test_early_stopping_ends_a_run_also_where_min_epochs_delayed_it(tiny: Compos
     ("limit", "lifted", "further"),
     [
         (["trainer.max_steps=4"], "trainer.max_steps=-1", []),
+        (["trainer.max_steps=6"], "trainer.max_steps=1000", []),  # at the end of an epoch
         (["trainer.max_steps=9"], "trainer.max_steps=10", EMA),  # where a validation is due
         (TIMER, "++callbacks.timer=null", ["trainer.accumulate_grad_batches=2"]),
     ],
 )
-def test_a_run_that_a_limit_has_ended_within_an_epoch_goes_on_to_the_bit(
+def test_a_run_that_a_limit_has_ended_goes_on_to_the_bit(
     limit: Sequence[str], lifted: str, further: Sequence[str], tiny: Compose, tmp_path: Path
 ) -> None:
     options = [NONE, "trainer.max_epochs=2", "trainer.val_check_interval=0.5", *further]

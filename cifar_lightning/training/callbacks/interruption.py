@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from cifar_lightning.training.callbacks.nan import is_finite
@@ -110,12 +110,17 @@ class Interruption(pl.Callback):
         A target and a time limit are judged anew by a resume, which may have others.
         """
         frozen = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
+        modules = pl_module.named_modules()
+        frozen += [name for name, m in modules if not getattr(m, "track_running_stats", True)]
         checkpoint["frozen"] = frozen
-        checkpoint["stopped"] = trainer.should_stop and not any(
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        early = any(isinstance(c, EarlyStopping) and c.stopping_reason_message for c in callbacks)
+        judged_anew = any(
             (isinstance(c, TargetReached) and c.reached_after is not None)
-            or (isinstance(c, Timer) and (c.time_remaining() or 1) <= 0)
-            for c in trainer.callbacks  # type: ignore[attr-defined]
+            or (isinstance(c, Timer) and (left := c.time_remaining()) is not None and left <= 0)
+            for c in callbacks
         )
+        checkpoint["stopped"] = trainer.should_stop and (early or not judged_anew)
 
     def interrupted(self, trainer: pl.Trainer) -> bool:
         """Whether any process has received a signal; every process has to call this."""
