@@ -35,7 +35,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
     from cifar_lightning import run
     from cifar_lightning.checkpoints.io import read_checkpoint
-    from cifar_lightning.checkpoints.record import check_free, read_record, write_record
+    from cifar_lightning.checkpoints.record import check_free, record_of, write_record
     from cifar_lightning.checkpoints.trusted import arguments_to_resume
     from cifar_lightning.config.compose import overrides_of
     from cifar_lightning.run import devices, fit, resume
@@ -46,13 +46,10 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     from cifar_lightning.training.callbacks import Interruption
 
     overrides, folder = overrides_of(config), RunFolder(Path(config.run_dir))
-    anew = False
     if config.resume is None:
         check_free(folder)
     else:
         config = resume.resumed(config)
-        now, before = config.callbacks, read_record(RunFolder(Path(config.run_dir))).callbacks
-        anew = any(now.get(name) != before.get(name) for name in {*now, *before} - {"target"})
     run.check_config(config)
     config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed, verbose=False)
@@ -67,7 +64,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     )
     classifier.distillation = run.build_distillation(config, classifier)
     callbacks = run.build_callbacks(config, data) | (callbacks or {})
-    interruption = Interruption(folder.last)
+    interruption = Interruption(folder.last, record_of(config)["callbacks"])
     trainer = run.build_trainer(config, callbacks, run.will_validate(config, data))
     with fit.quiet(), run.open_loggers(config, trainer) as open_run_loggers:
         console.show_start(config, data, trainer, callbacks)
@@ -79,7 +76,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             open_log_file(Path(config.run_dir))
             run_logger.log_start(trainer.loggers, config, budget, callbacks)
 
-        finished = fit.fit(trainer, classifier, data, config, interruption, begin, anew)
+        finished = fit.fit(trainer, classifier, data, config, interruption, begin)
         tested = fit.checkpoint_to_test(
             trainer, callbacks["best"], folder.last if finished else None
         )

@@ -294,11 +294,16 @@ def _check_checkpoint_folders(callbacks: Mapping[str, Any], run_dir: str) -> Non
         if "dirpath" not in part:
             continue
         output = part["dirpath"]
-        is_own = isinstance(output, str) and Path(output).expanduser().resolve() == own
+        folder = Path(str(output)).expanduser().resolve()
+        is_own = folder == own
         if name in ("best", "last") and not is_own:
             raise UserError(
                 f"callbacks.{name}.dirpath={in_yaml(output)} is not {own}, where the run's "
                 "checkpoints are: leave it out. hydra.run.dir=FOLDER puts the whole run elsewhere."
+            )
+        if not is_own and folder.name == own.name and (folder.parent / "config.yaml").exists():
+            raise UserError(
+                f"callbacks.{name}.dirpath={output} has the checkpoints of another run."
             )
         taken = part.get("save_last") or part.get("filename") in ("best", "last")
         if name not in ("best", "last") and is_own and taken:

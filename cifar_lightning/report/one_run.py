@@ -141,6 +141,8 @@ def _sentences(run: Run) -> list[str]:
         validated = run.curve("val/acc") or run.curve("train/acc")
         progress = f" Its curves end at epoch {validated[-1][0]:g}." if validated else ""
         first = "It is not finished: there is no metrics.json."
+        if metrics:
+            first = "It was resumed and is not finished: its metrics.json is of an earlier start."
         if run.status == "failed":
             first = "It failed."
         return [first + progress, f"{run.reason[0].upper()}{run.reason[1:]}"]

@@ -88,14 +88,14 @@ class CorrectRestoredState(pl.Callback):
     """Restores what Lightning does not, and corrects what it restores, in a resumed run.
 
     Args:
-        anew: whether to continue a run that a callback has stopped.
+        callbacks: their configuration: a run that a callback has stopped trains on with another.
 
     Attributes:
         lost: whether the run's best checkpoint is not in its folder any more.
     """
 
-    def __init__(self, anew: bool) -> None:
-        self.anew = anew
+    def __init__(self, callbacks: object) -> None:
+        self.callbacks = callbacks
         self.lost = False
         self._checkpoint: dict[str, Any] = {}
 
@@ -128,7 +128,7 @@ class CorrectRestoredState(pl.Callback):
         and a crash. On a GPU the repeated steps differ in their last bits, so the file would not
         have the recorded accuracy.
         """
-        if self._checkpoint["stopped"] and not self.anew:
+        if self.callbacks is not None and self._checkpoint["stopped"] == self.callbacks:
             trainer.should_stop = True
         else:
             for early_stopping in trainer.early_stopping_callbacks:
@@ -199,7 +199,6 @@ def fit(
     config: DictConfig,
     interruption: Interruption | None = None,
     begin: Callable[[], object] = lambda: None,
-    anew: bool = False,
 ) -> bool:
     """Train a classifier.
 
@@ -211,8 +210,6 @@ def fit(
         interruption: saves a checkpoint where training ends within an epoch; None for Lightning's
             default.
         begin: called once the training has passed all checks, see `Begin`.
-        anew: whether to continue a run that a callback has stopped, because the resume has other
-            callbacks; else only the test is left.
 
     Returns:
         Whether training was finished, and not interrupted.
@@ -222,7 +219,11 @@ def fit(
             a resumed run has lost its best checkpoint and gets no other.
         KeyboardInterrupt, SystemExit: if it was interrupted before it began.
     """
-    restored = None if config.resume is None else CorrectRestoredState(anew)
+    restored = (
+        None
+        if config.resume is None
+        else CorrectRestoredState(interruption and interruption.callbacks)
+    )
     if restored is not None:
         trainer.precision_plugin.convert_module(classifier)  # before float64 weights are restored
         # With max_steps Lightning would resume the end of an epoch as the middle of one.
@@ -336,7 +337,8 @@ def _explain(error: Exception) -> None:
     """
     *_, last = traceback.walk_tb(error.__traceback__)
     module = last[0].f_globals["__name__"]
-    for key, place in (("trainer", "pytorch_lightning."), ("optimizer", "torch.optim.")):
+    places = {"trainer": "pytorch_lightning.", "scheduler": "torch.optim.lr_scheduler"}
+    for key, place in (places | {"optimizer": "torch.optim."}).items():
         if module.startswith(place):
             raise UserError(f"{key}: {str(error).strip() or type(error).__name__}") from error
 

@@ -25,7 +25,7 @@ OF_A_SWEEP = ("hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweeper.r
 STATUSES = ("finished", "interrupted", "failed", "not finished")
 MAX_YAML = 1_000_000  # bytes; the record of a run has some ten thousand
 # Metrics that are numbers or null, and that more than tables need; `epochs` is always a number.
-NUMBERS = ("epochs", "val/acc", "test/acc", "epochs_to_target", "seconds_to_target")
+NUMBERS = ("epochs", "resumes", "val/acc", "test/acc", "epochs_to_target", "seconds_to_target")
 SET_ASIDE = re.compile(r"(^|/)before_\d{4}-\d\d-\d\d_[\d-]+$")
 LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
 

@@ -115,9 +115,10 @@ class Classifier(pl.LightningModule):
         if self.distillation is not None:
             self.distillation.teacher.to(self.device)
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Store the learning rate; after the step it would be that of the next one."""
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Store the learning rate of the step that was taken, and set that of the next one."""
         self._step_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        super().lr_scheduler_step(scheduler, metric)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the metrics of the weights, and what a resume within an epoch needs."""
@@ -125,6 +126,7 @@ class Classifier(pl.LightningModule):
             metrics = self.trainer.callback_metrics.items()
             checkpoint["validation"] = {name: value.item() for name, value in metrics}
         checkpoint["fit_scores"] = self.fit_scores.counts()
+        checkpoint["step_lr"] = self._step_lr
         # For layers such as dropout; augmentation has its own generator.
         checkpoint["random_state"] = _random_state(self.device)
 
@@ -133,9 +135,12 @@ class Classifier(pl.LightningModule):
         if self.trainer.is_global_zero:  # they are summed over all devices
             self.fit_scores.restore(checkpoint["fit_scores"])
         self._random_state = checkpoint["random_state"]
+        self._step_lr = checkpoint.get("step_lr", math.nan)
 
     def on_train_start(self) -> None:
         """Restore the random state here, because earlier hooks may draw random numbers."""
+        if math.isnan(self._step_lr):
+            self._step_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         if self._random_state is not None:
             _set_random_state(self._random_state, self.device)
             self._random_state = None

@@ -265,7 +265,12 @@ def test_a_run_that_a_callback_has_stopped_goes_on_with_its_test_or_without_the_
     assert (again["stopped_by"], again["epochs"]) == (stopped_by, 2)
     name = stopping[0].partition("._target_")[0].lstrip("+")
     longer = [f"++{name}.patience=3"] if stopping is EARLY else [f"++{name}=null"]
-    assert train(as_typed(tiny, [resume, *longer]))["epochs"] == 3
+    # Killed before the end of its first epoch it goes on once more, without being asked again.
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    before = last.read_bytes()
+    assert run_told(as_typed(tiny, [resume, *longer]), Told(TERM, "batch", 2, 3)) == 143
+    last.write_bytes(before)
+    assert train(as_typed(tiny, [resume]))["epochs"] == 3
 
 
 def with_best(checkpoints: Path, accuracy: float) -> list[str]:

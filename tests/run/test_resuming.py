@@ -26,6 +26,7 @@ from cifar_lightning.checkpoints.trusted import CALLBACKS
 from cifar_lightning.config.compose import compose
 from cifar_lightning.config.refused import UNSUPPORTED_CALLBACKS
 from cifar_lightning.errors import UserError
+from cifar_lightning.run import check_config
 from cifar_lightning.run.resume import resumed
 from cifar_lightning.system.locks import is_locked, run_lock
 from cifar_lightning.system.logs import LogFile
@@ -765,3 +766,13 @@ def test_a_run_is_resumed_in_its_own_folder_alone() -> None:
     assert [a for a in found if a.startswith("hydra.run")] == [
         f"hydra.run.dir='{Path.cwd() / RUNS / FIRST}'"
     ]
+
+
+def test_no_callback_saves_among_the_checkpoints_of_another_run(
+    run_dir: Path, tiny: Compose
+) -> None:
+    more = (
+        "+callbacks.more={_target_: pytorch_lightning.callbacks.ModelCheckpoint, filename: best, "
+    )
+    with pytest.raises(UserError, match=r"callbacks\.more\.dirpath=.* of another run"):
+        check_config(tiny(f"{more}dirpath: {run_dir}/checkpoints}}", run_dir="other"))

@@ -337,3 +337,24 @@ def test_the_start_says_what_its_limits_are(
 def test_a_check_before_the_first_step_is_no_validation(tiny: Compose) -> None:
     metrics = train(tiny(LOW, "trainer.num_sanity_val_steps=2"))
     assert (metrics["stopped_by"], metrics["epochs"]) == ("target", 1)
+
+
+class Rates(pl.Callback):
+    """Lists the learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_before_optimizer_step(self, *others: Any) -> None:
+        self.rates.append(others[-1].param_groups[0]["lr"])
+
+
+def test_the_learning_rate_of_a_row_is_that_of_the_last_step_before_it(
+    tiny: Compose, tmp_path: Path
+) -> None:
+    rates = Rates()
+    often = ("trainer.accumulate_grad_batches=2", "trainer.val_check_interval=1")
+    train(tiny(NONE, *often), {"rates": rates})
+    rows = [row for row in read_rows(tmp_path / "run") if "lr" in row]
+    taken = [rates.rates[max(0, number // 2 - 1)] for number in range(1, 7)]
+    assert [row["lr"] for row in rows] == pytest.approx(taken)

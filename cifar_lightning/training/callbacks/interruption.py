@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -27,8 +28,8 @@ class Interruption(pl.Callback):
     checkpoint is kept. Weights that are not finite are not saved. A second signal ends the process
     at once.
 
-    Every checkpoint says whether a callback has stopped the training, as `stopped`, and which
-    parameters are `frozen`.
+    Every checkpoint has the callbacks of a training that one of them has stopped, as `stopped`, and
+    the parameters and batch norms that are `frozen`.
 
     Uses private attributes of Lightning 2.6: its flag for SIGTERM, which ends training between two
     steps, whether a validation is due, and two counters that are wrong after a resume within an
@@ -36,13 +37,16 @@ class Interruption(pl.Callback):
 
     Args:
         checkpoint: path to save to.
+        callbacks: the configuration of the run's callbacks, by name.
 
     Attributes:
+        callbacks: as given.
         signal: the signal that arrived; None before.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, callbacks: Mapping[str, Any] | None = None) -> None:
         self.checkpoint = checkpoint
+        self.callbacks = callbacks
         self.signal: signal.Signals | None = None
         self._previous_handlers: dict[signal.Signals, Any] = {}
         self._saving = False
@@ -105,7 +109,7 @@ class Interruption(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store whether a callback has stopped the training, and what one has frozen.
+        """Store which callbacks the training had if one has stopped it, and what one has frozen.
 
         A target and a time limit are judged anew by a resume, which may have others.
         """
@@ -120,7 +124,8 @@ class Interruption(pl.Callback):
             or (isinstance(c, Timer) and (left := c.time_remaining()) is not None and left <= 0)
             for c in callbacks
         )
-        checkpoint["stopped"] = trainer.should_stop and (early or not judged_anew)
+        stopped = trainer.should_stop and (early or not judged_anew)
+        checkpoint["stopped"] = self.callbacks if stopped else None
 
     def interrupted(self, trainer: pl.Trainer) -> bool:
         """Whether any process has received a signal; every process has to call this."""
