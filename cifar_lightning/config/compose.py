@@ -10,6 +10,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from cifar_lightning.config.paths import sets_path
@@ -84,8 +85,15 @@ def compose(
         config = hydra.compose(config_name, list(overrides), return_hydra_config=True)
     hydra_config = config.hydra
     if run_dir is None:
+        state = HydraConfig.instance()
+        before = state.cfg
+        state.set_config(config)  # for ${hydra:…} in the folder's name
+        try:
+            folder = Path(hydra_config.run.dir).parent
+        finally:
+            state.cfg = before
         name = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_composed"
-        run_dir = Path(hydra_config.run.dir).parent / name
+        run_dir = folder / name
     with open_dict(config):
         del config["hydra"]
     complete(config, hydra_config, run_dir, sweep)

@@ -13,8 +13,7 @@ from cifar_lightning.config.overrides import COMBINED_GROUPS
 from cifar_lightning.config.paths import DATA_PATHS
 
 LIMITS = ("trainer.max_steps", "trainer.max_time")  # which a run may get higher to go on
-# What is each start's own: keys, calls, and where files are. Of data.path, which says what the
-# images are, only the folder above is.
+# What is each start's own: keys, calls, and where files are. data.path says what the images are.
 OF_A_START = ("overrides", "resume", "run_id", "starts", "sweep")
 CALL_OF_A_START = re.compile(r"\$\{(hydra|now|title):")
 PLACES = (
@@ -67,7 +66,7 @@ def _leaves(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict) and key not in LIMITS:
             yield from _leaves(value, f"{key}.")
         else:
-            yield key, Path(str(value)).name if key == "data.path" else value
+            yield key, str(Path(value)) if key == "data.path" and isinstance(value, str) else value
 
 
 def _default(key: str, values: dict[str, Any]) -> Any:

@@ -24,7 +24,7 @@ from cifar_lightning.system.locks import is_locked
 from cifar_lightning.tracking.differences import LIMITS, Differences, differences
 from cifar_lightning.tracking.run_folder import Run, RunFolder
 
-SHOWN, LONGEST = 3, 40  # differences in a message, characters of a value
+SHOWN, LONGEST = 3, 80  # differences in a message, characters of a value
 MISSING = object()
 
 
@@ -86,6 +86,8 @@ def _nearest_unfinished(
         unfinished = run.status != "finished" or _is_cut_short(run, differing)
         if unfinished and (number := len(differing.keys() - LIMITS)) < fewest:
             nearest, fewest = (folder, differing), number
+            if number == 0:
+                break
     return nearest
 
 
@@ -128,14 +130,16 @@ def _in_yaml(value: Any) -> str:
 
 
 def _candidates(config: DictConfig, overrides: Sequence[str]) -> list[RunFolder]:
-    """The folders in which the run could have begun: those beside its own, if none was typed."""
+    """The runs with a checkpoint that it could be: those beside its folder, if none was typed."""
     typed = values_of("hydra.run.dir", overrides)
     if typed and "${" not in typed[-1]:
-        return [RunFolder(Path(typed[-1]).expanduser())]
-    parent = Path(config.run_dir).parent
-    if parent.is_relative_to(Path.cwd()):
-        parent = parent.relative_to(Path.cwd())
-    return [folder for folder in map(RunFolder, parent.glob("*")) if folder.last.is_file()]
+        folders = [Path(typed[-1]).expanduser()]
+    else:
+        parent = Path(config.run_dir).parent
+        if parent.is_relative_to(Path.cwd()):
+            parent = parent.relative_to(Path.cwd())
+        folders = [*parent.glob("*")]
+    return [folder for folder in map(RunFolder, folders) if folder.last.is_file()]
 
 
 def in_run_folder(arguments: Sequence[str]) -> list[str]:

@@ -355,6 +355,29 @@ def test_the_newest_run_that_was_typed_so_goes_on(capsys: pytest.CaptureFixture[
     assert auto(*TYPED) == older
 
 
+def test_a_typed_folder_without_a_checkpoint_begins_a_new_run() -> None:
+    typed = (*TYPED, "hydra.run.dir=mine")
+    assert auto(*typed) is None  # there is no such folder
+    run = begun(Path(), typed, name="mine")
+    (run / "checkpoints" / "last.ckpt").unlink()  # as if killed in its first epoch
+    assert auto(*typed) is None
+
+
+def test_after_a_run_of_the_same_values_no_other_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    older, newer = begun(RUNS), begun(RUNS, name=SECOND)
+    read: list[Path] = []
+    record = RunFolder.record
+
+    def noted(folder: RunFolder) -> Any:
+        read.append(folder.path)
+        return record(folder)
+
+    monkeypatch.setattr(RunFolder, "record", noted)
+    assert auto(*TYPED) == newer
+    assert newer in read
+    assert older not in read
+
+
 def test_of_a_key_that_was_typed_twice_the_last_value_counts() -> None:
     epochs = ("trainer.max_epochs=40", "trainer.max_epochs=6")
     run = begun(RUNS, [*TYPED, *epochs])
@@ -435,15 +458,17 @@ def test_a_run_is_the_same_if_its_values_are(
 
 
 def test_what_differs_between_the_starts_of_one_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where files are, times, and what conf/ has since the run began."""
+    """Where the cache is, times, and what conf/ has since the run began."""
     typed = ["data=folder", "data.path=/a/images", "+logger.csv.name='${now:%f}_${oc.env:HOME}'"]
     run = begun(RUNS, [*typed, "logger.wandb.mode=offline"])
     monkeypatch.setenv("HOME", str(tmp_path))
-    again = [typed[0], "data.path=/b/images", "data.cache_dir=elsewhere", typed[2]]
+    again = [typed[0], "data.path=/a/images/", "data.cache_dir=elsewhere", typed[2]]
     assert auto(*again) == run
-    assert auto(*again, "data.path=/b/others") is None
+    capsys.readouterr()
+    assert auto(*again, "data.path=/b/images") is None
+    assert f"({run} has data.path /a/images, not /b/images)" in capsys.readouterr().out
     changed_record(run, lambda config: config["trainer"].pop("sync_batchnorm"))
     assert auto(*again) == run
     assert auto(*again, "trainer.sync_batchnorm=true") is None
@@ -718,6 +743,7 @@ def test_it_is_looked_for_where_the_run_would_be(tmp_path: Path) -> None:
     assert auto(*TYPED) is None
     assert auto(*TYPED, *place) == run
     assert auto(*TYPED, "hydra.run.dir='elsewhere/${now:%H}'") == run
+    assert auto(*TYPED, "hydra.run.dir='elsewhere/${hydra:job.name}_${now:%H}'") == run
     mine = tmp_path / "my conf" / "optimizer"
     mine.mkdir(parents=True)
     (mine / "mine.yaml").write_text("_target_: torch.optim.Adam\n_partial_: true\n")
