@@ -202,7 +202,7 @@ def _prepared(
     if prepare is not None:
         arguments = prepare(arguments)
     arguments = prepare_arguments(arguments)
-    check_folders(arguments, in_place=config_name not in ("train", "search"))
+    check_folders(arguments, config_name)
     if is_sweep(arguments):
         _catch_interrupts()  # this process runs the jobs, and not `_job`
     started = processes.launch()

@@ -29,7 +29,7 @@ MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException,
 FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
 
 # By command, the keys of an image or a folder, and of a checkpoint.
-PATH_KEYS = {
+KEY_FOR_PATH = {
     "train": ("data.path", "resume"),
     "predict": ("images", "checkpoint"),
     "report": ("run", "run"),
@@ -122,7 +122,7 @@ def _explain_grammar(error: Exception, message: str, config_name: str) -> str | 
 
 def _with_key(path: str, config_name: str) -> str:
     """How a path is typed with its key; empty for a text that is none."""
-    data, checkpoint = PATH_KEYS.get(config_name, ("", ""))
+    data, checkpoint = KEY_FOR_PATH.get(config_name, ("", ""))
     key = checkpoint if path.endswith(".ckpt") else data
     if not key or not os.path.exists(path):  # noqa: PTH110  # pathlib's: an error for a long name
         return ""

@@ -18,8 +18,17 @@ REFUSED_OPTIONS = {
     "config_path": "--config-dir=FOLDER adds a folder of configurations",
     "experimental_rerun": "report prints the command of a run; resume=CHECKPOINT resumes it",
 }
-# Before keys that every command has, + and ++ mean nothing.
-PLUS = re.compile(r"\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|sweep)\.dir))=)")
+# Before these keys, which are read before Hydra reads them, + and ++ mean nothing.
+PLUS = re.compile(r"^\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|sweep)\.dir))=)")
+
+# Where a command's files go, if hydra.run.dir or hydra.sweep.dir does not say it.
+OUTPUTS = {
+    "train": "without -m, hydra.run.dir=FOLDER is the run's folder",
+    "search": "hydra.run.dir=FOLDER is the search's folder",
+    "report": "report writes to the folder of run=PATH",
+    "dashboard": "dashboard writes no files",
+    **{name: f"{name} writes to output=PATH" for name in ("evaluate", "export", "predict")},
+}
 
 # Keys of paths, which Hydra's grammar needs quoted if they contain =, spaces or brackets.
 PATH_KEYS = (
@@ -230,22 +239,21 @@ def values_of(key: str, arguments: Sequence[str]) -> list[str]:
     return [a.partition("=")[2].strip("'\"") for a in arguments if key_of(a) == key]
 
 
-def check_folders(arguments: Sequence[str], in_place: bool) -> None:
+def check_folders(arguments: Sequence[str], config_name: str) -> None:
     """Refuse Hydra's option for a folder that it would not use.
 
     Args:
         arguments: of the command line.
-        in_place: whether the command makes no folder of a run.
+        config_name: the command's file in conf/.
 
     Raises:
         UserError: says what to use instead.
     """
-    unused, instead = ["hydra.run.dir"], "evaluate, predict and export write to output=PATH"
-    if not in_place and is_sweep(arguments):
+    unused, instead = ["hydra.run.dir"], OUTPUTS[config_name]
+    if config_name == "train" and is_sweep(arguments):
         instead = "hydra.sweep.dir=FOLDER is a sweep's folder"
-    elif not in_place:
+    elif config_name in ("train", "search"):
         unused = ["hydra.sweep.dir", "hydra.sweep.subdir"]
-        instead = "without -m, hydra.run.dir=FOLDER is the run's folder"
     for key in unused:
         if values_of(key, arguments):
             raise UserError(f"{key} is not used here: {instead}.")

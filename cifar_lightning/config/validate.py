@@ -141,8 +141,11 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     if unknown:
         hint = did_you_mean(unknown[0], [*parameters], f"{key}.")
         if not hint and (CONF / key).is_dir():  # the arguments there are of another class
-            without = " ".join(f"~{key}.{name}" for name in unknown)
-            hint = f" Leave it out; {without} removes what conf/ has."
+            files = (CONF / key).glob("*.yaml")
+            in_conf = {name for file in files for name in OmegaConf.load(file)}
+            without = " ".join(f"~{key}.{name}" for name in unknown if name in in_conf)
+            removes = f"; {without} removes what conf/ has" if without else ""
+            hint = f" Leave it out{removes}."
         raise UserError(f"{key}.{unknown[0]}: {target.__qualname__} has no such argument.{hint}")
     function = target.__init__ if isinstance(target, type) else target  # type: ignore[misc]
     try:

@@ -75,8 +75,9 @@ def check_none_is_lost(folder: Path, recorded: Sequence[Job], jobs: Sequence[Job
     if lost := missing_jobs(folder, others, resume=True) if others else []:
         raise UserError(
             f"The sweep in {folder} would lose {len(lost)} unfinished job{'s' * (len(lost) > 1)}, "
-            f"as {' '.join(lost[0][1])}. Options beside resume_sweep= may only add jobs: type the "
-            "values of all, as seed=0,1,2 after seed=0,1; or start a new sweep, with -m."
+            f"as {' '.join(lost[0][1])}. Options beside resume_sweep= may only add jobs: to "
+            "add values, type all, as seed=0,1,2 after seed=0,1. To change a value, start a new "
+            "sweep, with -m."
         )
 
 

@@ -100,6 +100,7 @@ MESSAGES = [
         "model.num_classes: Flatten has no such argument. Leave it out; ~model.num_classes "
         "~model.image_size removes what conf/ has.",
     ),
+    ("+model.q=1", "model.q: DilatedDW has no such argument. Leave it out."),
     (
         "+callbacks.x={_target_:pytorch_lightning.callbacks.ModelCheckpoint,"
         "train_time_interval:'00:00:01'}",

@@ -17,7 +17,8 @@ from programs import hydra_restored, run_command
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.messages import explain
-from cifar_lightning.config.overrides import plain_arguments, prepare_arguments
+from cifar_lightning.config.overrides import check_folders, plain_arguments, prepare_arguments
+from cifar_lightning.errors import UserError
 from cifar_lightning.evaluate import main as evaluate_main
 from cifar_lightning.train import main
 
@@ -124,6 +125,7 @@ def test_what_hydra_reads_stays_as_it_is() -> None:
         ("--config-d mine -c job -p optimizer", "--cfg=job --package=optimizer --config-dir=mine"),
         ("-sc query=bash", "--shell-completion query=bash"),
         ("+resume=x ++hydra.run.dir=y ++seed=1", "resume=x hydra.run.dir=y ++seed=1"),
+        ("logger.wandb.notes=a+resume=b", "logger.wandb.notes=a+resume=b"),
     ],
 )
 def test_options_are_known_by_any_of_their_names(typed: str, plain: str) -> None:
@@ -358,7 +360,7 @@ def test_a_mistake_ends_in_one_message(
     ("typed", "message"),
     [
         ("seed=1", "There is no 'seed' in the configuration."),
-        ("hydra.run.dir=mine", "hydra.run.dir is not used here: evaluate, predict and export"),
+        ("hydra.run.dir=mine", "hydra.run.dir is not used here: evaluate writes to output=PATH."),
     ],
 )
 def test_a_command_advises_what_it_has(
@@ -369,6 +371,20 @@ def test_a_command_advises_what_it_has(
         evaluate_main()
     assert "+KEY" not in str(ended.value)
     assert not [*Path().iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "advice"),
+    [
+        ("report", "hydra.run.dir=x", "report writes to the folder of run=PATH"),
+        ("dashboard", "hydra.run.dir=x", "dashboard writes no files"),
+        ("search", "hydra.sweep.dir=x", "hydra.run.dir=FOLDER is the search's folder"),
+    ],
+)
+def test_each_command_says_where_its_files_go(command: str, typed: str, advice: str) -> None:
+    key = typed.removesuffix("=x")
+    with pytest.raises(UserError, match=rf"^{key} is not used here: {advice}\.$"):
+        check_folders([typed], command)
 
 
 def test_a_terminal_whose_encoding_has_no_such_character_gets_another(

@@ -347,7 +347,8 @@ def test_a_resume_that_would_lose_jobs_is_refused(recorded: Path) -> None:
     for typed in ("seed=0,3", "cutmix=0.5"):
         code, _ = train_here(f"resume_sweep={recorded}", typed)
         assert f"The sweep in {recorded} would lose 2 unfinished jobs, as seed=1. Op" in str(code)
-        assert "Options beside resume_sweep= may only add jobs: type" in str(code)
+        assert "may only add jobs: to add values, type all, as seed=0,1,2 after seed=" in str(code)
+        assert "To change a value, start a new sweep, with -m." in str(code)
         assert record.read_bytes() == before
     sweep_jobs.check_none_is_lost(recorded, [["seed=0"], ["seed=1"]], [["seed=1"], ["seed=3"]])
 
