@@ -1,16 +1,14 @@
 """Runs Trainer.fit and Trainer.test, and handles interruptions and resumes."""
 
 import contextlib
-import math
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import (
@@ -20,11 +18,12 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch import Tensor, nn
+from torch import nn
 
 from cifar_lightning.checkpoints.io import Checkpoint, read_checkpoint
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
+from cifar_lightning.run.best import restore_best
 from cifar_lightning.run.compile import WarmUp
 from cifar_lightning.run.devices import keep_freed_memory
 from cifar_lightning.tracking.console import note
@@ -102,7 +101,7 @@ class CorrectRestoredState(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Change the paths to the run's folder; Lightning drops them if the run was moved."""
+        """Have the state name the best checkpoints that are there, and the present patience."""
         self._checkpoint = {key: checkpoint.get(key) for key in ("frozen", "stopped")}
         for early_stopping in trainer.early_stopping_callbacks:
             if state := checkpoint["callbacks"].get(early_stopping.state_key):
@@ -110,24 +109,10 @@ class CorrectRestoredState(pl.Callback):
         averages = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
             note("weights", "averaged so far: this resume starts from the average, and trains it")
-        for callback in trainer.checkpoint_callbacks:
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if not isinstance(callback, ModelCheckpoint) or not state or not callback.dirpath:
-                continue
-            folder = Path(callback.dirpath)
-            state["dirpath"] = str(folder)
-            for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                state[key] = state[key] and str(folder / Path(state[key]).name)
-            best = state["best_k_models"].items()
-            state["best_k_models"] = {str(folder / Path(path).name): acc for path, acc in best}
+        self.lost = restore_best(trainer, checkpoint)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop if the run had been stopped; drop best checkpoints that do not apply.
-
-        These are missing, or later than the step resumed from: saved between the last checkpoint
-        and a crash. On a GPU the repeated steps differ in their last bits, so the file would not
-        have the recorded accuracy.
-        """
+        """Stop if the run had been stopped; set what Lightning does not restore."""
         if self.callbacks is not None and self._checkpoint["stopped"] == self.callbacks:
             trainer.should_stop = True
         else:
@@ -139,23 +124,6 @@ class CorrectRestoredState(pl.Callback):
                 callback.on_train_epoch_start(trainer, pl_module)
         if self._checkpoint["frozen"] is not None:
             _freeze(pl_module, self._checkpoint["frozen"])
-        for callback in trainer.checkpoint_callbacks:
-            if not isinstance(callback, ModelCheckpoint) or not callback.best_model_path:
-                continue
-            values: dict[str, Tensor | None] = dict(callback.best_k_models)
-            values = values or {callback.best_model_path: None}
-            kept = trainer.strategy.broadcast(_still_there(values, trainer, callback.monitor))
-            if not kept:
-                is_best = callback is trainer.checkpoint_callback
-                self.lost |= is_best and callback.monitor is not None
-                callback.best_k_models = {}
-                callback.best_model_path, callback.best_model_score = "", None
-            elif callback.monitor is not None:
-                ranked = sorted(kept, key=kept.__getitem__, reverse=callback.mode == "max")
-                callback.best_k_models = {path: torch.tensor(kept[path]) for path in kept}
-                callback.best_model_path, callback.kth_best_model_path = ranked[0], ranked[-1]
-                callback.best_model_score = callback.best_k_models[ranked[0]]
-                callback.kth_value = callback.best_k_models[ranked[-1]]
 
 
 def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
@@ -165,31 +133,6 @@ def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
     for name, part in module.named_modules():
         if hasattr(part, "track_running_stats"):
             part.track_running_stats = name not in frozen
-
-
-def _still_there(
-    values: Mapping[str, Tensor | None], trainer: pl.Trainer, monitor: str | None
-) -> dict[str, float]:
-    """The checkpoints that can be read and are not later than the current step.
-
-    Args:
-        values: of the monitored metric, by path.
-        trainer: of the resumed run.
-        monitor: the metric's name; None if there is none.
-
-    Returns:
-        The values in the files: a validation after the last checkpoint may have replaced one.
-    """
-    kept = {}
-    for path, value in values.items() if trainer.is_global_zero else ():
-        try:
-            checkpoint = read_checkpoint(path)
-        except UserError:  # there is none, or it is damaged
-            continue
-        if checkpoint.global_step <= trainer.global_step:
-            recorded = math.nan if value is None else value.item()
-            kept[path] = checkpoint.validation.get(monitor or "", recorded)
-    return kept
 
 
 def fit(
@@ -282,6 +225,7 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
     assert isinstance(best, ModelCheckpoint)
     path = Path(best.best_model_path) if best.best_model_path else None
     if path is not None and isinstance(best, BestCheckpoint):
+        best.name_best(trainer)  # a resumed run may have had no validation
         path = path.with_name(BEST)
     if path is not None and best.monitor is not None:
         return path

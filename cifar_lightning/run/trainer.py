@@ -25,6 +25,7 @@ from cifar_lightning.tracking.csv_logger import CSVLogger
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.training.callbacks import BestCheckpoint, LastCheckpoint, Throughput
+from cifar_lightning.training.callbacks.checkpoints import BEST
 
 
 def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
@@ -55,12 +56,24 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
             )
         if not isinstance(callback, ModelCheckpoint):
             continue
-        if not validates:
-            callback.monitor = None  # the best checkpoint is the last
         if callback.dirpath is None:
             callback.dirpath = str(Path(config.run_dir) / "checkpoints" / str(name))
+        if not validates and not _has_best(callback, config.resume):
+            callback.monitor = None  # the best checkpoint is the last
     _check_states(callbacks)
     return callbacks
+
+
+def _has_best(callback: ModelCheckpoint, resume: str | None) -> bool:
+    """Whether a run that is resumed has chosen a best checkpoint by a validation before."""
+    if resume is None or callback.monitor is None or not isinstance(callback, BestCheckpoint):
+        return False
+    try:
+        best = read_checkpoint(Path(callback.dirpath or "", BEST))
+    except UserError:
+        return False
+    is_earlier = best.global_step <= read_checkpoint(resume).global_step
+    return is_earlier and callback.monitor in best.validation
 
 
 def _kind_of(name: object) -> type[Callback]:

@@ -179,7 +179,9 @@ def show_start(
         f"{trainer.precision} on {devices}",
     )
     if trainer.limit_val_batches == 0:
-        note("validation", "none, so the last checkpoint is tested")
+        has_best = getattr(callbacks["best"], "monitor", None) is not None  # of a resumed run
+        tested = "best checkpoint so far" if has_best else "last checkpoint"
+        note("validation", f"none, so the {tested} is tested")
     elif monitor is None:
         note("validation", "it chooses no checkpoint (callbacks.best.monitor): the last is tested")
     for callback in callbacks.values():

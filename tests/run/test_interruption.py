@@ -112,7 +112,8 @@ def run_told(config: DictConfig, told: Told) -> Any:
     return getattr(ending.value, "code", 130)
 
 
-def assert_the_same_run(one: Path, other: Path) -> None:
+def assert_the_same_run(one: Path, other: Path, extra: int = 0) -> None:
+    """But for extra validations with which the first began."""
     for name in ("best.ckpt", "last.ckpt"):
         a, b = (
             torch.load(folder / "checkpoints" / name, weights_only=True) for folder in (one, other)
@@ -126,12 +127,12 @@ def assert_the_same_run(one: Path, other: Path) -> None:
         torch.testing.assert_close(*norms, rtol=0, atol=0)
         # Without the seconds.
         accuracies = [[(v[0], v[2]) for v in state["validations"]] for state in validations]
-        assert accuracies[0] == accuracies[1]
+        assert accuracies[0][extra:] == accuracies[1]
     rows = [
         [{k: v for k, v in row.items() if "throughput" not in k} for row in read_rows(folder)]
         for folder in (one, other)
     ]
-    assert rows[0] == rows[1]
+    assert rows[0][extra:] == rows[1]
 
 
 INT, TERM, KILL = signal.SIGINT, signal.SIGTERM, signal.SIGKILL
@@ -282,7 +283,7 @@ def with_best(checkpoints: Path, accuracy: float) -> list[str]:
     best["best_k_models"] = dict.fromkeys(best["best_k_models"], best["best_model_score"])
     torch.save(content, last)
     content = torch.load(checkpoints / "best.ckpt", weights_only=True)
-    content["validation"]["val/acc"] = accuracy
+    content["validation"] |= {"val/acc": accuracy, "val/loss": 1 - accuracy}
     torch.save(content, checkpoints / "best.ckpt")
     return [f"resume={last}", "trainer.max_epochs=2"]
 
@@ -309,6 +310,53 @@ def test_a_best_checkpoint_of_what_is_yet_to_come_is_not_taken_for_the_best(
     resumed = train(as_typed(tiny, typed))
     assert read_checkpoint(checkpoints / "best.ckpt").global_step == 12
     assert (resumed["best_epoch"], resumed["val/acc"]) == (2, 0.5)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("+callbacks.best.every_n_epochs=2",),
+        ("trainer.limit_val_batches=0",),
+        ("callbacks.best.monitor=val/loss", "callbacks.best.mode=min"),
+    ],
+)
+def test_a_resume_with_other_options_keeps_the_best_checkpoint(
+    changed: Sequence[str],
+    trained_run: Path,
+    tiny: Compose,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoints = shutil.copytree(trained_run, tmp_path / "run") / "checkpoints"
+    typed = with_best(checkpoints, 0.9)
+    best = (checkpoints / "best.ckpt").read_bytes()
+    metrics = train(as_typed(tiny, [*typed, *changed]))
+    assert (metrics["val/acc"], metrics["epochs"], metrics["best_epoch"]) == (0.9, 2, 1)
+    assert "so the last checkpoint is tested" not in capsys.readouterr().out
+    assert (checkpoints / "best.ckpt").read_bytes() == best
+
+
+def test_of_equal_checkpoints_a_resume_gives_up_the_one_that_the_whole_run_would(
+    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate = Classifier.on_validation_epoch_end
+
+    def half_right(classifier: Classifier) -> None:
+        labels = torch.arange(10)
+        right = 10 if classifier.current_epoch == 2 else 5
+        classifier.val_scores.accuracy.reset()
+        classifier.val_scores.accuracy.update(torch.eye(10), torch.where(labels < right, labels, 0))
+        validate(classifier)
+
+    monkeypatch.setattr(Classifier, "on_validation_epoch_end", half_right)
+    options = ["target_accuracy=null", "+callbacks.best.save_top_k=2"]
+    train(tiny(*options, "trainer.max_epochs=3"))
+    checkpoints = (tmp_path / "run").rename(tmp_path / "whole") / "checkpoints"
+    names = sorted(path.name for path in checkpoints.iterdir())
+    train(tiny(*options, "trainer.max_epochs=2"))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    train(as_typed(tiny, [f"resume={checkpoints}/last.ckpt", "trainer.max_epochs=3"]))
+    assert sorted(path.name for path in checkpoints.iterdir()) == names
 
 
 def test_a_run_that_was_moved_keeps_its_best_checkpoint(
@@ -420,13 +468,10 @@ def test_a_finished_run_without_its_best_checkpoint_says_so(
     trained_run: Path, at_target: Path, tiny: Compose, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    for folder, message in (
-        (trained_run, r"best\.ckpt: there is no such file"),
-        (at_target, "There is no best checkpoint to test"),
-    ):
+    for folder in (trained_run, at_target):
         shutil.copytree(folder, run)
         (run / "checkpoints" / "best.ckpt").unlink()
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match="There is no best checkpoint to test"):
             train(as_typed(tiny, [f"resume={run}/checkpoints/last.ckpt"]))
         shutil.rmtree(run)
 

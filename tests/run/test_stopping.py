@@ -120,13 +120,9 @@ def test_a_run_that_a_limit_has_ended_goes_on_to_the_bit(
     first = read_rows(tmp_path / "run")[0]
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     train(as_typed(tiny, [f"resume={last}", lifted]))
-    if limit is TIMER:
-        # Where its time was up there was a validation, which the whole run has not.
-        assert first["epoch"] < 0.4
-        file = tmp_path / "run" / "metrics.csv"
-        head, _, *others = file.read_text().splitlines(keepends=True)
-        file.write_text("".join([head, *others]))
-    assert_the_same_run(tmp_path / "run", tmp_path / "whole")
+    # Where its time was up there was a validation, which the whole run has not.
+    assert limit is not TIMER or first["epoch"] < 0.4
+    assert_the_same_run(tmp_path / "run", tmp_path / "whole", extra=int(limit is TIMER))
 
 
 class Overconfident(pl.Callback):
@@ -308,6 +304,29 @@ def test_a_training_that_ends_before_its_first_validation_says_what_is_tested(
     metrics = train(tiny(NONE, *STOP, "++callbacks.best.every_n_epochs=2", run_dir="other"))
     assert (metrics["stopped_by"], metrics["checkpoint"]) == ("callback", "last.ckpt")
     assert "no best checkpoint was saved, so the last one is tested" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["+callbacks.best.filename='{epoch}-{step}'"]])
+def test_a_resume_knows_what_a_validation_at_the_stop_has_found(
+    options: list[str], tiny: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(tiny(LOW, *STOP, *options))
+    assert (whole["stopped_by"], whole["epochs_to_target"]) == ("target", 0.666667)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    resume = f"resume={checkpoints}/last.ckpt"
+    # As of a run that was killed while it was tested.
+    again = train(as_typed(tiny, [resume, *STOP]))
+    kept = ("stopped_by", "epochs_to_target", "checkpoint", "val/acc", "best_epoch", "test/acc")
+    assert {key: again[key] for key in kept} == {key: whole[key] for key in kept}
+    assert "no best checkpoint was saved" not in capsys.readouterr().out
+    for path in checkpoints.glob("*.ckpt"):
+        if path.name != "last.ckpt":
+            content = torch.load(path, weights_only=True)
+            content["validation"]["val/acc"] = 0.9  # which nothing after it will reach
+            torch.save(content, path)
+    longer = train(as_typed(tiny, [resume, "++callbacks.stop=null", "target_accuracy=null"]))
+    assert (longer["val/acc"], longer["epochs"], longer["best_epoch"]) == (0.9, 1, 0.666667)
+    assert sorted(path.suffix for path in checkpoints.iterdir()) == [".ckpt"] * (2 + len(options))
 
 
 def test_the_margin_of_the_target_is_that_of_the_images_that_are_read(

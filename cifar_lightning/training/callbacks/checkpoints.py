@@ -64,19 +64,20 @@ class BestCheckpoint(ModelCheckpoint):
             # Between two optimizer steps there may be several validations.
             self._last_global_step_saved = -1
         super().on_validation_end(trainer, pl_module)
-        self._name_best(trainer)
+        self.name_best(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save at the end of an epoch if there is no metric."""
         super().on_train_epoch_end(trainer, pl_module)
-        self._name_best(trainer)
+        self.name_best(trainer)
 
     def _should_save_on_train_epoch_end(self, trainer: pl.Trainer) -> bool:
         return self.monitor is None
 
-    def _name_best(self, trainer: pl.Trainer) -> None:
+    def name_best(self, trainer: pl.Trainer) -> None:
+        """Have `best.ckpt` be the best checkpoint that there is."""
         path = Path(self.best_model_path)
-        if not self.best_model_path or path.name == BEST or not trainer.is_global_zero:
+        if path.name == BEST or not trainer.is_global_zero or not path.is_file():
             return
         best, temporary = path.with_name(BEST), path.with_name(f"{BEST}.{os.getpid()}.tmp")
         if best.exists() and best.samefile(path):

@@ -84,6 +84,8 @@ class Interruption(pl.Callback):
         """Save if the training ends after this validation; stop if interrupted."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = True
+            if self._saved_step == trainer.global_step:  # a stop was the reason for this validation
+                self._add_validation(trainer)
             self._after_step(trainer, pl_module)
 
     def on_exception(
@@ -177,6 +179,16 @@ class Interruption(pl.Callback):
         self._saving = True
         trainer.save_checkpoint(self.checkpoint, weights_only=False)
         self._saving = False
+
+    def _add_validation(self, trainer: pl.Trainer) -> None:
+        """Have the checkpoint that is saved know the accuracy, and nothing else of a validation."""
+        if not trainer.is_global_zero:
+            return
+        content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, TargetReached):
+                content["callbacks"][callback.state_key] = callback.state_dict()
+        trainer.strategy.checkpoint_io.save_checkpoint(content, self.checkpoint)
 
 
 def may_stop(trainer: pl.Trainer) -> bool:
