@@ -96,16 +96,11 @@ class LastCheckpoint(ModelCheckpoint):
 
     Args:
         dirpath: the folder, `checkpoints` in the run's.
-        every_n_epochs: after which epochs it is saved.
     """
 
-    def __init__(self, dirpath: str, every_n_epochs: int = 1) -> None:
+    def __init__(self, dirpath: str) -> None:
         super().__init__(
-            dirpath,
-            "last",
-            every_n_epochs=every_n_epochs,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
+            dirpath, "last", save_on_train_epoch_end=True, enable_version_counter=False
         )
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -200,7 +200,7 @@ def may_stop(trainer: pl.Trainer) -> bool:
 def _validation_is_due(trainer: pl.Trainer) -> bool:
     """Whether a validation follows the current step even if the training goes on."""
     stop, trainer.should_stop = trainer.should_stop, False
-    # Of the fetcher it reads only the class, which is not the one that is asked for.
+    # It takes the data fetcher, of which only a user's own kind (DataLoaderIterDataFetcher) counts.
     due = trainer.fit_loop.epoch_loop._should_check_val_fx(None)  # type: ignore[arg-type]
     trainer.should_stop = stop
     return bool(due)
