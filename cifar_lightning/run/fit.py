@@ -31,6 +31,8 @@ from cifar_lightning.training.callbacks import BestCheckpoint, Interruption
 from cifar_lightning.training.callbacks.checkpoints import BEST
 from cifar_lightning.training.module import Classifier
 
+RESTORED = ("frozen", "schedule_steps", "stopped")  # of a checkpoint, by CorrectRestoredState
+
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -102,7 +104,7 @@ class CorrectRestoredState(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Have the state name the best checkpoints that are there, and the present patience."""
-        self._checkpoint = {key: checkpoint.get(key) for key in ("frozen", "stopped")}
+        self._checkpoint = {key: checkpoint.get(key) for key in RESTORED}
         for early_stopping in trainer.early_stopping_callbacks:
             if state := checkpoint["callbacks"].get(early_stopping.state_key):
                 state["patience"] = early_stopping.patience  # which the resume may change
@@ -122,6 +124,9 @@ class CorrectRestoredState(pl.Callback):
             if isinstance(callback, GradientAccumulationScheduler):
                 # Lightning skips this where it resumes within an epoch.
                 callback.on_train_epoch_start(trainer, pl_module)
+        before, now = self._checkpoint["schedule_steps"], getattr(pl_module, "schedule_steps", None)
+        if None not in (before, now) and before != now:
+            note("schedule", f"of the learning rate: {now:,} steps, not {before:,} as before")
         if self._checkpoint["frozen"] is not None:
             _freeze(pl_module, self._checkpoint["frozen"])
 

@@ -109,6 +109,7 @@ class Classifier(pl.LightningModule):
         self.distillation: DistillationLoss | None = None
         self._random_state: dict[str, Tensor] | None = None
         self._step_lr = math.nan  # before the first step
+        self.schedule_steps = 0  # over which the learning rate is scheduled
 
     def on_fit_start(self) -> None:
         """Move the teacher, which is not a submodule, to the device."""
@@ -127,6 +128,7 @@ class Classifier(pl.LightningModule):
             checkpoint["validation"] = {name: value.item() for name, value in metrics}
         checkpoint["fit_scores"] = self.fit_scores.counts()
         checkpoint["step_lr"] = self._step_lr
+        checkpoint["schedule_steps"] = self.schedule_steps
         # For layers such as dropout; augmentation has its own generator.
         checkpoint["random_state"] = _random_state(self.device)
 
@@ -266,6 +268,7 @@ class Classifier(pl.LightningModule):
                     callback.get_accumulate_grad_batches(epoch) for epoch in range(len(accumulated))
                 ]
         steps = sum(math.ceil(trainer.num_training_batches / n) for n in accumulated)
+        self.schedule_steps = steps
         scheduler = self.make_scheduler(optimizer, steps)
         return {
             "optimizer": optimizer,

@@ -337,7 +337,10 @@ def test_a_resume_with_other_options_keeps_the_best_checkpoint(
 
 
 def test_of_equal_checkpoints_a_resume_gives_up_the_one_that_the_whole_run_would(
-    tiny: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     validate = Classifier.on_validation_epoch_end
 
@@ -356,6 +359,7 @@ def test_of_equal_checkpoints_a_resume_gives_up_the_one_that_the_whole_run_would
     train(tiny(*options, "trainer.max_epochs=2"))
     checkpoints = tmp_path / "run" / "checkpoints"
     train(as_typed(tiny, [f"resume={checkpoints}/last.ckpt", "trainer.max_epochs=3"]))
+    assert "schedule   of the learning rate: 18 steps, not 12 as before" in capsys.readouterr().out
     assert sorted(path.name for path in checkpoints.iterdir()) == names
 
 
