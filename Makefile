@@ -66,7 +66,7 @@ wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login
 	    WANDB_DIR="$$folder/.." xargs -0 -r "$(CURDIR)/.venv/bin/wandb" sync --include-online
 
 # By file, so that what a file's tests share is made once; ARGS="-n 0" is for a debugger.
-test: $(READY)  ## the tests, 4 minutes on two cores; pytest's options by ARGS=
+test: $(READY)  ## the tests, 4 to 6 minutes on two cores; pytest's options by ARGS=
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-all: $(READY)  ## the slow tests too, some 15 minutes more

@@ -23,7 +23,7 @@ PLACES = (
 LEFT_OUT = (*PLACES, *COMBINED_GROUPS)  # of a list of options only what is in them counts
 
 Differences = dict[str, tuple[Any, Any]]
-"""By key: the value of a run, and the one that is asked for now. None for a key that is missing."""
+"""By key: the value in the run's record, and the requested one; None where the key is missing."""
 
 
 def differences(config: DictConfig, record: Any, run_dir: Path) -> Differences:
@@ -33,7 +33,7 @@ def differences(config: DictConfig, record: Any, run_dir: Path) -> Differences:
     argument that the record lacks, as where conf/ has it since, counts as its default.
 
     Args:
-        config: that is asked for now.
+        config: the requested configuration.
         record: of the run, with references as written.
         run_dir: the run's folder.
 
