@@ -162,8 +162,7 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
                 f"resume={checkpoints[-1]} continues the run in {folder.path}: leave "
                 "hydra.run.dir= out. To have the run elsewhere, move its folder first."
             )
-    # .hydra/ stays as the run began; the run's own record has its resumes.
-    place = [f"hydra.run.dir={quoted(str(folder.path))}", "hydra.output_subdir=null"]
+    place = [f"hydra.run.dir={quoted(str(folder.path))}"]
     options, overrides = options_and_overrides(arguments)
     record = folder.record()
     others = [o for o in overrides if key_of(o) != "hydra.run.dir"]
