@@ -1,7 +1,7 @@
 """A small, honest CIFAR-10 research template on PyTorch Lightning, Hydra and W&B.
 
-The public names, which docs/library.md lists, are imported when they are first used, so that
-importing the package is fast.
+The public names, listed in docs/reference/python.md, are imported when they are first used, so
+that importing the package is fast.
 """
 
 import os

@@ -188,7 +188,7 @@ def _signals_and_environment(full_error: bool) -> Iterator[None]:
 
 
 def _is_completion_query(arguments: Sequence[str]) -> bool:
-    """Whether a shell asks for completions; see docs/completion.md."""
+    """Whether a shell asks for completions; see docs/how-to/shell-completion.md."""
     options = ("-sc", "--shell-completion")
     asked = [after for option, after in pairwise(arguments) if option in options]
     return any(after.startswith("query=") for after in asked)

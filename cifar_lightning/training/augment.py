@@ -175,7 +175,8 @@ class Augment:
         shift: largest shift in pixels, see `random_shift`.
         flip: `none`, `random` (see `random_flip`) or `alternating` (see `alternating_flip`).
         cutout: side of the square in pixels, see `cutout`.
-        extra: your own functions of images and `generator`, called in this order: docs/extend.md.
+        extra: your own functions of images and `generator`, called in this order; see
+            docs/how-to/extend.md.
 
     Raises:
         ValueError: if `flip` is none of the three.

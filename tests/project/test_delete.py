@@ -1,4 +1,4 @@
-"""docs/delete.md, done in copies of this checkout: what is left imports, composes and trains."""
+"""docs/how-to/delete.md in copies of this checkout: what is left imports, composes, trains."""
 
 import os
 import re
@@ -20,7 +20,7 @@ ROOT = CONF.parent
 ROW = re.compile(r"^\| (\w+) \| (.*?) \| (.*?) ?\|$", re.MULTILINE)
 PARTS = {
     name: (files, edits)
-    for name, files, edits in ROW.findall((ROOT / "docs/delete.md").read_text())
+    for name, files, edits in ROW.findall((ROOT / "docs/how-to/delete.md").read_text())
 }
 # Of the tests that stay when all parts go, those that build and train; all of them take longer.
 REMAINING = [

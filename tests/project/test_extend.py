@@ -1,4 +1,4 @@
-"""docs/extend.md, word by word, in checkouts of their own."""
+"""docs/how-to/extend.md, word by word, in checkouts of their own."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from conftest import TINY
 from programs import run_command
 from test_install import ROOT, sources
 
-DOC = (ROOT / "docs" / "extend.md").read_text()
+DOC = (ROOT / "docs/how-to/extend.md").read_text()
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", DOC, re.MULTILINE | re.DOTALL))
 # A file and its place, or a command.
 STEP = re.compile(

@@ -1,4 +1,4 @@
-"""Completion in a shell, as docs/completion.md has it installed, in a real bash."""
+"""Completion in a shell, installed as docs/how-to/shell-completion.md says, in a real bash."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from conftest import not_installed
 
 from cifar_lightning.config.compose import CONF
 
-PAGE = (CONF.parent / "docs" / "completion.md").read_text()
+PAGE = (CONF.parent / "docs/how-to/shell-completion.md").read_text()
 SCRIPTS = ("train", "evaluate", "predict", "export", "report", "search", "dashboard")
 BIN = Path(sys.executable).parent
 

@@ -1,6 +1,7 @@
 """The W&B logger. It never asks for a login, and never stops or slows a training.
 
-This folder can be deleted; see docs/wandb.md for what it records. Only conf/logger/ names it.
+docs/how-to/dashboard.md says what it records. This folder can be deleted: only conf/logger/ names
+it.
 """
 
 from cifar_lightning.tracking.wandb.logger import WandbRunLogger

@@ -1,7 +1,8 @@
 """Callbacks, which observe or change a run from outside the training step.
 
 This module exports those that every run has. Each other file is one method, which only conf/ names
-(`_target_: cifar_lightning.training.callbacks.FILE.CLASS`): docs/delete.md says what goes with it.
+(`_target_: cifar_lightning.training.callbacks.FILE.CLASS`); docs/how-to/delete.md says what to
+delete with it.
 
 A callback may have these attributes, which the run reads:
 
