@@ -166,7 +166,7 @@ def _sentences(run: Run) -> list[str]:
     ended = ENDINGS.get(stopped_by, f"was stopped by {stopped_by}")
     if run.target is None:
         return [*sentences, f"It trained without a target, and {ended}."]
-    target, epochs = f"its target of {100 * run.target:g} %", metrics.get("epochs_to_target")
+    target, epochs = f"its target of {100 * run.target:g}%", metrics.get("epochs_to_target")
     if epochs is None:
         missed = f"It did not reach {target} in {plain(metrics['epochs'])} epochs, and {ended}."
         return [*sentences, missed]

@@ -14,8 +14,8 @@ from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
 
 # The metrics that tables show: heading, factor of the unit, decimal places, unit.
 METRICS: dict[str, tuple[str, float, int, str]] = {
-    "val/acc": ("val accuracy", 100, 2, " %"),
-    "test/acc": ("test accuracy", 100, 2, " %"),
+    "val/acc": ("val accuracy", 100, 2, "%"),
+    "test/acc": ("test accuracy", 100, 2, "%"),
     "test/loss": ("test loss", 1, 3, ""),
     "epochs": ("epochs", 1, 2, ""),
     "seconds_to_target": ("seconds to target", 1, 1, ""),
@@ -206,7 +206,7 @@ def _lead(best: Group, other: Group, found: Comparison) -> str:
         test = f"paired t-test of {seeds}" if found.paired else "Welch's t-test"
         p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
         low, high = 100 * found.low, 100 * found.high
-        details = f"(95 % interval {low:.2f} to {high:.2f}, {test}, {p})"
+        details = f"(95% interval {low:.2f} to {high:.2f}, {test}, {p})"
         if found.is_lead:
             return f"It leads {other.name} by {points:.2f} points {details}."
         noise = ", which is within the noise of these seeds" if found.p >= LEVEL else ""

@@ -90,8 +90,8 @@ class _Uncut:
 
 
 def percent(share: float) -> str:
-    """0.8163 as `81.63 %`."""
-    return f"{100 * share:.2f} %"
+    """0.8163 as `81.63%`."""
+    return f"{share:.2%}"
 
 
 def seconds(value: float) -> str:

@@ -67,7 +67,7 @@ def test_a_real_lead_is_found_with_its_interval() -> None:
     assert sum("It leads lr=0" in said(sweep.tolist()) for sweep in sweeps) >= 45
     # By hand: differences 3, 4, 5; standard error 1 / sqrt(3); t = 4.303 for 95 % and 2 degrees.
     assert (
-        "It leads lr=0 by 4.00 points (95 % interval 1.52 to 6.48, paired t-test of 3 seeds, "
+        "It leads lr=0 by 4.00 points (95% interval 1.52 to 6.48, paired t-test of 3 seeds, "
         in (said([[0.70, 0.75, 0.72], [0.73, 0.79, 0.77]]))
     )
 
@@ -90,7 +90,7 @@ def test_other_seeds_are_compared_by_their_means() -> None:
     first, second = [0.69, 0.71], [0.58, 0.59, 0.60, 0.61, 0.62]
     second = [0.6 + (value - 0.6) * 2**0.5 for value in second]
     text = said([first, second], [0, 5])
-    assert "10.00 points above lr=1 (95 % interval -7.97 to 27.97, Welch's t-test, p = 0.089)" in (
+    assert "10.00 points above lr=1 (95% interval -7.97 to 27.97, Welch's t-test, p = 0.089)" in (
         text
     )
     assert "which is within the noise of these seeds" in text
@@ -105,7 +105,7 @@ def test_several_settings_are_compared_with_the_best_and_corrected_for() -> None
     assert "p < 0.001" in alone
     assert "It leads lr=0 by 22.67 points" in text
     assert "p = 0.003" in text  # three times as large
-    assert "It is 1.67 points above lr=2 (95 % interval" in text
+    assert "It is 1.67 points above lr=2 (95% interval" in text
     assert "corrected for all pairs of configurations (Holm)" in text
     many = said([best, *([0.5 + n / 100, 0.51 + n / 100, 0.54 + n / 100] for n in range(8))])
     assert "It leads 3 of the 3 other configurations." in many
@@ -134,7 +134,7 @@ def test_a_single_seed_is_called_that() -> None:
     assert "It has the accuracy of lr=1, but each has a single seed" in said([[0.8], [0.8]])
     assert "above lr=0, but lr=0 has a single seed" in said([[0.8], [0.81, 0.82]])
     text = said([[0.8, 0.81], [0.82]])
-    assert "is lr=1: 82.00 % on validation with a single seed" in text
+    assert "is lr=1: 82.00% on validation with a single seed" in text
     assert "above lr=0, but lr=1 has a single seed" in text
     again = [*runs_of([[0.8, 0.9]]), *runs_of([[0.8]])]
     assert "over 2 seeds in 3 runs" in "\n".join(summary(again, groups_of(again)))
@@ -154,7 +154,7 @@ def test_values_without_a_spread_are_no_lead() -> None:
         assert f"It is 2.00 points above lr=1 at {at}: without any spread" in text
         assert "It leads" not in text
     # SciPy's own test warns of the spread of the first.
-    assert "It is 1.50 points above lr=1 (95 %" in said([[0.82, 0.82], [0.8, 0.81]], [0, 5])
+    assert "It is 1.50 points above lr=1 (95%" in said([[0.82, 0.82], [0.8, 0.81]], [0, 5])
 
 
 def test_accuracies_of_runs_that_stopped_at_their_target_are_said_to_be_that() -> None:

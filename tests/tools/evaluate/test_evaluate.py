@@ -64,7 +64,7 @@ def test_what_an_evaluation_prints_and_leaves_behind(
     evaluated(run_dir)
     printed = capsys.readouterr()
     assert printed.err == ""
-    accuracy = f"{100 * metrics['test/acc']:.2f} %"
+    accuracy = f"{metrics['test/acc']:.2%}"
     for text in (accuracy, "most often taken for", "jpeg", "images/s", "calibration error"):
         assert text in printed.out
 
