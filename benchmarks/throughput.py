@@ -48,7 +48,7 @@ from cifar_lightning import run
 from cifar_lightning.config.compose import compose
 from cifar_lightning.config.overrides import prepare_arguments
 from cifar_lightning.data import ImageData
-from cifar_lightning.models.budget import count
+from cifar_lightning.models.budget import count_network
 from cifar_lightning.run import compile as warm_up
 from cifar_lightning.run import devices, fit
 from cifar_lightning.training.callbacks import Throughput
@@ -332,7 +332,7 @@ def setting(overrides: Sequence[str], run_dir: str) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     for how, bench in benches.items():
         network = run.build_network(bench.config, len(bench.data.classes), bench.data.image_size)
-        flop = 6 * count(network, bench.data.image_size).multiply_adds
+        flop = 6 * count_network(network, bench.data.image_size).multiply_adds
         rate = statistics.median(rates[f"{how} Trainer"])
         results.append(
             {

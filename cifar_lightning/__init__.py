@@ -26,7 +26,6 @@ if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 __all__ = [
     "Airbench94",
     "Augment",
-    "Budget",
     "Cifar10Data",
     "Classifier",
     "DataUnavailable",
@@ -35,17 +34,18 @@ __all__ = [
     "ImageData",
     "ImageSplit",
     "Muon",
+    "NetworkCounts",
     "Pretrained",
     "ResNet20",
     "ResidualDW",
     "ShapesData",
     "UserError",
     "alternating_flip",
-    "check",
+    "check_budget",
     "compose",
     "constant_schedule",
     "cosine_schedule",
-    "count",
+    "count_network",
     "cutmix",
     "cutout",
     "decode_image",
@@ -66,7 +66,7 @@ _MODULES = {
         *("Augment", "alternating_flip", "cutmix", "cutout"),
         *("flip", "random_flip", "random_shift", "scale"),
     ),
-    "models.budget": ("Budget", "check", "count", "train_tflop"),
+    "models.budget": ("NetworkCounts", "check_budget", "count_network", "train_tflop"),
     "training.module": ("Classifier",),
     "config.compose": ("compose",),
     "data": ("Cifar10Data", "FolderData", "ImageData", "ImageSplit", "ShapesData"),
@@ -85,7 +85,12 @@ if TYPE_CHECKING:
     from cifar_lightning.data.decode import decode_image
     from cifar_lightning.errors import DataUnavailable, UserError
     from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
-    from cifar_lightning.models.budget import Budget, check, count, train_tflop
+    from cifar_lightning.models.budget import (
+        NetworkCounts,
+        check_budget,
+        count_network,
+        train_tflop,
+    )
     from cifar_lightning.run import rebuild
     from cifar_lightning.training.augment import (
         Augment,

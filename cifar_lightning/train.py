@@ -53,12 +53,12 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     run.check_config(config)
     config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed, verbose=False)
-    classifier, budget = run.build_classifier(config, data)
+    classifier, counts = run.build_classifier(config, data)
     console.show_network(
         classifier.network,
         config.choices.model,
         data.image_size,
-        budget,
+        counts,
         config.budget,
         layers=not in_job_process(),
     )
@@ -74,7 +74,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             if trainer.is_global_zero:
                 write_record(config, overrides)
             open_log_file(Path(config.run_dir))
-            run_logger.log_start(trainer.loggers, config, budget, callbacks)
+            run_logger.log_start(trainer.loggers, config, counts, callbacks)
 
         finished = fit.fit(trainer, classifier, data, config, interruption, begin)
         tested = fit.checkpoint_to_test(
@@ -85,7 +85,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
         device = devices.device_name(trainer.strategy.root_device)
         validation = {} if checkpoint is None else checkpoint.validation
         metrics = results.collect(
-            *(config, trainer, classifier, data, callbacks, budget, device),
+            *(config, trainer, classifier, data, callbacks, counts, device),
             *(tested, validation, finished),
         )
         if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Counts a network's parameters, multiply-adds and convolutions, and checks their limits."""
+"""Counts a network's parameters, multiply-adds and convolutions, and checks them against limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from cifar_lightning.errors import UserError
 
 
 @dataclass(frozen=True)
-class Budget:
-    """A network's counts.
+class NetworkCounts:
+    """The size of a network.
 
     Attributes:
-        parameters: trainable or not.
-        dilated: convolutions with a dilation above 1.
-        separable: depthwise separable convolutions: a depthwise one followed by a 1x1 convolution
-            over all of its channels.
+        parameters: number of parameters, frozen ones included.
+        dilated: number of convolutions with a dilation above 1.
+        separable: number of depthwise separable convolutions, each a depthwise convolution followed
+            by a 1x1 convolution over all its channels.
         multiply_adds: of the forward pass on one image.
     """
 
@@ -29,15 +29,12 @@ class Budget:
     multiply_adds: int
 
 
-def count(network: nn.Module, image_size: int = 32) -> Budget:
+def count_network(network: nn.Module, image_size: int = 32) -> NetworkCounts:
     """Count a network's parameters, convolutions by kind, and multiply-adds.
 
     Args:
-        network: takes images [N, 3, image_size, image_size]; its training mode is kept.
-        image_size: in pixels.
-
-    Returns:
-        The counts.
+        network: takes images [N, 3, image_size, image_size]; returned to its training or eval mode.
+        image_size: height and width of the images in pixels.
 
     Raises:
         UserError: if the network has no parameters.
@@ -52,7 +49,7 @@ def count(network: nn.Module, image_size: int = 32) -> Budget:
         and second.in_channels == first.out_channels
         for first, second in pairwise(convolutions)
     )
-    return Budget(
+    return NetworkCounts(
         parameters=sum(p.numel() for p in network.parameters()),
         dilated=sum(max(c.dilation) > 1 for c in convolutions),
         separable=separable,
@@ -64,7 +61,7 @@ def train_tflop(network: nn.Module, images_by_size: Mapping[int, int]) -> float:
     """Training compute in TFLOP: 6 FLOP per multiply-add, forward and backward together.
 
     Args:
-        network: as for `count`.
+        network: as for `count_network`.
         images_by_size: number of images trained on, by their size in pixels.
     """
     flop = sum(6 * _multiply_adds(network, size) * n for size, n in images_by_size.items())
@@ -77,48 +74,48 @@ def _multiply_adds(network: nn.Module, image_size: int) -> int:
         1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device
     )
     training = network.training
-    network.eval()  # keeps the batch norms' statistics
+    network.eval()  # so that batch norms keep their statistics
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.forward(image)  # network(image) might be compiled, for this size alone
+        network.forward(image)  # network(image) may be compiled for another size
     network.train(training)
     return int(counter.get_total_flops()) // 2
 
 
-def check(
-    budget: Budget,
+def check_budget(
+    counts: NetworkCounts,
     max_params: float | None = 1_000_000,  # 1e6 is a float
     min_dilated: int | None = 1,
     min_separable: int | None = 1,
 ) -> None:
-    """Check a network's counts against the limits of the budget; None or 0 lifts a limit.
+    """Check a network's counts against the budget; None or 0 lifts a limit.
 
     Args:
-        budget: the counts.
+        counts: from `count_network`.
         max_params: largest number of parameters.
         min_dilated: smallest number of dilated convolutions.
         min_separable: smallest number of depthwise separable convolutions.
 
     Raises:
-        UserError: names every limit that is exceeded, and by how much.
+        UserError: names every limit that the network breaks, and by how much.
     """
-    exceeded = []
-    if max_params and budget.parameters > max_params:
-        over = budget.parameters - max_params
-        exceeded.append(
-            f"{budget.parameters:,} parameters, {over:,.0f} more than "
+    broken = []
+    if max_params and counts.parameters > max_params:
+        over = counts.parameters - max_params
+        broken.append(
+            f"{counts.parameters:,} parameters, {over:,.0f} more than "
             f"budget.max_params={max_params:,.0f}"
         )
     for found, least, key, what in (
-        (budget.dilated, min_dilated, "min_dilated", "dilated"),
-        (budget.separable, min_separable, "min_separable", "depthwise separable"),
+        (counts.dilated, min_dilated, "min_dilated", "dilated"),
+        (counts.separable, min_separable, "min_separable", "depthwise separable"),
     ):
         if least and found < least:
-            exceeded.append(
+            broken.append(
                 f"{found} {what} convolutions, {least - found} fewer than budget.{key}={least}"
             )
-    if exceeded:
+    if broken:
         raise UserError(
             "The network breaks the budget: it has "
-            + "; ".join(exceeded)
+            + "; ".join(broken)
             + ". Change the network, or lift a limit with null, as in budget.max_params=null."
         )

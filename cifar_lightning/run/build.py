@@ -23,7 +23,7 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.data.datamodule import Expected
 from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.errors import DataUnavailable, UserError
-from cifar_lightning.models.budget import Budget, check, count
+from cifar_lightning.models.budget import NetworkCounts, check_budget, count_network
 from cifar_lightning.system.memory import check_memory
 from cifar_lightning.tracking.console import REHEARSAL, banner, note
 from cifar_lightning.training.module import Classifier
@@ -226,7 +226,7 @@ def _limited_size() -> Iterator[None]:
         hook.remove()
 
 
-def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, Budget]:
+def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, NetworkCounts]:
     """Build the classifier with initialised weights, and count its network.
 
     Raises:
@@ -234,10 +234,10 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
     """
     network = build_network(config, len(data.classes), data.image_size)
     with config_errors("model"), hint_image_size(data.image_size):
-        budget = count(network, data.image_size)
+        counts = count_network(network, data.image_size)
         _check_logits(network, data)
     with config_errors("budget"):
-        check(budget, **config.budget)
+        check_budget(counts, **config.budget)
     classifier = _make_classifier(config, network, data)
     images = PIXELS_FOR_INITIALISATION // data.image_size**2
     sample = data.train.images[data.train_index[:images]]
@@ -245,7 +245,7 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, B
     with config_errors("init"):
         initialise(network, classifier.normalise(sample))
     dry_run(classifier, data)
-    return classifier, budget
+    return classifier, counts
 
 
 def _check_logits(network: nn.Module, data: ImageData) -> None:

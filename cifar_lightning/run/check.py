@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.checkpoints.record import record_of
 from cifar_lightning.config import training, validate
-from cifar_lightning.models.budget import check
+from cifar_lightning.models.budget import check_budget
 from cifar_lightning.run.trainer import check_trainer
 
 
@@ -20,7 +20,7 @@ def check_config(config: DictConfig) -> None:
         UserError: names the key or value, and what would fit.
     """
     training.check_config(config)
-    validate.check_arguments("budget", check, config.budget)
+    validate.check_arguments("budget", check_budget, config.budget)
     record_of(config)  # what a record cannot keep is refused
     _check_folders(config)
     check_trainer(config)

@@ -18,7 +18,7 @@ from rich.panel import Panel
 from torch import nn
 
 from cifar_lightning.data import ImageData
-from cifar_lightning.models.budget import Budget
+from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.training.callbacks import TargetReached
@@ -83,7 +83,7 @@ def show_network(
     network: nn.Module,
     name: str,
     image_size: int,
-    budget: Budget,
+    counts: NetworkCounts,
     limits: Mapping[str, Any],
     layers: bool = True,
 ) -> None:
@@ -93,8 +93,8 @@ def show_network(
         network: takes images [N, 3, image_size, image_size].
         name: of its option in conf/model/.
         image_size: in pixels.
-        budget: its counts.
-        limits: the arguments of `models.budget.check`, which passed; None or 0 is no limit.
+        counts: from `models.budget.count_network`.
+        limits: the arguments of `models.budget.check_budget`, which passed; None or 0 is no limit.
         layers: whether to print a table of the layers.
     """
     console = get_console()
@@ -104,9 +104,9 @@ def show_network(
     kept = ", ".join(f"{key}={limit:,.0f}" for key, limit in limits.items() if limit)
     budget_kept = f"within the budget ({kept})" if kept else "no budget is set"
     console.print(
-        f"[bold]{escape(name)}[/]: {budget.parameters:,} parameters, "
-        f"{budget.dilated} dilated and {budget.separable} depthwise separable convolutions, "
-        f"{budget.multiply_adds / 1e6:.2f} M multiply-adds per image; {budget_kept}\n",
+        f"[bold]{escape(name)}[/]: {counts.parameters:,} parameters, "
+        f"{counts.dilated} dilated and {counts.separable} depthwise separable convolutions, "
+        f"{counts.multiply_adds / 1e6:.2f} M multiply-adds per image; {budget_kept}\n",
         highlight=False,
         soft_wrap=True,
     )

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from cifar_lightning.data import ImageData
-from cifar_lightning.models.budget import Budget, train_tflop
+from cifar_lightning.models.budget import NetworkCounts, train_tflop
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking import console, plots, saliency
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
@@ -30,7 +30,7 @@ def collect(
     classifier: Classifier,
     data: ImageData,
     callbacks: dict[str, Callback],
-    budget: Budget,
+    counts: NetworkCounts,
     device_name: str,
     tested: Path | None,
     validation: dict[str, float],
@@ -44,7 +44,7 @@ def collect(
         classifier: the run's.
         data: of the run.
         callbacks: by name; `best`, `throughput` and `target` are read.
-        budget: of the network.
+        counts: of the network.
         device_name: of the hardware.
         tested: the checkpoint whose weights were tested, or would have been; None without one.
         validation: the metrics of its weights, by name; empty if they were not validated.
@@ -61,7 +61,7 @@ def collect(
     metrics = {
         "data": config.choices.data,
         "model": config.choices.model,
-        "params": budget.parameters,
+        "params": counts.parameters,
         "teacher": None if classifier.distillation is None else classifier.distillation.name,
         "seed": config.seed,
         "epochs": epochs,

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 
 from cifar_lightning.data import ImageData
-from cifar_lightning.models.budget import Budget
+from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.training.callbacks import TargetReached
 from cifar_lightning.training.module import Classifier
 
@@ -31,13 +31,13 @@ class RunLogger(Logger):
         """Skip metrics of earlier steps, which were logged before the run was resumed."""
 
     def log_start(
-        self, config: Mapping[str, Any], budget: Budget, target: TargetReached | None
+        self, config: Mapping[str, Any], counts: NetworkCounts, target: TargetReached | None
     ) -> None:
         """Log the configuration, the network's counts and the target.
 
         Args:
             config: the run's, resolved.
-            budget: the network's counts.
+            counts: of the network.
             target: the callback that ends the run at a target; None without.
         """
 
@@ -68,7 +68,10 @@ class RunLogger(Logger):
 
 
 def log_start(
-    loggers: Sequence[Logger], config: DictConfig, budget: Budget, callbacks: dict[str, Callback]
+    loggers: Sequence[Logger],
+    config: DictConfig,
+    counts: NetworkCounts,
+    callbacks: dict[str, Callback],
 ) -> None:
     """Call `log_start` of each `RunLogger`; other loggers get the configuration."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -76,7 +79,7 @@ def log_start(
     for logger in loggers:
         if isinstance(logger, RunLogger):
             logger.log_start(
-                settings, budget, target if isinstance(target, TargetReached) else None
+                settings, counts, target if isinstance(target, TargetReached) else None
             )
         else:
             logger.log_hyperparams(settings)

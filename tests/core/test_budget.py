@@ -4,12 +4,12 @@ from torch import nn
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
-from cifar_lightning.models.budget import Budget, check, count, train_tflop
+from cifar_lightning.models.budget import NetworkCounts, check_budget, count_network, train_tflop
 
 
 def test_the_seed_network() -> None:
-    budget = count(DilatedDW())
-    assert budget == Budget(257_856, dilated=1, separable=2, multiply_adds=44_167_744)
+    counts = count_network(DilatedDW())
+    assert counts == NetworkCounts(257_856, dilated=1, separable=2, multiply_adds=44_167_744)
 
 
 def test_training_compute_is_counted_at_the_size_that_was_used() -> None:
@@ -24,13 +24,13 @@ def test_multiply_adds_by_hand() -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     ).append(nn.Linear(8, 10))
-    assert count(network, 32).multiply_adds == 16 * 16 * 8 * 27 + 80
+    assert count_network(network, 32).multiply_adds == 16 * 16 * 8 * 27 + 80
 
 
 def test_counting_leaves_no_trace() -> None:
     network = DilatedDW().train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    count(network)
+    count_network(network)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -51,27 +51,32 @@ def test_counting_leaves_no_trace() -> None:
     ],
 )
 def test_what_counts_as_separable(layers: list[nn.Module], separable: int) -> None:
-    assert count(nn.Sequential(*layers)).separable == separable
+    assert count_network(nn.Sequential(*layers)).separable == separable
 
 
 @pytest.mark.parametrize(
-    ("budget", "message"),
+    ("counts", "message"),
     [
-        (Budget(1_000_001, 1, 1, 0), r"1,000,001 parameters, 1 more than budget.max_params"),
-        (Budget(10, 0, 1, 0), "0 dilated convolutions, 1 fewer than budget.min_dilated=1"),
-        (Budget(10, 1, 0, 0), "0 depthwise separable convolutions, 1 fewer than budget.min_sep"),
+        (NetworkCounts(1_000_001, 1, 1, 0), r"1,000,001 parameters, 1 more than budget.max_params"),
+        (NetworkCounts(10, 0, 1, 0), "0 dilated convolutions, 1 fewer than budget.min_dilated=1"),
+        (
+            NetworkCounts(10, 1, 0, 0),
+            "0 depthwise separable convolutions, 1 fewer than budget.min_sep",
+        ),
     ],
 )
-def test_a_broken_limit_is_named_with_the_excess(budget: Budget, message: str) -> None:
+def test_a_broken_limit_is_named_with_the_excess(counts: NetworkCounts, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(budget)
+        check_budget(counts)
 
 
 def test_a_network_without_parameters_is_refused() -> None:
     with pytest.raises(UserError, match="the network has no parameters"):
-        count(nn.Flatten())
+        count_network(nn.Flatten())
 
 
 @pytest.mark.parametrize("lifted", [None, 0])
 def test_none_and_zero_lift_the_limits(lifted: int | None) -> None:
-    check(Budget(10**9, 0, 0, 0), max_params=lifted, min_dilated=lifted, min_separable=lifted)
+    check_budget(
+        NetworkCounts(10**9, 0, 0, 0), max_params=lifted, min_dilated=lifted, min_separable=lifted
+    )

@@ -6,7 +6,7 @@ from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
 from cifar_lightning.models.blocks import Depthwise, Residual, SqueezeExcitation
-from cifar_lightning.models.budget import count
+from cifar_lightning.models.budget import count_network
 from cifar_lightning.run import build_network
 
 # Kind, output shape, parameters, bias; the table of the network, row by row.
@@ -76,7 +76,7 @@ def test_networks_take_images_from_a_smallest_size(option: str, smallest: int) -
         assert network(torch.zeros(2, 3, size, size)).shape == (2, 3)
     if smallest > 1:
         with pytest.raises((UserError, RuntimeError)):
-            count(build_network(config, 3, smallest - 1), smallest - 1)
+            count_network(build_network(config, 3, smallest - 1), smallest - 1)
 
 
 def correlated_images() -> Tensor:
@@ -88,14 +88,14 @@ def correlated_images() -> Tensor:
 
 def test_airbench94_is_the_reference() -> None:
     network = Airbench94()
-    budget = count(network)
-    assert budget.parameters == 1_972_792
+    counts = count_network(network)
+    assert counts.parameters == 1_972_792
     # By hand: outputs a channel, times channels in and out, times the kernel's size.
     by_hand = 31**2 * 3 * 24 * 4  # whitening
     by_hand += 31**2 * 24 * 64 * 9 + 15**2 * 64 * 64 * 9
     by_hand += 15**2 * 64 * 256 * 9 + 7**2 * 256 * 256 * 9
     by_hand += 7**2 * 256 * 256 * 9 + 3**2 * 256 * 256 * 9
-    assert budget.multiply_adds == by_hand + 256 * 10
+    assert counts.multiply_adds == by_hand + 256 * 10
     frozen = [n for n, p in network.named_parameters() if not p.requires_grad]
     assert "layers.0.weight" in frozen
     assert len(frozen) == 1 + 6  # the whitening filters, and the norms' scales
@@ -104,13 +104,13 @@ def test_airbench94_is_the_reference() -> None:
 
 def test_resnet20_is_the_reference() -> None:
     network = ResNet20()
-    budget = count(network)
-    assert budget.parameters == 272_474
+    counts = count_network(network)
+    assert counts.parameters == 272_474
     # By hand: outputs a channel, times channels in and out, times the kernel's size.
     by_hand = 32**2 * (3 * 16 * 9 + 6 * 16 * 16 * 9)
     by_hand += 16**2 * (16 * 32 * 9 + 5 * 32 * 32 * 9 + 16 * 32)
     by_hand += 8**2 * (32 * 64 * 9 + 5 * 64 * 64 * 9 + 32 * 64)
-    assert budget.multiply_adds == by_hand + 64 * 10
+    assert counts.multiply_adds == by_hand + 64 * 10
     assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -202,9 +202,9 @@ def test_residual_dw_has_stages_of_halved_maps_and_dilated_separable_blocks() ->
             block.register_forward_hook(lambda *call: shapes.append(tuple(call[2].shape)))
     assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert shapes == [(2, 8, 32, 32), (2, 24, 8, 8), (2, 24, 8, 8)]
-    budget = count(network)
-    assert (budget.dilated, budget.separable) == (3, 6)
-    assert budget.parameters == sum(
+    counts = count_network(network)
+    assert (counts.dilated, counts.separable) == (3, 6)
+    assert counts.parameters == sum(
         [
             8 * 3 * 9 + 16 * 8 * 9 + 24 * 16 * 9,  # stem and what begins the other stages
             2 * (8 + 16 + 24),  # their norms
@@ -216,7 +216,7 @@ def test_residual_dw_has_stages_of_halved_maps_and_dilated_separable_blocks() ->
 
 
 def test_residual_dw_257k_has_no_more_parameters_than_the_seed_network() -> None:
-    assert count(ResidualDW()).parameters == 256_014 < 257_856
+    assert count_network(ResidualDW()).parameters == 256_014 < 257_856
 
 
 def test_residual_dw_without_squeeze_is_convolutions_and_norms() -> None:

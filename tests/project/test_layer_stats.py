@@ -4,7 +4,7 @@ import torch
 from layer_stats import layers_of, plot_costs, plot_fields, sensitivity
 from torch import Tensor, nn
 
-from cifar_lightning import count, load
+from cifar_lightning import count_network, load
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.tracking.saliency import kind_of
 
@@ -35,9 +35,9 @@ def test_receptive_fields_grow_by_kernel_dilation_and_stride() -> None:
 def test_the_layers_add_up_to_what_the_budget_counts(name: str) -> None:
     network = load(name).network
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    found, budget = layers_of(network), count(network)
-    assert sum(layer.parameters for layer in found) == budget.parameters
-    assert sum(layer.multiply_adds for layer in found) == budget.multiply_adds
+    found, counts = layers_of(network), count_network(network)
+    assert sum(layer.parameters for layer in found) == counts.parameters
+    assert sum(layer.multiply_adds for layer in found) == counts.multiply_adds
     assert not any(layer.kind == "Sequential" for layer in found)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert not any(module._forward_hooks for module in network.modules())

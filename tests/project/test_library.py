@@ -60,8 +60,8 @@ def test_the_examples_train(code: str, capsys: pytest.CaptureFixture[str]) -> No
     found = re.fullmatch(r"([\d.]+)% of the test images", last)
     assert found is not None, last
     assert float(found[1]) > 20  # of ten classes
-    if "count(" in code:
-        assert "Budget(parameters=257856, dilated=1, separable=2" in printed
+    if "count_network(" in code:
+        assert "NetworkCounts(parameters=257856, dilated=1, separable=2" in printed
 
 
 def test_the_example_with_photographs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,10 @@ MESSAGES = [
         "train_time_interval:'00:00:01'}",
         "timedelta: as in 'callbacks.x.train_time_interval={_target_: datetime.timedelta, seconds:",
     ),
-    ("+budget.max_param=3", "max_param: check has no such argument. Did you mean budget.max_pa"),
+    (
+        "+budget.max_param=3",
+        "max_param: check_budget has no such argument. Did you mean budget.max_pa",
+    ),
     ("optimizer._target_=torch.optim.SGDD", "optimizer._target_=torch.optim.SGDD: "),
     ("model._target_=no.such.Network", "model._target_=no.such.Network: No module named 'no'"),
     ("budget=null", "budget=null is neither an option nor a group of keys."),

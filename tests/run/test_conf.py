@@ -80,8 +80,8 @@ def test_every_experiment_begins_with_its_command_and_its_result(option: str) ->
 def test_every_model_builds(model: str, tiny: Compose, shapes: ShapesData) -> None:
     lifted = [f"budget.{key}=null" for key in ("max_params", "min_dilated", "min_separable")]
     config = tiny(f"model={model}", *(lifted if model in REFERENCES else []))
-    classifier, budget = run.build_classifier(config, shapes)
-    assert budget.parameters == sum(p.numel() for p in classifier.network.parameters())
+    classifier, counts = run.build_classifier(config, shapes)
+    assert counts.parameters == sum(p.numel() for p in classifier.network.parameters())
 
 
 OPTIMIZERS, SCHEDULERS = names("optimizer"), names("scheduler")

@@ -3,7 +3,7 @@ from omegaconf import OmegaConf
 from rich import get_console
 from torch import nn
 
-from cifar_lightning.models.budget import Budget
+from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.tracking.console import banner, show_network, show_result
 from cifar_lightning.tracking.tables import Cell, Table, print_table
 
@@ -23,10 +23,10 @@ def test_square_brackets_of_paths_and_messages_are_printed_as_they_are(
 
 
 def test_a_network_is_within_the_limits_that_are_set(capsys: pytest.CaptureFixture[str]) -> None:
-    network, budget = nn.Conv2d(3, 8, 1), Budget(1234, 0, 2, 5_000_000)
+    network, counts = nn.Conv2d(3, 8, 1), NetworkCounts(1234, 0, 2, 5_000_000)
     lifted = {"max_params": 1e6, "min_dilated": 0, "min_separable": None}
-    show_network(network, "mine", 32, budget, lifted, layers=False)
-    show_network(network, "mine", 32, budget, dict.fromkeys(lifted), layers=False)
+    show_network(network, "mine", 32, counts, lifted, layers=False)
+    show_network(network, "mine", 32, counts, dict.fromkeys(lifted), layers=False)
     first, second = capsys.readouterr().out.strip().split("\n\n")
     assert first.startswith("mine: 1,234 parameters, 0 dilated and 2 depthwise separable")
     assert first.endswith(

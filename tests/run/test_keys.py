@@ -27,7 +27,7 @@ SHARED = {"in_place", "debugging"}
 DATA = Path("data")
 TOOLS = {path.stem for path in CONF.glob("*.yaml")} - SHARED - {"train"}
 # Parts without a `_target_` whose keys are the arguments of a function all the same.
-ARGUMENTS = {"budget": budget.check}
+ARGUMENTS = {"budget": budget.check_budget}
 # What is taken whole, whatever its keys, and what is taken out of the Trainer's arguments.
 WHOLE = ("search.params", "trainer.gpus")
 

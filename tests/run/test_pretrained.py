@@ -16,7 +16,7 @@ from cifar_lightning.checkpoints.pretrained import WEIGHTS, load
 from cifar_lightning.config.compose import compose
 from cifar_lightning.data import ImageSplit
 from cifar_lightning.errors import UserError
-from cifar_lightning.models.budget import check, count
+from cifar_lightning.models.budget import check_budget, count_network
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 LOGITS = Path(__file__).parent / "pretrained_logits.json"
@@ -58,10 +58,10 @@ def test_the_logits_are_those_that_were_stored(name: str) -> None:
 @each
 def test_the_card_says_what_the_network_is(name: str) -> None:
     network = load(name).network
-    budget = count(network)
-    check(budget)
-    assert f"{budget.parameters:,} parameters" in card(name)
-    assert f"{budget.multiply_adds / 1e6:.1f} M multiply-adds" in card(name)
+    counts = count_network(network)
+    check_budget(counts)
+    assert f"{counts.parameters:,} parameters" in card(name)
+    assert f"{counts.multiply_adds / 1e6:.1f} M multiply-adds" in card(name)
     assert (WEIGHTS / f"{name}.safetensors").stat().st_size < LARGEST
     for heading in ("Data", "Recipe", "Accuracy", "Terms"):
         assert f"\n## {heading}\n" in card(name)

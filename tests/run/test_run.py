@@ -16,9 +16,9 @@ from cifar_lightning.train import train
 def test_class_count_and_image_size_travel_from_the_data_to_the_network(tiny: Compose) -> None:
     config = tiny("data.image_size=40")
     data = run.build_data(config)
-    classifier, budget = run.build_classifier(config, data)
+    classifier, counts = run.build_classifier(config, data)
     assert classifier(data.test.images[:2]).shape == (2, 10)
-    assert budget.multiply_adds > 44_167_744
+    assert counts.multiply_adds > 44_167_744
     assert (
         run.build_network(config, num_classes=3, image_size=40)(torch.zeros(1, 3, 40, 40)).shape[1]
         == 3

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from cifar_lightning.config.paths import without_paths
 from cifar_lightning.data import ImageData
-from cifar_lightning.models.budget import Budget
+from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.tracking.wandb.code_state import code_state
 from cifar_lightning.tracking.wandb.service import Messages, end_service
@@ -113,13 +113,13 @@ class WandbRunLogger(RunLogger, WandbLogger):
             self._first_step = max(self._first_step, step)
 
     def log_start(
-        self, config: Mapping[str, Any], budget: Budget, target: TargetReached | None
+        self, config: Mapping[str, Any], counts: NetworkCounts, target: TargetReached | None
     ) -> None:
         """Log the configuration, the network's counts, the code, and the target with each row.
 
         The target is then a line in the plots of accuracy.
         """
-        self.log_hyperparams({**config, "network": dataclasses.asdict(budget)})
+        self.log_hyperparams({**config, "network": dataclasses.asdict(counts)})
         if target is not None and target.target is not None and target.threshold is not None:
             self._reference = {
                 "target_accuracy": target.target,

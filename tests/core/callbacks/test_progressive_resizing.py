@@ -5,7 +5,7 @@ from torch import Tensor
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
-from cifar_lightning.models.budget import count
+from cifar_lightning.models.budget import count_network
 from cifar_lightning.train import train
 from cifar_lightning.training.callbacks.progressive_resizing import ProgressiveResizing
 
@@ -32,7 +32,7 @@ def test_small_images_come_first_and_full_ones_later(
     batches = [(training, size) for training, images, size in sizes if images > 2]  # others check
     assert [size for training, size in batches if training] == [24] * 3 + [32] * 9
     assert {size for training, size in batches if not training} == {32}
-    small, full = (6 * count(DilatedDW(), size).multiply_adds for size in (24, 32))
+    small, full = (6 * count_network(DilatedDW(), size).multiply_adds for size in (24, 32))
     expected = 25 * (3 * small + 9 * full) / 1e12
     assert metrics["train_tflop"] == pytest.approx(expected, abs=1e-6)
     assert metrics["train_images"] == 25 * 12
