@@ -1,8 +1,13 @@
+import csv
+import json
 import re
 import shlex
+import tomllib
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from reference_pages import first_column
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.overrides import prepare_arguments
@@ -60,6 +65,32 @@ def test_every_promise_names_tests_that_exist() -> None:
 def test_every_make_target_exists() -> None:
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)\b", PAGES)) <= rules | {"and"}
+
+
+def test_the_reference_has_every_command_variable_and_make_target() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {words.split()[0] for words in first_column("commands.md", "# Commands")}
+    assert set(project["scripts"]) <= named
+    files = [file.read_text() for file in (ROOT / "conf").rglob("*.yaml")]
+    read = {name for text in files for name in re.findall(r"oc\.env:(\w+)", text)}
+    assert read <= set(first_column("commands.md", "## Environment variables"))
+    rules = re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(first_column("commands.md", "## make")) == set(rules)
+
+
+def test_the_reference_has_every_key_of_a_run_in_order(trained_run: Path) -> None:
+    keys = list(json.loads((trained_run / "metrics.json").read_text()))
+    documented = first_column("metrics.md", "## metrics.json")
+    assert documented[: len(keys)] == keys
+    with (trained_run / "metrics.csv").open(newline="") as file:
+        columns = next(csv.reader(file))
+    assert sorted(first_column("metrics.md", "## metrics.csv")) == columns
+
+
+def test_the_reference_has_every_file_of_a_run(trained_run: Path) -> None:
+    named = [name.rpartition("/")[2] for name in first_column("run-folder.md", "## A run")]
+    for file in trained_run.rglob("*"):
+        assert file.is_dir() or file.name in named, file
 
 
 def test_what_contributing_names_is_there() -> None:
