@@ -118,8 +118,9 @@ wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	@rm -rf build
 
 lock: $(READY)  ## lock all dependencies anew, as versions with hashes
-	.venv/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
-	    --generate-hashes --no-emit-index-url --no-header --output-file requirements.lock
+	.venv/bin/uv pip compile --group dev --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-emit-package cifar-lightning --no-header \
+	    --output-file requirements.lock
 
 audit: $(READY)  ## known vulnerabilities of the locked versions (asks the network; ARGS="-s osv" asks OSV)
 	@# Strict: else a package index that has no such service passes for one that knows of none.

@@ -4,6 +4,7 @@ import re
 import socket
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,30 @@ from test_makefile import make
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = (ROOT / "requirements.lock").read_text()
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS = PROJECT["optional-dependencies"].values()
-NEEDS = [*PROJECT["dependencies"], *(need for extra in EXTRAS for need in extra)]
+CONTENT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = CONTENT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+DEV = CONTENT["dependency-groups"]["dev"]
+OWN = {f"cifar-lightning[{extra}]" for extra in EXTRAS}
+NEEDS = [
+    *PROJECT["dependencies"],
+    *chain(*EXTRAS.values()),
+    *(need for need in DEV if need not in OWN),
+]
 
 # All that a lock may say: there is no room for an address, an option of pip or a local folder.
 ENTRY = re.compile(
     r"[a-z0-9-]+==[^\s;@]+(?: ; [^;@\n]+)? \\\n"
     r"(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
-    r"(?:    #(?: via)?(?: +[\w-]+(?: \(pyproject\.toml\))?)?\n)*"
+    r"(?:    #(?: via)?(?: +[\w-]+(?: \(pyproject\.toml:dev\))?)?\n)*"
 )
+# That this project itself is left out, uv says at the end.
+END = "\n# The following packages were excluded from the output:\n# cifar-lightning\n"
 
 
 def test_the_lock_holds_exact_versions_with_hashes_and_nothing_else() -> None:
     assert len(ENTRY.findall(LOCK)) > 100
-    assert ENTRY.sub("", LOCK) == ""
+    assert ENTRY.sub("", LOCK) == END
 
 
 def test_the_lock_is_what_the_project_asks_for_and_what_is_installed() -> None:
@@ -40,6 +50,12 @@ def test_the_lock_is_what_the_project_asks_for_and_what_is_installed() -> None:
         assert need.specifier.contains(versions[canonicalize_name(need.name)]), need
     for name, version in versions.items():
         assert Version(metadata.version(name)) == version, name
+
+
+def test_uv_sync_installs_the_extras_of_every_tool_from_this_project() -> None:
+    assert set(DEV) >= OWN
+    # Never from a package index, where anyone may publish a package of this name.
+    assert CONTENT["tool"]["uv"]["sources"]["cifar-lightning"] == {"workspace": True}
 
 
 def test_releases_of_lightning_that_are_malware_or_run_code_of_a_checkpoint_are_shut_out() -> None:
