@@ -192,7 +192,7 @@ def main() -> None:
         sys.exit(explain(error, "train", overrides))
     source = next(iter(sources.values()))
     refuse_others(source, sources)
-    refuse_others(source, {str(f): json.loads(f.read_text()) for f in FOLDER.glob("*.json")})
+    refuse_others(source, {str(f): json.loads(f.read_text()) for f in FOLDER.glob("*_[0-9]*.json")})
     FOLDER.mkdir(parents=True, exist_ok=True)
     runs = [measure(name, seed, overrides) for seed in SEEDS for name in EXPERIMENTS]
     refuse_others(source, {f"{r['experiment']}_{r['seed']}": r for r in runs})
