@@ -9,7 +9,7 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report wandb-view wandb-sync test test-all test-gpu lint format hooks \
     bench bench-target bench-stop bench-cold bench-wandb bench-pareto bench-scaling wheel \
-    notebooks lock audit
+    notebooks docs lock audit
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -110,6 +110,9 @@ bench-scaling: $(READY)  ## two processes, two jobs, two search workers beside o
 
 notebooks: $(READY)  ## run the notebooks and store their outputs; other data by ARGS="data=folder"
 	$(PYTHON) notebooks/store.py $(ARGS)
+
+docs: $(READY)  ## docs/reference/configuration.md, from conf/ and its comments
+	$(PYTHON) -m cifar_lightning.config.reference
 
 wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	@rm -rf build  # setuptools would pack what an earlier version left there

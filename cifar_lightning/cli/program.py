@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from cifar_lightning.cli.folders import remove_empty
+from cifar_lightning.cli.help import help_text
 from cifar_lightning.config.compose import CONF, complete
 from cifar_lightning.config.messages import MISTAKES, explain
 from cifar_lightning.config.overrides import (
@@ -72,7 +73,10 @@ def entry(
     def run() -> None:
         with _signals_and_environment(full_error):
             try:
-                sys.argv[1:] = _prepared(sys.argv[1:], prepare, config_name)
+                arguments = plain_arguments(sys.argv[1:])
+                if "--help" in arguments:
+                    return print(help_text(config_name, arguments), flush=True)
+                sys.argv[1:] = _prepared(arguments, prepare, config_name)
                 job = partial(_job, config_name, task)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
                     job
@@ -89,10 +93,6 @@ def entry(
                 sys.exit(f"\nError: {error}.")
             except KeyboardInterrupt:
                 sys.exit(130)  # as shells report it
-            except SystemExit as ending:
-                if ending.code == 2:  # argparse has named the option that it does not know
-                    sys.exit(1)
-                raise
             finally:
                 remove_empty()
 
@@ -198,7 +198,6 @@ def _prepared(
     arguments: list[str], prepare: Callable[[list[str]], list[str]] | None, config_name: str
 ) -> list[str]:
     """The arguments for Hydra in this process of a run."""
-    arguments = plain_arguments(arguments)
     if prepare is not None:
         arguments = prepare(arguments)
     arguments = prepare_arguments(arguments)

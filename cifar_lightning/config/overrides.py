@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
@@ -58,10 +59,14 @@ def plain_arguments(arguments: Sequence[str]) -> list[str]:
     So `-cd FOLDER` is `--config-dir=FOLDER`, and `--mult` is `--multirun`.
 
     Raises:
-        SystemExit: if Hydra has no such option, or its value is missing.
-        UserError: if it is refused.
+        UserError: if there is no such option, its value is missing, or it is refused.
     """
-    typed = vars(get_args_parser().parse_intermixed_args(arguments))
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse's would print its usage
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        raise UserError(f"{unknown[0]} is not an option. Values are set as KEY=VALUE.")
+    typed = vars(parsed)
     overrides = [PLUS.sub("", override) for override in typed.pop("overrides")]
     given = {name: value for name, value in typed.items() if value not in (None, False)}
     for name in given.keys() & REFUSED_OPTIONS.keys():
@@ -72,6 +77,10 @@ def plain_arguments(arguments: Sequence[str]) -> list[str]:
         for name, value in given.items()
     ]
     return [*options, *overrides]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}. --help lists what can be typed.")
 
 
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:

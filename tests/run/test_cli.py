@@ -133,12 +133,9 @@ def test_options_are_known_by_any_of_their_names(typed: str, plain: str) -> None
     assert plain_arguments(plain.split()) == plain.split()
 
 
-def test_a_value_for_an_option_is_not_taken_from_what_is_added(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with pytest.raises(SystemExit):
+def test_a_value_for_an_option_is_not_taken_from_what_is_added() -> None:
+    with pytest.raises(UserError, match="--config-dir/-cd: expected one argument"):
         plain_arguments(["seed=1", "--config-dir"])
-    assert "--config-dir/-cd: expected one argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -422,16 +419,6 @@ def test_the_log_of_a_run_says_why_it_failed(
     assert "RuntimeError: a fault of mine\nTraceback" in log
 
 
-def test_an_option_that_does_not_exist_has_exit_code_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["cifar-train", "--hlep"])
-    with hydra_restored(), pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    assert "unrecognized arguments: --hlep" in capsys.readouterr().err
-
-
 def test_the_traceback_is_there_for_who_asks_alone() -> None:
     for full_error in ("0", "1"):
         env = os.environ | {"HYDRA_FULL_ERROR": full_error}
@@ -466,6 +453,6 @@ def test_help_configuration_mistyped_names_and_completion_load_no_torch() -> Non
         "print('torch' in sys.modules)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    for expected in ("Powered by Hydra", "DilatedDW", "There is no 'modle'", "optimizer=sgd"):
+    for expected in ("Main keys", "DilatedDW", "There is no 'modle'", "optimizer=sgd"):
         assert expected in ended.stdout
     assert ended.stdout.endswith("False\n")

@@ -23,9 +23,8 @@ from cifar_lightning.models import budget
 
 PACKAGE = Path(cifar_lightning.__file__).parent
 CONFIGS = {"config", "example", "result", "trained"}  # the names that the code has for them
-SHARED = {"in_place", "debugging"}
 DATA = Path("data")
-TOOLS = {path.stem for path in CONF.glob("*.yaml")} - SHARED - {"train"}
+TOOLS = {path.stem for path in CONF.glob("*.yaml")} - {"train"}
 # Parts without a `_target_` whose keys are the arguments of a function all the same.
 ARGUMENTS = {"budget": budget.check_budget}
 # What is taken whole, whatever its keys, and what is taken out of the Trainer's arguments.
@@ -135,6 +134,7 @@ def all_configurations() -> list[tuple[str, ...]]:
         options.setdefault(group, []).append(f"{group.as_posix()}={path.stem}")
     experiments = options.pop(Path("experiment"), [])
     searches = options.pop(Path("search"), [])
+    del options[Path("shared")]  # which other files extend
     return [
         *((command,) for command in sorted(TOOLS)),
         *((tool, d) for tool in ("evaluate", "export") if tool in TOOLS for d in options[DATA]),
