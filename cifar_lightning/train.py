@@ -93,7 +93,8 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             results.save(config, metrics)  # last: metrics.json marks a run as finished
             run_logger.log_end(trainer.loggers, metrics, figures, classifier, data, tested)
             to_resume = [] if finished else arguments_to_resume(config)
-            console.show_result(config, metrics, trainer.loggers, to_resume)
+            details = not in_job_process()
+            console.show_result(config, metrics, trainer.loggers, to_resume, details)
         if not finished:
             interruption.exit_by_signal()
     if config.rehearse_without_data and config.choices.data == "shapes":

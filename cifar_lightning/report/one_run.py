@@ -9,6 +9,7 @@ from urllib.parse import quote
 from cifar_lightning.report.charts import inline_svg, png_width, target_line
 from cifar_lightning.report.commands import train_command
 from cifar_lightning.tracking import evaluation_tables
+from cifar_lightning.tracking.conclusion import conclusion
 from cifar_lightning.tracking.plots.curves import learning_curve
 from cifar_lightning.tracking.run_folder import Run, RunFolder, read_config_dir
 from cifar_lightning.tracking.tables import (
@@ -33,15 +34,15 @@ CAPTIONS = {
     "learning_curves": "Learning curves",
     "class_accuracies": "Accuracy by class",
 }
-# Of metrics that a page shows: labels, and functions that format them.
+# Metrics on the page: label, and function that formats the value.
 CARDS: dict[str, tuple[str, Any]] = {
     "test/acc": ("test accuracy", percent),
     "val/acc": ("validation accuracy", percent),
-    "seconds_to_target": ("to the target", seconds),
-    "train_seconds": ("of training, without validation", seconds),
+    "seconds_to_target": ("training to the target", seconds),
+    "train_seconds": ("training, without validation", seconds),
     "epochs": ("epochs", plain),
     "images_per_s": ("images/s", count),
-    "train_tflop": ("TFLOP", plain),
+    "train_tflop": ("TFLOP of training", plain),
     "params": ("parameters", count),
 }
 ENVIRONMENT: dict[str, tuple[str, Any]] = {
@@ -57,19 +58,8 @@ MEASURED: dict[str, tuple[str, Any]] = {
     "precision": ("precision", str),
     "device": ("device", str),
 }
-# How a training ended, by `stopped_by` of its metrics.
-ENDINGS = {
-    "target": "ended there",
-    "max_epochs": "ended after its last epoch",
-    "max_steps": "ended at trainer.max_steps",
-    "max_time": "ended at trainer.max_time",
-    "early_stopping": "was stopped by EarlyStopping",
-    "pruned": "was pruned by its search",
-    "interrupted": "was interrupted",
-    "callback": "was stopped by a callback",
-}
 OF_THE_TEST = ("confusion_matrix", "class_accuracies")  # plots of the run's own test
-WIDE = 1000  # pixels, above which a picture has the full width of the page
+WIDE = 1000  # pixels; a wider picture gets the full width of the page
 
 
 def content_of(run: Run) -> dict[str, Any]:
@@ -107,7 +97,7 @@ def content_of(run: Run) -> dict[str, Any]:
 
 
 def _evaluation(run: Run) -> dict[str, Any]:
-    """The tables of a run's evaluation, how it was measured, and any doubt about it."""
+    """The tables of a run's evaluation, how it was measured, and a warning if the data differs."""
     if run.evaluation:
         try:
             return _read_evaluation(run.evaluation, run.metrics)
@@ -120,7 +110,7 @@ def _read_evaluation(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) 
     circumstances = facts(evaluation, MEASURED)
     robustness = evaluation["robustness"]
     if robustness is not None:
-        circumstances["accuracy, mean of all corruptions"] = percent(robustness["mean_acc"])
+        circumstances["mean accuracy, all corruptions"] = percent(robustness["mean_acc"])
     checkpoint = PurePath(evaluation["checkpoint"]).name
     if checkpoint != "best.ckpt":
         circumstances["checkpoint"] = checkpoint
@@ -136,44 +126,16 @@ def _read_evaluation(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) 
 
 
 def _sentences(run: Run) -> list[str]:
-    metrics = run.metrics
-    if run.status in ("failed", "not finished"):
-        validated = run.curve("val/acc") or run.curve("train/acc")
-        progress = f" Its curves end at epoch {validated[-1][0]:g}." if validated else ""
-        first = "It is not finished: there is no metrics.json."
-        if metrics:
-            first = "It was resumed and is not finished: its metrics.json is of an earlier start."
-        if run.status == "failed":
-            first = "It failed."
-        return [first + progress, f"{run.reason[0].upper()}{run.reason[1:]}"]
-    test, val = metrics.get("test/acc"), metrics.get("val/acc")
-    on_val = "no validation" if val is None else f"{percent(val)} on validation"
-    stopped_by = str(metrics.get("stopped_by"))
-    interrupted = stopped_by == "interrupted"
-    not_tested = "Interrupted before its test" if interrupted else "Not tested"
-    on_test = not_tested if test is None else f"{percent(test)} test accuracy"
-    sentences = [f"{on_test}, {on_val}."]
-    if metrics.get("label_shift") is not None:
-        sentences.append(
-            "The shares of classes differ between its training and its test images, so that its "
-            "accuracy on validation promises none on test."
-        )
-    if metrics.get("checkpoint") == "last.ckpt":
-        sentences.append("No validation has chosen a checkpoint, so this is the last one.")
-    elif metrics.get("monitor") != "val/acc" and metrics.get("monitor_value") is not None:
-        value = plain(metrics["monitor_value"])
-        sentences.append(f"The checkpoint was chosen by {metrics['monitor']}: {value}.")
-    ended = ENDINGS.get(stopped_by, f"was stopped by {stopped_by}")
-    if run.target is None:
-        return [*sentences, f"It trained without a target, and {ended}."]
-    target, epochs = f"its target of {100 * run.target:g}%", metrics.get("epochs_to_target")
-    if epochs is None:
-        missed = f"It did not reach {target} in {plain(metrics['epochs'])} epochs, and {ended}."
-        return [*sentences, missed]
-    after = f"{plain(epochs)} epoch{'s' * (epochs != 1)}"
-    took = seconds(metrics["seconds_to_target"])
-    further = "" if stopped_by == "target" else f" It {ended}."
-    return [*sentences, f"It reached {target} after {after} and {took} of training.{further}"]
+    if run.status not in ("failed", "not finished"):
+        return conclusion(run.metrics, run.target)
+    validated = run.curve("val/acc") or run.curve("train/acc")
+    progress = f" Its curves end at epoch {validated[-1][0]:g}." if validated else ""
+    first = "It is not finished: there is no metrics.json."
+    if run.metrics:
+        first = "It was resumed and is not finished: its metrics.json is from before the resume."
+    if run.status == "failed":
+        first = "It failed."
+    return [first + progress, f"{run.reason[0].upper()}{run.reason[1:]}"]
 
 
 def _charts(run: Run) -> list[Any]:
@@ -189,7 +151,7 @@ def _charts(run: Run) -> list[Any]:
 
 
 def _reached(run: Run) -> tuple[tuple[float, float], str] | None:
-    """The point of the curve where the target was reached, and its label."""
+    """The point of the curve at which the target was reached, and its label."""
     epoch, points = run.metrics.get("epochs_to_target"), run.curve("val/acc")
     if epoch is None or not points:
         return None
@@ -215,7 +177,7 @@ def _epochs(run: Run) -> Table:
 
 
 def _pictures(run: Run, below: str) -> list[dict[str, Any]]:
-    """The PNG files in one of the run's folders: those of `CAPTIONS` in its order, then others."""
+    """The PNG files in a folder of the run, in the order of `CAPTIONS`, then all others."""
     known = list(CAPTIONS)
     pictures = sorted(p for p in (run.folder / below).glob("*.png") if p.stat().st_size)
     pictures.sort(key=lambda p: known.index(p.stem) if p.stem in known else len(known))

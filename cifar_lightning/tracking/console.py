@@ -17,8 +17,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from torch import nn
 
+from cifar_lightning.config.compose import PACKAGE
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import NetworkCounts
+from cifar_lightning.tracking.conclusion import conclusion
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.training.callbacks import TargetReached
@@ -30,7 +32,7 @@ REHEARSAL = (
 
 
 class EpochLines(Logger):
-    """Prints a line per validation; a logger, because loggers get its metrics in one call.
+    """Prints a line per validation. It is a logger, because loggers get all metrics in one call.
 
     Args:
         max_epochs: of the training.
@@ -48,7 +50,7 @@ class EpochLines(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Print training and validation metrics; the test's are in the table at the end."""
+        """Print training and validation metrics; test metrics are printed at the end."""
         if "train/loss" not in metrics:
             return
         words = [
@@ -87,11 +89,11 @@ def show_network(
     limits: Mapping[str, Any],
     layers: bool = True,
 ) -> None:
-    """Print a network's layers, its counts, and the limits of the budget that it is within.
+    """Print a network's layers, its counts, and the limits of the budget.
 
     Args:
         network: takes images [N, 3, image_size, image_size].
-        name: of its option in conf/model/.
+        name: of the option in conf/model/.
         image_size: in pixels.
         counts: from `models.budget.count_network`.
         limits: the arguments of `models.budget.check_budget`, which passed; None or 0 is no limit.
@@ -113,7 +115,8 @@ def show_network(
 
 
 def _layers(network: nn.Module, image_size: int) -> str:
-    # torchinfo draws an image, and a sweep job, which prints no table, has the same random numbers.
+    # torchinfo draws a random image. Without the fork, a sweep job, which prints no table, would
+    # get other random numbers than the same run started alone.
     with torch.random.fork_rng(devices=[]):
         summary = torchinfo.summary(
             network,
@@ -131,7 +134,7 @@ def _layers(network: nn.Module, image_size: int) -> str:
 def show_start(
     config: DictConfig, data: ImageData, trainer: pl.Trainer, callbacks: dict[str, Callback]
 ) -> None:
-    """Print the data, the training, the target and the run folder, a line each."""
+    """Print the data, the training, the target and the run folder, one line each."""
     val = 0 if data.val is None else len(data.val)
     limit, batches = trainer.limit_train_batches, len(data.train_index) // data.batch_size
     limited = f", {limit} of them an epoch" if isinstance(limit, int) and limit < batches else ""
@@ -148,20 +151,20 @@ def show_start(
         if _leaves_out(getattr(trainer, f"limit_{kind}_batches"), images, data.batch_size)
     ]
     if isinstance(target, TargetReached) and target.threshold is not None:
-        aim = f"{target.threshold:.2%} on validation"
+        aim = f"training stops at {target.threshold:.2%} on validation"
         if monitor is None:
             aim += "; the last checkpoint is tested"
         elif monitor != "val/acc":
             aim += f"; {monitor} chooses the checkpoint to test"
         elif shift is not None:
-            aim += ", which promises no accuracy on test: the shares of classes differ there"
+            aim += ", which promises nothing on test: the shares of the classes differ there"
         elif cut_short:
             limits = " and ".join(cut_short)
-            aim += f", which promises no accuracy on test: not all images are read ({limits})"
+            aim += f", which promises nothing on test: not all images are read ({limits})"
         else:
-            aim += f", for {target.target:.2%} on test in {target.confidence:.0%} of runs"
+            aim += f", to reach {target.target:.2%} on test in {target.confidence:.0%} of runs"
         if trainer.limit_val_batches == 0:
-            aim = "never reached without a validation"
+            aim = "never reached, because nothing is validated"
     note(
         "data",
         f"{config.choices.data}: {len(data.train_index):,} training, {val:,} validation "
@@ -183,7 +186,7 @@ def show_start(
         tested = "best checkpoint so far" if has_best else "last checkpoint"
         note("validation", f"none, so the {tested} is tested")
     elif monitor is None:
-        note("validation", "it chooses no checkpoint (callbacks.best.monitor): the last is tested")
+        note("validation", "chooses no checkpoint (callbacks.best.monitor): the last is tested")
     for callback in callbacks.values():
         if isinstance(callback, WeightAveraging):
             name = type(callback).__name__
@@ -194,7 +197,7 @@ def show_start(
 
 
 def _leaves_out(limit: int | float, images: int, batch_size: int) -> bool:
-    """Whether a limit of batches, or of a fraction of them, leaves images out, but not all."""
+    """Whether a limit, in batches or as a fraction, leaves out some images, but not all."""
     return 0 < limit < 1 or (isinstance(limit, int) and 0 < limit * batch_size < images)
 
 
@@ -204,31 +207,45 @@ def show_result(
     metrics: dict[str, Any],
     loggers: list[Logger],
     to_resume: Sequence[str] = (),
+    details: bool = True,
 ) -> None:
-    """Print the metrics of a run that is over, and where its files are.
+    """Print how a run ended, where its files are, and the commands that come next.
 
     Args:
         config: of the run.
         metrics: of `metrics.json`.
         loggers: of the run.
-        to_resume: what a resume has to be told beside the checkpoint.
+        to_resume: overrides that a resume needs beside the checkpoint.
+        details: whether to print all metrics, and the commands that evaluate and report.
     """
-    measured = {key: value for key, value in metrics.items() if value is not None}
-    width = max(map(len, measured))
-    lines = [f" [dim]{k:<{width}}[/]   {_readable(k, v)}" for k, v in measured.items()]
-    get_console().print("", *lines, "", sep="\n", highlight=False, soft_wrap=True)
+    if details:
+        measured = {key: value for key, value in metrics.items() if value is not None}
+        width = max(map(len, measured))
+        lines = [f" [dim]{k:<{width}}[/]   {_readable(k, v)}" for k, v in measured.items()]
+        get_console().print("", *lines, "", sep="\n", highlight=False, soft_wrap=True)
+    folder = RunFolder(Path(config.run_dir))
+    note("result", " ".join(conclusion(metrics, config.target_accuracy)))
+    if details and metrics["data"] == "shapes":
+        note("data", "generated images (data=shapes), so this is not a CIFAR-10 result")
     note("run folder", config.run_dir)
-    for file in Path(config.run_dir).glob("fit-*profile*.txt"):
+    for file in folder.path.glob("fit-*profile*.txt"):
         note("profile", str(file))
-    last = RunFolder(Path(config.run_dir)).last
-    if metrics["stopped_by"] == "interrupted" and last.exists():
-        note(
-            "resume",
-            f"python -m cifar_lightning.train {shlex.join([f'resume={last}', *to_resume])}",
-        )
+    if metrics["stopped_by"] == "interrupted":
+        if folder.last.exists():
+            note("resume", _command("train", f"resume={folder.last}", *to_resume))
+    elif details:
+        tested = folder.checkpoints / str(metrics["checkpoint"])
+        next_steps = {"evaluate": f"checkpoint={tested}"} if tested.is_file() else {}
+        for tool, argument in (next_steps | {"report": f"run={folder.path}"}).items():
+            if (PACKAGE / tool / "__main__.py").is_file():  # a user may have deleted the tool
+                note(tool, _command(tool, argument))
     for logger in loggers:
         if isinstance(logger, RunLogger):
             note(logger.label, logger.how_to_open())
+
+
+def _command(name: str, *arguments: str) -> str:
+    return shlex.join(["python", "-m", f"cifar_lightning.{name}", *arguments])
 
 
 def _readable(key: str, value: Any) -> str:

@@ -27,7 +27,7 @@ def test_training_stops_at_the_first_validation_that_reaches_the_target(
 ) -> None:
     options = ["trainer.max_epochs=3", "trainer.val_check_interval=0.5"]
     metrics = train(tiny("target_accuracy=0.0", *options))
-    assert "0.00% on validation, for 0.00% on test in 90% of runs" in capsys.readouterr().out
+    assert "0.00% on validation, to reach 0.00% on test in 90% of runs" in capsys.readouterr().out
     assert (metrics["stopped_by"], metrics["label_shift"]) == ("target", None)
     assert metrics["epochs"] == metrics["epochs_to_target"] == 0.5
     assert metrics["seconds_to_target"] == metrics["train_seconds"] > 0
@@ -141,7 +141,7 @@ def test_a_run_promises_nothing_on_test_images_with_other_shares_of_classes(
     assert metrics["label_shift"] == pytest.approx(100 / 110 - 0.5, abs=1e-6)
     printed = capsys.readouterr().out
     assert "shares differ: cat is 90.91% of the training and validation images, 50.00%" in printed
-    assert "on validation, which promises no accuracy on test" in printed
+    assert "on validation, which promises nothing on test" in printed
     assert "of runs" not in printed
 
 

@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 from omegaconf import OmegaConf
 from rich import get_console
@@ -12,11 +15,12 @@ def test_square_brackets_of_paths_and_messages_are_printed_as_they_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """To Rich `[bold]` is a style and `[/x]` an end without a beginning."""
-    config = OmegaConf.create({"run_dir": "/data/[bold]/[/x]"})
+    config = OmegaConf.create({"run_dir": "/data/[bold]/[/x]", "target_accuracy": None})
     banner("no /data/[bold]/[/x]", "a title")
-    show_result(config, {"stopped_by": "target", "data": "[/x]", "test/acc": 0.5}, [])
+    metrics = {"stopped_by": "max_epochs", "data": "[/x]", "test/acc": 0.5, "checkpoint": "a.ckpt"}
+    show_result(config, metrics, [])
     printed = capsys.readouterr().out
-    assert printed.count("/data/[bold]/[/x]") == 2
+    assert printed.count("/data/[bold]/[/x]") == 3
     (row,) = (line for line in printed.splitlines() if line.startswith(" data "))
     assert row.split() == ["data", "[/x]"]
     assert "50.00%" in printed
@@ -44,3 +48,25 @@ def test_a_table_in_a_narrow_terminal_has_its_numbers_whole(
     shown = capsys.readouterr().out
     assert all(cell.text in shown for cell in numbers)
     assert "…" not in shown
+
+
+def test_the_end_of_a_run_says_what_was_reached_and_what_to_type_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = tmp_path / "my run" / "checkpoints" / "best.ckpt"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    config = OmegaConf.create({"run_dir": f"{tmp_path}/my run", "target_accuracy": 0.8})
+    metrics: dict[str, Any] = {"data": "cifar10", "stopped_by": "target", "checkpoint": "best.ckpt"}
+    metrics |= {"test/acc": 0.81, "val/acc": 0.83, "epochs_to_target": 4, "seconds_to_target": 60.0}
+    show_result(config, metrics, [])
+    printed = capsys.readouterr().out
+    assert "Test accuracy 81.00%, validation accuracy 83.00%. It reached its target of 80% aft" in (
+        printed
+    )
+    assert f"cifar_lightning.evaluate 'checkpoint={best}'\n" in printed
+    assert f"cifar_lightning.report 'run={tmp_path}/my run'\n" in printed
+    show_result(config, metrics | {"test/acc": 0.79}, [], details=False)
+    printed = capsys.readouterr().out
+    assert "but its test accuracy is below the target" in printed
+    assert "cifar_lightning." not in printed  # a job of a sweep, which has a summary of its own

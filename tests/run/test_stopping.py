@@ -337,7 +337,7 @@ def test_the_margin_of_the_target_is_that_of_the_images_that_are_read(
     assert metrics["target_val_acc"] == round(validation_threshold(0.9, 0.9, 25, 25), 6)
     # The first images, which may be of a few classes.
     said = capsys.readouterr().out
-    assert "% on validation, which promises no accuracy on test: not all images are read" in said
+    assert "% on validation, which promises nothing on test: not all images are read" in said
     assert "(limit_val_batches and limit_test_batches)" in said
 
 
@@ -349,8 +349,8 @@ def test_the_start_says_what_its_limits_are(
     train(tiny("target_accuracy=0.9", *more_than_there_are, "trainer.max_steps=7", no_best))
     said = capsys.readouterr().out
     assert "muon, batches of 25, 1 epoch or 7 steps, " in said
-    assert "promises no accuracy" not in said
-    assert "it chooses no checkpoint (callbacks.best.monitor): the last is tested" in said
+    assert "promises nothing" not in said
+    assert "chooses no checkpoint (callbacks.best.monitor): the last is tested" in said
 
 
 def test_a_check_before_the_first_step_is_no_validation(tiny: Compose) -> None:

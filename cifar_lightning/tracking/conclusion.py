@@ -1,0 +1,68 @@
+"""Sentences on how a run ended: its accuracy, and whether it reached its target."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cifar_lightning.tracking.tables import percent, plain, seconds
+
+# By `stopped_by` in metrics.json.
+ENDINGS = {
+    "target": "stopped there",
+    "max_epochs": "ended after its last epoch",
+    "max_steps": "ended at trainer.max_steps",
+    "max_time": "ended at trainer.max_time",
+    "early_stopping": "was stopped by EarlyStopping",
+    "pruned": "was pruned by its search",
+    "interrupted": "was interrupted",
+    "callback": "was stopped by a callback",
+}
+
+
+def conclusion(metrics: Mapping[str, Any], target: float | None) -> list[str]:
+    """Sentences on a run that is over.
+
+    Args:
+        metrics: of `metrics.json`.
+        target: test accuracy from 0 to 1; None without one.
+    """
+    sentences = [_accuracy(metrics)]
+    if metrics.get("label_shift") is not None:
+        sentences.append(
+            "The shares of the classes differ between training and test images, so validation "
+            "accuracy does not predict test accuracy."
+        )
+    if metrics.get("checkpoint") == "last.ckpt":
+        sentences.append("No validation chose a checkpoint, so these are of the last one.")
+    elif metrics.get("monitor") != "val/acc" and metrics.get("monitor_value") is not None:
+        value = plain(metrics["monitor_value"])
+        sentences.append(f"The checkpoint was chosen by {metrics['monitor']}: {value}.")
+    return [*sentences, *_target(metrics, target)]
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> str:
+    test, val = metrics.get("test/acc"), metrics.get("val/acc")
+    interrupted = metrics.get("stopped_by") == "interrupted"
+    not_tested = "Interrupted before its test" if interrupted else "Not tested"
+    on_test = not_tested if test is None else f"Test accuracy {percent(test)}"
+    on_val = "no validation" if val is None else f"validation accuracy {percent(val)}"
+    return f"{on_test}, {on_val}."
+
+
+def _target(metrics: Mapping[str, Any], target: float | None) -> list[str]:
+    stopped_by = str(metrics.get("stopped_by"))
+    ended = ENDINGS.get(stopped_by, f"was stopped by {stopped_by}")
+    if target is None:
+        return [f"The run had no target, and {ended}."]
+    aim, epochs = f"its target of {100 * target:g}%", metrics.get("epochs_to_target")
+    if epochs is None:
+        return [f"It did not reach {aim} in {plain(metrics['epochs'])} epochs, and {ended}."]
+    after = f"{plain(epochs)} epoch{'s' * (epochs != 1)}"
+    took = f"{after} and {seconds(metrics['seconds_to_target'])} of training"
+    reached = f"It reached {aim} after {took}."
+    test = metrics.get("test/acc")
+    if test is not None and test < target:
+        reached = (
+            f"Its validation accuracy reached the threshold for {aim} after {took}, but its test "
+            "accuracy is below the target."
+        )
+    return [reached] if stopped_by == "target" else [reached, f"It {ended}."]
