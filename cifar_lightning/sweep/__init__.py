@@ -1,1 +1,1 @@
-"""Sweeps (`-m`): every job in a process of its own, a summary at the end, and `resume_sweep=`."""
+"""Sweeps (`-m`): each job in its own process, a summary at the end, and `resume_sweep=`."""

@@ -1,6 +1,6 @@
-"""The jobs of a sweep: which of them are to be run, and each in a process of its own.
+"""The jobs of a sweep: which of them to run, and how to run one in its own process.
 
-A job is a list of overrides; its folder is a run's.
+A job is a list of overrides; its folder is a run folder.
 """
 
 import logging
@@ -28,15 +28,15 @@ Job = list[str]
 
 
 def missing_jobs(folder: Path, jobs: Sequence[Job], resume: bool) -> list[tuple[str | None, Job]]:
-    """The jobs that are not finished, each with the name of its folder; None leaves it to Hydra.
+    """The jobs to run, each with the name of its folder; None lets Hydra choose the name.
 
     Args:
         folder: of the sweep.
-        jobs: all of the sweep.
-        resume: whether the folder may have runs already.
+        jobs: all jobs of the sweep.
+        resume: whether the folder may have runs already; finished ones are left out.
 
     Raises:
-        UserError: if it has runs that it may not have.
+        UserError: if it has runs, and `resume` is false.
     """
     there = run_folders(folder) if folder.is_dir() else []
     if there and not resume:
@@ -60,29 +60,29 @@ def missing_jobs(folder: Path, jobs: Sequence[Job], resume: bool) -> list[tuple[
 
 
 def check_none_is_lost(folder: Path, recorded: Sequence[Job], jobs: Sequence[Job]) -> None:
-    """Check that a resume has all jobs of the sweep that are not finished.
+    """Check that a resume includes all unfinished jobs of the sweep.
 
     Args:
         folder: of the sweep.
-        recorded: its jobs until now, of which the resume's are to take the place.
-        jobs: of the resume.
+        recorded: the jobs of the sweep before the resume.
+        jobs: the jobs of the resume.
 
     Raises:
-        UserError: names one that it lacks.
+        UserError: if one is missing; names it.
     """
     kept = {frozenset(job) for job in jobs}
     others = [job for job in recorded if frozenset(job) not in kept]
     if lost := missing_jobs(folder, others, resume=True) if others else []:
         raise UserError(
             f"The sweep in {folder} would lose {len(lost)} unfinished job{'s' * (len(lost) > 1)}, "
-            f"as {' '.join(lost[0][1])}. Options beside resume_sweep= may only add jobs: to "
-            "add values, type all, as seed=0,1,2 after seed=0,1. To change a value, start a new "
-            "sweep, with -m."
+            f"such as {' '.join(lost[0][1])}. Overrides beside resume_sweep= may only add jobs: to "
+            "add a value, type all values, such as seed=0,1,2 after seed=0,1. To change a value, "
+            "start a new sweep with -m."
         )
 
 
 def with_each_value(jobs: Sequence[Job]) -> list[Job]:
-    """Some of the jobs, such that each override is in at least one of them."""
+    """A few of the jobs, in which each override occurs at least once."""
     seen: set[str] = set()
     chosen = []
     for job in jobs:
@@ -93,10 +93,10 @@ def with_each_value(jobs: Sequence[Job]) -> list[Job]:
 
 
 def jobs_at_once(launcher: Any, jobs: int) -> int | None:
-    """How many jobs joblib runs side by side; None with other launchers.
+    """The number of jobs that joblib runs at once; None for other launchers.
 
     Raises:
-        UserError: if it would be none.
+        UserError: if `hydra.launcher.n_jobs` is not a valid number.
     """
     n_jobs = launcher.get("n_jobs")
     if n_jobs is None or not jobs:
@@ -106,46 +106,49 @@ def jobs_at_once(launcher: Any, jobs: int) -> int | None:
     try:
         return min(int(effective_n_jobs(n_jobs)), jobs)
     except ValueError as error:
-        raise UserError(f"hydra.launcher.n_jobs={n_jobs} is neither a count nor -1.") from error
+        raise UserError(
+            f"hydra.launcher.n_jobs={n_jobs} is invalid: it is a number of jobs, or -1 for one per "
+            "core."
+        ) from error
 
 
 def hydra_overrides(name: str | None, at_once: int | None) -> list[str]:
     """Hydra's overrides for a job, beside the job's own.
 
     Args:
-        name: of the job's folder in the sweep's, if Hydra is not to choose it.
-        at_once: as `jobs_at_once` has it.
+        name: of the job's folder in the sweep's folder; None lets Hydra choose it.
+        at_once: from `jobs_at_once`.
     """
-    # Hydra would write its record, .hydra/, before it is known whether the job has a right to it.
+    # Hydra would write its record, .hydra/, before it is known that no other run is in the folder.
     overrides = ["hydra.output_subdir=null"]
     overrides += [] if at_once is None else [f"hydra.launcher.n_jobs={at_once}"]
     return overrides if name is None else [*overrides, f"hydra.sweep.subdir='{name}'"]
 
 
 def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
-    """Run a job of a sweep in a process of its own, so that a crash leaves the others alone.
+    """Run a job of a sweep in its own process, so that a crash does not affect other jobs.
 
-    A run that is in the job's folder already is resumed from its last checkpoint.
+    If the sweep is resumed, a run in the job's folder is resumed from its last checkpoint.
 
     Args:
-        task: what Hydra would have called in this process.
-        config: as Hydra composed it.
+        task: the function that Hydra would have called in this process.
+        config: the job's, composed by Hydra.
 
     Raises:
-        JobFailed: if the job fails, or has no right to the run in its folder.
+        JobFailed: if the job fails, or its folder has the run of another job or process.
     """
     # Not at the top: it loads PyTorch, and Hydra imports this module at every start.
     from cifar_lightning.checkpoints.record import check_free, write_hydra
 
     hydra_config = HydraConfig.get()
     launcher, folder = hydra_config.launcher, RunFolder(Path(hydra_config.runtime.output_dir))
-    # Submitit starts a job again that was preempted, or ran out of its time.
+    # Submitit restarts a job that was preempted or reached its time limit.
     may_resume = hydra_config.sweeper.resume or "SUBMITIT_EXECUTOR" in os.environ
-    in_parallel = launcher.get("n_jobs", 1) != 1  # a count, which the sweeper has made of -1
+    in_parallel = launcher.get("n_jobs", 1) != 1  # the sweeper has replaced -1 by a number
     log_config: Any = OmegaConf.to_container(hydra_config.job_logging, resolve=True)
-    # Plain, because Hydra executes its plugins' modules twice, whose classes cannot be pickled.
+    # Plain containers: Hydra imports plugin modules twice, so their classes cannot be pickled.
     plain: Any = OmegaConf.to_container(hydra_config)
-    # Resolved: within the job, `${now:…}` would be the time of the job's own start.
+    # Resolved here: in the job, `${now:…}` would be the time of the job's start.
     plain["sweep"]["dir"] = hydra_config.sweep.dir
     ending = "failed"
     try:
@@ -160,11 +163,11 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
         if folder.last.is_file():
             if not may_resume:
                 raise JobFailed(
-                    f"{folder.path} has a run already, which was left as it was: of another job "
+                    f"{folder.path} has a run already, which was not changed. It is of another job "
                     "with the same hydra.sweep.subdir, or of another process that works on this "
                     "sweep."
                 )
-            # By the run's own configuration, which is this job's.
+            # The run's recorded configuration is this job's, so no override is needed.
             config.resume, plain["overrides"]["task"] = str(folder.last), []
         result = run_job(
             partial(_run, task, config, plain),
@@ -174,18 +177,18 @@ def run_apart(task: Callable[[DictConfig], Any], config: DictConfig) -> Any:
             log=log_config,
         )
         ending = "finished"
-    except JobDied as error:  # what it raised, it has logged itself
+    except JobDied as error:  # other errors were logged by the job itself
         open_log_file()
         log.error(str(error))
         raise
     finally:
-        if in_parallel:  # nothing else is printed of it here
+        if in_parallel:  # the only line here; the rest is in output.log
             print(f"{ending:<11}{folder.path}", flush=True)
     return result
 
 
 def _run(task: Callable[[DictConfig], Any], config: DictConfig, hydra_config: Any) -> Any:
-    """The task, in the process of the job."""
+    """Run the task; called in the job's process."""
     setup_globals()  # for `${now:…}` and `${hydra:…}` in overrides
     HydraConfig.instance().cfg = OmegaConf.create({"hydra": hydra_config})  # type: ignore[assignment]
     return task(config)

@@ -1,4 +1,4 @@
-"""`resume_sweep=FOLDER`: the command line of a sweep, as its folder records it."""
+"""`resume_sweep=FOLDER`: resumes a sweep from the command line that its folder records."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,14 @@ FOLDERS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 def resume_sweep(arguments: Sequence[str]) -> list[str]:
     """Replace resume_sweep=FOLDER by the arguments that make Hydra resume the sweep there.
 
-    Of arguments as `plain_arguments` gives them.
+    Overrides typed beside it replace the sweep's overrides with the same keys. All others stay as
+    recorded, including Hydra's own (`hydra/launcher=…`).
 
-    Overrides typed beside it replace those of the sweep that have their keys; all others, Hydra's
-    own (`hydra/launcher=…`) too, stay as they were.
+    Args:
+        arguments: from `plain_arguments`.
 
     Raises:
-        UserError: if the folder has no sweep, or another folder is typed.
+        UserError: if the folder has no sweep, or an override names another folder.
     """
     if not (values := values_of("resume_sweep", arguments)):
         return [*arguments]
@@ -29,10 +30,10 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
     folder = Path(value).expanduser()
     if not value or not (folder / "multirun.yaml").is_file():
         raise UserError(
-            f"resume_sweep={value} is not the folder of a sweep, which has a multirun.yaml. As in: "
+            f"resume_sweep={value} is not the folder of a sweep: it has no multirun.yaml. Example: "
             "resume_sweep=runs/train/<date>_<time>_sweep"
         )
-    load_yaml(folder / "multirun.yaml")  # or it is damaged
+    load_yaml(folder / "multirun.yaml")  # raises an error if it is damaged
     options, typed = options_and_overrides(others)
     if not is_sweep(options):
         options.insert(0, "--multirun")
@@ -41,7 +42,7 @@ def resume_sweep(arguments: Sequence[str]) -> list[str]:
         if key_of(override) in FOLDERS and named.resolve() != folder.resolve():
             raise UserError(
                 f"{override}: resume_sweep={value} resumes the sweep in its folder. Leave "
-                f"{key_of(override)} out; to have the sweep elsewhere, move the folder first."
+                f"{key_of(override)} out. To continue in another folder, move this one first."
             )
     if not values_of("--config-dir", options) and (config_dir := read_config_dir(folder)):
         options.append(f"--config-dir={config_dir}")

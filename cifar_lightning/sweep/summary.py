@@ -1,4 +1,4 @@
-"""The summary at the end of a sweep: tables of its runs, and why jobs are not finished."""
+"""The summary at the end of a sweep: which configuration is best, and which jobs failed and why."""
 
 import shlex
 import subprocess
@@ -14,10 +14,10 @@ from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.run_folder import Run, run_folders
 from cifar_lightning.tracking.tables import print_table
 
-# The metrics that fit on a terminal, and shorter headings for them.
+# Metrics that fit on a terminal, and short headings for them.
 SHOWN = ("val/acc", "test/acc", "epochs", "train_seconds")
 SHORT = {"val accuracy": "val acc", "test accuracy": "test acc", "training seconds": "seconds"}
-LONGEST_TABLE = 100  # rows; of more runs the report has all
+LONGEST_TABLE = 100  # rows; a longer table is in the report only
 
 
 def show_sweep(
@@ -26,17 +26,17 @@ def show_sweep(
     """Print the results of a sweep, and which jobs failed and why; write its report.
 
     Args:
-        command: that the sweep is of, as `train`.
+        command: the command that was swept, such as `train`.
         folder: of the sweep.
         jobs: the overrides of each job.
-        errors: that jobs raised; those are printed that no run folder tells of.
+        errors: raised by jobs; those not found in a run folder are printed.
 
     Returns:
-        Whether all jobs, and all runs in the folder, are finished.
+        True if all jobs, and all runs in the folder, are finished.
     """
     runs = [f.read(name=str(f.path.relative_to(folder))) for f in run_folders(folder)]
     wanted = {frozenset(job) for job in jobs}
-    # Also such as are of no job, as a run that was moved there.
+    # Includes runs of no job, such as one that was moved here.
     unfinished = [run for run in runs if run.status != "finished"]
     not_started = len(wanted - {frozenset(run.overrides) for run in runs})
     get_console().print()
@@ -44,7 +44,7 @@ def show_sweep(
         _print_results(folder, runs)
     for run in unfinished:
         settings = {key: run.settings.get(key, "") for key in [*seeds.differing(runs), "seed"]}
-        _print(f"\n{run.status}: {run.name} ({seeds.describe(settings)}): {run.reason}")
+        _print(f"\n{run.status}: run {run.name} ({seeds.describe(settings)}): {run.reason}")
     if not_started:
         _print(f"\nnot started: {not_started} job{'s' * (not_started > 1)}")
     printed = {_first_line(run.reason) for run in unfinished}
@@ -72,10 +72,10 @@ def _print_results(folder: Path, runs: Sequence[Run]) -> None:
 
 
 def _write_report(folder: Path) -> None:
-    """Have `report`, which prints where its page is, write one, if the tool was not deleted."""
+    """Write a report, and print its path; do nothing if that tool was deleted."""
     if (PACKAGE / "report" / "__main__.py").is_file():
         sys.stdout.flush()
-        # Should it fail, it prints why, and the sweep has its results all the same.
+        # If it fails, it prints why. The results of the sweep are not affected.
         subprocess.run([sys.executable, "-m", "cifar_lightning.report", f"run={folder}"])
 
 
@@ -84,5 +84,5 @@ def _first_line(text: str) -> str:
 
 
 def _print(text: str) -> None:
-    # Without markup: a message may have brackets.
+    # Without markup, because a message may have brackets.
     get_console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -17,12 +17,12 @@ from cifar_lightning.tracking.run_folder import read_sweep
 
 
 class Sweeper(BasicSweeper):
-    """Runs every combination of the values given, whether or not single jobs fail.
+    """Runs every combination of the given values, even if some jobs fail.
 
     Args:
-        max_batch_size: number of jobs that the launcher gets at once; None gives it all.
-        params: further sweeps, by key.
-        resume: whether the folder may have jobs already, of which the unfinished ones are resumed.
+        max_batch_size: number of jobs that the launcher gets at once; None for all.
+        params: more values to sweep, by key.
+        resume: whether the folder may have jobs already; unfinished ones are resumed.
     """
 
     def __init__(
@@ -32,7 +32,9 @@ class Sweeper(BasicSweeper):
         resume: bool = False,
     ) -> None:
         if max_batch_size is not None and max_batch_size < 1:
-            raise UserError(f"hydra.sweeper.max_batch_size={max_batch_size} is not at least 1.")
+            raise UserError(
+                f"hydra.sweeper.max_batch_size={max_batch_size} is invalid: it must be at least 1."
+            )
         super().__init__(max_batch_size, dict(params or {}))
         self.resume = resume
         self.launcher_error: UserError | None = None  # why the launcher could not run some jobs
@@ -40,10 +42,10 @@ class Sweeper(BasicSweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Get the launcher, which will run each job in a process of its own.
+        """Set up the launcher, which will run each job in its own process.
 
         Raises:
-            UserError: if it is not installed.
+            UserError: if the launcher is not installed.
         """
         try:
             super().setup(
@@ -53,17 +55,17 @@ class Sweeper(BasicSweeper):
             )
         except RuntimeError as error:
             raise UserError(
-                f"hydra/launcher: {error}. The extra sweep installs the launchers, as make setup "
-                "does: pip install -e '.[sweep]'"
+                f"hydra/launcher: {error}. To install the launchers: make setup, or pip install -e "
+                "'.[sweep]'"
             ) from error
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the jobs, and print a summary of them.
+        """Run the jobs, and print a summary.
 
         Raises:
             SystemExit: with code 1, if a job is not finished.
-            UserError: if the folder has jobs already and this is no resume, or one that would lose
-                jobs of the sweep.
+            UserError: if the folder has jobs already and this is not a resume, or if a resume
+                would lose jobs of the sweep.
         """
         # Not at the top: Hydra imports this module at every start.
         from cifar_lightning.sweep.summary import show_sweep
@@ -75,11 +77,11 @@ class Sweeper(BasicSweeper):
         missing = sweep_jobs.missing_jobs(folder, jobs, self.resume)
         if self.resume and record.is_file():
             sweep_jobs.check_none_is_lost(folder, self._jobs(read_sweep(folder)), jobs)
-        # A composition with each value tells of mistakes; one of each job could take minutes.
+        # These few jobs, which cover all values, show mistakes; composing all could take minutes.
         for job in sweep_jobs.with_each_value([job for _, job in missing]):
             composed = self.hydra_context.config_loader.load_sweep_config(self.config, job)
-            if composed.get("resume") is not None:  # an experiment's, or of hydra.sweeper.params
-                raise UserError("resume= resumes one run; resume_sweep=FOLDER a sweep.")
+            if composed.get("resume") is not None:  # from an experiment or hydra.sweeper.params
+                raise UserError("resume= resumes one run; resume_sweep=FOLDER resumes a sweep.")
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(record) as file:
             file.write(OmegaConf.to_yaml(self.config).encode())
@@ -106,19 +108,19 @@ class Sweeper(BasicSweeper):
         return jobs
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> list[Exception]:
-        """Have the launcher run the jobs; returns the errors that they raised."""
+        """Run the jobs; return the errors that they raised."""
         assert self.launcher is not None
         errors: list[Exception] = []
         done = 0
-        if not jobs:  # a sweep that is finished
+        if not jobs:  # the sweep is finished
             return []
         for batch in self.split_overrides_to_chunks([list(j) for j in jobs], self.max_batch_size):
             try:
                 results = self.launcher.launch(batch, initial_job_idx=done)
-            except RuntimeError as error:  # of the launcher: no job's exception comes out of it
+            except RuntimeError as error:  # from the launcher itself; it returns the errors of jobs
                 self.launcher_error = UserError(f"hydra/launcher: {error}")
                 results = []
-            # `return_value` would raise it, and print the job's overrides.
+            # `return_value` would raise the error, and print the job's overrides.
             errors += [r._return_value for r in results if r.status is JobStatus.FAILED]
             done += len(batch)
         return errors

@@ -1,4 +1,4 @@
-"""Tests whether one configuration is better than another by more than the noise of their seeds."""
+"""Tests whether one configuration is better than another by more than the noise of the seeds."""
 
 import itertools
 import math
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-LEVEL = 0.05  # of the p-value, below which a difference is more than noise
+LEVEL = 0.05  # a difference with a smaller p-value is more than noise
 DECIMALS = 6  # accuracies are float32: 0.7 is 0.69999999
 
 
@@ -15,10 +15,10 @@ class Comparison:
     """The difference between the means of two configurations.
 
     Attributes:
-        difference: the first mean minus the second.
-        paired: the seeds of both, if their values were paired and other seeds left out.
-        p: of Student's t-test, two-sided, that the means are equal; 1 if it cannot be made.
-        low, high: of the 95 % confidence interval of the difference; infinite if there is none.
+        difference: the first mean minus the second, of accuracies from 0 to 1.
+        paired: the seeds that both have, if the test is paired; empty if it is not.
+        p: p-value of a two-sided Student's t-test for equal means; 1 if there is no test.
+        low, high: 95 % confidence interval of the difference; infinite if there is no test.
     """
 
     difference: float
@@ -29,25 +29,26 @@ class Comparison:
 
     @property
     def tested(self) -> bool:
-        """Whether there is a test: not with a single seed, nor where nothing varies."""
+        """Whether there is a test: it needs two seeds, and values that vary."""
         return math.isfinite(self.low)
 
     @property
     def is_lead(self) -> bool:
-        """Whether the first is better by more than noise."""
+        """Whether the first configuration is better by more than noise."""
         return self.difference > 0 and self.p < LEVEL
 
 
 def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparison:
     """Compare two configurations by Student's t-test.
 
-    If they share at least two seeds, the test is paired: it is of the differences at these seeds.
-    Else it is Welch's, of all values, with one degree of freedom less than the fewer seeds: with
-    the degrees that Welch estimates, two seeds lead eight of an equal setting in 9 % of cases.
+    If they share at least two seeds, the test is paired: it uses the differences at these seeds.
+    Otherwise it is Welch's test of all values. Its degrees of freedom are the smaller number of
+    seeds minus one: with Welch's own estimate, two seeds beat eight seeds of an equal configuration
+    in 9 % of cases.
 
     Args:
-        first: a value per seed.
-        second: likewise.
+        first: accuracy by seed.
+        second: accuracy by seed.
     """
     shared = tuple(seed for seed in first if seed in second)
     if len(shared) > 1:
@@ -70,14 +71,14 @@ def compare(first: Mapping[str, float], second: Mapping[str, float]) -> Comparis
 
 
 def compare_best(values: Sequence[Mapping[str, float]]) -> list[Comparison]:
-    """Compare the configuration with the best mean with each other one.
+    """Compare the configuration with the best mean with each of the others.
 
-    The p-values of all pairs are corrected by Holm's method, so that among equal configurations a
-    lead is found with a probability of at most `LEVEL`: which one is the best is seen from the same
-    values, so that those of the best alone would not do.
+    The p-values of all pairs are corrected by Holm's method, so that among equal configurations one
+    is called better with a probability of at most `LEVEL`. All pairs count, not only those with the
+    best one, because the best one was selected by the same values.
 
     Args:
-        values: of each configuration, a value per seed; those of the best first.
+        values: accuracy by seed of each configuration, the best configuration first.
 
     Returns:
         The comparisons of the best with the second, the third, and so on.

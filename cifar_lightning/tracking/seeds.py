@@ -1,4 +1,4 @@
-"""Compares runs: groups them by configuration, with means over seeds, and finds the best run."""
+"""Compares runs: groups them by configuration, averages over seeds, and finds the best run."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from cifar_lightning.tracking.comparison import LEVEL, Comparison, compare_best
 from cifar_lightning.tracking.run_folder import STATUSES, Run
 from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
 
-# The metrics that tables show: heading, factor of the unit, decimal places, unit.
+# The metrics in tables: heading, factor to the unit shown, decimal places, unit.
 METRICS: dict[str, tuple[str, float, int, str]] = {
     "val/acc": ("val accuracy", 100, 2, "%"),
     "test/acc": ("test accuracy", 100, 2, "%"),
@@ -23,15 +23,15 @@ METRICS: dict[str, tuple[str, float, int, str]] = {
     "images_per_s": ("images/s", 1, 0, ""),
     "train_tflop": ("TFLOP", 1, 2, ""),
 }
-COMPARED = 5  # configurations that the best is compared with in a sentence each
+COMPARED = 5  # configurations with their own sentence on how the best one compares
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs whose overrides differ in the seed alone.
+    """Runs whose overrides differ only in the seed.
 
     Attributes:
-        settings: the overrides in which the groups differ; empty for a key that is not overridden.
+        settings: the overrides that differ between groups; "" for a key that is not overridden.
         members: all runs of the group.
     """
 
@@ -53,7 +53,7 @@ class Group:
         return numbers([run.metrics.get(key) for run in self.finished])
 
     def by_seed(self, key: str) -> dict[str, float]:
-        """The values of a metric by seed; of runs with the same seed, their mean."""
+        """The values of a metric by seed; the mean if several runs have the same seed."""
         values: dict[str, list[float]] = {}
         for run in self.finished:
             values.setdefault(str(run.seed), []).extend(numbers([run.metrics.get(key)]))
@@ -65,13 +65,13 @@ class Group:
 
 
 def describe(settings: dict[str, str]) -> str:
-    """Settings as `optimizer=muon, seed=1`, without those that are not overridden."""
+    """Settings as text, such as `optimizer=muon, seed=1`, without those that are not overridden."""
     typed = [key if key[0] == "~" else f"{key}={value}" for key, value in settings.items() if value]
     return ", ".join(typed) or ("the defaults" if settings else "one configuration")
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
-    """The keys in whose overrides runs differ, except the seed."""
+    """The keys whose overrides differ between runs, except the seed."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if key != "seed")
     return [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
 
@@ -112,11 +112,11 @@ def best_run(runs: Sequence[Run]) -> Run | None:
 
 
 def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
-    """Sentences on the best run, the means over seeds, and how many runs ended how.
+    """Sentences on which configuration is best, how sure that is, and how the runs ended.
 
     Args:
-        runs: all of them.
-        groups: as `groups_of` gives them.
+        runs: all runs.
+        groups: from `groups_of(runs)`.
     """
     best = best_run(runs)
     counts = Counter(run.status for run in runs)
@@ -127,14 +127,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     group = next(group for group in groups if best in group.members)
     accuracy, test = best.metrics["val/acc"], best.metrics.get("test/acc")
     on_test = "" if test is None else f", {percent(test)} on test"
-    sentences = [
-        f"The best run is {best.name} ({describe({**group.settings, 'seed': str(best.seed)})}): "
-        f"{percent(accuracy)} validation accuracy{on_test}."
-    ]
-    same = [r.name for r in runs if r is not best and r.metrics.get("val/acc") == accuracy]
-    if same:
-        has = "has" if len(same) == 1 else "have"
-        sentences.append(f"Of the others, {' and '.join(same)} {has} the same.")
+    sentences = []
     measured = [group for group in groups if group.values("val/acc")]
     if len(measured) > 1 or len(measured[0].values("val/acc")) > 1:
         sentences.append(_best_mean(measured))
@@ -142,40 +135,49 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         sentences += _leads(measured)
         if stopped := sum(run.metrics.get("stopped_by") == "target" for run in runs):
             sentences.append(
-                f"{stopped} run{'s' * (stopped > 1)} stopped at the target, where accuracy might "
-                "have risen further; target_accuracy=null trains to the last epoch."
+                f"{stopped} run{'s' * (stopped > 1)} stopped at the target; longer training might "
+                "have changed the order. To compare fully trained runs, set target_accuracy=null."
             )
-    selection = "The best is selected by validation accuracy alone, never by test accuracy."
+    sentences.append(
+        f"The best run is {best.name} ({describe({**group.settings, 'seed': str(best.seed)})}): "
+        f"{percent(accuracy)} validation accuracy{on_test}."
+    )
+    same = [r.name for r in runs if r is not best and r.metrics.get("val/acc") == accuracy]
+    if same:
+        subject = f"Run {same[0]} has" if len(same) == 1 else f"Runs {' and '.join(same)} have"
+        sentences.append(f"{subject} the same validation accuracy.")
+    selection = "The best is chosen by validation accuracy, never by test accuracy."
     return [*sentences, selection, tally]
 
 
 def _why_none(runs: Sequence[Run]) -> str:
     finished = [run for run in runs if run.status == "finished"]
     if not finished:
-        return "No run is finished, so there is no best one yet."
+        return "No run is finished, so there is no result yet."
     data = sorted({str(run.metrics.get("data")) for run in finished})
     if len(data) > 1:
-        return f"The runs are on different data ({', '.join(data)}), so none is the best."
+        return f"The runs are on different data ({', '.join(data)}), so they cannot be compared."
     return (
-        "The runs have no validation accuracy (data.val_size=0), so none is selected as the best: "
-        "test accuracy is never used for that."
+        "The runs have no validation accuracy (data.val_size=0), so none is chosen as the best: "
+        "test accuracy is never used to choose."
     )
 
 
 def _best_mean(measured: Sequence[Group]) -> str:
-    """A sentence on the mean of the first group, which is the best one."""
+    """A sentence on the mean accuracy of the best group, which is the first."""
     first = measured[0]
     runs, seeds = len(first.values("val/acc")), len(first.by_seed("val/acc"))
-    over = f"over {seeds} seeds" if seeds > 1 else "with a single seed"
+    over = f"{seeds} seeds" if seeds > 1 else "a single seed"
     if runs > seeds:
-        over += f" in {runs} runs"
+        over += f", {runs} runs"
     on_test = f", {first.format_mean('test/acc')} on test" if first.values("test/acc") else ""
-    subject = f"The best configuration is {first.name}:" if len(measured) > 1 else "The mean is"
-    return f"{subject} {first.format_mean('val/acc')} on validation {over}{on_test}."
+    subject = f"Mean of {first.name}" if first.settings else "Mean"
+    subject = f"The best configuration is {first.name}" if len(measured) > 1 else subject
+    return f"{subject}: {first.format_mean('val/acc')} on validation{on_test} ({over})."
 
 
 def _leads(measured: Sequence[Group]) -> list[str]:
-    """Sentences on the best configuration against the others: whether it leads, or it is noise."""
+    """Sentences that compare the best configuration with the others: better, or within noise."""
     best, *others = measured
     compared = compare_best([group.by_seed("val/acc") for group in measured])
     if not any(comparison.tested for comparison in compared):
@@ -183,11 +185,13 @@ def _leads(measured: Sequence[Group]) -> list[str]:
     sentences = [_lead(best, *pair) for pair in zip(others, compared, strict=True)][:COMPARED]
     if further := compared[COMPARED:]:
         leads = sum(comparison.is_lead for comparison in further)
-        sentences.append(f"It leads {leads} of the {len(further)} other configurations.")
+        sentences.append(f"It is better than {leads} of the {len(further)} other configurations.")
+    if any(c.tested and c.p >= LEVEL for c in compared):
+        sentences.append("More seeds may tell them apart, as in seed=0,1,2,3,4.")
     if len(others) > 1:
         sentences.append(
-            f"A lead has p < {LEVEL}, where p is corrected for all pairs of configurations (Holm); "
-            "the intervals are not."
+            f"Better means p < {LEVEL}. The p-values are corrected for all pairs of configurations "
+            "(Holm); the intervals are not."
         )
     return sentences
 
@@ -198,27 +202,31 @@ def _lead(best: Group, other: Group, found: Comparison) -> str:
     seeds = f"{len(found.paired)} seeds"
     if len(found.paired) < max(len(group.by_seed("val/acc")) for group in (best, other)):
         seeds = f"the shared seeds {', '.join(found.paired)}"
-    # At the seeds of both, the best of all seeds may be below.
+    # At the shared seeds, the configuration with the best mean of all its seeds may be worse.
     gap = f"It is {abs(points):.2f} points {'below' if points < 0 else 'above'} {other.name}"
     if abs(points) < 0.005:
-        gap = f"It has the accuracy of {other.name}"
+        gap = f"It has the same accuracy as {other.name}"
     if found.tested:
-        test = f"paired t-test of {seeds}" if found.paired else "Welch's t-test"
+        test = f"paired t-test over {seeds}" if found.paired else "Welch's t-test"
         p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
         low, high = 100 * found.low, 100 * found.high
         details = f"(95% interval {low:.2f} to {high:.2f}, {test}, {p})"
         if found.is_lead:
-            return f"It leads {other.name} by {points:.2f} points {details}."
-        noise = ", which is within the noise of these seeds" if found.p >= LEVEL else ""
-        return f"{gap} {details}{noise}."
+            return (
+                f"It is better than {other.name} by {points:.2f} points, more than the noise of "
+                f"the seeds {details}."
+            )
+        if found.p < LEVEL:
+            return f"{gap} {details}."
+        return f"{gap}, within the noise of the seeds {details}."
     single = [group for group in (best, other) if len(group.by_seed("val/acc")) == 1]
     if single:
         has = "each has" if len(single) == 2 else f"{single[0].name} has"
-        return f"{gap}, but {has} a single seed: more would tell how much of that is noise."
+        return f"{gap}, but {has} a single seed, so this may be noise. Add seeds, as in seed=0,1,2."
     at = f"at each of {seeds}" if found.paired else "at every seed"
     if not found.difference:
         return f"{other.name} has the same values {at}."
-    return f"{gap} {at}: without any spread, nothing tells how much of that is noise."
+    return f"{gap} {at}. The differences do not vary, so their noise is unknown."
 
 
 def shown_metrics(groups: Sequence[Group]) -> list[str]:
@@ -227,7 +235,7 @@ def shown_metrics(groups: Sequence[Group]) -> list[str]:
 
 
 def by_configuration(groups: Sequence[Group], shown: Sequence[str]) -> Table:
-    """A table with a row for each group: its settings, its number of runs, and means of metrics."""
+    """A table with a row for each group: its settings, number of runs, and mean metrics."""
     keys = list(groups[0].settings)
     rows = []
     for number, group in enumerate(groups):
@@ -247,10 +255,10 @@ def by_configuration(groups: Sequence[Group], shown: Sequence[str]) -> Table:
 def by_run(
     folder: Path, runs: Sequence[Run], groups: Sequence[Group], shown: Sequence[str]
 ) -> Table:
-    """A table with a row for each run: its settings, its seed, metrics, and how it ended.
+    """A table with a row for each run: its settings, seed, metrics, and how it ended.
 
     Args:
-        folder: to which links are relative.
+        folder: that links are relative to.
         runs: in the order of the rows.
         groups: of the runs.
         shown: keys of `METRICS`.
@@ -276,20 +284,20 @@ def by_run(
 
 
 def _mean_cell(key: str, values: Sequence[float]) -> Cell:
-    """A cell with mean ± sample standard deviation; an empty one without values."""
+    """A cell with mean ± sample standard deviation; empty if there are no values."""
     if not values:
         return Cell("")
     mean = statistics.fmean(values)
     sd = statistics.stdev(values) if len(values) > 1 else None
     _, factor, digits, unit = METRICS[key]
     if key == "epochs" and sd in (None, 0) and mean == int(mean):
-        digits = 0  # 4 epochs, but 4.25 where a run is between two
+        digits = 0  # 4 epochs, but 4.25 if a run ended within an epoch
     spread = "" if sd is None else f" ± {factor * sd:,.{digits}f}"
     return Cell(f"{factor * mean:,.{digits}f}{spread}{unit}", mean)
 
 
 def _group_cell(group: Group, key: str) -> Cell:
-    """The mean of a group, and where not all of its runs have the metric, how many do."""
+    """The mean of a group, and how many of its runs have the metric if not all have it."""
     found, n = group.values(key), len(group.finished)
     cell = _mean_cell(key, found)
     return Cell(f"{cell.text} ({len(found)} of {n})", cell.value) if 0 < len(found) < n else cell

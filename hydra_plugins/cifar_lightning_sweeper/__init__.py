@@ -1,7 +1,7 @@
-"""Hands the sweeper of `cifar_lightning.sweep` to Hydra, which looks for plugins here alone."""
+"""Makes the sweeper of `cifar_lightning.sweep` known to Hydra, which looks for plugins here."""
 
 from cifar_lightning.sweep.sweeper import Sweeper
 
 
 class GridSweeper(Sweeper):
-    """As conf/hydra/sweeper/grid.yaml names it; its arguments are the keys there."""
+    """The sweeper that conf/hydra/sweeper/grid.yaml names; its arguments are the keys there."""

@@ -96,7 +96,7 @@ def test_train_evaluate_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_read_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = executed("04", tmp_path, monkeypatch)
     assert "4 runs: 3 finished, 1 failed." in texts(notebook)
-    assert "failed: 3 (scheduler=cosine, seed=1): callbacks.best.dirpath=" in texts(notebook)
+    assert "failed: run 3 (scheduler=cosine, seed=1): callbacks.best.dirpath=" in texts(notebook)
     assert texts(notebook).count("4 runs: 4 finished.") == 2  # of resume_sweep, and in the verdict
     (sweep,) = (tmp_path / "runs" / "train").iterdir()
     assert len(list(sweep.glob("*/metrics.json"))) == 4

@@ -243,7 +243,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["--config-name=report"], ["--config-name is not used here: a command has its own"]),
     (["-m", "seed=1", "hydra.run.dir=mine"], ["hydra.run.dir is not used here: hydra.sweep.dir"]),
     (["+hydra.sweep.dir=mine"], ["hydra.sweep.dir is not used here: without -m, hydra.run.dir="]),
-    (["-m", "seed=1", "hydra.sweeper.max_batch_size=0"], ["max_batch_size=0 is not at least 1."]),
+    (
+        ["-m", "seed=1", "hydra.sweeper.max_batch_size=0"],
+        ["max_batch_size=0 is invalid: it must be at least 1."],
+    ),
     *(
         ([typed, "trainer.max_epochs=3,4", "resume=last.ckpt"], ["resume_sweep=FOLDER a sweep"])
         for typed in ("--mult", "--m", "hydra.mode='MULTIRUN'", "++hydra.mode=MULTIRUN")
@@ -255,7 +258,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["--cfg", "job", "--resolve"], ["${run_dir} is known to a run alone: leave --resolve out."]),
     (
         ["-m", "seed=1", "hydra.sweeper.params={resume: x}"],
-        ["resume= resumes one run; resume_sweep=FOLDER a sweep."],
+        ["resume= resumes one run; resume_sweep=FOLDER resumes a sweep."],
     ),
     (["--cfg", "job", "-m"], ["Only one of --run, --multirun, --cfg, "]),
     (

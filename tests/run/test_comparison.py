@@ -64,10 +64,11 @@ def test_equal_settings_lead_at_most_as_often_as_promised(
 def test_a_real_lead_is_found_with_its_interval() -> None:
     sweeps = np.random.default_rng(0).normal(0.8, 0.01, (50, 2, 5))
     sweeps[:, 1] += 0.04
-    assert sum("It leads lr=0" in said(sweep.tolist()) for sweep in sweeps) >= 45
+    assert sum("It is better than lr=0" in said(sweep.tolist()) for sweep in sweeps) >= 45
     # By hand: differences 3, 4, 5; standard error 1 / sqrt(3); t = 4.303 for 95 % and 2 degrees.
     assert (
-        "It leads lr=0 by 4.00 points (95% interval 1.52 to 6.48, paired t-test of 3 seeds, "
+        "It is better than lr=0 by 4.00 points, more than the noise of the seeds "
+        "(95% interval 1.52 to 6.48, paired t-test over 3 seeds, "
         in (said([[0.70, 0.75, 0.72], [0.73, 0.79, 0.77]]))
     )
 
@@ -75,13 +76,13 @@ def test_a_real_lead_is_found_with_its_interval() -> None:
 def test_seeds_that_both_settings_have_are_paired() -> None:
     # Seeds differ far more than settings, which shows in pairs alone.
     better, worse = [0.71, 0.82, 0.63, 0.91], [0.70, 0.808, 0.62, 0.89]
-    assert "paired t-test of 4 seeds, p = 0.012" in said([better, worse])
+    assert "paired t-test over 4 seeds, p = 0.012" in said([better, worse])
     fewer = said([better, worse[:3]])
-    assert "It leads lr=1 by 1.07 points" in fewer
-    assert "paired t-test of the shared seeds 0, 1, 2, p = 0.004" in fewer
-    assert "paired t-test of the shared seeds 2, 3, p = " in said([better, worse], [0, 2])
+    assert "It is better than lr=1 by 1.07 points" in fewer
+    assert "paired t-test over the shared seeds 0, 1, 2, p = 0.004" in fewer
+    assert "paired t-test over the shared seeds 2, 3, p = " in said([better, worse], [0, 2])
     below = said([[*better, 0.99], [value + 0.01 for value in better]])
-    assert "It is 1.00 points below lr=1 at each of the shared seeds 0, 1, 2, 3: without" in below
+    assert "It is 1.00 points below lr=1 at each of the shared seeds 0, 1, 2, 3. The dif" in below
 
 
 def test_other_seeds_are_compared_by_their_means() -> None:
@@ -90,10 +91,11 @@ def test_other_seeds_are_compared_by_their_means() -> None:
     first, second = [0.69, 0.71], [0.58, 0.59, 0.60, 0.61, 0.62]
     second = [0.6 + (value - 0.6) * 2**0.5 for value in second]
     text = said([first, second], [0, 5])
-    assert "10.00 points above lr=1 (95% interval -7.97 to 27.97, Welch's t-test, p = 0.089)" in (
-        text
+    assert (
+        "10.00 points above lr=1, within the noise of the seeds (95% interval -7.97 to 27.97, "
+        "Welch's t-test, p = 0.089)." in text
     )
-    assert "which is within the noise of these seeds" in text
+    assert "More seeds may tell them apart" in text
     # A single seed that both have is no pair.
     assert "Welch's t-test" in said([first, second], [0, 1])
 
@@ -101,14 +103,14 @@ def test_other_seeds_are_compared_by_their_means() -> None:
 def test_several_settings_are_compared_with_the_best_and_corrected_for() -> None:
     best, second, third = [0.82, 0.84, 0.83], [0.80, 0.81, 0.83], [0.60, 0.62, 0.59]
     alone, text = said([best, third]), said([third, best, second])
-    assert "It leads lr=1 by 22.67 points" in alone
+    assert "It is better than lr=1 by 22.67 points" in alone
     assert "p < 0.001" in alone
-    assert "It leads lr=0 by 22.67 points" in text
+    assert "It is better than lr=0 by 22.67 points" in text
     assert "p = 0.003" in text  # three times as large
-    assert "It is 1.67 points above lr=2 (95% interval" in text
+    assert "It is 1.67 points above lr=2, within the noise of the seeds (95% interval" in text
     assert "corrected for all pairs of configurations (Holm)" in text
     many = said([best, *([0.5 + n / 100, 0.51 + n / 100, 0.54 + n / 100] for n in range(8))])
-    assert "It leads 3 of the 3 other configurations." in many
+    assert "It is better than 3 of the 3 other configurations." in many
 
 
 def test_p_is_corrected_as_holm_does() -> None:
@@ -131,13 +133,13 @@ def test_p_is_corrected_as_holm_does() -> None:
 
 def test_a_single_seed_is_called_that() -> None:
     assert "It is 1.00 points above lr=0, but each has a single seed" in said([[0.8], [0.81]])
-    assert "It has the accuracy of lr=1, but each has a single seed" in said([[0.8], [0.8]])
+    assert "It has the same accuracy as lr=1, but each has a single seed" in said([[0.8], [0.8]])
     assert "above lr=0, but lr=0 has a single seed" in said([[0.8], [0.81, 0.82]])
     text = said([[0.8, 0.81], [0.82]])
-    assert "is lr=1: 82.00% on validation with a single seed" in text
+    assert "is lr=1: 82.00% on validation (a single seed)" in text
     assert "above lr=0, but lr=1 has a single seed" in text
     again = [*runs_of([[0.8, 0.9]]), *runs_of([[0.8]])]
-    assert "over 2 seeds in 3 runs" in "\n".join(summary(again, groups_of(again)))
+    assert "(2 seeds, 3 runs)" in "\n".join(summary(again, groups_of(again)))
 
 
 @pytest.mark.filterwarnings("error")
@@ -151,10 +153,12 @@ def test_values_without_a_spread_are_no_lead() -> None:
     ):
         text = said(settings, first_seeds)
         at = "every seed" if first_seeds[1] else "each of 2 seeds"
-        assert f"It is 2.00 points above lr=1 at {at}: without any spread" in text
-        assert "It leads" not in text
+        assert f"It is 2.00 points above lr=1 at {at}. The differences do not vary" in text
+        assert "It is better" not in text
     # SciPy's own test warns of the spread of the first.
-    assert "It is 1.50 points above lr=1 (95%" in said([[0.82, 0.82], [0.8, 0.81]], [0, 5])
+    assert "It is 1.50 points above lr=1, within the noise of the seeds (95%" in said(
+        [[0.82, 0.82], [0.8, 0.81]], [0, 5]
+    )
 
 
 def test_accuracies_of_runs_that_stopped_at_their_target_are_said_to_be_that() -> None:

@@ -78,7 +78,9 @@ def test_of_a_job_without_a_first_step_is_said_that_it_took_none(tmp_path: Path)
     (tmp_path / ".hydra" / "overrides.yaml").write_text("- seed=0\n")
     run = RunFolder(tmp_path).read()
     assert run.status == "not finished"
-    assert run.reason.startswith("it has taken no step: it is starting, or was stopped before; it")
+    assert run.reason.startswith(
+        "it has not trained a step: it is starting, or was stopped before; it"
+    )
 
 
 def test_an_interrupted_run_and_one_that_trained_on_after_its_figures_are_missing(
@@ -104,7 +106,9 @@ def test_joblib_runs_as_many_jobs_at_once_as_there_are() -> None:
     assert sweep_jobs.jobs_at_once({}, 5) is None
     assert [sweep_jobs.jobs_at_once({"n_jobs": n}, 3) for n in (4, 2)] == [3, 2]
     assert 1 <= (sweep_jobs.jobs_at_once({"n_jobs": -1}, 10_000) or 0) <= (os.cpu_count() or 1)
-    with pytest.raises(UserError, match=r"hydra\.launcher\.n_jobs=0 is neither a count nor -1"):
+    with pytest.raises(
+        UserError, match=r"hydra\.launcher\.n_jobs=0 is invalid: it is a number of jobs"
+    ):
         sweep_jobs.jobs_at_once({"n_jobs": 0}, 3)
 
 
@@ -193,7 +197,7 @@ def test_a_sweep_is_resumed_in_its_folder_alone(recorded: Path, key: str) -> Non
 # What ends it, and what the table says of it.
 ENDS = {
     "raise": "a fault of the callback",
-    "kill": "Its process was ended by SIGKILL, as the system does when memory runs out.",
+    "kill": "Its process was ended by SIGKILL, perhaps by the system because memory ran out.",
     "diverge": "The loss became NaN or infinite: step 8, in epoch 2 (learning rate ",
 }
 
@@ -287,7 +291,7 @@ def test_however_jobs_end_the_others_run_and_a_table_names_the_causes(broken: Br
     assert names == {broken.folder.name}  # one group on W&B
     said = broken.said
     for how, cause in ENDS.items():
-        assert f"failed: {runs[how].name} (callbacks.crash.how={how}): {cause}" in said
+        assert f"failed: run {runs[how].name} (callbacks.crash.how={how}): {cause}" in said
     assert "4 runs: 1 finished, 3 failed." in said
     assert "The best run is 0 (callbacks.crash.how=none, seed=0)" in said
     assert said.count("Traceback") == 1  # of the fault; the others are none, or the user's to fix
@@ -346,7 +350,9 @@ def test_a_resume_that_would_lose_jobs_is_refused(recorded: Path) -> None:
     make_run(recorded / "1", ["seed=1"], finished=False)
     for typed in ("seed=0,3", "cutmix=0.5"):
         code, _ = train_here(f"resume_sweep={recorded}", typed)
-        assert f"The sweep in {recorded} would lose 2 unfinished jobs, as seed=1. Op" in str(code)
+        assert f"The sweep in {recorded} would lose 2 unfinished jobs, such as seed=1. Ov" in str(
+            code
+        )
         assert "may only add jobs: to add values, type all, as seed=0,1,2 after seed=" in str(code)
         assert "To change a value, start a new sweep, with -m." in str(code)
         assert record.read_bytes() == before
@@ -364,8 +370,8 @@ def test_a_job_that_another_process_works_on_is_left_alone(tmp_path: Path) -> No
     with FileLock(tmp_path / "s" / "0" / ".lock"):
         code, said = train_here("-m", *options)
     assert code == 1
-    assert said.count(f"Another process is working on this run, in {tmp_path}/s/0:") == 1
-    assert "not finished: 0 (seed=0)" in said
+    assert said.count(f"Another process is working on the run in {tmp_path}/s/0.") == 1
+    assert "not finished: run 0 (seed=0)" in said
     assert (tmp_path / "s" / "0" / "train.log").read_text() == "as it was\n"
     assert not (tmp_path / "s" / "0" / "checkpoints").exists()
 
@@ -384,7 +390,7 @@ def test_two_jobs_do_not_share_a_folder(tmp_path: Path) -> None:
     code, said = train_here("-m", *TINY, "seed=1,2", "hydra.sweep.subdir=same")
     assert code == 1
     assert f"{tmp_path}/runs/train" in said
-    assert "same has a run already, which was left as it was: of another job with the" in said
+    assert "same has a run already, which was not changed. It is of another job with the" in said
     assert read_json(only("runs/train/*/same/metrics.json"))["seed"] == 1
 
 
@@ -400,7 +406,7 @@ def test_ctrl_c_ends_a_sweep_in_order(tmp_path: Path) -> None:
     assert program.returncode == 130, said
     folder = only("runs/train/*_sweep", tmp_path)
     assert read_json(folder / "0" / "metrics.json")["stopped_by"] == "interrupted"
-    assert "interrupted: 0 (seed=0): stopped by Ctrl-C or SIGTERM" in said
+    assert "interrupted: run 0 (seed=0): stopped by Ctrl-C or SIGTERM" in said
     assert "not started: 1 job\n" in said
     assert f"resume_sweep={folder.relative_to(tmp_path)}\n" in said
     assert "Traceback" not in said
@@ -430,7 +436,7 @@ def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(
     assert begun < (runs["none"] / "metrics.json").stat().st_mtime
     assert f"finished   {runs['none']}\n" in said
     assert f"failed     {runs['kill']}\n" in said
-    assert f"failed: 1 (callbacks.crash.how=kill): {ENDS['kill']}" in said
+    assert f"failed: run 1 (callbacks.crash.how=kill): {ENDS['kill']}" in said
 
 
 # SLURM: commands of these names, which do with their own machine what SLURM does with a cluster.
@@ -543,7 +549,7 @@ def test_slurm_gets_one_array_whose_jobs_are_requeued_and_resumed(tmp_path: Path
     assert not {o.partition("=")[0] for o in options} & {"account", "constraint", "error"}
     assert program.returncode == 1
     assert "2 runs: 1 finished, 1 failed." in said
-    assert f"failed: 1 (callbacks.crash.how=kill): {ENDS['kill']}" in said
+    assert f"failed: run 1 (callbacks.crash.how=kill): {ENDS['kill']}" in said
     assert (tmp_path / "preempted").exists()
     preempted = by_setting(only("runs/train/*_sweep", tmp_path), "callbacks.crash.how")["preempt"]
     assert [row["epoch"] for row in read_rows(preempted) if "lr" in row] == [1.0, 2.0]
@@ -565,7 +571,7 @@ def test_what_cannot_be_run_is_said_in_one_message(
 
     code, said = train_here("-m", *TINY[:-1], "trainer=ddp_sim", "seed=0,1")
     assert code == 1
-    assert "failed: 0 (seed=0): A job of a sweep (-m) trains on one device" in said
+    assert "failed: run 0 (seed=0): A job of a sweep (-m) trains on one device" in said
     assert "hydra/launcher=joblib" in said
     assert "hydra/launcher=submitit_slurm" in said
     assert "2 runs: 2 failed." in said
