@@ -1,4 +1,4 @@
-"""Saves a dashboard of a project on W&B: a workspace and a report.
+"""Saves a dashboard for a W&B project: a workspace and a report.
 
 python -m cifar_lightning.dashboard entity=me project=cifar-lightning
 python -m cifar_lightning.dashboard dry_run=true
@@ -18,12 +18,12 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
         config: of conf/dashboard.yaml, as `config.compose.compose` gives it.
 
     Returns:
-        The addresses of `workspace` and `report`; in a dry run `panels.specification`.
+        The URLs of `workspace` and `report`; in a dry run, `panels.specification`.
 
     Raises:
-        UserError: for a mistake that the user can fix, or what W&B refuses.
+        UserError: for a mistake that the user can fix, or if W&B refuses.
     """
-    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    # Imported here, so that `--help` and a mistyped option are answered at once.
     import json
     import os
     from importlib.util import find_spec
@@ -36,9 +36,9 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     validate.check_values("", kinds, config)
     if find_spec("wandb_workspaces") is None:
         raise UserError("This needs wandb-workspaces: pip install 'cifar-lightning[dashboard]'.")
-    os.environ.pop("WANDB_MODE", None)  # is for runs; a dashboard is always online
+    os.environ.pop("WANDB_MODE", None)  # it is meant for runs; a dashboard is always online
     if config.url is not None:
-        os.environ["WANDB_BASE_URL"] = config.url  # which all of W&B reads
+        os.environ["WANDB_BASE_URL"] = config.url  # read by all parts of W&B
     from cifar_lightning.dashboard import panels
 
     if config.dry_run:

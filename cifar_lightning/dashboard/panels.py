@@ -20,7 +20,7 @@ class Panel(NamedTuple):
     Attributes:
         kind: the class in `wandb_workspaces.reports.v2`.
         title: empty for the kinds that have none.
-        shows: names of logged metrics, in plots that of the x axis first; names of settings begin
+        shows: names of logged metrics; in plots, the first is the x axis. Names of settings begin
             with `config.`.
     """
 
@@ -29,7 +29,7 @@ class Panel(NamedTuple):
     shows: tuple[str, ...]
 
 
-# Questions, and the panels that answer them. A training logs every name by default.
+# Questions, and the panels that answer them. By default, a run logs all of these names.
 SECTIONS = {
     "Which runs reach the target, and when?": [
         Panel(
@@ -120,7 +120,7 @@ def _setting_or_metric(name: str) -> Any:
 
 
 def specification(project: str) -> dict[str, Any]:
-    """What would be saved, as primitives, and a readable list of the panels."""
+    """What would be saved, as primitives, with a readable list of the panels."""
     listed = [
         {"section": question, "panel": panel.kind, "shows": list(panel.shows)}
         for question, panels in SECTIONS.items()
@@ -144,21 +144,21 @@ def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
 
     Args:
         entity: the user or team that the project belongs to; None is the user's default.
-        project: must have a run already.
+        project: it must have a run.
 
     Yields:
-        Their names, `workspace` and `report`, and addresses, as soon as each is saved.
+        The name, `workspace` or `report`, and the URL, as soon as each is saved.
 
     Raises:
         UserError: if nobody is logged in, or W&B refuses.
     """
     try:
         wandb.setup()
-        wandb.termsetup(wandb.Settings(silent=True), None)  # we print instead
+        wandb.termsetup(wandb.Settings(silent=True), None)  # the caller prints instead
         if not wandb.login(prompt=False):
             raise UserError(
-                "Nobody is logged in to W&B: type wandb login, or set WANDB_API_KEY. dry_run=true "
-                "shows the dashboard without a login."
+                "Not logged in to W&B: type wandb login, or set WANDB_API_KEY. dry_run=true shows "
+                "the dashboard without a login."
             )
         owner = entity or wandb.Api().default_entity
         if owner is None:
@@ -167,7 +167,7 @@ def save(entity: str | None, project: str) -> Iterator[tuple[str, str]]:
         yield "report", str(make_report(owner, project).save().url)
     except UserError:
         raise
-    except Exception as error:  # of the network, the server, or W&B
+    except Exception as error:  # from the network, the server or W&B
         from cifar_lightning.tracking.wandb.service import end_service  # imports Lightning
 
         end_service()
@@ -196,9 +196,9 @@ def make_report(entity: str, project: str) -> Any:
     """The report, with each question as a heading above its panels; not saved yet."""
     blocks: list[Any] = [
         wr.P(
-            "Accuracy on the official test images, read once after training with the checkpoint "
-            "that validation chose; targets are on the test images, and training stops where "
-            "validation promises them."
+            "Test accuracy is measured once, after training, with the checkpoint that validation "
+            "chose. A target is a test accuracy; training stops when validation accuracy predicts "
+            "it."
         ),
         wr.TableOfContents(),
     ]
@@ -207,7 +207,7 @@ def make_report(entity: str, project: str) -> Any:
         for number, panel in enumerate(grid):
             row, column = divmod(number, 2)
             panel.layout = wr.Layout(x=column * WIDTH, y=row * HEIGHT, w=WIDTH, h=HEIGHT)
-        # Without runs of its own, a grid shows those of the report's project.
+        # A grid without its own set of runs shows those of the report's project.
         blocks += [wr.H2(question), wr.PanelGrid(panels=grid)]
     return wr.Report(
         entity=entity,

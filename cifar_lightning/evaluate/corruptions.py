@@ -1,11 +1,11 @@
 """Corruptions of whole batches of images, each at five strengths.
 
-The strengths of noise, blur and JPEG compression are those of CIFAR-10-C (Hendrycks and Dietterich,
-"Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", 2019), but the
-accuracies are not those on CIFAR-10-C, which is a data set of files.
+Noise, blur and JPEG compression have the strengths of CIFAR-10-C (Hendrycks and Dietterich,
+"Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", 2019). The
+accuracies are not comparable with CIFAR-10-C, which is a fixed data set of corrupted images.
 
-Each takes uint8 images [N, 3, H, W] and a strength, and returns images of the same kind. Lengths in
-pixels are for images of 32 pixels; those of larger images are larger in proportion.
+Each function takes uint8 images [N, 3, H, W] and a strength, and returns uint8 [N, 3, H, W].
+Lengths in pixels are for images of 32 x 32 pixels, and grow in proportion to the image size.
 """
 
 import io
@@ -23,9 +23,9 @@ STANDARD_SIZE = 32
 
 
 def add_noise(images: Tensor, deviation: float) -> Tensor:
-    """Add Gaussian noise of a standard deviation, on the scale 0 to 1.
+    """Add Gaussian noise with a standard deviation on the scale from 0 to 1.
 
-    Every call draws the same: to the first image, to the second and so on.
+    Every call draws the same noise for the first image, the second, and so on.
     """
     with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
         torch.manual_seed(0)
@@ -34,7 +34,7 @@ def add_noise(images: Tensor, deviation: float) -> Tensor:
 
 
 def blur(images: Tensor, deviation: float) -> Tensor:
-    """Blur by a Gaussian of a standard deviation in pixels."""
+    """Blur with a Gaussian; its standard deviation is in pixels."""
     deviation *= images.shape[-1] / STANDARD_SIZE
     size = 2 * math.ceil(3 * deviation) + 1
     blurred: Tensor = F.gaussian_blur(images, [size, size], [deviation, deviation])
@@ -42,14 +42,14 @@ def blur(images: Tensor, deviation: float) -> Tensor:
 
 
 def brighten(images: Tensor, factor: float) -> Tensor:
-    """Multiply by a factor; what is beyond white is white."""
+    """Multiply by a factor; values above white are clipped."""
     brighter: Tensor = F.adjust_brightness(images, factor)
     return brighter
 
 
 def compress(images: Tensor, quality: float) -> Tensor:
-    """Compress as JPEG of a quality from 1 to 100."""
-    # By Pillow: torchvision gives up its own coders from 0.29 on.
+    """Compress as JPEG; the quality is from 1 to 100."""
+    # With Pillow: torchvision deprecates its own encoder from 0.29 on.
     compressed = []
     for image in images.permute(0, 2, 3, 1).cpu().numpy():  # [H, W, 3]
         file = io.BytesIO()
@@ -60,7 +60,7 @@ def compress(images: Tensor, quality: float) -> Tensor:
 
 
 def shift(images: Tensor, pixels: float) -> Tensor:
-    """Move right and down by a number of pixels; the gap is a reflection."""
+    """Move right and down by a number of pixels; fill the gap by reflection."""
     size = images.shape[-1]
     by = round(pixels * size / STANDARD_SIZE)
     padded: Tensor = F.pad(images, [by, by, 0, 0], padding_mode="reflect")
@@ -73,8 +73,8 @@ class Corruption:
 
     Attributes:
         apply: one of the functions above.
-        strengths: five, weakest first.
-        unit: what they are.
+        strengths: five values, weakest first.
+        unit: of the strengths.
     """
 
     apply: Callable[[Tensor, float], Tensor]

@@ -31,22 +31,22 @@ from cifar_lightning.training.metrics import (
 
 RESULTS = "evaluation.json"
 PICTURES = ("confusion_matrix", "reliability", "mistakes", "robustness")
-MISTAKES = 36  # in the picture
+MISTAKES = 36  # in the plot
 CORRUPTED_AT_A_TIME = 1000  # images
 
 
 def default_folder(checkpoint: Path) -> Path:
-    """`evaluation/` in a run's folder for its best checkpoint; for others, a folder in that."""
+    """`evaluation/` in the run folder for the best checkpoint, a folder in it for others."""
     folder = checkpoint.absolute().parent
     folder = (folder.parent if folder.name == "checkpoints" else folder) / "evaluation"
     return folder if checkpoint.stem == "best" else folder / checkpoint.stem
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder with files that an evaluation would overwrite and did not write.
+    """Check that an evaluation would only overwrite files of an earlier evaluation.
 
     Raises:
-        UserError: names the file.
+        UserError: if it would overwrite another file; names it.
     """
     results = folder / RESULTS
     with contextlib.suppress(OSError, ValueError):
@@ -63,13 +63,13 @@ def check_output(folder: Path) -> None:
 def measure(
     inference: Inference, data: ImageData, batch_size: int, robustness: bool
 ) -> tuple[dict[str, Any], Tensor]:
-    """All results of a classifier on the test images.
+    """Evaluate a classifier on the test images.
 
     Args:
         inference: runs the classifier.
-        data: its test images are read.
+        data: with the test images.
         batch_size: images per forward pass.
-        robustness: whether to corrupt the images too.
+        robustness: whether to measure accuracy under corruptions too.
 
     Returns:
         The results for `evaluation.json`, and the logits [N, classes] without augmentation.
@@ -114,7 +114,7 @@ def _robustness(
     batch_size: int,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """For each corruption, its strengths and accuracies; and `mean_acc`, the mean of all."""
+    """The strengths and accuracies of each corruption, and `mean_acc`, the mean of all."""
     found: dict[str, Any] = {}
     for name, corruption in CORRUPTIONS.items():
         accuracies = []
@@ -139,9 +139,9 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
 
     Args:
         folder: created if it does not exist.
-        results: what `evaluation.json` will hold.
-        logits: float [N, classes], of the test images.
-        data: their images and classes.
+        results: the content of `evaluation.json`.
+        logits: float [N, classes] of the test images.
+        data: with the test images and class names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     title = f"{results['model']} on {results['data']}"
@@ -167,7 +167,7 @@ def save(folder: Path, results: dict[str, Any], logits: Tensor, data: ImageData)
 
 
 def draw_mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
-    """A grid of the most confident mistakes; None without a mistake."""
+    """Plot the most confident mistakes in a grid; None if there is no mistake."""
     confidences, predictions = logits.softmax(1).max(1)  # [N], [N]
     wrong = confident_mistakes(predictions, confidences, data.test.labels, MISTAKES)
     if not len(wrong.index):
@@ -183,23 +183,23 @@ def draw_mistakes(logits: Tensor, data: ImageData, title: str) -> Figure | None:
     ]
     images = data.test.images[wrong.index].permute(0, 2, 3, 1).numpy()  # [M, H, W, 3]
     return plots.captioned_grid(
-        images, captions, f"{title}: the most confident mistakes; label, then prediction"
+        images, captions, f"{title}: most confident mistakes (label above, prediction below)"
     )
 
 
 def show(results: dict[str, Any], folder: Path) -> None:
-    """Print tables of an evaluation: all images, the classes, the corruptions; then its folder.
+    """Print the scores, the accuracy by class and under corruptions, and the folder.
 
     Args:
-        results: what `evaluation.json` holds.
-        folder: that it is in.
+        results: the content of `evaluation.json`.
+        folder: of `evaluation.json`.
     """
     print_table(evaluation_tables.scores(results))
     print_table(evaluation_tables.by_class(results))
     if results["robustness"] is not None:
         print_table(evaluation_tables.robustness(results))
         mean = percent(results["robustness"]["mean_acc"])
-        console.note("corrupted", f"{mean} accuracy, the mean of all corruptions and strengths")
-    console.note("images", count(results["images"]))
+        console.note("corrupted", f"mean accuracy {mean} over all corruptions and strengths")
+    console.note("images", f"{count(results['images'])} test images of data={results['data']}")
     console.note("speed", f"{count(results['images_per_s'])} images/s, {results['precision']}")
     console.note("folder", str(folder))

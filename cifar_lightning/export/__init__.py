@@ -1,9 +1,9 @@
-"""Exports a checkpoint as a file that runs without this package, checked against PyTorch.
+"""Exports a checkpoint to a file that runs without this package, and checks it against PyTorch.
 
 python -m cifar_lightning.export checkpoint=runs/train/…/checkpoints/best.ckpt format=onnx
 
-takes a quarter of a minute on two cores. The default network's ONNX file has 1.08 MB;
-benchmarks/results/ has its latency beside PyTorch's.
+This takes 15 seconds on two cores. The ONNX file of the default network has 1.08 MB;
+benchmarks/results/ compares its latency with PyTorch's.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from cifar_lightning.cli import entry
 NEEDS = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "pt2": (),
-    "safetensors": (),  # as load(NAME)
+    "safetensors": (),  # always installed, load(NAME) needs it
 }
 
 
@@ -29,19 +29,20 @@ def export(config: DictConfig) -> dict[str, Any]:
         config: of conf/export.yaml, as `config.compose.compose` gives it.
 
     Returns:
-        `checkpoint`, `format` and `output`; `bytes` and `checkpoint_bytes`; `largest_difference`
-        between the logits of the file and of PyTorch, and the `tolerance`; the number of `images`
-        that were compared, and `images_of`: `validation`, `train` (without validation images) or
-        `noise` (if the run's data cannot be used on this machine). Except for safetensors, which
-        holds no graph: the milliseconds for batches of 1 and 256, `eager_ms_1` and `eager_ms_256`
-        of PyTorch, `file_ms_1` and `file_ms_256` of the file, and the number of CPU `threads`.
+        `checkpoint`, `format` and `output`. `bytes` and `checkpoint_bytes`: file sizes.
+        `largest_difference` between the logits of the file and of PyTorch, and the `tolerance`.
+        `images`: number of images compared; `images_of`: `validation`, `train` (if there are no
+        validation images) or `noise` (if the run's data cannot be used on this machine). Except for
+        safetensors, which holds no graph: latencies in milliseconds for batches of 1 and 256,
+        `eager_ms_1` and `eager_ms_256` of PyTorch, `file_ms_1` and `file_ms_256` of the file, and
+        the number of CPU `threads`.
 
     Raises:
         UserError: for a mistake that the user can fix, or if the file's logits differ from
             PyTorch's by more than `tolerance`. The file is not kept then.
     """
     _check(config)
-    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    # Imported here, so that `--help` and a mistyped option are answered at once.
     import torch
     from pydantic import Field
     from rich import get_console
@@ -68,7 +69,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     classifier, info = run.rebuild(checkpoint)
     try:
         images, images_of = verify.real_images(run.rebuild_data(config, checkpoint, info)[0])
-    except UserError:  # the images are for the check alone
+    except UserError:  # the check can use random images instead
         if "data" in config:
             raise
         images, images_of = verify.noise(info.image_size), "noise"
@@ -89,7 +90,7 @@ def export(config: DictConfig) -> dict[str, Any]:
             if not difference <= config.tolerance:  # NaN too
                 raise UserError(
                     f"The logits of the {kind} file differ from PyTorch's by up to "
-                    f"{difference:.1e}, and tolerance={config.tolerance:.1e} allows less. "
+                    f"{difference:.1e}, more than tolerance={config.tolerance:.1e}. "
                     f"The file was not kept: {output}"
                 )
         result = {
@@ -103,7 +104,7 @@ def export(config: DictConfig) -> dict[str, Any]:
             "images": len(images),
             "images_of": images_of,
         }
-        if kind != "safetensors":  # which PyTorch runs as it runs the checkpoint
+        if kind != "safetensors":  # it has no graph of its own to time
             runs: dict[str, formats.Runner] = {"eager": classifier, "file": run_file}
             result |= verify.latencies(runs, images)
             result["threads"] = torch.get_num_threads()
@@ -117,10 +118,10 @@ def _check(config: DictConfig) -> None:
 
     kind, output = config.format, config.output
     if kind not in NEEDS:
-        raise UserError(f"format={kind} is none of {', '.join(NEEDS)}.")
+        raise UserError(f"format={kind} is unknown: choose one of {', '.join(NEEDS)}.")
     if output is not None and not str(output).endswith(f".{kind}"):
         raise UserError(
-            f"output={output}: a file of format={kind} has a name that ends in .{kind}."
+            f"output={output}: the name of a file with format={kind} must end in .{kind}."
         )
     for name in NEEDS[kind]:
         try:
@@ -128,7 +129,7 @@ def _check(config: DictConfig) -> None:
         except ImportError as error:
             raise UserError(
                 f"format={kind} needs {name}, which cannot be imported here: {error}. "
-                "pip install 'cifar-lightning[export]' brings it; in a checkout, make setup does."
+                "To install it: make setup, or pip install 'cifar-lightning[export]'."
             ) from error
 
 

@@ -1,7 +1,7 @@
-"""The formats of exported files: how each is made and run.
+"""Formats of exported files: how to write and run each.
 
-A file is made in memory, as bytes, so that an exporter that refuses the network leaves nothing
-behind. No file holds a path of this machine.
+A file is made in memory, as bytes, so that an exporter that fails leaves no file behind. No file
+contains a path of this machine.
 """
 
 import copy
@@ -18,24 +18,24 @@ from cifar_lightning.checkpoints.pretrained import read_weights, with_weights
 from cifar_lightning.training.module import Classifier
 
 Runner = Callable[[Tensor], Tensor]
-"""Logits float32 [N, classes] of images uint8 [N, 3, H, W]."""
+"""Maps images uint8 [N, 3, H, W] to logits float32 [N, classes]."""
 
 # The oldest opset that PyTorch's exporter writes; newer runtimes read it too.
 OPSET = 18
 
 
 class Deployed(nn.Module):
-    """Normalisation and network of a classifier, as a copy to export.
+    """A copy of a classifier's normalisation and network, to export.
 
     Args:
         classifier: to copy.
-        memory_format: of the images that the network gets.
+        memory_format: of the network's input.
     """
 
     def __init__(self, classifier: Classifier, memory_format: torch.memory_format) -> None:
         super().__init__()
         self.classifier = copy.deepcopy(classifier).eval().requires_grad_(False)
-        # The exporters want contiguous weights.
+        # The exporters need contiguous weights.
         self.classifier.network.to(memory_format=torch.contiguous_format)
         self.memory_format = memory_format
 
@@ -47,16 +47,16 @@ class Deployed(nn.Module):
 
 
 def _program(classifier: Classifier, memory_format: torch.memory_format) -> Any:
-    """The graph of a classifier, for any number of images."""
+    """The graph of a classifier, for any batch size."""
     size = classifier.image_size
-    # Two: with one image, the exporter would fix the batch size at 1.
+    # Two images: with one, the exporter would fix the batch size at 1.
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     batch = {"images": {0: torch.export.Dim("batch")}}
     with torch.no_grad():
         deployed = Deployed(classifier, memory_format)
         program = torch.export.export(deployed, (example,), dynamic_shapes=batch)
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # has paths of this machine
+        node.meta.pop("stack_trace", None)  # it contains paths of this machine
     return program
 
 
@@ -64,7 +64,7 @@ def onnx_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
     """An ONNX model: input `images` uint8 [batch, 3, H, W], output `logits` [batch, classes]."""
     import onnx
 
-    # Not channels_last, which ONNX lacks: it would become a gather.
+    # Not channels_last: ONNX has no such format, and would insert a gather.
     program = torch.onnx.export(
         _program(classifier, torch.contiguous_format),
         dynamo=True,
@@ -74,7 +74,7 @@ def onnx_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
         opset_version=OPSET,
         verbose=False,
     )
-    assert program is not None  # as it is with dynamo
+    assert program is not None  # None only without dynamo
     model = program.model_proto
     onnx.helper.set_model_props(model, _as_text(metadata))
     onnx.checker.check_model(model, full_check=True)
@@ -82,7 +82,7 @@ def onnx_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
 
 
 def run_onnx(file: Path) -> Runner:
-    """A function that runs an ONNX file by onnxruntime, on as many CPU threads as PyTorch has."""
+    """A function that runs an ONNX file in onnxruntime, with as many CPU threads as PyTorch."""
     import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
@@ -97,7 +97,7 @@ def run_onnx(file: Path) -> Runner:
 
 
 def pt2_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """A program of `torch.export`, with the metadata as JSON in its extra file `metadata.json`."""
+    """A `torch.export` program, with the metadata as JSON in its extra file `metadata.json`."""
     content = io.BytesIO()
     program = _program(classifier, torch.channels_last)
     torch.export.save(program, content, extra_files={"metadata.json": json.dumps(metadata)})
@@ -105,7 +105,7 @@ def pt2_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
 
 
 def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """The network's weights under their names; there is no graph."""
+    """The network's weights by name, without a graph."""
     from safetensors.torch import save
 
     # Copies: the format supports neither strides nor shared weights.
@@ -117,19 +117,19 @@ def safetensors_file(classifier: Classifier, metadata: dict[str, Any]) -> bytes:
 
 
 def make_file(kind: str, classifier: Classifier, metadata: dict[str, Any]) -> bytes:
-    """The content of a file in a format.
+    """The content of an exported file, as bytes.
 
     Args:
         kind: `onnx`, `pt2` or `safetensors`.
         classifier: float32, on the CPU.
-        metadata: primitives; in onnx and safetensors, values that are not text become JSON.
+        metadata: primitives; onnx and safetensors store values other than text as JSON.
     """
     make = {"onnx": onnx_file, "pt2": pt2_file, "safetensors": safetensors_file}[kind]
     return make(classifier, metadata)
 
 
 def run_file(kind: str, file: Path, network: nn.Module) -> Runner:
-    """A function that runs a file; `network`, changed in place, gets weights without a graph."""
+    """A function that runs a file; weights without a graph are loaded into `network`, in place."""
     if kind == "onnx":
         return run_onnx(file)
     if kind == "pt2":

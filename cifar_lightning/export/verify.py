@@ -1,4 +1,4 @@
-"""Checks an exported file against PyTorch, measures the latency of both, prints the result."""
+"""Checks an exported file against PyTorch, and compares their latency."""
 
 import statistics
 import time
@@ -21,11 +21,11 @@ from cifar_lightning.tracking.tables import Cell, Table, count, data_size, print
 from cifar_lightning.training.module import Classifier
 
 IMAGES = 512
-# Batch sizes of the check, each with its largest number of batches, and batch sizes that are timed.
+# Batch sizes that are checked, with the number of batches at most; and those that are timed.
 CHECKED = {1: 8, 7: 8, 256: 2}
 TIMED = (1, 256)
-TURNS = 7  # of each in the timing, after a warm-up
-# Seconds after which earlier work no longer uses the cores.
+TURNS = 7  # timings of each, after a warm-up
+# Seconds after which threads of an earlier call no longer use the cores.
 SETTLED = 0.1
 
 HOW_TO_USE = {
@@ -78,9 +78,9 @@ def describe(info: ModelInfo) -> dict[str, Any]:
 
 
 def real_images(data: ImageData) -> tuple[Tensor, str]:
-    """Images to check on, uint8 [N, 3, H, W], and whether they are of `validation` or `train`.
+    """Images for the check, uint8 [N, 3, H, W], and their split: `validation` or `train`.
 
-    Never test images, which are read once. N is `IMAGES` at most.
+    Test images are not used: they are for the final test. N is at most `IMAGES`.
     """
     if data.val is not None:
         return data.val.images[:IMAGES], "validation"
@@ -96,7 +96,7 @@ def noise(image_size: int) -> Tensor:
 
 @torch.inference_mode()
 def largest_difference(run: Runner, classifier: Classifier, images: Tensor) -> float:
-    """The largest difference between logits of a file and of PyTorch, in batches of 1, 7 and 256.
+    """The largest difference between the logits of a file and of PyTorch, at three batch sizes.
 
     Args:
         run: runs the file.
@@ -104,10 +104,10 @@ def largest_difference(run: Runner, classifier: Classifier, images: Tensor) -> f
         images: uint8 [N, 3, H, W]; fewer than 256 are repeated.
 
     Returns:
-        NaN if one of the file's logits is NaN.
+        The absolute difference; NaN if a logit of the file is NaN.
 
     Raises:
-        UserError: if PyTorch's logits are not finite.
+        UserError: if PyTorch's logits are not finite, or if the file's have another shape.
     """
     images = _repeated(images, max(IMAGES, len(images)))
     largest = torch.zeros(())
@@ -116,8 +116,8 @@ def largest_difference(run: Runner, classifier: Classifier, images: Tensor) -> f
             expected = classifier(batch)  # [N, classes]
             if not expected.isfinite().all():
                 raise UserError(
-                    "The checkpoint's logits are not numbers (NaN or infinite), so there is "
-                    "nothing to export. Take an earlier checkpoint."
+                    "The checkpoint's logits are NaN or infinite, so it is not exported. Use an "
+                    "earlier checkpoint."
                 )
             logits = run(batch)
             if logits.shape != expected.shape:
@@ -125,7 +125,7 @@ def largest_difference(run: Runner, classifier: Classifier, images: Tensor) -> f
                     f"The file gives logits of shape {list(logits.shape)} for {len(batch)} images, "
                     f"PyTorch {list(expected.shape)}."
                 )
-            # torch.maximum keeps a NaN, Python's max loses it.
+            # torch.maximum keeps NaN; Python's max may lose it.
             largest = torch.maximum(largest, (logits - expected).abs().max())
     return largest.item()
 
@@ -139,7 +139,7 @@ def latencies(runs: dict[str, Runner], images: Tensor) -> dict[str, float]:
     """Median milliseconds per batch, as `NAME_ms_1` and `NAME_ms_256`.
 
     Args:
-        runs: by name; they take turns, so that other load on the machine affects all alike.
+        runs: functions by name; they take turns, so that other load affects all equally.
         images: uint8 [N, 3, H, W]; fewer than 256 are repeated.
     """
     medians = {}
@@ -149,7 +149,7 @@ def latencies(runs: dict[str, Runner], images: Tensor) -> dict[str, float]:
         seconds: dict[str, list[float]] = {name: [] for name in runs}
         for turn in range(TURNS + 1):
             for name, run in runs.items():
-                # After a call, the threads of onnxruntime spin and would slow the next one.
+                # After a call, onnxruntime's threads spin for a while and would slow the next call.
                 time.sleep(SETTLED)
                 run(batch)
                 taken = [_seconds(run, batch) for _ in range(calls)]
@@ -167,7 +167,7 @@ def _seconds(run: Callable[[Tensor], object], batch: Tensor) -> float:
 
 
 def show(result: dict[str, Any], classifier: Classifier) -> None:
-    """Print the file beside the checkpoint, and how to use it.
+    """Print a comparison of the file with the checkpoint, and how to use the file.
 
     Args:
         result: what `export` returns.
@@ -193,18 +193,18 @@ def show(result: dict[str, Any], classifier: Classifier) -> None:
     difference = result["largest_difference"]
     note(
         "difference",
-        f"{difference:.1e} at most between its logits and PyTorch's"
+        f"at most {difference:.1e} between the file's logits and PyTorch's"
         if difference
-        else "none between its logits and PyTorch's",
+        else "none between the file's logits and PyTorch's",
     )
     images = {
         "validation": "validation images",
         "train": "training images",
-        "noise": "images of random pixels, as the run's own cannot be used here",
+        "noise": "images of random pixels, because the run's data cannot be used here",
     }[result["images_of"]]
     note("checked on", f"{result['images']:,} {images}, in batches of 1, 7 and 256")
     if timed:
-        note("threads", f"{result['threads']} of the CPU")
+        note("timed on", f"{result['threads']} CPU thread{'s' * (result['threads'] > 1)}")
     note("file", result["output"])
     how_to_use = HOW_TO_USE[result["format"]].format(
         file=result["output"],

@@ -1,7 +1,7 @@
 """Classifies image files: `python -m cifar_lightning.predict checkpoint=PATH images=PATH`.
 
-10,000 files of CIFAR-10 take 10 s on two cores, as many photographs of 1200 x 900 pixels 22 s;
-benchmarks/results/ has the table.
+On two cores, 10,000 CIFAR-10 files take 10 s, and 10,000 photographs of 1200 x 900 pixels 22 s;
+see benchmarks/results/.
 """
 
 import os
@@ -16,20 +16,21 @@ from cifar_lightning.cli import entry
 
 
 def predict(config: DictConfig) -> dict[str, Any]:
-    """Classify images of any format and size; write a table and a contact sheet of them.
+    """Classify images of any format and size; write a table and a contact sheet.
 
     Args:
-        config: as `config.compose.compose` gives it from conf/predict.yaml.
+        config: of conf/predict.yaml, as `config.compose.compose` gives it.
 
     Returns:
-        `images`, how many could be read; `broken`, the reason by the name of each that could not;
-        `left_out`, how many files of a folder are not images; `images_per_s`; and `output` and
-        `contact_sheet`, the files that were written.
+        `images`: number of images that were classified. `broken`: why images could not be read, by
+        path. `left_out`: number of files that are not images. `images_per_s`. `output` and
+        `contact_sheet`: paths of the files that were written.
 
     Raises:
-        UserError: for a mistake that the user can fix, also if no image could be read. Nothing is
+        UserError: for a mistake that the user can fix, or if no image could be read. Nothing is
             written then.
     """
+    # Imported here, so that `--help` and a mistyped option are answered at once.
     from cifar_lightning import run
     from cifar_lightning.checkpoints.io import find_checkpoint
     from cifar_lightning.config import validate
@@ -42,11 +43,13 @@ def predict(config: DictConfig) -> dict[str, Any]:
     kinds = {"images": str | None, "output": str | None, "batch_size": int}
     validate.check_values("", kinds, config)
     if config.batch_size < 1:
-        raise UserError(f"batch_size={config.batch_size} is not a count from 1.")
+        raise UserError(f"batch_size={config.batch_size} is invalid: it must be at least 1.")
     found = find_checkpoint(config.checkpoint)
     if config.images is None:
-        raise UserError("Which images? As in: images=photos, or images='photos/*.jpg'")
-    # Not pathlib's expanduser, which refuses a file such as ~copy.png.
+        raise UserError(
+            "No images given. Type images=PATH, such as images=photos or images='photos/*.jpg'."
+        )
+    # Not pathlib's expanduser, which refuses a name such as ~copy.png.
     images = os.path.expanduser(config.images)  # noqa: PTH111
     paths, left_out = find_images(images)
     if not paths:
@@ -63,7 +66,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         why = "\n".join(predictions.reasons(predicted.broken))
         raise UserError(f"None of the {len(paths):,} images could be read.\n{why}")
     if output is None:
-        model = re.sub(r"[^\w.-]+", "-", info.model)  # may be anything in a checkpoint
+        model = re.sub(r"[^\w.-]+", "-", info.model)  # a checkpoint may hold any text
         folder = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{model}"
         output = Path("runs", "predict", folder, "predictions.csv")
     sheet = predictions.save(predicted, output)

@@ -25,30 +25,30 @@ Image = NDArray[np.uint8]
 
 
 def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Predictions:
-    """Decode and classify image files in chunks, so that any number of them fits into memory.
+    """Decode and classify any number of image files, a chunk in memory at a time.
 
     Args:
         paths: of the image files, at least one.
         inference: runs the classifier.
-        batch_size: images a forward pass; the last digits of probabilities depend on it.
+        batch_size: images per forward pass; the last digits of probabilities depend on it.
 
     Raises:
         UserError: if a chunk of decoded images does not fit into memory.
     """
     size, classes = inference.classifier.image_size, inference.classifier.classes
     found = Predictions()
-    # Whole batches, so that the last digits are those of a test by the Trainer.
+    # Whole batches, so that the last digits are the same as in a test by the Trainer.
     chunk_size = batch_size * max(1, CHUNK // batch_size)
     chunk = min(chunk_size, len(paths))
     check_memory(
-        f"{chunk:,} images of {size:,} x {size:,} pixels, as the checkpoint wants them,",
+        f"{chunk:,} images of {size:,} x {size:,} pixels, the size that the checkpoint needs,",
         3 * chunk * size**2,
-        "A smaller batch_size helps where it is above 1,024.",
+        "If batch_size is above 1,024, reduce it.",
     )
     started = time.perf_counter()
     with (
         Progress(transient=True) as progress,
-        warnings.catch_warnings(action="ignore"),  # Pillow's, for odd files that it can read
+        warnings.catch_warnings(action="ignore"),  # Pillow's, for unusual files that it can read
     ):
         task = progress.add_task(f"Classifying {len(paths):,} images", total=len(paths))
         for start in range(0, len(paths), chunk_size):
@@ -73,7 +73,7 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
 
 
 def _decoded(paths: Sequence[Path], size: int) -> Iterator[tuple[Path, Image | str]]:
-    """Decode images to [size, size, 3]; where that fails, give the reason instead."""
+    """Decode images to [size, size, 3]; if one fails, yield the reason instead."""
 
     def decode(path: Path) -> Image | str:
         try:
@@ -91,8 +91,8 @@ def _bytes_of(file: Path) -> int:
 
 
 def _rows(paths: Sequence[Path], probabilities: Tensor, classes: Sequence[str]) -> Iterator[Row]:
-    """A row of the table for each of N images; probabilities [N, classes]."""
-    # Of equally likely classes the first, as argmax takes it; in bf16 that happens.
+    """A row of the table for each of N images, from probabilities [N, classes]."""
+    # Stable: equal probabilities, which bf16 gives, are ranked by index, as argmax does.
     ranked = probabilities.sort(dim=1, descending=True, stable=True)
     values, indices = ranked.values[:, :3].tolist(), ranked.indices[:, :3].tolist()
     for path, row, picks in zip(paths, values, indices, strict=True):

@@ -1,4 +1,4 @@
-"""The predictions for images: as a table, as a contact sheet, and on the terminal."""
+"""Writes predictions as a table and a contact sheet, and prints them."""
 
 import contextlib
 import csv
@@ -33,12 +33,12 @@ class Predictions:
     """Predictions for images, and the images that could not be read.
 
     Attributes:
-        rows: one per image, in order, by `COLUMNS`: its name and the three most likely classes;
-            None where there are fewer.
-        broken: the images that could not be read, and why.
-        sheet: some of the images, spread over all that could be read, by index in `rows`: uint8
-            [H, W, 3], as the network gets them.
-        seconds: for reading and classifying all images.
+        rows: one per image, in order, with the keys `COLUMNS`: its path and the three most likely
+            classes; None if there are fewer classes.
+        broken: why images could not be read, by path.
+        sheet: a sample of the images, evenly spaced, by index in `rows`: uint8 [H, W, 3], as the
+            network gets them.
+        seconds: time to read and classify all images.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -50,26 +50,27 @@ class Predictions:
 def nothing_found(images: str, left_out: Counter[str]) -> str:
     """The error message for a folder or a pattern without images."""
     if left_out:
-        return f"images={images}: no image is in this folder, but {_counted(left_out)}."
+        return f"images={images}: this folder has no image, only {_counted(left_out)}."
     if Path(images).is_dir():
         return f"images={images}: this folder is empty."
-    return f"images={images}: there is no such file or folder, and no file of such a pattern."
+    return f"images={images}: there is no such file or folder, and no file matches this pattern."
 
 
 def check_output(typed: str, images: Sequence[Path]) -> Path:
-    """Check the output path before any work, so that no file of the user's is overwritten.
+    """Check before any work that the output would not overwrite a file of the user.
 
     Args:
         typed: the value of `output`.
         images: the images that will be read.
 
     Raises:
-        UserError: if the ending is not one of `TABLES`, nothing can be written there, or the table
-            or its contact sheet would overwrite an image, or a file that `predict` did not write.
+        UserError: if the suffix is not one of `TABLES`, if nothing can be written there, or if the
+            table or its contact sheet would overwrite an input image or a file that `predict` did
+            not write.
     """
     output = Path(typed)
     if output.suffix not in TABLES:
-        raise UserError(f"output={typed} ends neither in .csv (a table) nor .jsonl (JSON lines).")
+        raise UserError(f"output={typed} must end in .csv (a table) or .jsonl (JSON lines).")
     sheet = output.with_suffix(".png")
     inputs = {_identity(image) for image in images}
     for file in (output, sheet):
@@ -78,7 +79,7 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
         if file.exists() and _identity(file) in inputs:
             raise UserError(
                 f"output={typed} would overwrite {file}, which is one of the images. Name another "
-                "output; its contact sheet lies beside it, with the ending .png."
+                "output. The contact sheet gets the same name, with the ending .png."
             )
     if output.exists() and output.stat().st_size and not _is_table(output):
         raise UserError(
@@ -88,24 +89,26 @@ def check_output(typed: str, images: Sequence[Path]) -> Path:
     if sheet.exists() and not any(_is_table(output.with_suffix(table)) for table in TABLES):
         raise UserError(
             f"output={typed} would overwrite {sheet} with its contact sheet. Name another output, "
-            "or move that picture away."
+            "or move that file away."
         )
     check_folder(f"output={typed}", output.parent)
     return output
 
 
 def _is_table(file: Path) -> bool:
-    """Whether a file begins as a table that `save` wrote."""
+    """Whether a file begins like a table that `save` wrote."""
     if not file.is_file():
         return False
-    with file.open(encoding="utf-8-sig", errors="replace") as opened:  # Excel adds a mark
+    with file.open(
+        encoding="utf-8-sig", errors="replace"
+    ) as opened:  # Excel adds a byte order mark
         first = opened.readline(10_000)
     is_row = first.startswith('{"image": "') and '"class3": ' in first
     return is_row or first.startswith(",".join(COLUMNS))
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
-    """Device and inode, equal for all names of a file; None if it does not exist."""
+    """Device and inode, which all names of a file share; None if it does not exist."""
     with contextlib.suppress(OSError):
         status = file.stat()
         return status.st_dev, status.st_ino
@@ -113,10 +116,10 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 
 def save(predictions: Predictions, output: Path) -> Path:
-    """Write the table, in the format of its ending, and the contact sheet beside it.
+    """Write the table in the format of its suffix, and the contact sheet beside it.
 
     Returns:
-        The contact sheet.
+        The path of the contact sheet.
     """
     text = io.StringIO(newline="")
     if output.suffix == ".csv":
@@ -127,11 +130,11 @@ def save(predictions: Predictions, output: Path) -> Path:
         text.writelines(f"{json.dumps(row)}\n" for row in predictions.rows)
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output) as file:
-        # File names are bytes; Python keeps those that are not UTF-8 as surrogates.
+        # File names are bytes; Python represents invalid UTF-8 by surrogates.
         file.write(text.getvalue().encode(errors="surrogateescape"))
     sheet = output.with_suffix(".png")
     count, total = len(predictions.sheet), len(predictions.rows)
-    title = f"{count:,} of {total:,} images" + ", spread over all of them" * (count < total)
+    title = f"{count:,} of {total:,} images" + ", evenly spaced" * (count < total)
     rows = [predictions.rows[position] for position in predictions.sheet]
     captions = [f"{_pick(row, '')}\n{_shortened(Path(str(row['image'])).name, 20)}" for row in rows]
     grid = captioned_grid(np.stack(list(predictions.sheet.values())), captions, title, columns=8)
@@ -153,17 +156,17 @@ def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: 
     if len(rows) > ON_SCREEN:
         console.print(f"… and {len(rows) - ON_SCREEN:,} more\n", highlight=False)
     rate = len(rows) / predictions.seconds
-    note("images", f"{len(rows):,} of {len(rows) + len(broken):,}, {rate:,.0f} images/s")
+    note("classified", f"{len(rows):,} of {len(rows) + len(broken):,} images, {rate:,.0f} images/s")
     for line in reasons(broken):
-        note("skipped", line)
+        note("unreadable", line)
     if left_out:
-        note("left out", _counted(left_out))
+        note("ignored", _counted(left_out))
     note("table", str(output.absolute()))
     note("sheet", str(sheet.absolute()))
 
 
 def reasons(broken: Mapping[Path, str]) -> list[str]:
-    """Why images could not be read: a line for each of the first, and the count of the others."""
+    """Why images could not be read: a line for each of the first few, and the number of others."""
     lines = [f"{_printable(str(path))}: {reason}" for path, reason in broken.items()]
     more = len(lines) - NAMED
     return lines[:NAMED] + [f"{more:,} more"] * (more > 0)
@@ -182,11 +185,11 @@ def _pick(row: Row, number: str) -> str:
 
 
 def _shortened(name: str, width: int) -> str:
-    """The end of a file name, if it is too long."""
+    """A file name, or its end if it is too long."""
     name = _printable(name)
     return name if len(name) <= width else f"…{name[1 - width :]}"
 
 
 def _printable(name: str) -> str:
-    """Replace line ends, control characters and invalid UTF-8, which file names may hold."""
+    """Replace the line ends, control characters and invalid UTF-8 that a file name may have."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)

@@ -1,4 +1,4 @@
-"""Writes a page about a run, or about all runs of a multirun.
+"""Writes an HTML page about a run, or about all runs of a sweep.
 
 python -m cifar_lightning.report run=runs/train/…
 """
@@ -11,18 +11,18 @@ from cifar_lightning.cli import entry
 
 
 def report(config: DictConfig) -> Path:
-    """Write report.html, which needs no network, and report.md and report.csv beside it.
+    """Write report.html, a single file that works offline, and report.md and report.csv beside it.
 
     Args:
         config: of conf/report.yaml, as `config.compose.compose` gives it.
 
     Returns:
-        The page's path.
+        The path of report.html.
 
     Raises:
         UserError: for a mistake that the user can fix.
     """
-    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    # Imported here, so that `--help` and a mistyped option are answered at once.
     import webbrowser
 
     from rich import get_console
@@ -34,12 +34,12 @@ def report(config: DictConfig) -> Path:
 
     validate.check_keys(config, "report")
     if not isinstance(config.open, bool):
-        raise UserError(f"open={config.open}: true or false.")
+        raise UserError(f"open={config.open} is invalid: it must be true or false.")
     page = write_report(find_folder(config.run)).absolute()
     lines = [f"report     {page}"]
     if config.open and not webbrowser.open(page.as_uri()):
-        lines.append("browser    none found to open the page")
-    for line in lines:  # without markup: a folder may be called [red]
+        lines.append("browser    none was found, so open the page yourself")
+    for line in lines:  # without markup, because a folder may be called [red]
         get_console().print(line, markup=False, highlight=False, soft_wrap=True)
     return page
 

@@ -15,11 +15,11 @@ from cifar_lightning.tracking.run_folder import Run
 
 
 def inline_svg(figure: Figure, name: str, description: str) -> Markup:
-    """A figure as an SVG element with real text, in the page's colours.
+    """A figure as an SVG element, with selectable text, in the colours of the page.
 
     Args:
-        figure: its background is left out.
-        name: prefix of all ids, which must differ between the pictures of a page.
+        figure: drawn without its background.
+        name: prefix of all ids in it; it must be unique on the page.
         description: for screen readers.
     """
     for axes in figure.axes:
@@ -41,7 +41,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
     label = html.escape(description, quote=True)
-    # The page sets the size; the viewBox keeps the proportions.
+    # The page sets the size; the viewBox keeps the aspect ratio.
     head = re.sub(r' (width|height)="[^"]*"', "", svg[: svg.index(">")])
     return Markup(f'{head} role="img" aria-label="{label}"{svg[svg.index(">") :]}')
 
@@ -57,10 +57,10 @@ def png_width(picture: Path) -> int:
 
 
 def target_line(run: Run) -> tuple[float, str] | None:
-    """The accuracy of a run's target line, and its label; None without a target.
+    """The accuracy of the target line in a run's plot, and its label; None without a target.
 
-    It is the validation accuracy at which the run stops, if its metrics have it, else the target
-    test accuracy.
+    The accuracy is the validation accuracy at which the run stops, if its metrics have that, or
+    else the target test accuracy.
     """
     if run.target is None:
         return None

@@ -19,8 +19,8 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
     """The variables of the templates `runs.*`.
 
     Args:
-        folder: of the multirun, where the page will be.
-        runs: of the multirun, at least one.
+        folder: of the sweep, to which the page is written.
+        runs: of the sweep, at least one.
     """
     groups = seeds.groups_of(runs)
     shown = seeds.shown_metrics(groups)
@@ -60,14 +60,14 @@ def chart(
     label: str = "epochs",
     legend: bool = False,
 ) -> Figure:
-    """The accuracy curves of several runs in one plot, the best run's thicker.
+    """The accuracy curves of several runs in one plot; the best run's curve is thicker.
 
     Args:
-        runs: all of them.
-        groups: of the runs; each has a colour.
+        runs: all runs.
+        groups: of the runs; each has its own colour.
         against: the column of `metrics.csv` for the x axis.
         label: of the x axis.
-        legend: whether to draw one.
+        legend: whether to draw a legend.
     """
     quantity, best = _accuracy(runs), seeds.best_run(runs)
     ordered = [(group.name, run) for group in groups for run in group.members]
@@ -86,14 +86,14 @@ def _accuracy(runs: Sequence[Run]) -> str:
 
 
 def _common(runs: Sequence[Run]) -> list[str]:
-    """The overrides that all runs have."""
+    """The overrides that all runs have in common."""
     first = runs[0].settings
     same = {k: v for k, v in first.items() if all(run.settings.get(k) == v for run in runs)}
     return [f"{key}={value}" if key[0] != "~" else key for key, value in same.items()]
 
 
 def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Data, network and environment of the runs, with all values that differ."""
+    """Data, network and environment of the runs; values that differ are joined by "or"."""
     names = {"data": ("data", str), "model": ("network", str), "params": ("parameters", count)}
     found: dict[str, dict[str, None]] = {}
     for run in runs:

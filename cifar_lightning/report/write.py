@@ -1,4 +1,4 @@
-"""Writes the report of a run or multirun into its folder."""
+"""Writes the report of a run or sweep into its folder."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ CURVES = "report_curves.png"
 
 
 def markdown_text(value: object) -> str:
-    """A text on one line, escaped for Markdown and HTML."""
+    """Text on one line, escaped for Markdown and HTML."""
     text = " ".join(str(value).split())
     for special in "\\`*_[]<>|#~":
         text = text.replace(special, f"\\{special}")
@@ -46,13 +46,13 @@ MARKDOWN.filters["text"] = markdown_text
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, report.md and report.csv; of several runs report_curves.png too.
+    """Write report.html, report.md and report.csv, and report_curves.png for several runs.
 
     Args:
-        folder: of a run, or with runs in it.
+        folder: of a run, or a folder that contains runs.
 
     Returns:
-        The page's path.
+        The path of report.html.
 
     Raises:
         UserError: if it would overwrite a file that is not an earlier report.
@@ -80,7 +80,10 @@ def _check_output(folder: Path) -> None:
                 f"{file} is not an earlier report, and would be overwritten: move it away."
             )
     if (folder / CURVES).exists() and not (folder / "report.csv").exists():
-        raise UserError(f"{folder / CURVES} is not of an earlier report: move it away.")
+        raise UserError(
+            f"{folder / CURVES} would be overwritten, but it is not of an earlier report: move it "
+            "away."
+        )
 
 
 def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:
@@ -92,7 +95,7 @@ def _render(folder: Path, name: str, content: dict[str, Any]) -> Path:
 
 
 def _csv(runs: Sequence[Run], keys: Sequence[str]) -> str:
-    """CSV with a row per run: its status, its overrides of some keys, and its metrics."""
+    """CSV with a row for each run: its status, its overrides of these keys, and its metrics."""
     metrics = dict.fromkeys(key for run in runs for key in run.metrics)
     settings = [key for key in keys if key not in metrics]
     stream = io.StringIO(newline="")

@@ -2,8 +2,8 @@
 
 python -m cifar_lightning.search search=lr_augment n_trials=40
 
-Started again, or by several processes or machines with one storage, it continues until n_trials
-trials in all have ended.
+The same command continues a search that was stopped. Several processes or machines that share a
+storage share the work. It ends after n_trials trials in all.
 """
 
 from typing import Any
@@ -16,20 +16,21 @@ from cifar_lightning.errors import UserError
 
 
 def search(config: DictConfig) -> dict[str, Any]:
-    """Run trials until a study has enough of them; write the outcome to the search's folder.
+    """Run trials until a study has `n_trials`; write the results to the search's folder.
 
     Args:
         config: of conf/search.yaml, as `compose` gives it.
 
     Returns:
-        The number of trials in each state, by its name; and of the best trial its number, as
-        `best`, and its value of `callbacks.best.monitor`, by that name, as `val/acc`.
+        The number of trials in each state, by the state's name. If a trial is complete: the number
+        of the best one as `best`, and its value of `callbacks.best.monitor` by that metric's name,
+        such as `val/acc`.
 
     Raises:
-        UserError: for a mistake that the user can fix, or if no trial came to its end.
-        KeyboardInterrupt: after Ctrl-C; the trial that was running waits for the next start.
+        UserError: for a mistake that the user can fix, or if no trial was completed.
+        KeyboardInterrupt: after Ctrl-C; the next start resumes the trial that was running.
     """
-    # Here, not at the top: `--help` and a mistyped option need none of it and answer at once.
+    # Imported here, so that `--help` and a mistyped option are answered at once.
     from importlib.util import find_spec
 
     if find_spec("optuna") is None:
@@ -41,8 +42,8 @@ def search(config: DictConfig) -> dict[str, Any]:
     started = launch()
     if started is not None and started.total > 1:
         raise UserError(
-            f"{started.by} starts the processes of one training. Workers of a search know nothing "
-            "of each other: start each by itself, on SLURM by sbatch --array."
+            f"{started.by} starts several processes for one training. The workers of a search are "
+            "independent: start each one separately, on SLURM with sbatch --array."
         )
     opened = study.open_search(config)
     open_log_file()
@@ -53,20 +54,20 @@ def search(config: DictConfig) -> dict[str, Any]:
         finally:
             found = outcome.write(opened)
     if "best" not in found and not {"running", "waiting"} & set(found):
-        raise UserError("No trial came to its end: trials.csv has the reasons.")
+        raise UserError("No trial was completed: trials.csv has the reasons.")
     return found
 
 
 def refuse_multirun(arguments: list[str]) -> list[str]:
-    """The arguments as they are.
+    """Return the arguments unchanged.
 
     Raises:
-        UserError: for -m.
+        UserError: if they hold -m.
     """
     if is_sweep(arguments):
         raise UserError(
-            "A search makes its own trials: leave -m out. For more workers start it again, in "
-            "another terminal or on another machine."
+            "A search makes its own trials: leave -m out. To add a worker, start the same command "
+            "in another terminal or on another machine."
         )
     return arguments
 

@@ -1,4 +1,4 @@
-"""What a search leaves behind: a table, plots, and the best configuration as an experiment."""
+"""The results of a search: a table, plots, and the best configuration as an experiment."""
 
 import csv
 import io
@@ -36,11 +36,11 @@ NAMES = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-SHOWN = 5  # of the best trials
+SHOWN = 5  # best trials
 
 
 def show_start(search: Search) -> None:
-    """What is searched, where it is kept, and how far it is."""
+    """Print what is searched, where it is stored, and how many trials are done."""
     ended = sum(trial.state.is_finished() for trial in current_trials(search.study))
     so_far = f", {ended} of them done" * bool(ended)
     for label, text in (
@@ -54,11 +54,11 @@ def show_start(search: Search) -> None:
 
 
 def write(search: Search) -> dict[str, Any]:
-    """Write the table, the plots and the best configuration; show the best trials.
+    """Write the table, the plots and the best configuration; print the best trials.
 
     Returns:
-        The number of trials in each state, by its name; and of the best trial, if there is one, its
-        number, as `best`, and its value of the monitored metric, by its name.
+        The number of trials in each state, by the state's name. If a trial is complete: the number
+        of the best one as `best`, and its value of the monitored metric by the metric's name.
     """
     study = search.study
     trials = current_trials(study)
@@ -73,9 +73,14 @@ def write(search: Search) -> dict[str, Any]:
         notes += [("plot", str(plot)) for plot in write_plots(search)]
         name = f"{study.study_name}_best"
         value = as_text(search.monitor, ranked[0].value or 0.0)
-        result = f"{search.monitor} {value}: the best of {len(trials)} trials (1 seed)"
+        result = f"{search.monitor} {value}: the best of {len(trials)} trials, with one seed"
         file, command = write_experiment(search.folder, name, search.overrides, ranked[0], result)
-        notes += [("best", str(file)), ("train it", command)]
+        best_trial = f"trial {number_of(ranked[0])}, {search.monitor} {value} with one seed"
+        luck = (
+            "the best of many trials is partly luck: train it with new seeds to know how good it is"
+        )
+        notes += [("best", best_trial), ("experiment", str(file)), ("train it", command)]
+        notes += [("note", luck)] * (len(ranked) > 1)
         found |= {"best": number_of(ranked[0]), search.monitor: ranked[0].value}
         _show_best(search, ranked[:SHOWN])
     for label, text in notes:
@@ -96,7 +101,7 @@ def _show_best(search: Search, trials: Sequence[FrozenTrial]) -> None:
 
 
 def write_table(search: Search, trials: Sequence[FrozenTrial]) -> Path:
-    """Write `trials.csv`: a row for each trial, with the values as they were trained with."""
+    """Write `trials.csv`: a row for each trial, with the values that it was trained with."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream)
     further = ("epochs", "train_seconds", "params", "device", "same_as", "reason")
@@ -115,7 +120,7 @@ def write_table(search: Search, trials: Sequence[FrozenTrial]) -> Path:
 
 
 def write_plots(search: Search) -> list[Path]:
-    """Optuna's `history.png` and `importance.png`, if there are trials enough for them."""
+    """Plot Optuna's `history.png` and `importance.png`, if there are enough trials for them."""
     from optuna.visualization import matplotlib as draw
 
     written = []
@@ -126,9 +131,9 @@ def write_plots(search: Search) -> list[Path]:
         ("importance", draw.plot_param_importances),
     ):
         try:
-            with warnings.catch_warnings(action="ignore"):  # that they are experimental
+            with warnings.catch_warnings(action="ignore"):  # these functions are experimental
                 figure = function(search.study, target_name=label).figure
-        except (ValueError, RuntimeError):  # one trial, or trials that are all alike
+        except (ValueError, RuntimeError):  # a single trial, or equal trials
             continue
         assert isinstance(figure, Figure)
         figure.set_layout_engine("constrained")
@@ -142,14 +147,14 @@ def write_plots(search: Search) -> list[Path]:
 def write_experiment(
     folder: Path, name: str, overrides: Sequence[str], best: FrozenTrial, result: str
 ) -> tuple[Path, str]:
-    """The best trial's configuration as `conf/experiment/NAME.yaml` in the search's folder.
+    """Write the best trial's configuration to `conf/experiment/NAME.yaml` in the search's folder.
 
     Args:
         folder: of the search.
         name: of the experiment.
-        overrides: the user's, for every trial.
-        best: the trial.
-        result: the trial's, as a sentence for the file.
+        overrides: the user's overrides for every trial.
+        best: the best trial.
+        result: its result, as the beginning of a sentence for a comment in the file.
 
     Returns:
         The file, and the command that trains with it.
@@ -175,8 +180,8 @@ def write_experiment(
     text = (
         "# @package _global_\n"
         f"# {command}\n"
-        f"# {result}, so by chance better than others;\n"
-        "# seeds of its own will tell how good it is.\n"
+        f"# {result}.\n"
+        "# The best of many is partly luck: train it with new seeds to know how good it is.\n"
         f"{OmegaConf.to_yaml(content)}"
     )
     file.parent.mkdir(parents=True, exist_ok=True)

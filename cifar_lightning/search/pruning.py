@@ -1,4 +1,4 @@
-"""Ends the training of a trial that has no prospects."""
+"""Stops trials early that a study's pruner gives up."""
 
 import logging
 from typing import Any
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Pruning(pl.Callback):
-    """Reports each validation to Optuna, and stops the training if it prunes the trial.
+    """Reports each validation to Optuna, and stops the training if Optuna prunes the trial.
 
     A training that would end there anyway is not pruned.
 
@@ -27,7 +27,7 @@ class Pruning(pl.Callback):
         self.stopped_by: str | None = None
         self._trial = trial
         self._monitor = monitor
-        self._validations = 0  # so far, before a resume too
+        self._validations = 0  # so far, those before a resume included
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the validation that has just ended."""
@@ -52,5 +52,5 @@ class Pruning(pl.Callback):
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue to count."""
+        """Restore the number of validations."""
         self._validations = int(state_dict["validations"])

@@ -1,4 +1,4 @@
-"""What a search may choose from, in Hydra's grammar for overrides."""
+"""The search space, in Hydra's grammar for overrides."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,15 +22,16 @@ EXAMPLES = "choice(a,b), range(1,5), interval(0.1,1), int(interval(1,8)), tag(lo
 
 
 def parse_space(params: Mapping[str, Any]) -> Space:
-    """The distributions of parameters.
+    """The distribution of each parameter.
 
     Args:
-        params: a key of the configuration of training, or a group, to what it may be: `choice(a,b)`
-            or `a,b`; `range(start,stop,step)`, without `stop`; `interval(low,high)`, of integers
-            within `int(…)`. A `tag(log, …)` around the last two spreads them evenly by magnitude.
+        params: by key or group of the configuration of training, its possible values:
+            `choice(a,b)` or `a,b`; `range(start,stop,step)`, without `stop`; `interval(low,high)`,
+            or `int(interval(low,high))` for integers. `tag(log, …)` around a range or an interval
+            samples on a logarithmic scale.
 
     Raises:
-        UserError: names the parameter that is something else.
+        UserError: if a parameter has no such values, or if there is no parameter.
     """
     space = {}
     for key, text in params.items():
@@ -53,21 +54,21 @@ def _distribution(override: Override) -> BaseDistribution:
     if override.is_choice_sweep():
         choices = [*override.sweep_string_iterator()]
         if is_log or len(set(choices)) < len(choices):
-            raise ValueError("a choice has no magnitude, and names nothing twice")
+            raise ValueError("a choice has no log scale, and no value twice")
         return CategoricalDistribution(choices)
     if isinstance(value, RangeSweep):
         if not (values := [*value.range()]):
-            raise ValueError("it is empty")
+            raise ValueError("the range is empty")
         low, high, step = values[0], values[-1], value.step
         if is_log and not (isinstance(low, int) and step == 1):
-            raise ValueError("a range by magnitude has integers and steps of 1")
+            raise ValueError("a range on a log scale needs integers and steps of 1")
         if isinstance(low, int) and isinstance(step, int):
             return IntDistribution(low, high, log=is_log, step=step)
         return FloatDistribution(low, high, log=is_log, step=step)
     if isinstance(value, IntervalSweep):
         kind = IntDistribution if isinstance(value.start, int) else FloatDistribution
         return kind(value.start, value.end, log=is_log)  # type: ignore[arg-type]
-    raise ValueError("it has one value")
+    raise ValueError("it is a single value")
 
 
 def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 
 def as_overrides(params: Mapping[str, Any]) -> list[str]:
-    """Parameters as overrides, numbers with four digits: nobody means more."""
+    """Parameters as overrides, numbers rounded to four significant digits."""
     return [
         f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in params.items()
@@ -92,7 +93,7 @@ def as_overrides(params: Mapping[str, Any]) -> list[str]:
 
 
 def examples(space: Space) -> dict[str, Any]:
-    """A value for each parameter, to try out whether they can be configured at all."""
+    """A value for each parameter, to check that a trial can be configured at all."""
     return {
         key: d.choices[0] if isinstance(d, CategoricalDistribution) else d.low  # type: ignore[attr-defined]
         for key, d in space.items()

@@ -1,4 +1,4 @@
-"""Opens the study that a search's configuration describes, in a storage that workers share."""
+"""Opens the Optuna study of a search, in a storage that its workers share."""
 
 import logging
 import time
@@ -34,34 +34,34 @@ log = logging.getLogger(__name__)
 
 warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats and retries are
 
-# Keys of a search; all others are of its trials.
+# The keys of a search; all other overrides are for its trials.
 OWN_KEYS = {"search", *map(str, OmegaConf.load(CONF / "search.yaml"))} - {"defaults", "hydra"}
-# Overrides of every trial, before the user's: it trains to its end, and does not see the test
-# images, which are not for choosing.
+# Overrides of every trial, before the user's. A trial trains to its last epoch, and does not read
+# the test images, which must not be used to choose.
 OF_EVERY_TRIAL = ("target_accuracy=null", "trainer.limit_test_batches=0")
-SECONDS_FOR_A_LOCK = 60  # SQLite has one writer at a time, the others wait
+SECONDS_FOR_A_LOCK = 60  # SQLite has one writer at a time; the others wait this long
 TRIES = 3  # to open a storage: another worker may be creating its tables
-WAITS_S = (1, 5, 25, 60)  # for a server that is away for a while
+WAITS_S = (1, 5, 25, 60)  # between attempts to connect to a server
 
 retry = RetryHeartbeatStaleTrialCallback(inherit_intermediate_values=True)
-"""Adds a trial that waits, with the values of one that failed, which it retries."""
+"""Enqueues a retry of a failed trial, with the same parameters."""
 
 
 class Storage(RDBStorage):
-    """A database whose trials are retried if their worker dies, whenever it does."""
+    """A database that retries the trials of workers that died, at any moment."""
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """Record a heartbeat; one that fails is logged, for an error would end those after it."""
+        """Record a heartbeat; log a failure, because an error would end all later heartbeats."""
         try:
             super().record_heartbeat(trial_id)
         except StorageInternalError as error:
             log.warning("A heartbeat could not be recorded: %s", error.__cause__)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
-        """The running trials without a heartbeat for the grace period.
+        """The running trials without a heartbeat during the grace period.
 
-        Optuna leaves out those that have had none at all: their worker may have died just before
-        its first one. They get one here, so that their grace period begins.
+        Optuna leaves out trials that never had a heartbeat, but their worker may have died before
+        its first one. They get a heartbeat here, so that their grace period begins.
         """
         query = sqlalchemy.text(
             "SELECT trial_id FROM trials WHERE study_id = :study_id AND state = 'RUNNING' "
@@ -79,15 +79,15 @@ class Search:
     """What all workers of a study share.
 
     Attributes:
-        study: with its pruner.
-        space: to choose from.
-        address: of the storage.
-        overrides: the user's, for every trial.
-        folder: of the search; the trials' are in it.
-        n_trials: in all.
-        sampler: makes that of a trial, from the number of trials before it.
-        monitor: the metric that is optimised, `callbacks.best.monitor` of the trials: its value for
-            their best checkpoint.
+        study: Optuna's study, with its pruner.
+        space: the distribution of each parameter.
+        address: URL of the storage.
+        overrides: the user's overrides for every trial.
+        folder: of the search; the run folders of its trials are in it.
+        n_trials: number of trials in all, of all workers.
+        sampler: makes the sampler of a trial from the number of trials before it.
+        monitor: the metric that is optimised, `callbacks.best.monitor` of the trials. Its value for
+            a trial's best checkpoint counts.
     """
 
     study: optuna.Study
@@ -101,7 +101,7 @@ class Search:
 
 
 def open_search(config: DictConfig) -> Search:
-    """Check everything that can be wrong before the first trial, and open the study.
+    """Check the configuration before the first trial, and open the study.
 
     Args:
         config: of conf/search.yaml, as `compose` gives it.
@@ -114,14 +114,16 @@ def open_search(config: DictConfig) -> Search:
     overrides: list[str] = []
     for typed in config.overrides:
         if key_of(typed).partition(".")[0] not in OWN_KEYS:
-            key = typed.partition("=")[0]  # typed twice, its last value counts
+            key = typed.partition("=")[0]  # if typed twice, the last value counts
             overrides = [*(o for o in overrides if o.partition("=")[0] != key), typed]
     twice = sorted({key_of(override) for override in overrides} & set(space))
     if twice:
-        raise UserError(f"{', '.join(twice)} is searched by search={config.choices.search}.")
+        raise UserError(
+            f"{', '.join(twice)} cannot be set: search={config.choices.search} searches for it."
+        )
     folder = Path(config.run_dir)
     if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())  # the files written here may be of use elsewhere
+        folder = folder.relative_to(Path.cwd())  # its files may be moved to another machine
     example = compose(
         [*OF_EVERY_TRIAL, *overrides, *as_overrides(examples(space))], folder / "trials" / "0"
     )
@@ -135,7 +137,7 @@ def open_search(config: DictConfig) -> Search:
             f"callbacks.best.monitor={best.monitor} is not a validation metric (val/…)."
         )
     sampler = partial(_sampler, config)
-    sampler(0)  # what is wrong with it is said now
+    sampler(0)  # so that a mistake in its configuration is reported now
     pruner: BasePruner = NopPruner()
     if config.pruner is not None:
         pruner = run.instantiate_part(config.pruner, "pruner", BasePruner)
@@ -166,7 +168,7 @@ def _check(config: DictConfig) -> None:
     validate.check_values("", kinds, values)
     validate.check_part("sampler", values["sampler"])
     if "seed" in values["sampler"]:
-        raise UserError("sampler.seed would be ignored: seed= is that of the samplers too.")
+        raise UserError("sampler.seed would be ignored: seed= also sets the seed of the samplers.")
     if values["pruner"] is not None:
         validate.check_part("pruner", values["pruner"])
     for key in counts:
@@ -175,11 +177,12 @@ def _check(config: DictConfig) -> None:
     if config.grace_period <= config.heartbeat_interval:
         raise UserError(
             f"grace_period={config.grace_period} is invalid: it must be longer than "
-            f"heartbeat_interval={config.heartbeat_interval}, or trials that run would be retried."
+            f"heartbeat_interval={config.heartbeat_interval}, or running trials would be retried."
         )
     if not OmegaConf.is_dict(config.search.get("params")):
         raise UserError(
-            f"search={config.choices.search} has no params: keys, and what each may be."
+            f"search={config.choices.search} has no params, which name the keys to search and "
+            "their possible values."
         )
 
 
@@ -189,23 +192,23 @@ def _check_devices(trainer: DictConfig) -> None:
     if several or devices not in ("auto", 1) or trainer.num_nodes != 1:
         raise UserError(
             "A trial of a search trains on one device. Start the search once for each GPU instead: "
-            "all that have the same storage share the trials, and each takes a GPU of its own."
+            "processes with the same storage share the trials, and each takes its own GPU."
         )
 
 
 def _sampler(config: DictConfig, before: int) -> BaseSampler:
-    """A trial's sampler, with a seed of its own: one that starts anew proposes nothing twice."""
+    """A trial's sampler, with its own seed, so that a restart repeats no proposal."""
     seed = derive_seed(config.seed, before) % 2**32  # Optuna's seeds have 32 bits
     sampler: BaseSampler = run.instantiate_part(config.sampler, "sampler", BaseSampler, seed=seed)
-    if isinstance(sampler, GridSampler | BruteForceSampler):  # which want to end a study themselves
-        raise UserError(f"sampler={config.sampler._target_}: A grid is a sweep's: train -m.")
+    if isinstance(sampler, GridSampler | BruteForceSampler):  # they would end the study themselves
+        raise UserError(f"sampler={config.sampler._target_}: for a grid, use a sweep (train -m).")
     return sampler
 
 
 def _open_study(
     config: DictConfig, address: str, pruner: BasePruner, direction: StudyDirection
 ) -> optuna.Study:
-    """The study in its storage; each is created where it is not there yet."""
+    """Open the study in its storage; both are created if they do not exist."""
     for tries_left in reversed(range(TRIES)):
         try:
             return optuna.create_study(
@@ -226,9 +229,9 @@ def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> St
     """Open the database at an address, or create it.
 
     Args:
-        address: `sqlite:///FILE`, `postgresql://USER:PASSWORD@HOST/DATABASE`, or another one that
-            SQLAlchemy knows; the path of a file is SQLite's.
-        heartbeat_interval: seconds between two heartbeats of a trial that runs.
+        address: `sqlite:///FILE`, `postgresql://USER:PASSWORD@HOST/DATABASE`, or another URL that
+            SQLAlchemy knows; a plain path is a SQLite file.
+        heartbeat_interval: seconds between two heartbeats of a running trial.
         grace_period: seconds without a heartbeat after which a trial is retried.
 
     Raises:
@@ -242,7 +245,7 @@ def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> St
         Path(rest[1:]).absolute().parent.mkdir(parents=True, exist_ok=True)
     if scheme == "postgresql":
         scheme = "postgresql+psycopg"  # the driver that is installed
-    # A server has some hundred connections for all workers, who seldom need theirs.
+    # A server allows about a hundred connections for all workers, and a worker seldom needs one.
     server = {"poolclass": NullPool}
     storage = Storage(
         f"{scheme}://{rest}",
@@ -259,7 +262,7 @@ def open_storage(address: str, heartbeat_interval: int, grace_period: int) -> St
 
 
 def _wait_for_the_server(engine: sqlalchemy.Engine) -> None:
-    """Have each connection be tried again for a while, so that no result is lost meanwhile."""
+    """Retry each connection for a while, so that a restart of the server loses no result."""
 
     @sqlalchemy.event.listens_for(engine, "do_connect")
     def connect(dialect: Any, _: Any, arguments: Any, options: Any) -> Any:
@@ -267,16 +270,16 @@ def _wait_for_the_server(engine: sqlalchemy.Engine) -> None:
             try:
                 return dialect.connect(*arguments, **options)
             except dialect.loaded_dbapi.OperationalError as error:
-                log.warning("The storage does not answer, next try in %d s: %s", seconds, error)
+                log.warning("The storage does not answer; next attempt in %d s: %s", seconds, error)
                 time.sleep(seconds)
-        return None  # SQLAlchemy tries the last time
+        return None  # SQLAlchemy makes the last attempt
 
 
 def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
-    """Have each transaction of SQLite lock the file at once, and not at its first change.
+    """Make each transaction of SQLite lock the file when it begins, not at its first change.
 
-    Otherwise two workers could both read that a trial waits before one of them writes that it has
-    it, and two that have read would refuse each other to write.
+    Otherwise two workers could both read that a trial is waiting, and both take it; and two
+    transactions that have read could block each other from writing.
     """
 
     @sqlalchemy.event.listens_for(engine, "connect")
@@ -287,15 +290,15 @@ def _lock_before_reading(engine: sqlalchemy.Engine) -> None:
     def begin(connection: sqlalchemy.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-    engine.dispose()  # of the connections that were opened before
+    engine.dispose()  # close the connections that were opened before
 
 
 @contextmanager
 def storage_errors(address: str) -> Iterator[None]:
-    """Turn errors of a storage into a message that names it, without its password.
+    """Turn errors of a storage into a message with its URL, without the password.
 
     Raises:
-        UserError: for whatever the storage raises.
+        UserError: if the storage raises an error.
     """
     try:
         yield
@@ -306,7 +309,7 @@ def storage_errors(address: str) -> Iterator[None]:
 
 
 def without_password(address: str) -> str:
-    """The address as it may be shown."""
+    """The URL of a storage, without its password."""
     try:
         return sqlalchemy.make_url(address).render_as_string(hide_password=True)
     except ArgumentError:
@@ -316,10 +319,10 @@ def without_password(address: str) -> str:
 def _check_same_search(
     study: optuna.Study, address: str, config: DictConfig, overrides: Sequence[str]
 ) -> None:
-    """Have all workers of a study search the same; its first one records what that is.
+    """Check that all workers of a study search the same; the first worker records what that is.
 
     Raises:
-        UserError: if the study was begun with something else.
+        UserError: if the study was started with other parameters, overrides or data.
     """
     wanted = {
         "params": {str(key): str(text) for key, text in config.search.params.items()},
@@ -333,25 +336,25 @@ def _check_same_search(
     if differing := [key for key in wanted if begun.get(key) != wanted[key]]:
         what = "; ".join(f"{key}: {begun.get(key)}, not {wanted[key]}" for key in differing)
         raise UserError(
-            f"The study {study.study_name} in {without_password(address)} was begun with {what}. "
-            "study=NAME begins another one."
+            f"The study {study.study_name} in {without_password(address)} was started with {what}. "
+            "study=NAME starts another one."
         )
 
 
 def is_of_machine(override: str) -> bool:
-    """Whether an override says where things are and not what is trained."""
+    """Whether an override is about this machine, such as a path, and not about the training."""
     key = key_of(override)
     keys = (*(f"data.{name}" for name in DATA_PATHS), "trainer.gpus", "data", "logger")
     return key in keys or key.startswith("logger.")
 
 
 def recipe(overrides: Sequence[str]) -> list[str]:
-    """The overrides that say what is trained."""
+    """The overrides that are about the training, not about this machine."""
     return [override for override in overrides if not is_of_machine(override)]
 
 
 def as_text(monitor: str, value: float) -> str:
-    """A value of a metric, an accuracy in percent."""
+    """Format a value of a metric: an accuracy in percent, others with four digits."""
     return f"{value:.2%}" if monitor.endswith("acc") else f"{value:.4g}"
 
 
@@ -364,6 +367,6 @@ def current_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def number_of(trial: FrozenTrial) -> int:
-    """The number that users see: of a retry that of the first trial, whose run it resumes."""
+    """The number that users see. A retry has the number of the trial whose run it resumes."""
     first = retry.retried_trial_number(trial)
     return trial.number if first is None else first

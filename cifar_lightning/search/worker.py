@@ -1,4 +1,4 @@
-"""Runs one trial after the other, until the study has as many as are wanted."""
+"""Runs one trial after another, until the study has `n_trials`."""
 
 import hashlib
 import socket
@@ -35,24 +35,24 @@ from cifar_lightning.system.locks import is_locked, run_lock
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.train import train
 
-POLL_S = 1.0  # between two looks at the trials of other workers
-FAILURES_ALIKE = 3  # and nothing else, after which a search ends
-# Of this machine, by which its workers share its cores; not its name, which is nobody's business.
+POLL_S = 1.0  # between two checks of the trials of other workers
+FAILURES_ALIKE = 3  # trials, all failed for the same reason, after which a search stops
+# Workers on one machine share its cores. They are found by this hash, which hides its name.
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 class Superfluous(Exception):
-    """A trial is one too many: other workers have all that are wanted."""
+    """A trial is superfluous: other workers already run all `n_trials`."""
 
 
 def work(search: Search) -> None:
-    """Run trials until `n_trials` have ended, those of other workers among them.
+    """Run trials until `n_trials` have ended, including those of other workers.
 
-    While others run the last ones this one waits: it takes over what a worker that dies leaves.
+    While other workers run the last trials, this one waits, to take over if one of them dies.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C; the trial that was running waits for the next start.
-        UserError: if all trials fail for one reason, or the folder is another study's.
+        KeyboardInterrupt: after Ctrl-C; the next start resumes the trial that was running.
+        UserError: if all trials fail for the same reason, or the folder belongs to another study.
     """
     waiting = False
     while True:
@@ -66,8 +66,8 @@ def work(search: Search) -> None:
             if not waiting:
                 numbers = ", ".join(map(str, running))
                 text = (
-                    f"Other workers run the last trials: {numbers}. This one waits, to take over "
-                    "one whose worker dies."
+                    f"Other workers run the last trials: {numbers}. This one waits, and takes over "
+                    "if a worker dies."
                 )
                 get_console().print(text, highlight=False, soft_wrap=True)
             waiting = True
@@ -79,35 +79,39 @@ def work(search: Search) -> None:
 
 
 def _stop_if_all_fail_alike(study: optuna.Study) -> None:
-    """End a search whose trials fail whatever their parameters are."""
+    """Stop a search if all of its trials fail for the same reason."""
     ended = [trial for trial in current_trials(study) if trial.state.is_finished()]
     reasons = {trial.user_attrs.get("reason") for trial in ended}
     if len(ended) >= FAILURES_ALIKE and len(reasons) == 1 and None not in reasons:
         raise UserError(
-            f"All {len(ended)} trials failed for one reason, so the search stops: {reasons.pop()} "
-            "Started again, it continues with the next trial."
+            f"All {len(ended)} trials failed for the same reason, so the search stops: "
+            f"{reasons.pop()} The same command continues with the next trial."
         )
 
 
 def _run_next(search: Search) -> None:
-    """Run one trial: the first that waits to be retried, or else a new one."""
+    """Run one trial: the first that waits for a retry, or else a new one."""
     started: list[int] = []
     try:
-        # One at a time, for its heartbeats; MaxTrialsCallback would have each of several workers
-        # finish the trial that it is at, and count none that failed.
+        # One at a time. MaxTrialsCallback would let each of several workers finish its current
+        # trial, and would not count failed trials.
         objective = partial(_objective, search, started)
         search.study.optimize(objective, n_trials=1, catch=(JobFailed, Superfluous))
     except BaseException as error:
         if not started or retry_later(search.study, started[0]) or not isinstance(error, Exception):
             raise
-        _print(search, started[0], "another worker took it over: it had no heartbeat for long")
+        _print(
+            search,
+            started[0],
+            "taken over by another worker, because it had no heartbeat for too long",
+        )
 
 
 def retry_later(study: optuna.Study, number: int) -> bool:
-    """Enqueue a trial that was not completed once more, for whichever worker comes first.
+    """Enqueue a trial that was not completed again, for the next free worker.
 
     Returns:
-        False if it is retried already.
+        False if a retry of it exists already.
     """
     study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
     trials = study.get_trials()
@@ -118,22 +122,22 @@ def retry_later(study: optuna.Study, number: int) -> bool:
 
 
 def _objective(search: Search, started: list[int], trial: Trial) -> float:
-    """The monitored metric of a trial's best checkpoint.
+    """Train a trial, and return the monitored metric of its best checkpoint.
 
     Args:
-        search: that it is of.
-        started: gets the trial's number.
+        search: of the trial.
+        started: the trial's number is appended to it.
         trial: a new one, or a retry.
 
     Raises:
-        JobFailed: if the training fails; the trial has the reason.
+        JobFailed: if the training fails; the trial's attribute `reason` says why.
         TrialPruned: if it was pruned.
-        Superfluous: if there are enough trials without it, which no count then includes.
+        Superfluous: if there are enough trials without it. It is not counted then.
     """
     started.append(trial.number)
     trials = current_trials(search.study)
-    # Several workers may have asked for the last trial at once. Numbers are handed out one by one,
-    # so each sees all that came before its own, and `n_trials` of them run.
+    # Several workers may ask for the last trial at once. Numbers are assigned one by one, so each
+    # worker sees all earlier trials, and exactly `n_trials` of them run.
     before = sum(other.number < trial.number for other in trials)
     if before >= search.n_trials:
         trial.set_user_attr("superfluous", True)
@@ -147,7 +151,7 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
         assert same.value is not None
         trial.set_user_attr("same_as", number_of(same))
         result = as_text(search.monitor, same.value)
-        _print(search, number, f"{result}, as trial {number_of(same)}, which is the same")
+        _print(search, number, f"{result}, copied from trial {number_of(same)}: same parameters")
         return same.value
     others_here = sum(
         other.state == TrialState.RUNNING
@@ -156,8 +160,8 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
         for other in trials
     )
     folder = search.folder / "trials" / str(number)
-    if is_locked(folder):  # by a worker whose heartbeats failed; its run is continued
-        _print(search, number, f"waits for the process that still works in {folder}")
+    if is_locked(folder):  # by a worker whose heartbeats failed; its run is resumed
+        _print(search, number, f"waits for another process that is still working in {folder}")
         while is_locked(folder):
             time.sleep(POLL_S)
     config = trial_config(search, number, params)
@@ -187,15 +191,15 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
 
 
 def _find_same(trials: Sequence[FrozenTrial], params: Sequence[str]) -> FrozenTrial | None:
-    """A trial with the same parameters, whose result this one would only get again."""
+    """A complete trial with the same parameters, which would have the same result."""
     complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
     return next((t for t in complete if t.user_attrs["overrides"] == [*params]), None)
 
 
 def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConfig:
-    """The configuration of a trial, which resumes the run in its folder if there is one.
+    """The configuration of a trial, recorded in its folder as Hydra does for a run.
 
-    Recorded in the trial's folder as Hydra does it for a run.
+    If the folder has a run with a checkpoint, the trial resumes it.
 
     Raises:
         UserError: if the folder has a trial of another study.
@@ -207,22 +211,22 @@ def trial_config(search: Search, number: int, params: Sequence[str]) -> DictConf
     recorded = (record / "overrides.yaml").is_file()
     if recorded and {*recipe(folder.read().overrides)} != {*recipe(overrides)}:
         raise UserError(
-            f"{folder.path} has a trial of another study. study=NAME or hydra.run.dir=FOLDER gives "
-            "this one a folder of its own."
+            f"{folder.path} has a trial of another study. Give this one its own folder with "
+            "study=NAME or hydra.run.dir=FOLDER."
         )
     record.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, record / "config.yaml")
     OmegaConf.save(OmegaConf.create(overrides), record / "overrides.yaml")
     config.run_id = f"{search.study.study_name}-{number}-{config.run_id.rpartition('-')[2]}"
     if folder.last.is_file():
-        # With the run's configuration, which is this one, but for where things are here.
+        # A resume uses the run's recorded configuration, with the paths of this machine.
         here = [o for o in search.overrides if is_of_machine(o) and not o.startswith("data=")]
         config.resume, config.overrides = str(folder.last), here
     return config
 
 
 def _train(trial: Trial, monitor: str, config: DictConfig) -> Any:
-    """Train a trial, in a process of its own."""
+    """Train a trial; called in its own process."""
     with run_lock(Path(config.run_dir)):
         return train(config, callbacks={"pruning": Pruning(trial, monitor)})
 

@@ -1,1 +1,1 @@
-"""Services of the operating system: atomic files, locks, processes, jobs, memory."""
+"""Operating system services: atomic files, locks, processes, jobs, memory."""

@@ -1,4 +1,4 @@
-"""Writes files atomically, whole or not at all; finds out where files can be written."""
+"""Writes files atomically, and checks whether a folder is writable."""
 
 import contextlib
 import os
@@ -12,13 +12,13 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file, which replaces `path` once its content is on the disk.
+    """Open a temporary file that replaces `path` once its content is on the disk.
 
     If the disk is full or the process dies, `path` keeps its old content. The temporary file is in
     the same folder, because renaming is atomic only within a file system.
 
     Args:
-        path: to write to; its folder exists.
+        path: of the file; its folder must exist.
 
     Yields:
         The temporary file.
@@ -35,7 +35,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
         _flush(path.parent)
     except RuntimeError as error:
-        # torch.save raises its own error when writing to the file has failed.
+        # torch.save raises its own error if writing to the file failed.
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
@@ -44,7 +44,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def _flush(folder: Path) -> None:
-    """Write a renaming in a folder to the disk too, where the system can flush folders."""
+    """Flush a folder to the disk, so that a renaming is permanent, if the system supports that."""
     with contextlib.suppress(OSError):
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -54,7 +54,7 @@ def _flush(folder: Path) -> None:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether something can be made in a folder, found by making it: /proc refuses even root."""
+    """Whether a folder is writable, found by creating something: /proc refuses even root."""
     try:
         with tempfile.TemporaryDirectory(dir=folder):
             return True
@@ -63,13 +63,13 @@ def is_writable(folder: Path) -> bool:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove the temporary files that killed processes left.
+    """Remove temporary files that killed processes left behind.
 
-    No other process may be writing these files now.
+    No other process may be writing these files.
 
     Args:
-        folder: of the files, without its subfolders.
-        names: of the files that were to be replaced, as patterns.
+        folder: of the files; subfolders are not searched.
+        names: patterns for the names of the files that were to be replaced.
 
     Raises:
         OSError: if a file cannot be removed.

@@ -1,20 +1,20 @@
-"""Seeds of random generators that depend on several numbers."""
+"""Derives seeds of random generators from several numbers."""
 
 import numpy as np
 
 
 def derive_seed(*numbers: int) -> int:
-    """The seed that belongs to some numbers, such as a run's seed and an epoch.
+    """A seed that depends on several numbers, such as a run's seed and an epoch.
 
-    NumPy promises that it is the same in each of its versions and on every machine, which Python
-    does not promise of the hash of a tuple.
+    It is the same on every machine and in every version of NumPy. Python does not promise that for
+    the hash of a tuple.
 
     Args:
-        numbers: not negative.
+        *numbers: integers from 0.
 
     Returns:
         An integer from 0 to 2**64 - 1.
     """
-    # With their count, as NumPy takes (1,) and (1, 0) for the same.
+    # With their count, because NumPy treats (1,) and (1, 0) alike.
     sequence = np.random.SeedSequence((len(numbers), *numbers))
     return int(sequence.generate_state(1, np.uint64)[0])

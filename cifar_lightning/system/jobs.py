@@ -1,8 +1,8 @@
 """Runs jobs in subprocesses, so that a crash cannot take the caller down.
 
-An exception, `sys.exit`, a crash in native code, the system's out-of-memory killer: each ends only
-the job, and the caller gets an exception with the reason. The subprocess is forked from one that
-has imported PyTorch already, so it starts at once.
+An exception, `sys.exit`, a crash in native code or the out-of-memory killer ends only the job, and
+the caller gets an exception with the reason. The subprocess is forked from a process that has
+already imported PyTorch, so it starts at once.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from typing import Any
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.locks import reserve_gpu
 
-# Modules that take seconds to import, loaded once in the process that jobs are forked from. None
-# may initialise CUDA when it is imported, or jobs could not use it.
+# Modules that take seconds to import, loaded once in the process that jobs are forked from. They
+# must not initialise CUDA at import, or jobs could not use it.
 PRELOAD = ["pytorch_lightning", "torchvision", "matplotlib.figure"]
 
 _in_job_process = False
@@ -35,7 +35,7 @@ class JobFailed(Exception):
 
 
 class JobDied(JobFailed):
-    """The process of a job ended without a result or an error of its own."""
+    """The process of a job ended without a result, and without an exception from the job."""
 
 
 def in_job_process() -> bool:
@@ -44,7 +44,7 @@ def in_job_process() -> bool:
 
 
 def threads_for(n_jobs: int) -> int | None:
-    """The number of threads for each of several jobs at once; None if OMP_NUM_THREADS is set.
+    """The number of threads for each of several parallel jobs; None if OMP_NUM_THREADS is set.
 
     Args:
         n_jobs: number of jobs that run at once.
@@ -67,11 +67,11 @@ def run_job(
     """Run a function in a subprocess and return its result.
 
     The first Ctrl-C is passed on to the subprocess, so that it can save its state; a second one
-    kills it. It never outlives its caller.
+    kills it. The subprocess never outlives its caller.
 
     Args:
-        work: the function; it and its result can be pickled.
-        threads: number of PyTorch's threads; None for PyTorch's default.
+        work: the function; it and its result must be picklable.
+        threads: number of PyTorch threads; None for PyTorch's default.
         own_gpu: whether to wait for a GPU that no other job uses, and to reserve it.
         output: file for everything that the job prints; None for the caller's terminal.
         log: configuration for `logging.config.dictConfig`; None for none.
@@ -80,9 +80,9 @@ def run_job(
         The result of `work`.
 
     Raises:
-        JobFailed: if `work` raised it, or a `UserError`, whose message it then has.
+        JobFailed: if `work` raised it, or a `UserError`, with the same message.
         JobDied: if the process ended in any other way.
-        KeyboardInterrupt: after Ctrl-C, when the process has ended.
+        KeyboardInterrupt: after Ctrl-C, once the process has ended.
     """
     process, connection = _start(work, dict(os.environ), threads, own_gpu, output, log)
     answer: tuple[Any, JobFailed | None] | None = None
@@ -90,7 +90,7 @@ def run_job(
     try:
         while True:
             try:
-                # For the process too: a child of the job may hold the connection open.
+                # Wait for the process too, because a child of the job may keep the connection open.
                 wait([connection, process.sentinel])
                 if connection.poll():
                     answer = connection.recv()
@@ -119,9 +119,9 @@ def run_job(
 
 
 def _start(*arguments: Any) -> tuple[BaseProcess, Connection]:
-    """Start `_job_main` in a process; returns that and the connection for its result."""
+    """Start `_job_main` in a process; return the process and the connection for its result."""
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
-        # In a worker of joblib, whose start method a new process would not know.
+        # In a worker of joblib, whose start method new processes do not support.
         multiprocessing.set_start_method("forkserver", force=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -135,12 +135,12 @@ def _start(*arguments: Any) -> tuple[BaseProcess, Connection]:
 
 @contextlib.contextmanager
 def _slurm_signals_blocked() -> Iterator[None]:
-    """Block SLURM's signals before a preemption or time-out, for a process that is started now.
+    """Block the signals that SLURM sends before a preemption or time limit, in a new process.
 
-    SLURM sends them to all processes of a job. The caller asks for a requeue; the new process would
-    die at once, which the caller might take for a failure.
+    SLURM sends them to all processes of a job. The caller requests a requeue, but the new process
+    would die at once, and the caller might take that for a failure.
     """
-    resource_tracker.ensure_running()  # now, because its start unblocks SIGTERM
+    resource_tracker.ensure_running()  # before blocking, because its start unblocks SIGTERM
     under_slurm = "SLURM_JOB_ID" in os.environ
     signals = [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2] if under_slurm else []
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -151,10 +151,10 @@ def _slurm_signals_blocked() -> Iterator[None]:
 
 
 def _describe_exit(exit_code: int | None) -> str:
-    """Say how the process of a job ended."""
+    """A sentence on how the process of a job ended."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
-        hint = ", as the system does when memory runs out" * (name == "SIGKILL")
+        hint = ", perhaps by the system because memory ran out" * (name == "SIGKILL")
         return f"Its process was ended by {name}{hint}."
     return f"Its process ended with exit code {exit_code} before the work was done."
 
@@ -171,18 +171,18 @@ def _job_main(
     """The main function of a job's process."""
     global _in_job_process
     _in_job_process = True
-    # A process group of its own, so that Ctrl-C goes to the caller alone, which passes it on.
+    # Its own process group, so that Ctrl-C reaches only the caller, which passes it on.
     os.setpgrp()
     _exit_with_caller()
-    os.environ.clear()  # those of the fork server may be outdated
+    os.environ.clear()  # the variables of the fork server may be outdated
     os.environ.update(variables)
     if output is not None:
         _redirect(output)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a crash would lose what is in the buffer
+    if isinstance(sys.stdout, io.TextIOWrapper):  # because a crash would lose buffered output
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     if log is not None:
         logging.config.dictConfig(log)
-        # Lightning, which was imported before, has handlers of its own for the terminal.
+        # Lightning was imported before, and has its own handlers for the terminal.
         for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
             logging.getLogger(name).handlers.clear()
             logging.getLogger(name).propagate = True
@@ -194,7 +194,7 @@ def _job_main(
                 torch.set_num_threads(threads)
             result = work()
     except KeyboardInterrupt:
-        connection.send((None, JobDied("It was interrupted, by a signal to its process alone.")))
+        connection.send((None, JobDied("It was interrupted by a signal to its process.")))
     except (JobFailed, UserError) as error:
         connection.send((None, JobFailed(str(error))))
     else:
@@ -208,7 +208,7 @@ def _exit_with_caller() -> None:
 
     def watch() -> None:
         wait([caller.sentinel])
-        os._exit(1)  # at once: a resume of this run may write the same files
+        os._exit(1)  # at once, because a resume of this run may write the same files
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -14,7 +14,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import remove_leftovers
 
 LOCK = ".lock"
-# The files that a run replaces, by folder.
+# Files that a run replaces, by folder.
 REPLACED = {
     ".": ("config.yaml", "metrics.csv", "metrics.json"),
     "checkpoints": ("*.ckpt",),
@@ -26,7 +26,7 @@ REPLACED = {
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a run folder, and remove temporary files that a killed process left there.
 
-    Where the work raises an exception, a lock file that was not there before is removed.
+    If the body raises an exception, the lock file is removed unless it existed before.
 
     Raises:
         UserError: if another process holds the lock.
@@ -36,8 +36,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         lock = _acquire(folder)
     except Timeout:
         raise UserError(
-            f"Another process is working on this run, in {folder}: wait for it, or stop it, and "
-            "start this again."
+            f"Another process is working on the run in {folder}. Wait for it or stop it, and start "
+            "this one again."
         ) from None
     if lock is None:
         yield
@@ -71,7 +71,7 @@ def _acquire(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
         Timeout: if another process holds it.
     """
     try:
-        # No soft lock, which is the presence of a file and would outlive a killed process.
+        # No soft lock: it is the existence of a file, and would outlive a killed process.
         return FileLock(folder / LOCK, fallback_to_soft=False).acquire(timeout=0)
     except Timeout:  # a subclass of OSError
         raise
@@ -83,7 +83,7 @@ def _acquire(folder: Path) -> contextlib.AbstractContextManager[Any] | None:
 def reserve_gpu() -> Iterator[None]:
     """Wait for a GPU that no other process has reserved, and make it the only visible one.
 
-    Does nothing without a GPU, or if SLURM has given this process its own.
+    Does nothing if there is no GPU, or if SLURM has assigned one to this process.
 
     Raises:
         UserError: if the folder of the locks cannot be created.
@@ -101,7 +101,7 @@ def reserve_gpu() -> Iterator[None]:
     try:
         locks.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(f"The folder for locks of GPUs cannot be created: {error}") from error
+        raise UserError(f"The folder for GPU locks cannot be created: {error}") from error
     waiting = False
     while True:
         for gpu in gpus:
@@ -115,6 +115,6 @@ def reserve_gpu() -> Iterator[None]:
                 yield
             return
         if not waiting:
-            print(f"All GPUs ({', '.join(gpus)}) are in use by jobs; this one waits.")
+            print(f"All GPUs ({', '.join(gpus)}) are in use by other jobs; this job waits.")
         waiting = True
         time.sleep(1.0)

@@ -1,4 +1,4 @@
-"""The log file of a run, to which nothing is written before the run has begun."""
+"""The log file of a run, which is not written before the run has started."""
 
 import logging
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 class LogFile(logging.FileHandler):
-    """Keeps messages in memory until `open_log_file` is called, and writes to a file from then on.
+    """Keeps messages in memory until `open_log_file` is called, and then writes them to a file.
 
-    So a start that is refused leaves the log of an earlier run in its folder as it was.
+    Thus a start that fails its checks does not change the log of an earlier run in the folder.
 
     Args:
-        filename: path of the file, to which messages are appended.
+        filename: path of the file; messages are appended to it.
     """
 
     def __init__(self, filename: str) -> None:
@@ -19,14 +19,14 @@ class LogFile(logging.FileHandler):
         self.waiting: list[logging.LogRecord] | None = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a message, or keep it."""
+        """Write a message, or keep it until the file is opened."""
         if self.waiting is None:
             super().emit(record)
         else:
             self.waiting.append(record)
 
     def begin(self, folder: Path | None) -> None:
-        """Write the messages that were kept, to a folder's file of this name if one is given."""
+        """Write the kept messages; with `folder`, to the file of the same name in it."""
         if folder is not None:
             self.baseFilename = str(folder.absolute() / Path(self.baseFilename).name)
         waiting, self.waiting = self.waiting or [], None
@@ -35,23 +35,22 @@ class LogFile(logging.FileHandler):
 
 
 def open_log_file(folder: Path | None = None) -> None:
-    """Have messages written to the log file, those so far and those to come.
+    """Write all earlier and later messages to the log file.
 
     Args:
-        folder: of the file, if it is another one than Hydra's, as that of a run that an experiment
-            resumes.
+        folder: of the file; None for Hydra's run folder. It differs if an experiment resumes a run.
     """
     for file in _log_files():
         file.begin(folder)
 
 
 def log_failure(logger: logging.Logger, message: str, error: Exception | None = None) -> None:
-    """Log an error that ends a run to its log file alone, if the run has begun.
+    """Log an error that ends a run, only to its log file, if the run has started.
 
     Args:
-        logger: of the message.
-        message: which the terminal gets otherwise.
-        error: whose traceback is logged; None for none.
+        logger: that the message is logged for.
+        message: the text; the caller prints it.
+        error: logged with its traceback; None for no traceback.
     """
     info = None if error is None else (type(error), error, error.__traceback__)
     record = logger.makeRecord(logger.name, logging.ERROR, "", 0, "%s", (message,), info)

@@ -1,4 +1,4 @@
-"""Measures free memory, and checks what would need more."""
+"""Measures free memory, and checks whether something would fit."""
 
 import os
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from cifar_lightning.errors import UserError
 
 
 def check_memory(what: str, needed: int, advice: str) -> None:
-    """Raise an error if something would not fit into memory, before the system kills the process.
+    """Raise an error if something would not fit into memory; the system would kill the process.
 
     Args:
-        what: the subject of the message, which needs the memory.
-        needed: bytes that it needs.
-        advice: what the user can do, for the message.
+        what: subject of the message.
+        needed: bytes.
+        advice: end of the message: what the user can do.
 
     Raises:
         UserError: if fewer bytes are free.
@@ -21,8 +21,8 @@ def check_memory(what: str, needed: int, advice: str) -> None:
     free = free_memory()
     if needed > free:
         raise UserError(
-            f"{what} would need {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are "
-            f"free. {advice}"
+            f"{what} would need {needed / 1e9:,.1f} GB of memory, but only {free / 1e9:,.1f} GB "
+            f"are free. {advice}"
         )
 
 
@@ -30,7 +30,7 @@ def free_memory(root: Path = Path("/")) -> int:
     """The free memory in bytes, of the machine or of this process's container or batch job.
 
     Args:
-        root: the folder that has Linux's proc and sys.
+        root: the folder that contains Linux's proc and sys.
     """
     free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     machine = _numbers(root / "proc/meminfo")
@@ -40,7 +40,7 @@ def free_memory(root: Path = Path("/")) -> int:
 
 
 def _free_in_control_groups(root: Path) -> Iterator[int]:
-    """The free memory within each limit on this process: of its control group and all above it."""
+    """The free memory within the limits of this process's control group and all groups above."""
     file = root / "proc/self/cgroup"
     for line in file.read_text().splitlines() if file.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -55,7 +55,7 @@ def _free_in_control_groups(root: Path) -> Iterator[int]:
         group = mount / path.lstrip("/")
         while group.is_relative_to(mount):
             if (group / limit).is_file() and (most := (group / limit).read_text().strip()) != "max":
-                # The page cache is free memory too: Linux drops it when memory is needed.
+                # The page cache counts as free: Linux drops it when memory is needed.
                 cached = _numbers(group / "memory.stat")
                 cache = sum(
                     cached.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active")
@@ -65,6 +65,6 @@ def _free_in_control_groups(root: Path) -> Iterator[int]:
 
 
 def _numbers(file: Path) -> dict[str, int]:
-    """Read the first number of each line, by the word before it; none if there is no file."""
+    """The first number of each line, by the word before it; empty if the file does not exist."""
     lines = file.read_text().splitlines() if file.is_file() else ()
     return {words[0]: int(words[1]) for words in map(str.split, lines)}

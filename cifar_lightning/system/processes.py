@@ -1,11 +1,11 @@
-"""Which process of a distributed run this is, if torchrun, srun or Lightning started several."""
+"""Finds this process among those that torchrun, srun or Lightning started for a run."""
 
 import os
 from typing import NamedTuple
 
 
 class Launch(NamedTuple):
-    """The processes that a launcher has started.
+    """The processes that a launcher started.
 
     Attributes:
         by: the launcher's name.
@@ -26,7 +26,7 @@ def launch() -> Launch | None:
     if "TORCHELASTIC_RUN_ID" in variables:
         counts = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         return Launch("torchrun", *counts)
-    # A shell on an allocated machine has SLURM's variables too, without srun.
+    # A shell on an allocated machine has SLURM's variables too, though srun did not start it.
     if "SLURM_NTASKS" in variables and variables.get("SLURM_JOB_NAME") not in (
         "bash",
         "interactive",
@@ -42,5 +42,5 @@ def launch() -> Launch | None:
 def is_first() -> bool:
     """Whether this process is the one that writes files and prints."""
     started = launch()
-    # Without a launcher, Lightning starts the other processes of a machine, and sets their rank.
+    # Without a launcher, Lightning starts the other processes on a machine, and sets their rank.
     return int(os.environ.get("LOCAL_RANK", 0)) == 0 if started is None else started.rank == 0

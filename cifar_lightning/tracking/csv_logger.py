@@ -13,15 +13,15 @@ from cifar_lightning.tracking.run_folder import read_rows
 
 
 class CSVLogger(Logger):
-    """Writes `metrics.csv`: a row a validation, and one for the test.
+    """Writes `metrics.csv`: a row for each validation, and one for the test.
 
-    Lightning's CSVLogger deletes the file of a resumed run, and appends to it, so that a full
-    disk leaves half a row. The file is small: this logger rewrites all of it with every row.
+    Lightning's CSVLogger deletes the file of a resumed run, and appends rows, so that a full disk
+    leaves half a row. This logger rewrites the whole file, which is small, with every row.
 
     Args:
         run_dir: the run's folder.
-        steps_done: of a resumed run, which keeps the rows of these steps, except the test's;
-            None keeps nothing.
+        steps_done: number of steps that a resumed run has done: rows of these steps are kept,
+            except the test's. None keeps no rows.
     """
 
     name = "curves"
@@ -41,17 +41,17 @@ class CSVLogger(Logger):
         return str(self._file.parent)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Ignore the configuration, which has a file of its own."""
+        """Ignore the configuration, which has its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add a row; a cell without a value stays blank."""
+        """Add a row; missing values stay blank."""
         self._rows.append({**metrics, "step": float(step or 0)})
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=sorted({key for row in self._rows for key in row}))
         writer.writeheader()
         writer.writerows(self._rows)
-        if len(self._rows) == 1:  # once: not again when its disk has vanished
+        if len(self._rows) == 1:  # only once: if the disk has vanished, writing must fail
             self._file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._file) as file:
             file.write(text.getvalue().encode())

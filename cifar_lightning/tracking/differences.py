@@ -1,4 +1,4 @@
-"""What differs between a configuration and the one that a run has recorded."""
+"""Differences between a configuration and the one that a run has recorded."""
 
 import inspect
 import pkgutil
@@ -12,29 +12,34 @@ from omegaconf import DictConfig, OmegaConf
 from cifar_lightning.config.overrides import COMBINED_GROUPS
 from cifar_lightning.config.paths import DATA_PATHS
 
-LIMITS = ("trainer.max_steps", "trainer.max_time")  # which a run may get higher to go on
-# What is each start's own: keys, calls, and where files are. data.path says what the images are.
+LIMITS = (
+    "trainer.max_steps",
+    "trainer.max_time",
+)  # a run that such a limit ended is resumed if the limit is raised
+# What differs between starts of the same run: keys, calls, and paths. data.path is not among them,
+# because it says which images these are.
 OF_A_START = ("overrides", "resume", "run_id", "starts", "sweep")
 CALL_OF_A_START = re.compile(r"\$\{(hydra|now|title):")
 PLACES = (
     *("logger.wandb.mode", "logger.wandb.save_dir"),
     *(f"data.{name}" for name in DATA_PATHS if name != "path"),
 )
-LEFT_OUT = (*PLACES, *COMBINED_GROUPS)  # of a list of options only what is in them counts
+LEFT_OUT = (*PLACES, *COMBINED_GROUPS)  # lists of options: only the options' content counts
 
 Differences = dict[str, tuple[Any, Any]]
-"""By key: the value in the run's record, and the requested one; None where the key is missing."""
+"""By key: the recorded and the requested value; None if the key is missing."""
 
 
 def differences(config: DictConfig, record: Any, run_dir: Path) -> Differences:
-    """What is resolved otherwise in a configuration than in the record of a run.
+    """The values that differ between a configuration and the record of a run, resolved.
 
-    What is each start's own is left out. The option of a group has the group's name as its key. An
-    argument that the record lacks, as where conf/ has it since, counts as its default.
+    Values that differ between starts of the same run are left out. The option of a group has the
+    group's name as its key. An argument that the record lacks, such as one that was added to conf/
+    later, counts as its default.
 
     Args:
         config: the requested configuration.
-        record: of the run, with references as written.
+        record: of the run, with unresolved references.
         run_dir: the run's folder.
 
     Raises:
@@ -52,7 +57,7 @@ def differences(config: DictConfig, record: Any, run_dir: Path) -> Differences:
 
 
 def _with_calls_of(record: Any, content: Any) -> Any:
-    """A configuration with the values of a record for each `CALL_OF_A_START`."""
+    """A configuration in which each `CALL_OF_A_START` has the value of the record."""
     if isinstance(content, dict):
         record = record if isinstance(record, dict) else {}
         return {key: _with_calls_of(record.get(key), value) for key, value in content.items()}
@@ -60,7 +65,7 @@ def _with_calls_of(record: Any, content: Any) -> Any:
 
 
 def _leaves(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """The values in nested dictionaries, with keys joined by dots."""
+    """The values of nested dictionaries, with keys joined by dots."""
     for name, value in content.items():
         key = f"{above}{name}".removeprefix("choices.")
         if isinstance(value, dict) and key not in LIMITS:
@@ -70,7 +75,7 @@ def _leaves(content: Any, above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _default(key: str, values: dict[str, Any]) -> Any:
-    """The default of an argument of a `_target_`; None if it has none that YAML can have."""
+    """The default of an argument of a `_target_`; None if it has no default that fits in YAML."""
     part, _, name = key.rpartition(".")
     try:
         target = pkgutil.resolve_name(values[f"{part}._target_"])

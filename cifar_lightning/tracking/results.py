@@ -21,7 +21,7 @@ from cifar_lightning.training.callbacks import TargetReached, Throughput
 from cifar_lightning.training.metrics import class_accuracies, confusion_matrix
 from cifar_lightning.training.module import Classifier
 
-CLASSES_SHOWN = 8  # an image each
+CLASSES_SHOWN = 8  # one image of each
 
 
 def collect(
@@ -36,18 +36,18 @@ def collect(
     validation: dict[str, float],
     finished: bool,
 ) -> dict[str, Any]:
-    """What `metrics.json` holds: flat; what does not apply, as a target not reached, is None.
+    """The content of `metrics.json`, a flat dictionary; None for what does not apply.
 
     Args:
         config: the run's.
-        trainer: after fit, and after test where the run was not interrupted.
+        trainer: after fit, and after test if the run was not interrupted.
         classifier: the run's.
         data: of the run.
         callbacks: by name; `best`, `throughput` and `target` are read.
         counts: of the network.
         device_name: of the hardware.
-        tested: the checkpoint whose weights were tested, or would have been; None without one.
-        validation: the metrics of its weights, by name; empty if they were not validated.
+        tested: the checkpoint that was tested, or would have been; None if there is none.
+        validation: the validation metrics of that checkpoint, by name; empty if it has none.
         finished: False if it was interrupted.
     """
     best, throughput, target = callbacks["best"], callbacks["throughput"], callbacks.get("target")
@@ -69,7 +69,7 @@ def collect(
         "resumes": len(RunFolder(Path(config.run_dir)).starts()[1:]) or None,
         "label_shift": None if data.label_shift is None else data.label_shift.distance,
         "target_val_acc": None if target is None else target.threshold,
-        # Of the tested checkpoint, whatever has chosen it.
+        # These are of the tested checkpoint, even if val/acc did not choose it.
         "checkpoint": None if tested is None else tested.name,
         "monitor": best.monitor,
         "monitor_value": validation.get(best.monitor or ""),
@@ -77,7 +77,7 @@ def collect(
         "best_epoch": _whole(validation["epoch"]) if validation else last_epoch,
         "test/acc": None,
         "test/loss": None,
-        # All that were tested, also those that a user added.
+        # All test metrics, including those that a user added.
         **{k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")},
         "epochs_to_target": None if reached is None else _whole(reached[0]),
         "seconds_to_target": None if reached is None else reached[1],
@@ -95,12 +95,12 @@ def collect(
 
 
 def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
-    """What has ended a training that was not interrupted.
+    """What ended a training that was not interrupted.
 
     Returns:
-        `target`, `max_epochs`, `max_steps`, `pruned` (or what another callback has as its
-        `stopped_by`), `early_stopping`, `max_time` (of any Timer, not only `trainer.max_time`); or
-        `callback`, for one that does not say.
+        `target`, `max_epochs`, `max_steps`, `pruned` or another callback's `stopped_by`,
+        `early_stopping`, `max_time` (of any Timer, not only `trainer.max_time`), or `callback` for
+        any other callback.
     """
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     epochs = next(c for c in callbacks if isinstance(c, Throughput)).epochs
@@ -112,12 +112,12 @@ def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
         return "max_epochs"
     if 0 <= trainer.max_steps <= trainer.global_step:
         return "max_steps"
-    if reached is not None:  # before the run was allowed to stop
+    if reached is not None:  # earlier, but the run was not yet allowed to stop
         return "target"
     for callback in callbacks:
         if ending := getattr(callback, "stopped_by", None):
             return str(ending)
-        # Perhaps epochs ago, before the run was allowed to stop.
+        # Perhaps epochs earlier, when the run was not yet allowed to stop.
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return "early_stopping"
     for callback in callbacks:
@@ -128,12 +128,12 @@ def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
 
 
 def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
-    """The compute of a training: the network's, and a teacher's on images of full size."""
+    """Training compute in TFLOP: the network's, and a teacher's on images of full size."""
     own = train_tflop(classifier.network, throughput.images_by_size)
     if classifier.distillation is None:
         return own
     seen = {classifier.image_size: throughput.images}
-    # Without a backward pass, which costs twice the forward one.
+    # The teacher has no backward pass, which costs twice the forward pass.
     return own + train_tflop(classifier.distillation.teacher, seen) / 3
 
 
@@ -154,14 +154,14 @@ def save_plots(
     metrics: dict[str, Any],
     finished: bool,
 ) -> dict[str, Path]:
-    """Write the plots of a run to `figures/`; what cannot be plotted is named on the terminal.
+    """Write the plots of a run to `figures/`; print which of them failed, if any.
 
     Args:
-        config: of the run; nothing is written where its `plots` is false.
-        classifier: that was tested.
+        config: of the run; nothing is written if its `plots` is false.
+        classifier: the tested one.
         data: of the run.
         metrics: as `collect` returns them.
-        finished: whether it was tested; else there are the curves alone.
+        finished: whether it was tested; if not, only the curves are plotted.
 
     Returns:
         The PNG files by their names.
@@ -184,7 +184,7 @@ def save_plots(
                 file = run.figures / f"{name}.png"
                 plots.save_png(figure, file)
                 written[name] = file
-        # A user's network may refuse, or the disk be full: the results are not lost for that.
+        # A user's network may fail, or the disk be full: the results must not be lost.
         except Exception as error:
             reason = str(error) or type(error).__name__
             console.note("figures", f"the {what} of this run cannot be plotted: {reason}")
@@ -202,7 +202,7 @@ def _learning_curves(run_dir: Path, target: float | None, title: str) -> dict[st
 
 def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str, Figure]:
     tested = classifier.tested
-    if tested is None:  # as in a search
+    if tested is None:  # such as in a search
         return {}
     labels = data.test.labels[tested.index]
     matrix = confusion_matrix(tested.predictions, labels, len(data.classes))
@@ -216,21 +216,21 @@ def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str
 def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
     """Plot what the network's layers have learned.
 
-    `filters` has those of the first layer, `feature_maps` the feature maps of one image,
-    `activation_maps` where each layer saw the predicted class. The images are validation images, or
-    training images where there are none: test images are read once.
+    `filters`: those of the first layer. `feature_maps`: the feature maps of one image.
+    `activation_maps`: where each layer saw the predicted class. The images are validation images,
+    or training images if there is no validation; test images are for the final test only.
 
     Returns:
-        The figures by their names; none if the network has no convolution to plot.
+        The figures by name; empty if the network has no convolution to plot.
     """
     split = data.train if data.val is None else data.val
-    labels = split.labels.unique()[:CLASSES_SHOWN].tolist()  # of a rare class there may be none
+    labels = split.labels.unique()[:CLASSES_SHOWN].tolist()  # a rare class may have no image
     of_each = [int((split.labels == label).nonzero()[0]) for label in labels]
     images = split.images[of_each]  # [classes, 3, H, W]
     pixels = images.permute(0, 2, 3, 1).numpy()
     layers = saliency.feature_maps(classifier, images[:1])
     if not layers:
-        return {}  # without convolutions on maps there is nothing to show
+        return {}  # no convolution has an output larger than 1x1
     predictions, activations = saliency.activation_maps(classifier, images)
     first = next(m for m in classifier.network.modules() if isinstance(m, nn.Conv2d))
     weights = first.weight.detach().float().cpu().numpy()  # [filters, 3, H, W]

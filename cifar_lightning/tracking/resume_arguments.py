@@ -1,4 +1,4 @@
-"""Replaces `resume=auto` and `resume=PATH` on the command line by what Hydra takes."""
+"""Replaces `resume=auto` and `resume=PATH` on the command line by overrides that Hydra accepts."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -31,19 +31,19 @@ MISSING = object()
 def resume_auto(arguments: Sequence[str]) -> list[str]:
     """Replace resume=auto by the last checkpoint of the newest run of the same configuration.
 
-    Only runs count that are not finished and that no process is working on; without one, a new run
-    starts. They are searched for where the run would have its folder. `LIMITS` may differ: a run
-    that such a limit has ended is not finished by a higher one.
+    The run must be unfinished, and no process may be working on it; if there is none, a new run
+    starts. It is searched for beside the folder that the new run would get. `LIMITS` may differ: a
+    run that such a limit ended counts as unfinished if the limit is raised.
 
     Args:
-        arguments: as `plain_arguments` gives them.
+        arguments: from `plain_arguments`.
 
     Raises:
-        UserError: in a sweep.
+        UserError: if the arguments are of a sweep.
     """
     others = [a for a in arguments if values_of("resume", [a]) != ["auto"]]
     if is_sweep(others) and any(v not in ("", "null") for v in values_of("resume", arguments)):
-        raise UserError("resume= resumes one run; resume_sweep=FOLDER a sweep.")
+        raise UserError("resume= resumes one run; resume_sweep=FOLDER resumes a sweep.")
     if len(others) == len(arguments):
         return others
     options, overrides = options_and_overrides(others)
@@ -60,7 +60,7 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
         print(f"resume=auto: {found}", flush=True)
     if folder is None or changed:
         return others
-    # By itself the resume would have the run's limits.
+    # Without these overrides, the resume would keep the limits of the run.
     asked = {key: value for key, (_, value) in differing.items() if not values_of(key, overrides)}
     limits = [f"{key}={_in_yaml(value)}" for key, value in asked.items()]
     return [*(a for a in others if key_of(a) != "hydra.run.dir"), *limits, f"resume={found}"]
@@ -69,7 +69,7 @@ def resume_auto(arguments: Sequence[str]) -> list[str]:
 def _nearest_unfinished(
     config: DictConfig, candidates: Iterable[RunFolder]
 ) -> tuple[RunFolder | None, Differences]:
-    """The run with the fewest differences, beside limits, that can be resumed: the newest such."""
+    """The newest unfinished run with the fewest differences, limits not counted."""
     started = processes.launch()
     alone = started is None or started.total == 1  # several processes must choose the same run
     nearest: tuple[RunFolder | None, Differences] = (None, {})
@@ -92,7 +92,7 @@ def _nearest_unfinished(
 
 
 def _is_cut_short(run: Run, differing: Differences) -> bool:
-    """Whether a limit has ended a run that is lower than the one now asked for."""
+    """Whether a run was ended by a limit that is lower than the one requested now."""
     limit = f"trainer.{run.metrics.get('stopped_by')}"
     if limit not in LIMITS or limit not in differing:
         return False
@@ -101,7 +101,7 @@ def _is_cut_short(run: Run, differing: Differences) -> bool:
 
 
 def _limit(value: Any) -> float:
-    """A limit in steps or seconds; 0 if the value is none, which is refused later."""
+    """A limit in steps or seconds; 0 for an invalid value, which is refused later."""
     try:
         if isinstance(value, str):
             days, hours, minutes, seconds = map(int, value.split(":"))
@@ -114,7 +114,7 @@ def _limit(value: Any) -> float:
 
 
 def _describe(changed: Differences) -> str:
-    """The first few of the changed values; of a group with another option that alone."""
+    """The first few of the changed values; for a group with another option, only the option."""
     groups = [key for key in changed if "." not in key]
     keys = groups + [key for key in changed if key.partition(".")[0] not in groups]
     texts = []
@@ -130,7 +130,7 @@ def _in_yaml(value: Any) -> str:
 
 
 def _candidates(config: DictConfig, overrides: Sequence[str]) -> list[RunFolder]:
-    """The runs with a checkpoint that it could be: those beside its folder, if none was typed."""
+    """The runs with a checkpoint in the typed folder, or beside the folder of the new run."""
     typed = values_of("hydra.run.dir", overrides)
     if typed and "${" not in typed[-1]:
         folders = [Path(typed[-1]).expanduser()]
@@ -143,13 +143,13 @@ def _candidates(config: DictConfig, overrides: Sequence[str]) -> list[RunFolder]
 
 
 def in_run_folder(arguments: Sequence[str]) -> list[str]:
-    """Prepare resume=PATH: Hydra's run folder is that of the checkpoint.
+    """Prepare resume=PATH: set Hydra's run folder to that of the checkpoint.
 
-    Keys that the run has and conf/ has not, such as those of a callback that was added, can be
-    changed (`callbacks.early.patience=3`) and removed (`~callbacks.early`) as others.
+    Keys of the run that conf/ lacks, such as those of an added callback, can be changed
+    (`callbacks.early.patience=3`) and removed (`~callbacks.early`) like others.
 
     Raises:
-        UserError: if the checkpoint is not there, or not in its run's folder; or if hydra.run.dir
+        UserError: if the checkpoint does not exist or is not in its run folder, or if hydra.run.dir
             names another folder.
     """
     checkpoints = values_of("resume", arguments)
@@ -160,7 +160,7 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
         if Path(typed).expanduser().resolve() != folder.path.resolve():
             raise UserError(
                 f"resume={checkpoints[-1]} continues the run in {folder.path}: leave "
-                "hydra.run.dir= out. To have the run elsewhere, move its folder first."
+                "hydra.run.dir= out. To continue in another folder, move this one first."
             )
     place = [f"hydra.run.dir={quoted(str(folder.path))}"]
     options, overrides = options_and_overrides(arguments)
@@ -170,13 +170,13 @@ def in_run_folder(arguments: Sequence[str]) -> list[str]:
 
 
 def _for_record(override: str, record: Any) -> list[str]:
-    """An override such that Hydra takes it for any key of a run's record."""
+    """The overrides that make Hydra accept an override of any key in a run's record."""
     key = key_of(override)
     in_record = record
     for part in key.split("."):
         in_record = in_record.get(part, MISSING) if isinstance(in_record, dict) else MISSING
     if in_record is MISSING or key == "resume" or (CONF / key.replace("@", "/")).is_dir():
         return [override]
-    if override.startswith("~"):  # Hydra removes only what is there, and not null
+    if override.startswith("~"):  # Hydra only removes keys that exist and are not null
         return [f"++{key}=true", f"~{key}"]
     return [f"++{override.lstrip('+')}"]

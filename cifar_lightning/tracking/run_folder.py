@@ -20,11 +20,11 @@ from cifar_lightning.system.natural import natural_key
 RUNS = Path("runs/train")
 # Overrides that say that a command is a sweep, and where.
 OF_A_SWEEP = ("hydra.mode", "hydra.run.dir", "hydra.sweep.dir", "hydra.sweeper.resume")
-# `interrupted` by Ctrl-C or SIGTERM; `failed` with an error in its log; `not finished`: it still
-# runs, was killed, or failed without an error in its log.
+# `interrupted`: by Ctrl-C or SIGTERM. `failed`: with an error in its log. `not finished`: it is
+# still running, was killed, or failed without an error in its log.
 STATUSES = ("finished", "interrupted", "failed", "not finished")
-MAX_YAML = 1_000_000  # bytes; the record of a run has some ten thousand
-# Metrics that are numbers or null, and that more than tables need; `epochs` is always a number.
+MAX_YAML = 1_000_000  # bytes; the record of a run has about ten thousand
+# Metrics that must be numbers or null; `epochs` must be a number.
 NUMBERS = ("epochs", "resumes", "val/acc", "test/acc", "epochs_to_target", "seconds_to_target")
 SET_ASIDE = re.compile(r"(^|/)before_\d{4}-\d\d-\d\d_[\d-]+$")
 LOG_LINE = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) ([A-Z]+) ([\w.]+): (.*)$")
@@ -36,18 +36,18 @@ class Run:
 
     Attributes:
         folder: of the run.
-        name: of the folder; of a job of a multirun, its path below the multirun's folder.
+        name: of the folder; for a job of a sweep, its path below the sweep's folder.
         status: one of `STATUSES`.
         reason: why it is not finished; empty if it is.
-        overrides: with which it was started.
+        overrides: of its first start.
         resumed: the overrides of each resume.
         config: the text of its recorded configuration.
         choices: the option of each group of conf/; empty if not recorded.
-        target: the target test accuracy; None if it had none, or if it is not known.
-        metrics: of `metrics.json`; empty before the run is over.
+        target: test accuracy from 0 to 1; None if it had no target, or if that is not known.
+        metrics: content of `metrics.json`; empty before the run has ended.
         rows: of `metrics.csv`.
-        evaluation: of `evaluation/evaluation.json`; empty without.
-        problems: files that could not be read, a sentence each.
+        evaluation: content of `evaluation/evaluation.json`; empty if there is none.
+        problems: a sentence for each file that could not be read.
         recorded: whether its overrides were recorded.
     """
 
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def settings(self) -> dict[str, str]:
-        """The overrides as keys and values; those of a resume replace earlier ones."""
+        """The overrides by key; those of a resume replace earlier ones."""
         found = {}
         for override in (o for some in (self.overrides, *self.resumed) for o in some):
             key, _, value = override.lstrip("+").partition("=")
@@ -78,7 +78,7 @@ class Run:
 
     @property
     def seed(self) -> Any:
-        """The seed in its metrics, else in its overrides; None if it is in neither."""
+        """The seed from its metrics, or else its overrides; None if neither has it."""
         return self.metrics.get("seed", self.settings.get("seed"))
 
     def curve(self, name: str, against: str = "epoch") -> list[tuple[float, float]]:
@@ -103,7 +103,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """The checkpoint of the last whole epoch, or of the step at which the training ended."""
+        """The checkpoint of the last complete epoch, or of the step at which training ended."""
         return self.checkpoints / "last.ckpt"
 
     @property
@@ -118,7 +118,7 @@ class RunFolder:
 
     @property
     def metrics_json(self) -> Path:
-        """The results, written when the run is over."""
+        """The results, written when the run has ended."""
         return self.path / "metrics.json"
 
     @property
@@ -133,18 +133,18 @@ class RunFolder:
 
     @property
     def started(self) -> datetime | None:
-        """When the run began, from the folder's name; None if that has no time."""
+        """Start time of the run, from the folder's name; None if the name has no time."""
         found = re.match(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", self.path.absolute().name)
         return datetime.strptime(found[0], "%Y-%m-%d_%H-%M-%S-%f") if found else None
 
     @property
     def start_time(self) -> datetime:
-        """When the run began: from the folder's name, else its modification time."""
+        """Start time of the run, from the folder's name, or else its modification time."""
         return self.started or datetime.fromtimestamp(self.path.stat().st_mtime)
 
     @classmethod
     def of(cls, checkpoint: Path) -> "RunFolder":
-        """The run folder of a checkpoint in its `checkpoints/`: the folder above that."""
+        """The run folder of a checkpoint: two levels up, above `checkpoints/`."""
         return cls(checkpoint.absolute().parent.parent)
 
     @classmethod
@@ -152,13 +152,13 @@ class RunFolder:
         """The run folder of a checkpoint to resume from.
 
         Raises:
-            UserError: if the checkpoint is not there, or not in its run's folder.
+            UserError: if the checkpoint does not exist, or is not in its run folder.
         """
         if checkpoint.is_dir():
             advice = shlex.quote(f"resume={cls(checkpoint).last}")
             raise UserError(f"resume={checkpoint} is a folder. Name a checkpoint, as in {advice}.")
-        if str(checkpoint) == "auto":  # an experiment's, or composed in a program
-            raise UserError("resume=auto is known to the command line alone.")
+        if str(checkpoint) == "auto":  # in an experiment, or composed by a program
+            raise UserError("resume=auto works only on the command line.")
         if not checkpoint.is_file():
             raise UserError(f"resume={checkpoint}: there is no such file.")
         folder = cls.of(checkpoint)
@@ -166,20 +166,20 @@ class RunFolder:
             raise UserError(
                 f"resume={checkpoint} is not in its run's folder: {folder.path} has no "
                 "config.yaml, the record of the run's configuration. evaluate, predict and export "
-                "take it anywhere."
+                "work with a checkpoint in any folder."
             )
         return folder
 
     def is_run(self) -> bool:
-        """Whether the folder has files of a run in it."""
+        """Whether the folder contains files of a run."""
         marks = (".hydra/overrides.yaml", "metrics.json", "metrics.csv")
         return any((self.path / mark).is_file() for mark in marks)
 
     def read(self, name: str | None = None) -> Run:
-        """Read the run; files that are missing are left out, damaged ones too, with a problem each.
+        """Read the run; missing files are skipped, and each damaged one is added to `problems`.
 
         Args:
-            name: to show; by default the folder's.
+            name: to show; None for the folder's name.
         """
         problems: list[str] = []
         metrics = _read_metrics(self.metrics_json, problems)
@@ -188,7 +188,7 @@ class RunFolder:
         except (OSError, ValueError) as error:
             rows = []
             problems.append(f"metrics.csv cannot be read: {error}")
-        # A run that was refused before its first step has only what Hydra wrote.
+        # A run that failed before its first step has only Hydra's record.
         hydra = self.path / ".hydra"
         file = self.config if self.config.is_file() else hydra / "config.yaml"
         record = _read_yaml(file, problems)
@@ -215,19 +215,19 @@ class RunFolder:
         )
 
     def record(self) -> Any:
-        """The recorded configuration, with interpolations as written; None if it cannot be read."""
+        """The recorded configuration, with unresolved interpolations; None if it cannot be read."""
         return _read_yaml(self.config, [])
 
     def starts(self) -> list[dict[str, Any]]:
-        """The start and each resume of the run: its `time` and the `overrides` typed then."""
+        """The `time` and the `overrides` of the run's start and of each resume."""
         return _starts(_read_yaml(self.config, []))
 
 
 def find_folder(path: str | None) -> Path:
-    """The folder of a run or multirun that a user names; None is the newest in runs/train/.
+    """The folder of a run or sweep that a user names; None for the newest in runs/train/.
 
     Raises:
-        UserError: if there is no such folder, or no run in it.
+        UserError: if the folder does not exist, or has no run in it.
     """
     if path is None:
         found = [f for f in RUNS.glob("*") if RunFolder(f).is_run() or run_folders(f)]
@@ -238,19 +238,19 @@ def find_folder(path: str | None) -> Path:
     example = f"run={RUNS}/<date>_<time>_<name>"
     if not folder.is_dir():
         wrong = " is a file" if folder.exists() else ": there is no such folder"
-        raise UserError(f"run={path}{wrong}. Name a run's folder, as in: {example}")
+        raise UserError(f"run={path}{wrong}. Name the folder of a run. Example: {example}")
     if not RunFolder(folder).is_run() and not run_folders(folder):
         raise UserError(
             f"run={path} is not a run's folder: it has none of .hydra/overrides.yaml, "
-            f"metrics.json and metrics.csv, and no run is below it. As in: {example}"
+            f"metrics.json and metrics.csv, and no run is below it. Example: {example}"
         )
     return folder
 
 
 def run_folders(folder: Path) -> list[RunFolder]:
-    """The run folders below a folder, such as a multirun's; 2 comes before 10.
+    """The run folders below a folder, such as a sweep's, in natural order: 2 before 10.
 
-    Without those that `write_record` has set aside, whose folder another run has now.
+    Runs that `write_record` has set aside are left out: another run has taken their folder.
     """
     found = {file.parent.parent for file in folder.glob("**/.hydra/overrides.yaml")}
     found |= {file.parent for file in folder.glob("**/metrics.json")}
@@ -259,7 +259,7 @@ def run_folders(folder: Path) -> list[RunFolder]:
 
 
 def read_rows(folder: str | Path) -> list[dict[str, float]]:
-    """The rows of a run's `metrics.csv` without blank cells; an empty list without the file.
+    """The rows of a run's `metrics.csv`, without blank cells; empty if there is no such file.
 
     Raises:
         ValueError: if a cell is not a number, or a row has more or fewer cells than the header.
@@ -269,7 +269,7 @@ def read_rows(folder: str | Path) -> list[dict[str, float]]:
         return []
     with file.open(newline="") as opened:
         heading, *rows = list(csv.reader(opened)) or [[]]
-    # `strict` refuses a row that was cut short.
+    # `strict` raises an error for a row that was cut off.
     return [
         {key: float(cell) for key, cell in zip(heading, row, strict=True) if cell != ""}
         for row in rows
@@ -278,18 +278,18 @@ def read_rows(folder: str | Path) -> list[dict[str, float]]:
 
 
 def read_sweep(folder: Path, kind: str = "task") -> list[str]:
-    """The overrides that a multirun was started with, but for its folder; empty if not recorded.
+    """The overrides that a sweep was started with, without its folder; empty if not recorded.
 
     Args:
-        folder: of the multirun.
-        kind: `task` for the overrides of its jobs, `hydra` for those of Hydra, as the launcher.
+        folder: of the sweep.
+        kind: `task` for the overrides of its jobs, `hydra` for Hydra's, such as the launcher.
     """
     found = _texts(_at(_read_yaml(folder / "multirun.yaml", []), "hydra", "overrides", kind))
     return [override for override in found if key_of(override) not in OF_A_SWEEP]
 
 
 def read_config_dir(folder: Path) -> str | None:
-    """The --config-dir that a run or a multirun was started with; None without one."""
+    """The --config-dir that a run or a sweep was started with; None if there was none."""
     files = (folder / "multirun.yaml", folder / ".hydra" / "hydra.yaml")
     record = next((_read_yaml(file, []) for file in files if file.is_file()), None)
     sources = _at(record, "hydra", "runtime", "config_sources")
@@ -300,25 +300,25 @@ def read_config_dir(folder: Path) -> str | None:
 
 
 def load_yaml(file: Path) -> Any:
-    """The content of a YAML file of a run, which may be from elsewhere.
+    """The content of a YAML file of a run; the file need not be trusted.
 
-    Interpolations stay as written: `${hydra:job.num}` can be resolved only within the run.
+    Interpolations are not resolved: `${hydra:job.num}` has a value only within the run.
 
     Raises:
-        FileNotFoundError: if there is none.
-        UserError: if it cannot be read, is larger than `MAX_YAML`, or has aliases, of which a few
-            can stand for more values than fit into memory.
+        FileNotFoundError: if the file does not exist.
+        UserError: if it cannot be read, is larger than `MAX_YAML`, or has aliases: a few aliases
+            can expand to more values than fit into memory.
     """
     try:
         if file.stat().st_size > MAX_YAML:
             raise ValueError(f"it has more than {MAX_YAML:,} bytes")
         text = file.read_text(encoding="utf-8")
         if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise ValueError("it has aliases, *NAME, which no record of a run has")
+            raise ValueError("it has aliases (*NAME), which the record of a run never has")
         return OmegaConf.to_container(OmegaConf.load(file))
     except FileNotFoundError:
         raise
-    except Exception as error:  # PyYAML and OmegaConf have no base class in common
+    except Exception as error:  # PyYAML and OmegaConf have no common base class
         raise UserError(f"{file} cannot be read: {str(error).partition(chr(10))[0]}") from error
 
 
@@ -378,8 +378,8 @@ def _status_of(
     rows: Sequence[dict[str, float]],
     starts: Sequence[dict[str, Any]],
 ) -> tuple[str, str]:
-    """One of `STATUSES`, and the reason where it is not `finished`."""
-    # float32 differs from the rounded value.
+    """One of `STATUSES`, and the reason if it is not `finished`."""
+    # Rows are float32, metrics are rounded: allow a small difference below.
     trained = max((row.get("epoch", 0) for row in rows if "test/acc" not in row), default=0)
     is_of_last_start = len(starts[1:]) <= (metrics.get("resumes") or 0)
     if metrics and is_of_last_start and trained <= metrics["epochs"] + 1e-4:
@@ -394,18 +394,18 @@ def _status_of(
     names = (".hydra", "config.yaml", "metrics.csv", "train.log", "checkpoints")
     times = [(folder / name).stat().st_mtime for name in names if (folder / name).exists()]
     last = datetime.fromtimestamp(max(times, default=folder.stat().st_mtime))
-    # A run writes its record right before its first step.
+    # A run writes its record just before its first step.
     began = starts or rows or metrics
     state = (
-        "it still runs, failed or was killed"
+        "it is still running, failed or was killed"
         if began
-        else "it has taken no step: it is starting, or was stopped before"
+        else "it has not trained a step: it is starting, or was stopped before"
     )
     return "not finished", f"{state}; it last wrote a file at {last:%F %T}"
 
 
 def _last_error(lines: Sequence[str], since: str) -> str:
-    """The last error in a run's log since a time, without its traceback; empty without one."""
+    """The last error in a run's log since a time, without its traceback; empty if there is none."""
     message: list[str] = []
     within = False
     for line in lines:

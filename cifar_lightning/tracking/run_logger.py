@@ -1,4 +1,4 @@
-"""The interface of loggers, such as W&B's, that record more of a run than its metrics."""
+"""The interface of loggers, such as W&B's, that record more than metrics."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ from cifar_lightning.training.module import Classifier
 class RunLogger(Logger):
     """A Lightning logger with methods for the start and end of a run; override those you need.
 
-    A run calls these methods in their order, `log_metrics` after each validation between start and
-    end, and all of them in the first process alone. None may raise: a service that fails must not
-    end a training.
+    A run calls these methods in the order below, and `log_metrics` after each validation between
+    start and end, in the first process only. None may raise: a failing service must not end a
+    training.
 
     Attributes:
         label: printed before `how_to_open`.
@@ -28,7 +28,7 @@ class RunLogger(Logger):
     label = "logged to"
 
     def skip_before(self, step: int) -> None:
-        """Skip metrics of earlier steps, which were logged before the run was resumed."""
+        """Skip metrics of steps before `step`, which were logged before the run was resumed."""
 
     def log_start(
         self, config: Mapping[str, Any], counts: NetworkCounts, target: TargetReached | None
@@ -36,9 +36,9 @@ class RunLogger(Logger):
         """Log the configuration, the network's counts and the target.
 
         Args:
-            config: the run's, resolved.
+            config: of the run, resolved.
             counts: of the network.
-            target: the callback that ends the run at a target; None without.
+            target: the callback that ends the run at a target; None if there is none.
         """
 
     def log_end(
@@ -52,19 +52,19 @@ class RunLogger(Logger):
         """Log the results.
 
         Args:
-            metrics: what `metrics.json` holds.
+            metrics: content of `metrics.json`.
             figures: the run's PNG files by name.
             classifier: with its test predictions, if it was tested.
-            data: that it was tested on.
-            checkpoint: that was tested, or the best so far; None if there is none yet.
+            data: with the test images.
+            checkpoint: the tested one, or the best so far; None if there is none yet.
         """
 
     def how_to_open(self) -> str:
-        """The command or the address that shows the run."""
+        """The command or URL that shows the run."""
         return str(self.name)
 
     def close(self, exit_code: int) -> None:
-        """Close the record of the run; the exit code is not 0 if the run failed."""
+        """Finish the record of the run; `exit_code` is not 0 if the run failed."""
 
 
 def log_start(
@@ -73,7 +73,7 @@ def log_start(
     counts: NetworkCounts,
     callbacks: dict[str, Callback],
 ) -> None:
-    """Call `log_start` of each `RunLogger`; other loggers get the configuration."""
+    """Call `log_start` of each `RunLogger`; other loggers only get the configuration."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
     target = callbacks.get("target")
     for logger in loggers:

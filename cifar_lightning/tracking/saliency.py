@@ -25,7 +25,7 @@ class Layer:
 
 
 def feature_maps(classifier: Classifier, images: Tensor) -> list[Layer]:
-    """The feature maps of each convolution in order of execution, without those of 1x1 pixel.
+    """The feature maps of each convolution, in order of execution, except maps of 1x1 pixel.
 
     Args:
         classifier: its mode is kept.
@@ -39,23 +39,23 @@ def feature_maps(classifier: Classifier, images: Tensor) -> list[Layer]:
 def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
     """LayerCAM: where each layer saw the predicted class.
 
-    Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", 2021:
-    the maps, each pixel weighted by its gradient where that is positive, summed. Unlike CAM and
-    Grad-CAM it also serves early layers, whose maps are still large.
+    Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for Localization", 2021.
+    Each pixel of a map is weighted by its gradient if that is positive, and the maps are summed.
+    Unlike CAM and Grad-CAM, this also works for early layers, whose maps are large.
 
     Args:
         classifier: its mode is kept.
         images: uint8 [N, 3, H, W].
 
     Returns:
-        The predictions int64 [N], and the layers with maps [N, 1, H, W] from 0 to 1, of the images'
-        size.
+        The predictions int64 [N], and the layers with maps [N, 1, H, W] from 0 to 1, in the size of
+        the images.
     """
     with torch.enable_grad():
         logits, layers = _run(classifier, images)
         predictions = logits.argmax(1)  # [N]
         score = logits.gather(1, predictions[:, None]).sum()
-        # Layers that the logits do not depend on, as of an auxiliary head, have none.
+        # Layers that the logits do not depend on, such as an auxiliary head, have no gradient.
         layers = [layer for layer in layers if layer.maps.requires_grad]
         gradients = torch.autograd.grad(score, [x.maps for x in layers], allow_unused=True)
     found = []
@@ -64,7 +64,7 @@ def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, lis
             continue
         weighted = gradient.clamp_min(0) * layer.maps.detach()
         summed = weighted.sum(1, keepdim=True).clamp_min(0).float().cpu()  # [N, 1, h, w]
-        # Stretched, although the maps of unpadded convolutions lack the images' edges.
+        # Stretched to full size, although maps of unpadded convolutions do not cover the edges.
         large = F.interpolate(summed, images.shape[-2:], mode="bilinear")
         scaled = large / large.amax((2, 3), keepdim=True).clamp_min(1e-12)
         found.append(replace(layer, maps=scaled))
@@ -72,14 +72,14 @@ def activation_maps(classifier: Classifier, images: Tensor) -> tuple[Tensor, lis
 
 
 def _run(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
-    """Logits [N, classes] in float32, and the convolutions' maps, which keep their gradients."""
+    """Logits float32 [N, classes], and the maps of the convolutions, with their gradient graph."""
     layers: list[Layer] = []
 
     def watch(number: int, convolution: nn.Conv2d, maps: Tensor) -> Tensor:
         if maps.shape[2:] != (1, 1):
             spatial = convolution.kernel_size != (1, 1)
             layers.append(Layer(f"{number} {kind_of(convolution)}", maps, spatial))
-        # The network continues with a copy: the next layer may work in place.
+        # The network gets a copy, because the next layer may work in place.
         return maps.clone()
 
     convolutions = [m for m in classifier.network.modules() if isinstance(m, nn.Conv2d)]
@@ -94,7 +94,7 @@ def _run(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
     try:
         with torch.compiler.set_stance("force_eager"):
             inputs = classifier.normalise(images.to(classifier.device))
-            # Else the maps of a frozen first layer would have no gradients.
+            # Otherwise the maps of a frozen first layer would have no gradients.
             inputs.requires_grad_(torch.is_grad_enabled())
             logits = classifier.network(inputs).float()
     finally:
@@ -105,7 +105,7 @@ def _run(classifier: Classifier, images: Tensor) -> tuple[Tensor, list[Layer]]:
 
 
 def kind_of(layer: nn.Module) -> str:
-    """The kind of a layer; of a convolution with kernel size and dilation, as `conv 3x3`."""
+    """The kind of a layer; for a convolution with kernel size and dilation, such as `conv 3x3`."""
     if not isinstance(layer, nn.Conv2d):
         return type(layer).__name__
     height, width = layer.kernel_size

@@ -1,4 +1,4 @@
-"""Tables for the terminal and for reports, and the formats of their numbers."""
+"""Tables for the terminal and for reports, and formats of numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,13 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Cell:
-    """The text of a cell, and the value it is sorted by.
+    """A cell of a table: its text, and the value that it is sorted by.
 
     Attributes:
         text: empty if there is no value.
         value: the number that the text shows; None if it shows none.
         link: relative to the page.
-        group: the number of a group of runs, whose colour a page shows beside the text.
+        group: number of a group of runs; a page shows the group's colour beside the text.
     """
 
     text: str
@@ -32,14 +32,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Headings and rows; columns of numbers are right-aligned.
+    """A table; columns of numbers are right-aligned.
 
     Attributes:
         headings: of the columns.
         rows: each with a cell per heading.
         best: index of the row to highlight.
         sorted_by: index of the column by which the rows are sorted, largest first.
-        keys: an id for each row, that of its run's curve on a page.
+        keys: an id for each row: that of the run's curve on a page.
     """
 
     headings: list[str]
@@ -50,7 +50,7 @@ class Table:
 
     @cached_property
     def numeric(self) -> set[int]:
-        """Indices of the columns that hold numbers alone."""
+        """Indices of the columns that contain only numbers."""
         filled = [[cell for cell in column if cell.text] for column in zip(*self.rows, strict=True)]
         return {
             index
@@ -60,7 +60,7 @@ class Table:
 
 
 def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
-    """Print a table on the terminal, which wraps its lines if it is too narrow for the numbers.
+    """Print a table. Numbers are never cut: a narrow terminal wraps the lines instead.
 
     Args:
         table: to print.
@@ -72,7 +72,7 @@ def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
         justify: Literal["left", "right"] = "right" if is_number else "left"
         printed.add_column((short or {}).get(heading, heading), justify=justify, no_wrap=is_number)
     for number, row in enumerate(table.rows):
-        # As Text, because a name in brackets is not markup.
+        # As Text, so that a name in brackets is not taken for markup.
         cells = (Text(cell.text) for cell in row)
         printed.add_row(*cells, style="bold" if number == table.best else None)
     get_console().print(_Uncut(printed), crop=False)
@@ -80,7 +80,7 @@ def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class _Uncut:
-    """Gives a table the width that its numbers and longest words need, if the terminal has less."""
+    """Gives a table at least the width of its numbers and longest words, in any terminal."""
 
     table: RichTable
 
@@ -123,17 +123,17 @@ def numbers(values: Sequence[Any]) -> list[float]:
 
 
 def number_cell(value: Any, formatter: Callable[[float], str]) -> Cell:
-    """A cell with a formatted number; an empty one if that is missing or not finite."""
+    """A cell with a formatted number; empty if the value is missing or not finite."""
     found = numbers([value])
     return Cell(formatter(found[0]), found[0]) if found else Cell("")
 
 
 def facts(metrics: Mapping[str, Any], names: Mapping[str, tuple[str, Any]]) -> dict[str, str]:
-    """Metrics as text by their labels; those that are missing are left out.
+    """Metrics as text, by label; missing ones are left out.
 
     Args:
         metrics: by key.
-        names: by key, the label, and a function that formats a number, or `str` for a text.
+        names: by key: the label, and a function that formats the number, or `str` for text.
     """
     found = {}
     for key, (name, formatter) in names.items():

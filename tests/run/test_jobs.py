@@ -102,14 +102,14 @@ def test_a_result_or_a_reason_comes_back() -> None:
         (partial(end_by, signal.SIGSEGV), "Its process was ended by SIGSEGV."),
         (
             partial(end_by, signal.SIGKILL),
-            "Its process was ended by SIGKILL, as the system does when memory runs out.",
+            "Its process was ended by SIGKILL, perhaps by the system because memory ran out.",
         ),
         (raise_another, "Its process ended with exit code 1 before the work was done."),
         (
             return_what_cannot_be_pickled,
             "Its process ended with exit code 1 before the work was done.",
         ),
-        (interrupt_itself, "It was interrupted, by a signal to its process alone."),
+        (interrupt_itself, "It was interrupted by a signal to its process."),
     ],
 )
 def test_however_the_process_ends_the_caller_is_told(work: Callable[[], Any], message: str) -> None:

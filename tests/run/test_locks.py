@@ -25,7 +25,7 @@ from cifar_lightning.system.logs import LogFile
 
 def test_a_folder_is_one_process_s(tmp_path: Path) -> None:
     refused = pytest.raises(
-        JobFailed, match=r"Another process is working on this run, in .*wait for it"
+        JobFailed, match=r"Another process is working on the run in .*Wait for it"
     )
     with run_lock(tmp_path), refused:
         run_job(partial(enter, tmp_path, None))
@@ -117,7 +117,7 @@ def test_a_gpu_has_one_job_and_the_next_one_waits_for_it(machine: pytest.MonkeyP
         finally:
             for name in "abcd":
                 Path(f"{name}.end").touch()
-    waits = "All GPUs (0, 1) are in use by jobs; this one waits.\n"
+    waits = "All GPUs (0, 1) are in use by other jobs; this job waits.\n"
     assert [Path(f"{name}.log").read_text() for name in "abc"] == ["", "", waits]
 
 

@@ -625,7 +625,7 @@ def test_an_experiment_that_resumes_a_run_leaves_no_other_folder(
     assert RunFolder(Path("a b")).read().metrics["epochs"] == 2
     assert not Path("runs").exists()
     experiment.write_text("# @package _global_\nresume: auto\n")
-    with hydra_restored(), pytest.raises(SystemExit, match="known to the command line alone"):
+    with hydra_restored(), pytest.raises(SystemExit, match="works only on the command line"):
         main()
 
 

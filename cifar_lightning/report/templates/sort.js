@@ -1,5 +1,5 @@
 "use strict";
-// A click on a heading sorts by its column, a second one the other way; what is missing stays last.
+// A click on a heading sorts by its column, a second click reverses; missing values stay last.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const heading = button.closest("th");
@@ -18,7 +18,7 @@ for (const button of document.querySelectorAll("th button")) {
     body.append(...[...body.rows].sort(compare));
   });
 }
-// Pointing at a run's row shows its curve alone.
+// Pointing at a run's row shows only its curve.
 for (const row of document.querySelectorAll("tr[data-run]")) {
   const show = (on) => () => {
     for (const curve of document.querySelectorAll("g[id*='-run-']")) {

@@ -1,4 +1,4 @@
-"""Functions that plot arrays as matplotlib figures; `save_png` writes a figure."""
+"""Functions that plot arrays as matplotlib figures; `save_png` writes a figure to a file."""
 
 from cifar_lightning.tracking.plots.common import save_png
 from cifar_lightning.tracking.plots.curves import learning_curves

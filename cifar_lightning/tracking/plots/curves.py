@@ -28,7 +28,8 @@ def learning_curves(curves: Mapping[str, Points], target: float | None, title: s
     Args:
         curves: points (epoch, value) of `train/acc`, `val/acc`, `train/loss`, `val/loss`; a curve
             that is missing or empty is left out.
-        target: validation accuracy from 0 to 1 at which training stops, drawn as a line.
+        target: validation accuracy from 0 to 1 at which training stops, drawn as a line; None for
+            no line.
         title: one line.
     """
     figure = new_figure(10, 4, title)
@@ -48,13 +49,13 @@ def learning_curve(
     target: tuple[float, str] | None = None,
     reached: tuple[tuple[float, float], str] | None = None,
 ) -> Figure:
-    """One quantity against epochs, small enough for a phone.
+    """Accuracy or loss against epochs, in a small figure.
 
     Args:
         curves: as for `learning_curves`.
         quantity: `acc` or `loss`.
         target: an accuracy from 0 to 1, drawn as a line, and its label.
-        reached: the point (epoch, value) where the target was reached, and its label.
+        reached: the point (epoch, value) at which the target was reached, and its label.
     """
     figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     axes = figure.subplots()
@@ -64,7 +65,7 @@ def learning_curve(
     if reached is not None:
         (epoch, value), text = reached
         axes.plot([epoch], [value], marker="o", markersize=11, color=RED, fillstyle="none")
-        # A line down to the x axis, and the label there, where curves seldom are.
+        # A line down to the x axis, and the label there, because curves are seldom there.
         (left, right), (bottom, _) = axes.get_xlim(), axes.get_ylim()
         axes.vlines(epoch, bottom, value, color=RED, linestyle=":", linewidth=1)
         axes.set_ylim(bottom=bottom)
@@ -90,15 +91,15 @@ def overlaid_curves(
     best: int | None = None,
     legend: bool = False,
 ) -> Figure:
-    """The accuracy of several runs, in a colour for each group of them.
+    """The accuracy of several runs in one figure, with a colour for each group of runs.
 
     Args:
-        curves: of each run: the name of its group, and its points (x, accuracy). Groups get their
-            styles, which are those of `group_style`, in the order in which they first come.
+        curves: for each run, the name of its group and its points (x, accuracy). Groups are
+            numbered for `group_style` in order of their first run.
         labels: of the axes.
         target: as for `learning_curve`.
         best: index of the run whose curve is drawn thicker.
-        legend: whether to draw one, to the right, of the groups' names.
+        legend: whether to draw a legend of the groups, to the right.
 
     Returns:
         A figure in which the line of run i has the gid `run-i`.
@@ -135,7 +136,7 @@ def overlaid_curves(
 
 
 def group_style(number: int) -> dict[str, Any]:
-    """The `colour` and the `dashes` (lengths of line and gap in points) of a group's curves."""
+    """The `colour` and `dashes` (lengths of line and gap, in points) of a group's curves."""
     return {
         "colour": PALETTE[number % len(PALETTE)],
         "dashes": DASHES[number // len(PALETTE) % len(DASHES)],

@@ -18,18 +18,18 @@ from cifar_lightning.tracking.plots.common import (
     new_figure,
 )
 
-CELL_INCHES = 1.25  # width of a cell of a grid: 150 pixels
-IMAGE = 128 / 150  # of it: 4 pixels for each of an image of 32
-CAPTION = 0.3  # of it, below the image, for two lines
-MAX_WITH_NUMBERS = 20  # classes; beyond, numbers in the cells would not be readable
+CELL_INCHES = 1.25  # width of a grid cell: 150 pixels
+IMAGE = 128 / 150  # share of the width for the image: 4 pixels for each of 32
+CAPTION = 0.3  # height of the caption, two lines, as a share of the width
+MAX_WITH_NUMBERS = 20  # classes; with more, numbers in the cells are not readable
 
 
 def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: str) -> Figure:
-    """A confusion matrix of counts, each cell shaded by its share of the row.
+    """A confusion matrix of counts; each cell is shaded by its share of the row.
 
     Args:
         matrix: [classes, classes], labels in rows, predictions in columns.
-        classes: their names.
+        classes: names.
         title: one line.
     """
     count = len(classes)
@@ -37,7 +37,7 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
     figure = new_figure(side, side * 0.92, title)
     axes = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)  # [classes, classes]
-    # The diagonal is large: without the root the mistakes would all look white.
+    # The diagonal is large: without the square root, all mistakes would look white.
     axes.imshow(np.sqrt(shares), cmap="Blues", vmin=0, vmax=1.1)
     axes.set_xticks(range(count), classes, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(count), classes)
@@ -60,10 +60,10 @@ def confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], title: s
 
 
 def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figure:
-    """The accuracy of each class as a bar, the best on top.
+    """The accuracy of each class as a bar, with the best class on top.
 
     Args:
-        accuracies: by class, from 0 to 1; None where a class has no images.
+        accuracies: by class, from 0 to 1; None if a class has no images.
         title: one line.
     """
     known = {name: acc for name, acc in accuracies.items() if acc is not None}
@@ -84,7 +84,7 @@ def class_accuracies(accuracies: Mapping[str, float | None], title: str) -> Figu
 
 
 def _fitting(count: int, inches: float) -> float:
-    """The font size in points at which so many labels fit one below the other."""
+    """The font size in points at which `count` labels fit below one another."""
     return min(10, 40 * inches / count)
 
 
@@ -92,7 +92,7 @@ def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> 
     """A reliability diagram: accuracy against confidence, and the share of images below it.
 
     Args:
-        bins: with `confidence`, `acc` and the share of `images`, each from 0 to 1.
+        bins: each with `confidence`, `acc` and the share of `images`, from 0 to 1.
         ece: expected calibration error, from 0 to 1.
         title: one line.
     """
@@ -115,11 +115,11 @@ def reliability(bins: Sequence[Mapping[str, float]], ece: float, title: str) -> 
 
 
 def robustness(curves: Mapping[str, Sequence[float]], clean: float, title: str) -> Figure:
-    """Accuracy against the strength of corruptions.
+    """Accuracy against the strength of each corruption.
 
     Args:
-        curves: by name, accuracies from 0 to 1, weakest first.
-        clean: accuracy without.
+        curves: accuracies from 0 to 1 by corruption, weakest first.
+        clean: accuracy without corruption.
         title: one line.
     """
     figure = new_figure(7, 4.5, title)
@@ -139,25 +139,25 @@ def robustness(curves: Mapping[str, Sequence[float]], clean: float, title: str) 
 def captioned_grid(
     images: NDArray[np.uint8], captions: Sequence[str], title: str, columns: int = 9
 ) -> Figure:
-    """Images in rows, each with its caption below.
+    """Images in a grid, each with its caption below.
 
     Args:
-        images: [N, H, W, 3], square, N from 1.
-        captions: N of them, of up to two lines of about 18 characters.
+        images: uint8 [N, H, W, 3], square, at least one.
+        captions: N texts of up to two lines of about 18 characters.
         title: one line.
-        columns: of the grid, fewer if there are fewer images.
+        columns: of the grid; fewer if there are fewer images.
     """
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     title_height = 0.35 / CELL_INCHES
-    # In cells; at least so wide that a title finds room.
+    # In cells; wide enough for a title.
     width, height = max(columns, 4), rows * (1 + CAPTION) + title_height
     figure = Figure(figsize=(width * CELL_INCHES, height * CELL_INCHES), dpi=120)
     left = (1 - IMAGE) / 2
     figure.suptitle(
         title, fontsize=11, x=left / width, y=1 - 0.1 / CELL_INCHES / height, ha="left", va="top"
     )
-    # One axes for all: an axes for each image would take seconds.
+    # A single axes for all images: one for each would take seconds.
     axes = figure.add_axes((0.0, 0.0, 1.0, 1 - title_height / height))
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(number, columns)

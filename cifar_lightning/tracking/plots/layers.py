@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 CELL, GAP = 48, 4  # pixels
-CHANNELS = 10  # of each layer, in the picture
+CHANNELS = 10  # of each layer, in the plot
 LABEL = 1.6  # inches
 
 
 def filters(weights: Array, title: str) -> Figure:
-    """The first layer's filters as colour images, each scaled by its largest weight.
+    """The filters of the first layer as colour images, each scaled by its largest weight.
 
     Args:
         weights: [filters, 3, H, W]; grey is 0.
@@ -32,11 +32,11 @@ def filters(weights: Array, title: str) -> Figure:
 def feature_maps(
     image: NDArray[np.uint8], layers: Sequence[tuple[str, Array]], title: str
 ) -> Figure:
-    """An image and a row of feature maps for each layer: those with the most contrast.
+    """An image, and for each layer a row of the feature maps with the most contrast.
 
     Args:
-        image: [H, W, 3].
-        layers: names, and maps [channels, h, w].
+        image: uint8 [H, W, 3].
+        layers: name and maps [channels, h, w] of each layer.
         title: one line.
     """
     rows, names = [[_cell(image / 255)]], ["the image"]
@@ -53,12 +53,12 @@ def activation_maps(
     layers: Sequence[tuple[str, Array]],
     title: str,
 ) -> Figure:
-    """A row for each image: itself, and its activation map in each layer.
+    """A row for each image: the image, and its activation map in each layer.
 
     Args:
-        images: [N, H, W, 3].
-        captions: N of them.
-        layers: names, and maps [N, H, W] from 0 to 1.
+        images: uint8 [N, H, W, 3].
+        captions: N texts.
+        layers: name and maps [N, H, W] from 0 to 1 of each layer.
         title: one line.
     """
     rows = []
@@ -77,14 +77,14 @@ def _heading(name: str) -> str:
 
 
 def _coloured(values: Array) -> NDArray[np.float64]:
-    """A map [h, w] as colours [h, w, 3], from its smallest value to its largest."""
+    """A map [h, w] as colours [h, w, 3], scaled from its smallest to its largest value."""
     span = values.max() - values.min()
     colours: NDArray[np.float64] = colormaps["viridis"]((values - values.min()) / (span or 1))
     return colours[..., :3]
 
 
 def _cell(image: NDArray[np.floating]) -> NDArray[np.floating]:
-    """An image [h, w, 3] as large as a cell, its pixels as squares."""
+    """An image [h, w, 3] enlarged to a cell, with its pixels as squares."""
     rows = np.arange(CELL) * image.shape[0] // CELL
     columns = np.arange(CELL) * image.shape[1] // CELL
     cell: NDArray[np.floating] = image[rows][:, columns]
@@ -99,7 +99,7 @@ def _mosaic(
 ) -> Figure:
     """Cells in rows, with labels on the left and headings above.
 
-    One image for all: drawing an axes for each would take seconds.
+    All cells are one image: an axes for each would take seconds.
     """
     step = CELL + GAP
     width = max(len(row) for row in rows) * step
@@ -108,7 +108,7 @@ def _mosaic(
         for x, cell in enumerate(row):
             canvas[y * step : y * step + CELL, x * step : x * step + CELL] = cell
 
-    scale = 64  # pixels of the canvas an inch
+    scale = 64  # pixels of the canvas per inch
     left = LABEL if labels else 0.1
     above = 0.95 if columns else 0.4
     size = (left + width / scale, above + canvas.shape[0] / scale)

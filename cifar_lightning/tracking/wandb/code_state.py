@@ -20,17 +20,16 @@ def code_state(package: Path = PACKAGE) -> tuple[str | None, bytes]:
     """The commit and the uncommitted changes of the checkout that the package runs from.
 
     Args:
-        package: the package's folder in it.
+        package: the folder of the package in the checkout.
 
     Returns:
-        The commit's hash, None if the package is not in a checkout, or there is no Git; and the
-        changes for `git apply`, new files included, with paths relative to the package's parent
-        folder.
+        The hash of the commit, or None without a checkout or Git; and the changes for `git apply`,
+        new files included, with paths relative to the package's parent folder.
     """
-    root = package.parent  # which need not be the root of the repository
+    root = package.parent  # not necessarily the root of the repository
     code = [name for name in CODE if (root / name).exists()]
     try:
-        # Else the repository is of something else.
+        # Raises an error if the repository is of another project.
         _git(package, "ls-files", "--error-unmatch", "__init__.py")
         commit = _git(root, "rev-parse", "HEAD").decode().strip()
         diff = _git(root, "diff", *PLAIN, "--relative", "HEAD", "--", *code)
@@ -48,8 +47,8 @@ def _git(folder: Path, *arguments: str, expected: int = 0) -> bytes:
     """The standard output of a Git command.
 
     Raises:
-        OSError: if there is no Git.
-        subprocess.SubprocessError: if it takes long, or ends with another exit code.
+        OSError: if Git is not installed.
+        subprocess.SubprocessError: if it takes longer than 10 s, or has another exit code.
     """
     ended = subprocess.run(
         ["git", "-C", folder, *arguments],

@@ -1,4 +1,4 @@
-"""Lightning's W&B logger, with what a run logs at its start and end."""
+"""Lightning's W&B logger, extended by what a run logs at its start and end."""
 
 import contextlib
 import dataclasses
@@ -30,16 +30,16 @@ from cifar_lightning.training.metrics import (
 from cifar_lightning.training.module import Classifier
 
 if TYPE_CHECKING:
-    import wandb  # the package works without it, with logger=csv
+    import wandb  # optional: not needed with logger=csv
 
 log = logging.getLogger(__name__)
 
-MISTAKES = 100  # in the table, the most confident ones
+MISTAKES = 100  # rows of the table
 MISTAKE_COLUMNS = ("image", "label", "prediction", "confidence", "test image")
-ENLARGED = 4  # times: an image of 32 pixels is small in a table
-FULL_DISK = 64 * 1024  # bytes left, below which something was not written
+ENLARGED = 4  # factor: an image of 32 pixels is too small in a table
+FULL_DISK = 64 * 1024  # bytes: with less free space, something was probably not written
 MAX_NAME_LENGTH = 128  # of an artifact on W&B
-# The parts of a checkpoint that only a resume needs.
+# Parts of a checkpoint that only a resume needs.
 TRAINING_STATE = (
     *("callbacks", "optimizer_states", "lr_schedulers"),
     *("fit_scores", "random_state"),
@@ -47,15 +47,15 @@ TRAINING_STATE = (
 
 
 class WandbRunLogger(RunLogger, WandbLogger):
-    """Lightning's W&B logger for an open W&B run. A failure of W&B becomes one warning.
+    """Lightning's W&B logger for an open W&B run. If W&B fails, there is one warning.
 
-    The x axis of metrics is `epoch`, and the step of a validation is the optimizer's. (Lightning's
-    `log_metrics` has `trainer/global_step` as x axis, and rows of a resumed run twice; its
-    `log_model` refuses offline runs, and uploads paths of this machine and the training state.)
+    The x axis of metrics is `epoch`, and W&B's step is the optimizer's. (Lightning's `log_metrics`
+    uses `trainer/global_step` as x axis, and logs rows of a resumed run twice. Its `log_model` does
+    not support offline runs, and uploads paths of this machine and the training state.)
 
     Args:
         run: what `wandb.init` returned; Lightning would set WANDB_MODE for later runs too.
-        messages: gets W&B's messages.
+        messages: receives W&B's messages.
         log_code: whether to log the commit and the uncommitted changes.
         log_images: whether to log the plots, and the most confident mistakes with their images.
         log_checkpoint: whether to log the best checkpoint.
@@ -90,23 +90,23 @@ class WandbRunLogger(RunLogger, WandbLogger):
             super().log_hyperparams(flat_config(params))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics of a validation as a row, those of the test into the summary."""
+        """Log validation metrics as a row, and test metrics to the summary."""
         final = {k: v for k, v in metrics.items() if k != "epoch"}
         with self._failure_as_warning():
             if all(name.startswith("test/") for name in final):
                 self.run.summary.update(final)
-            elif "val/acc" not in metrics and "train/loss" not in metrics:  # a user's own
+            elif "val/acc" not in metrics and "train/loss" not in metrics:  # logged by a user
                 self.run.log(dict(metrics))
             elif step is None or step >= self._first_step:
                 if step is not None:
-                    step = max(step, self.run.step)  # a user's own rows may have a later step
-                # commit: W&B would wait for the next step, and show the row an epoch late.
+                    step = max(step, self.run.step)  # rows that a user logged may have a later step
+                # Without commit, W&B would wait for the next step, and show the row an epoch late.
                 self.run.log({**metrics, **self._reference}, step=step, commit=True)
 
     def skip_before(self, step: int) -> None:
-        """Skip rows of earlier steps, if this run logged them on this machine before its resume.
+        """Skip rows before `step` if this run logged them on this machine before its resume.
 
-        A run resumed from a checkpoint that is older than its last row logs that row again.
+        If the checkpoint is older than the last logged row, that row is logged again.
         """
         folders = self._folder.parent.glob(f"*-{self.run.id}")
         if any(folder.name != self._folder.name for folder in folders):
@@ -115,9 +115,9 @@ class WandbRunLogger(RunLogger, WandbLogger):
     def log_start(
         self, config: Mapping[str, Any], counts: NetworkCounts, target: TargetReached | None
     ) -> None:
-        """Log the configuration, the network's counts, the code, and the target with each row.
+        """Log the configuration, the network's counts and the code.
 
-        The target is then a line in the plots of accuracy.
+        The target is logged with each row, so that it is a line in plots of accuracy.
         """
         self.log_hyperparams({**config, "network": dataclasses.asdict(counts)})
         if target is not None and target.target is not None and target.threshold is not None:
@@ -152,9 +152,9 @@ class WandbRunLogger(RunLogger, WandbLogger):
             if tested is not None:
                 self.run.summary.update(_accuracy_by_class(tested, data))
             if self._log_images and figures:
-                # In one row, so one step: what a resumed run logs must have a later one.
+                # All in one row, so one step: rows of a resumed run need later steps.
                 self.run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
-        # For an artifact W&B asks the server first, and waits long without one.
+        # For an artifact W&B first asks the server, and waits long if there is none.
         if self._failed:
             return
         with self._failure_as_warning(), _artifacts_kept_in(self._folder, self.run):
@@ -165,22 +165,22 @@ class WandbRunLogger(RunLogger, WandbLogger):
                 save_shareable(checkpoint, file)
                 name = f"model-{self.run.id}"[:MAX_NAME_LENGTH]
                 artifact = wandb.Artifact(name, type="model", metadata=dict(metrics))
-                # Without a second copy in the user's home.
+                # skip_cache: without a second copy in the user's home.
                 artifact.add_file(str(file), policy="immutable", skip_cache=True)
                 self.run.log_artifact(artifact, aliases=[checkpoint.stem])
 
     def how_to_open(self) -> str:
-        """The address of an online run, and the command of W&B's terminal viewer."""
+        """The URL of an online run, and the command of W&B's terminal viewer."""
         command = f"wandb leet {shlex.quote(os.path.relpath(self._folder))}"
         return command if self.run.offline else f"{self.run.url} or {command}"
 
     def close(self, exit_code: int = 0) -> None:
-        """Finish the W&B run, so that the next run of this process starts its own."""
+        """Finish the W&B run, so that the next run in this process can start its own."""
         with self._failure_as_warning():
             self.run.finish(exit_code)
             if self._messages.gave_up:
                 raise ConnectionError(self._messages.gave_up)
-            if shutil.disk_usage(self._folder).free < FULL_DISK:  # which W&B does not report
+            if shutil.disk_usage(self._folder).free < FULL_DISK:  # W&B does not report this
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
             if not self._failed and not self.run.offline:
                 # As `wandb sync` marks uploaded runs, so that it skips them.
@@ -200,10 +200,10 @@ class WandbRunLogger(RunLogger, WandbLogger):
             self._failed = True
             text = (str(error) or type(error).__name__).rstrip(".")
             if self.run.offline:
-                log.warning("W&B: %s. The training continues; its W&B run is incomplete.", text)
+                log.warning("W&B: %s. The training continues, but its W&B run is incomplete.", text)
             else:
                 log.warning(
-                    "W&B: %s. The training continues; what its W&B run lacks is kept in %s, and "
+                    "W&B: %s. The training continues. Data that was not uploaded is kept in %s; "
                     "`make wandb-sync` uploads it later.",
                     text,
                     self._folder,
@@ -211,7 +211,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
 
 
 def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with flat keys, as `optimizer` (the group's option) and `optimizer/lr`.
+    """A configuration with flat keys, such as `optimizer` (a group's option) and `optimizer/lr`.
 
     Args:
         config: nested dictionaries of primitives and lists, resolved; paths are left out.
@@ -230,10 +230,10 @@ def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def save_shareable(checkpoint: Path, file: Path) -> None:
-    """Write a checkpoint to share: without training state and paths of this machine.
+    """Copy a checkpoint without training state and paths of this machine, so that it can be shared.
 
     Args:
-        checkpoint: of this package.
+        checkpoint: written by this package.
         file: to write.
     """
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -252,7 +252,7 @@ def _accuracy_by_class(tested: TestPredictions, data: ImageData) -> dict[str, fl
 
 
 def _mistakes(tested: TestPredictions, data: ImageData) -> list[list[Any]]:
-    """Rows of `MISTAKE_COLUMNS`, the most confident first."""
+    """Rows with `MISTAKE_COLUMNS`, the most confident mistakes first."""
     import wandb
 
     labels = data.test.labels[tested.index]  # [N]
@@ -278,9 +278,9 @@ def _mistakes(tested: TestPredictions, data: ImageData) -> list[list[Any]]:
 
 @contextlib.contextmanager
 def _artifacts_kept_in(folder: Path, run: "wandb.Run") -> Iterator[None]:
-    """Have W&B keep the files of artifacts in a folder, not in the user's home.
+    """Make W&B keep the files of artifacts in a folder, not in the user's home.
 
-    They are named by relative paths, so that an offline run can be synced from another machine.
+    Their paths are relative, so that an offline run can be synced from another machine.
     """
     before = os.environ.get("WANDB_DATA_DIR")
     log_artifact = run.log_artifact

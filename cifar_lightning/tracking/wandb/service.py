@@ -1,4 +1,4 @@
-"""W&B's service process, which uploads, and its messages."""
+"""W&B's service process, which uploads runs, and its messages."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ GAVE_UP = "Fatal error while uploading"
 
 
 class Messages:
-    """Logs what W&B would print among the lines of a training; for `wandb.termsetup`.
+    """Logs W&B's messages, so that they are not printed during training; for `wandb.termsetup`.
 
     Attributes:
         gave_up: W&B's message when it gave up uploading; empty if it did not.
@@ -37,7 +37,7 @@ class Messages:
 def end_service() -> None:
     """End W&B's service process, so that a later run starts a new one.
 
-    Without a server it may wait for an answer for ever, and Python for it when that exits.
+    Without a server it may wait for an answer forever, and Python would wait for it at exit.
     """
     import wandb
 
@@ -45,7 +45,7 @@ def end_service() -> None:
         with contextlib.suppress(Exception):  # it may be dead already
             wandb.teardown(1)
 
-    # A daemon does not keep Python from ending; without Python, W&B's process ends by itself.
+    # A daemon thread does not keep Python from exiting; W&B's process then ends by itself.
     thread = threading.Thread(target=end, daemon=True)
     thread.start()
     thread.join(SECONDS_TO_END)

@@ -12,13 +12,15 @@ from cifar_lightning.tracking.wandb.logger import WandbRunLogger
 from cifar_lightning.tracking.wandb.service import Messages, end_service
 
 if TYPE_CHECKING:
-    import wandb  # the package works without it, with logger=csv
+    import wandb  # optional: not needed with logger=csv
 
 log = logging.getLogger(__name__)
 
 INIT_TIMEOUT = 20  # seconds
 MAX_TAG_LENGTH = 64  # characters, on W&B
-MAX_NAME_LENGTH = 100  # characters, of groups and ids; artifacts, named by ids, have 128
+MAX_NAME_LENGTH = (
+    100  # characters of groups and ids; artifact names, which contain ids, have up to 128
+)
 
 
 @rank_zero_only
@@ -42,29 +44,29 @@ def start_run(
     """Start or resume a W&B run.
 
     Args:
-        mode: `auto` is online where the user is logged in, else offline; the environment variable
-            WANDB_MODE, where set, decides instead. `online` warns where nobody is logged in.
+        mode: `auto` is online if the user is logged in, and else offline; if the environment
+            variable WANDB_MODE is set, it decides instead. `online` warns if nobody is logged in.
         project: of the W&B run.
         entity: the user or team that the project belongs to; None is the user's default.
-        group: of runs that W&B shows together, such as those of a sweep; it is cut to the length
-            that W&B takes, as is `run_id`.
-        job_type: the kind of run, as `train`.
+        group: name of a group of runs, such as those of a sweep; shortened, like `run_id`, to the
+            length that W&B allows.
+        job_type: the kind of run, such as `train`.
         name: of the run on W&B.
         notes: a description of the run.
-        tags: to filter runs by; None among them is left out.
-        run_id: of the run to resume or to create; None makes one up.
-        save_dir: the folder in which W&B makes its folder `wandb`.
-        run_dir: the run's folder, beside which `wandb` is if nothing can be written to `save_dir`.
+        tags: for filtering runs; None is left out.
+        run_id: of the run to resume or to create; None for a random one.
+        save_dir: the folder in which W&B creates its folder `wandb`.
+        run_dir: the run folder; if `save_dir` is not writable, `wandb` is created beside it.
         log_code: whether to log the commit and the uncommitted changes.
         log_images: whether to log the plots, and the most confident mistakes with their images.
         log_checkpoint: whether to log the best checkpoint.
         finish_timeout: seconds to wait at the end for uploads.
 
     Returns:
-        None with `disabled`, or, after a warning, if W&B cannot start a run.
+        The logger; None with `disabled`, or if W&B cannot start a run, after a warning.
 
     Raises:
-        ValueError: if `finish_timeout` is not above 0.
+        ValueError: if `finish_timeout` is not positive.
     """
     if finish_timeout <= 0:
         raise ValueError(f"finish_timeout must be above 0 seconds, not {finish_timeout}")
@@ -76,14 +78,14 @@ def start_run(
         return None
     import wandb
 
-    # W&B's telemetry, whose failures are of no interest.
+    # W&B's telemetry, whose failures do not matter.
     logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     messages = Messages()
     settings = _settings(finish_timeout)
     online = wanted not in ("offline", "dryrun") and _is_logged_in(settings, messages)
     if wanted == "online" and online is False:
-        log.warning("W&B: not logged in (wandb login), so this run is offline.")
-    # The server may be down: then offline, and `wandb sync` uploads the run later.
+        log.warning("W&B: not logged in, so this run is offline. To log in, type wandb login.")
+    # If the server is down, the run is offline, and `wandb sync` can upload it later.
     attempts: list[Literal["online", "offline"]] = ["online", "offline"] if online else ["offline"]
     for attempt in attempts:
         try:
@@ -99,10 +101,10 @@ def start_run(
                 name=name,
                 notes=notes,
                 tags=list(dict.fromkeys(tag[:MAX_TAG_LENGTH] for tag in tags if tag)),
-                id=run_id and run_id[-MAX_NAME_LENGTH:],  # its end is a random number
+                id=run_id and run_id[-MAX_NAME_LENGTH:],  # the end, which is random
                 resume="allow",
                 reinit="create_new",  # even if this process has another run open
-                # Absolute: W&B's service process keeps the working directory of its start.
+                # Absolute, because W&B's service process keeps its first working directory.
                 dir=str(folder.absolute()),
                 settings=settings,
             )
@@ -126,8 +128,8 @@ def _settings(finish_timeout: float) -> "wandb.Settings":
 
     return wandb.Settings(
         silent=True,
-        console="off",  # the run's folder has its own log
-        # Without names and paths of the machine; `log_code` logs the code.
+        console="off",  # the run folder has its own log
+        # No names and paths of this machine; `log_code` logs the code.
         x_disable_meta=True,
         host="",
         program="cifar_lightning",
@@ -136,26 +138,28 @@ def _settings(finish_timeout: float) -> "wandb.Settings":
         init_timeout=INIT_TIMEOUT,
         finish_timeout=finish_timeout,
         finish_timeout_raises=True,
-        x_transaction_log_flush_interval=2.0,  # seconds, the most that a killed run loses
+        x_transaction_log_flush_interval=2.0,  # seconds that a killed run loses at most
     )
 
 
 def _is_logged_in(settings: "wandb.Settings", messages: Messages) -> bool | None:
-    """Whether W&B has credentials, without asking for them; None if they are refused."""
+    """Whether W&B has credentials, without a prompt; None if they are refused."""
     import wandb
 
     try:
-        # With WANDB_MODE=offline W&B would say no, but mode=online takes precedence.
+        # With WANDB_MODE=offline W&B would answer no, but mode=online has precedence.
         wandb.setup().settings.mode = "online"
         wandb.termsetup(settings, messages)
         return bool(wandb.login(prompt=False))
-    except Exception as error:  # a malformed key, no network: neither may stop a training
+    except (
+        Exception
+    ) as error:  # such as a malformed key or no network, which must not stop a training
         _warn_of_start("online", error)
         return None
 
 
 def _warn_of_start(mode: str, error: Any) -> None:
-    """Warn that a run could not start, and what happens instead."""
-    then = "; it is offline" if mode == "online" else ", so there is none"
-    log.warning("W&B could not start a run %s%s: %s", mode, then, error)
+    """Warn that a W&B run could not start, and say what happens instead."""
+    then = ", so this run is offline" if mode == "online" else ", so this run has none"
+    log.warning("W&B could not start an %s run%s: %s", mode, then, error)
     end_service()

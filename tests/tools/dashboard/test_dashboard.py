@@ -91,7 +91,7 @@ def test_the_dashboard_is_saved_and_its_addresses_are_printed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "key", "message"),
     [
-        ([], "", "Nobody is logged in to W&B: type wandb login"),
+        ([], "", "Not logged in to W&B: type wandb login"),
         pytest.param(
             ["url=http://127.0.0.1:9"],
             KEY,

@@ -227,7 +227,7 @@ def test_what_gives_no_numbers_is_not_exported(best: Path) -> None:
     def ruin(content: dict[str, Any]) -> None:
         content["state_dict"]["network.layers.21.weight"][3] = 3e38  # a number, just so
 
-    with pytest.raises(UserError, match="logits are not numbers"):
+    with pytest.raises(UserError, match="logits are NaN or infinite"):
         export(config_of(changed(best, ruin), "format=safetensors", "tolerance=1e9"))
     assert files_beside(best) == {"best.ckpt"}
 
@@ -251,7 +251,7 @@ def test_a_network_that_cannot_be_exported_says_why(best: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["format=tflite"], "format=tflite is none of onnx, pt2, safetensors."),
+        (["format=tflite"], "format=tflite is unknown: choose one of onnx, pt2, safetensors."),
         (["output=best.pt2"], r"output=best.pt2: .* ends in \.onnx"),
         (["format=pt2", "output=folder"], r"output=folder: .* ends in \.pt2"),
         (["tolerance=small"], "tolerance=small"),

@@ -121,7 +121,7 @@ def test_the_contact_sheet_shows_some_of_many(
     start("images=photos", "output=t.csv")
     with Image.open("t.png") as sheet:
         assert sheet.size[0] == 1200
-    assert drawn["title"] == "48 of 59 images, spread over all of them"
+    assert drawn["title"] == "48 of 59 images, evenly spaced"
     table = {Path(row["image"]).name: row for row in rows("t.csv")}
     assert len(set(drawn["captions"])) == 48
     for image, caption in zip(drawn["images"], drawn["captions"], strict=True):
@@ -138,7 +138,7 @@ def test_the_contact_sheet_shows_some_of_many(
     for number in range(2, 60, 2):
         (photos / f"{number}.png").write_text("broken")
     start("images=photos", "output=v.csv")
-    assert drawn["title"] == "6 of 30 images, spread over all of them"
+    assert drawn["title"] == "6 of 30 images, evenly spaced"
     shown = [caption.split("\n")[1] for caption in drawn["captions"]]
     assert shown == [f"{number}.png" for number in (0, 11, 21, 31, 41, 51)]
     for image, name in zip(drawn["images"], shown, strict=True):
@@ -161,11 +161,11 @@ def test_broken_images_are_named_and_the_others_answered(
     start("images=photos", "output=t.csv")
     assert len(rows("t.csv")) == 47
     shown = capsys.readouterr().out
-    assert "images     47 of 61" in shown
-    assert "skipped    photos/2.png: no image of a known format" in shown
-    assert "skipped    photos/18.png: the file is empty\nskipped    4 more\n" in shown
+    assert "classified 47 of 61 images" in shown
+    assert "unreadable photos/2.png: no image of a known format" in shown
+    assert "unreadable photos/18.png: the file is empty\nunreadable 4 more\n" in shown
     assert "photos/19.png" not in shown
-    assert "left out   1 other file: 1 .txt" in shown
+    assert "ignored    1 other file: 1 .txt" in shown
     assert "… and 27 more" in shown
 
 
@@ -215,12 +215,12 @@ def test_what_pillow_warns_of_is_no_noise(
 
 
 MISTAKES = {
-    ("images=null",): r"Which images\? As in: images=photos",
-    ("images=nowhere",): r"images=nowhere: there is no such file or folder, and no file of such a",
+    ("images=null",): r"No images given\. Type images=PATH",
+    ("images=nowhere",): r"images=nowhere: there is no such file or folder, and no file match",
     ("images=photos/*.jpg",): r"photos/\*\.jpg: there is no such",
     ("images=empty",): r"images=empty: this folder is empty\.",
-    ("images=notes",): r"no image is in this folder, but 2 other files: 2 \.txt\.",
-    ("images=photos", "output=t.txt"): r"output=t\.txt ends neither in \.csv .* nor \.jsonl",
+    ("images=notes",): r"this folder has no image, only 2 other files: 2 \.txt\.",
+    ("images=photos", "output=t.txt"): r"output=t\.txt must end in \.csv .* or \.jsonl",
     ("images=photos", "output=folder.csv"): r"folder\.csv is a folder",
     (
         "images=photos",
@@ -236,7 +236,7 @@ MISTAKES = {
     ("images=photos", "output=labels.csv"): r"overwrite labels\.csv, which is not a table",
     ("images=photos", "output=labels.jsonl"): r"overwrite labels\.png with its contact sheet",
     ("images=photos", "output=mine.png/t.csv"): r"mine\.png is a file, where a folder is needed",
-    ("images=photos", "batch_size=0"): r"batch_size=0 is not a count from 1",
+    ("images=photos", "batch_size=0"): r"batch_size=0 is invalid",
     ("images=photos", "batch_size=x"): r"batch_size=x should be a valid integer",
     ("images=photos", "trainer.precision=bad"): r"Precision 'bad' is invalid",
 }

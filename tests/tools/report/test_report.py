@@ -129,7 +129,7 @@ def test_the_page_of_a_run_says_what_it_found(one_report: Path) -> None:
     results = read_json(one_report / "evaluation" / "evaluation.json")
     for text in (
         "dilated_dw on shapes, seed 3",
-        f"{metrics['test/acc']:.2%} test accuracy",
+        f"Test accuracy {metrics['test/acc']:.2%}, validation accuracy {metrics['val/acc']:.2%}.",
         "It reached its target of 0.1% after 1 epoch",
         "these are not CIFAR-10 results",
         "reached: epoch 1,",
@@ -220,7 +220,7 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
     html = write(many).read_text()
     assert "$\\foo$" in html
     assert "<b>Run 1</b>, failed: The network &lt;breaks&gt; the budget.\nChange it.</li>" in html
-    assert "<b>Run 3</b>, not finished: it has taken no step: it is starting, or was stopp" in html
+    assert "<b>Run 3</b>, not finished: it has not trained a step: it is starting, or was" in html
     assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
     assert "4 runs: 1 finished, 1 interrupted, 1 failed, 1 not finished." in html
     assert "The best run is 2" in html
@@ -263,7 +263,7 @@ def test_an_evaluation_says_what_it_was_of(one: Path) -> None:
 
 
 def test_a_run_whose_test_images_have_other_shares_of_classes_says_so(one: Path) -> None:
-    said = "accuracy on validation promises none on test"
+    said = "validation accuracy does not predict test accuracy"
     assert said not in write(one).read_text()
     change_metrics(one, label_shift=0.4)
     assert said in write(one).read_text()
@@ -363,9 +363,9 @@ def test_what_configurations_came_from_is_in_the_command(one: Path, many: Path) 
         ),
         (
             {"checkpoint": "last.ckpt", "monitor": None, "val/acc": None},
-            "No validation has chosen a checkpoint, so this is the last one.",
+            "No validation chose a checkpoint, so these are of the last one.",
         ),
-        ({"test/acc": None, "val/acc": 0.5}, "Not tested, 50.00% on validation."),
+        ({"test/acc": None, "val/acc": 0.5}, "Not tested, validation accuracy 50.00%."),
     ],
 )
 def test_the_page_says_how_the_training_ended_and_what_was_tested(
@@ -387,7 +387,7 @@ def test_a_resumed_run_shows_both_commands(one: Path) -> None:
     assert "It was resumed in the same folder with:" in html
     assert "trainer.max_epochs=9 target_accuracy=null" in html
     assert RunFolder(one).read().settings["trainer.max_epochs"] == "9"
-    assert "It trained without a target" in html
+    assert "The run had no target" in html
 
 
 def a_run(name: str, *overrides: str, **metrics: Any) -> Run:
@@ -414,7 +414,10 @@ def test_runs_are_grouped_by_everything_but_the_seed() -> None:
     assert groups[0].format_mean("val/acc") == "82.00 ± 2.83%"
     assert best_run(runs) is runs[3]  # though the test accuracy of others is better
     text = " ".join(summary(runs, groups))
-    assert "It is 11.00 points above optimizer=sgd (95% interval -1.71 to 23.71" in text
+    assert (
+        "It is 11.00 points above optimizer=sgd, within the noise of the seeds (95% interval -1.71"
+        in text
+    )
     assert "never by test accuracy" in text
 
 
@@ -426,7 +429,7 @@ def test_one_seed_has_no_standard_deviation() -> None:
 
 def test_without_validation_or_over_several_data_none_is_the_best() -> None:
     blind = [a_run("0", "seed=0", val_acc=None), a_run("1", "seed=1", val_acc=None)]
-    assert "none is selected as the best" in summary(blind, groups_of(blind))[0]
+    assert "none is chosen as the best" in summary(blind, groups_of(blind))[0]
     mixed = [a_run("0", val_acc=0.9, data="shapes"), a_run("1", val_acc=0.5, data="folder")]
     assert "different data (folder, shapes)" in summary(mixed, groups_of(mixed))[0]
 

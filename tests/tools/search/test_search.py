@@ -115,13 +115,13 @@ def test_a_space_is_what_hydras_grammar_says(text: str, expected: BaseDistributi
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("5", "it has one value"),
-        ("choice(a,a)", "names nothing twice"),
-        ("tag(log, choice(1,2))", "a choice has no magnitude"),
+        ("5", "it is a single value"),
+        ("choice(a,a)", "no value twice"),
+        ("tag(log, choice(1,2))", "a choice has no log scale"),
         ("tag(log, interval(0,1))", "low > 0"),
-        ("tag(log, range(0,1,0.1))", "has integers and steps of 1"),
+        ("tag(log, range(0,1,0.1))", "needs integers and steps of 1"),
         ("interval(2,1)", "low <= high"),
-        ("range(0)", "it is empty"),
+        ("range(0)", "the range is empty"),
         ("interval(0", "no viable alternative"),
     ],
 )
@@ -421,7 +421,7 @@ def test_what_goes_wrong_fails_the_trial_and_not_the_search(
     reasons = [row["reason"].partition(":")[0] for row in rows]
     assert reasons == [
         "a fault of mine",
-        "Its process was ended by SIGKILL, as the system does when memory runs out.",
+        "Its process was ended by SIGKILL, perhaps by the system because memory ran out.",
         "The loss became NaN or infinite",
         "",
         "",
@@ -490,7 +490,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["trainer.gpus=2"], r"A trial of a search trains on one device"),
         (
             ["sampler._target_=optuna.samplers.BruteForceSampler", "~sampler.multivariate"],
-            r"A grid is a sweep's: train -m",
+            r"for a grid, use a sweep \(train -m\)",
         ),
         (["pruner.n_startup_trials=-1"], r"pruner: "),
         (["storage=nonsense://x"], r"storage=nonsense://x: "),
@@ -523,14 +523,14 @@ def test_a_study_is_of_one_search(tmp_path: Path) -> None:
     first = open_search(config)
     again = composed(tmp_path, "n_trials=2", "logger.wandb.mode=offline", "logger=default")
     assert open_search(again).study.study_name == first.study.study_name
-    with pytest.raises(UserError, match=r"was begun with .*study=NAME begins another"):
+    with pytest.raises(UserError, match=r"was started with .*study=NAME starts another"):
         open_search(composed(tmp_path, "trainer.precision=32-true"))
     open_search(composed(tmp_path, "trainer.precision=32-true", "study=another"))
     # Of a key that was typed twice the last value counts.
     twice = ("cutmix=0.1", "cutmix=0.2")
     open_search(composed(tmp_path, *twice, "study=third"))
     open_search(composed(tmp_path, twice[1], "study=third"))
-    with pytest.raises(UserError, match="was begun with"):
+    with pytest.raises(UserError, match="was started with"):
         open_search(composed(tmp_path, *reversed(twice), "study=third"))
 
 
@@ -568,7 +568,7 @@ def test_a_search_whose_trials_all_fail_says_so_and_stops(
     with ThreadPoolExecutor(1) as threads:
         holding = threads.submit(hold_first)
         held.wait()
-        with pytest.raises(UserError, match=r"No trial came to its end: trials\.csv has the rea"):
+        with pytest.raises(UserError, match=r"No trial was completed: trials\.csv has the rea"):
             search(config)
         holding.result()
     (failed,) = table(tmp_path / "search")
@@ -578,7 +578,7 @@ def test_a_search_whose_trials_all_fail_says_so_and_stops(
     config.n_trials = 5
     study = open_search(config).study
     study.add_trial(study.trials[0])
-    with pytest.raises(UserError, match=r"All 3 trials failed for one reason.* 257,856"):
+    with pytest.raises(UserError, match=r"All 3 trials failed for the same reason.* 257,856"):
         search(config)
     reasons = [row["reason"] for row in table(tmp_path / "search")]
     assert reasons == [failed["reason"]] * 3

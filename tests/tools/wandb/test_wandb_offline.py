@@ -362,7 +362,7 @@ def test_wandb_that_cannot_start_stops_no_training(
     metrics = train(tiny(*OFFLINE, f"logger.wandb.save_dir={tmp_path}/file/x"))
     assert metrics["test/acc"] is not None
     (said,) = warnings_in(caplog)
-    assert said.startswith("W&B could not start a run offline, so there is none")
+    assert said.startswith("W&B could not start an offline run, so this run has none")
 
 
 def test_without_credentials_auto_is_offline_and_asks_nothing(

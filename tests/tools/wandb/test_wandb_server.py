@@ -131,7 +131,7 @@ def test_a_server_that_goes_away_ends_no_training(
     server.behaviour = behaviour
     output = finish(program)
     check_that_nothing_is_lost(
-        output, EPOCHS, "The training continues; what its W&B run lacks is kept"
+        output, EPOCHS, "The training continues. Data that was not uploaded is kept"
     )
     (folder,) = run_folders()
     assert [row["epoch"] for row in recorded(folder).rows] == list(range(1, EPOCHS + 1))
@@ -149,7 +149,9 @@ def test_a_server_that_does_not_answer_at_the_start_makes_the_run_offline(
 ) -> None:
     server.behaviour = "hang"
     output = finish(start(server.url))
-    check_that_nothing_is_lost(output, 1, "W&B could not start a run online; it is offline")
+    check_that_nothing_is_lost(
+        output, 1, "W&B could not start an online run, so this run is offline"
+    )
     (folder,) = (path for path in run_folders() if path.name.startswith("offline"))
     assert recorded(folder).summary["test/acc"] is not None
 
