@@ -1,4 +1,4 @@
-"""For the notebook on the network: what each layer costs, and how much of an image it sees."""
+"""For the notebook on the network: the cost and the receptive field of each layer."""
 
 import copy
 import math
@@ -19,16 +19,16 @@ from cifar_lightning.tracking.saliency import kind_of
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """A layer as one image of a given size goes through it.
+    """A layer, for one input image of a given size.
 
     Attributes:
-        name: of the module, as `network.get_submodule` takes it.
-        kind: what it is, such as `conv 3x3 dilation 2`; of other layers the class.
-        output: shape of what comes out, without the batch: (channels, H, W), or (features,).
-        parameters: of its own.
-        multiply_adds: of the forward pass; 0 for what is no convolution or linear layer.
-        field: first row of the image that can change the unit in the middle of its maps, and the
-            row after the last; columns likewise.
+        name: of the module, for `network.get_submodule`.
+        kind: such as `conv 3x3 dilation 2`; for other layers, the class.
+        output: shape of the output without the batch: (channels, H, W), or (features,).
+        parameters: number of parameters.
+        multiply_adds: of the forward pass; 0 if it is not a convolution or linear layer.
+        field: receptive field of the unit in the middle of the output: its first row in the image,
+            and the row after its last. Columns are the same.
     """
 
     name: str
@@ -40,29 +40,29 @@ class LayerFacts:
 
     @property
     def sees(self) -> int:
-        """Height and width of its receptive field in pixels, within the image."""
+        """Height and width of the receptive field in pixels, cut at the image borders."""
         return self.field[1] - self.field[0]
 
 
 def layers_of(network: nn.Module, image_size: int = 32) -> list[LayerFacts]:
     """The layers of a network in the order in which they run.
 
-    Receptive fields are measured, whatever the network: a row of the image becomes NaN, which all
-    sums, products and maxima pass on, and so does every unit that depends on it.
+    Receptive fields are measured, so this works for any network: if a row of the image is NaN,
+    every unit that depends on it becomes NaN.
 
     Args:
-        network: takes images [N, 3, image_size, image_size]; left as it is.
+        network: takes images [N, 3, image_size, image_size]; not changed.
         image_size: in pixels.
     """
-    # In float64, in which no convolution uses an algorithm, as Winograd's, that mixes neighbours.
+    # In float64, because no algorithm of its convolutions mixes neighbours, as Winograd does.
     network = copy.deepcopy(network).eval().double().cpu()
     images = torch.zeros(image_size, 3, image_size, image_size, dtype=torch.float64)
     rows = torch.arange(image_size)
-    images[rows, :, rows] = math.nan  # of image i the row i
+    images[rows, :, rows] = math.nan  # row i of image i
     found: list[LayerFacts] = []
 
     def look_at(name: str, layer: nn.Module, output: Tensor) -> None:
-        middle = output  # [image_size, channels], of maps their middle
+        middle = output  # becomes [image_size, channels]: the unit in the middle
         for size in output.shape[2:]:
             middle = middle.select(2, size // 2)
         reached = middle.isnan().any(1).nonzero().flatten()
@@ -90,19 +90,20 @@ def layers_of(network: nn.Module, image_size: int = 32) -> list[LayerFacts]:
 
 
 def sensitivity(network: nn.Module, images: Tensor, layer: str) -> Tensor:
-    """How much each pixel moves the unit in the middle of a layer's maps: the effective field.
+    """The effective receptive field: how much each pixel changes the unit in the middle of a layer.
 
     Luo et al., "Understanding the Effective Receptive Field in Deep Convolutional Neural Networks",
-    2016. The root of the mean squared gradient, over images, colours and the layer's channels; of
-    these each image has a sum with random signs, whose square is on average the sum of squares.
+    2016. It is the root mean square of the gradient over images, colours and the layer's channels.
+    For each image, the channels are summed with random signs: the mean square of such sums is the
+    sum of squares.
 
     Args:
-        network: takes images; its training mode is kept.
+        network: takes images; its training mode is not changed.
         images: normalised [N, 3, H, W].
-        layer: its name, as in `LayerFacts`.
+        layer: name, as in `LayerFacts`.
 
     Returns:
-        [H, W], the largest value 1.
+        [H, W], scaled to a maximum of 1.
     """
     seen: list[Tensor] = []
 
@@ -130,10 +131,10 @@ def sensitivity(network: nn.Module, images: Tensor, layer: str) -> Tensor:
 
 
 def plot_costs(layers: Sequence[tuple[str, int, int]], title: str) -> Figure:
-    """Each layer's share of all parameters and of all multiply-adds, the first layer on top.
+    """Plot each layer's share of all parameters and multiply-adds, with the first layer on top.
 
     Args:
-        layers: names, parameters, multiply-adds.
+        layers: name, parameters and multiply-adds of each layer.
         title: one line.
     """
     names, *numbers = zip(*layers, strict=True)
@@ -164,12 +165,12 @@ def plot_fields(
     columns: Sequence[str],
     title: str,
 ) -> Figure:
-    """What moves a unit: by how much each pixel does, and the receptive field as a frame around it.
+    """Plot effective receptive fields, with the receptive field as a frame.
 
     Args:
-        rows: a name, and for each column a map [H, W] from 0 to 1, with the first row of pixels in
-            the field and the row after the last; columns of pixels likewise.
-        columns: their names.
+        rows: for each row, its name, and for each column a map [H, W] from 0 to 1 and the `field`
+            of `LayerFacts`.
+        columns: names.
         title: one line.
     """
     size = (1.3 + 1.9 * len(columns), 0.7 + 1.9 * len(rows))

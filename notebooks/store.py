@@ -2,7 +2,7 @@
 
     make notebooks ARGS="data=folder data.path=cifar10.tar.xz"
 
-Overrides take the place of those in a notebook's first cell while it runs; the cell stays.
+Overrides replace those in the notebook's first cell while it runs; the cell is stored unchanged.
 """
 
 import argparse
@@ -25,11 +25,11 @@ LONGEST_CELL = 1800  # seconds
 
 
 def execute(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
-    """Run a notebook in a kernel of its own, in place, as it runs in an editor.
+    """Run a notebook in its own kernel, in place.
 
     Args:
-        notebook: whose cell with the tag `parameters` holds defaults.
-        parameters: names in that cell, and other values for them (papermill's convention).
+        notebook: its cell with the tag `parameters` holds defaults.
+        parameters: values that replace these defaults, by name (papermill's convention).
 
     Raises:
         CellExecutionError: if a cell fails.
@@ -46,7 +46,7 @@ def execute(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
         record_timing=False,
     )
     try:
-        # Away from the settings and the history of whoever runs it.
+        # Without the IPython settings and history of the user.
         with tempfile.TemporaryDirectory() as ipython:
             client.execute(env=os.environ | {"IPYTHONDIR": ipython})
     finally:
@@ -54,10 +54,12 @@ def execute(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run all notebooks or some, and store them in their files."""
+    """Run all or some notebooks, and store them in their files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("options", nargs="*", help="Hydra overrides in the place of OPTIONS")
-    parser.add_argument("--only", metavar="FILE", nargs="+", type=Path, help="these notebooks")
+    parser.add_argument("options", nargs="*", help="Hydra overrides that replace OPTIONS")
+    parser.add_argument(
+        "--only", metavar="FILE", nargs="+", type=Path, help="run only these notebooks"
+    )
     typed = parser.parse_args()
     for file in typed.only or sorted(NOTEBOOKS.glob("*.ipynb")):
         start = time.perf_counter()

@@ -1,11 +1,11 @@
-"""Takes out of notebooks what is of one machine or of one execution.
+"""Removes what is specific to a machine or an execution from notebooks.
 
     python notebooks/strip.py FILES
 
-It is a pre-commit hook: its exit code is 1 if it changed a file. Outputs stay, without the folders,
-dates, times and counters in them; so does the text, without a machine's folders. Code stays as it
-is, for with another folder it might do something else: where it names one is said, and the exit
-code is 1 until it does not.
+It is a pre-commit hook: its exit code is 1 if it changed a file. Outputs are kept, without paths of
+the machine, dates, times and counters; text is kept, without paths. Code is not changed, because
+another path might change what it does. If code contains a path of a machine, the line is printed
+and the exit code is 1.
 """
 
 import os
@@ -24,17 +24,17 @@ from cifar_lightning.config.compose import CONF
 from cifar_lightning.system.atomic import atomic_write
 
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-# Of a path, also in an address as file:///home/x or sqlite:////home/x, and of a folder in it.
+# The start of a path, also in a URL such as file:///home/x or sqlite:////home/x; and a folder name.
 START, NAME = r"(?:(?<![\w.~/])|(?<=file://)|(?<=:///))", r"[^/\s\"'<>:,)]+"
-# Of any machine, for a notebook may come from another one.
+# Paths of any machine, because a notebook may come from another one.
 OF_ANY_MACHINE = (
     (rf"{START}/(?:home|Users)/{NAME}", "~"),
     (rf"{START}(?:/private)?/(?:var/)?tmp/{NAME}", "TEMPORARY"),
     (rf"{START}(?:/private)?/var/folders/\w+/\w+/T/{NAME}", "TEMPORARY"),
 )
-COLOURS = (r"\x1b\[[0-9;?]*[A-Za-z]", "")  # a terminal's; they would hide where a path begins
+COLOURS = (r"\x1b\[[0-9;?]*[A-Za-z]", "")  # terminal codes, which could hide the start of a path
 OF_AN_EXECUTION = (
-    (r"\b\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", "DATE_TIME"),  # as run folders are named
+    (r"\b\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", "DATE_TIME"),  # in names of run folders
     (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?", "DATE TIME"),
     (r"\b0x[0-9a-f]{8,16}\b", "ADDRESS"),
 )
@@ -44,11 +44,11 @@ Change = Callable[[str], str]
 
 
 def strip(notebook: NotebookNode, folder: Path = CONF.parent) -> None:
-    """Take out of a notebook, in place, what is of this machine, of any, or of an execution.
+    """Remove paths, dates, times and counters from a notebook, in place.
 
     Args:
         notebook: of format 4.
-        folder: it was run in; what is below it is named from there.
+        folder: in which it was run; paths below it become relative to it.
     """
     of_machine = _replacing([*_places(folder), *OF_ANY_MACHINE])
     of_both = _replacing([COLOURS, *_places(folder), *OF_ANY_MACHINE, *_host(), *OF_AN_EXECUTION])
@@ -64,7 +64,7 @@ def strip(notebook: NotebookNode, folder: Path = CONF.parent) -> None:
 
 
 def _metadata(given: NotebookNode) -> NotebookNode:
-    """The kernel alone: that of Python by the name it has everywhere, another one as it is."""
+    """Only the kernel and the language; a Python kernel gets its standard name."""
     kernel = given.get("kernelspec", {})
     language = given.get("language_info", {}).get("name") or kernel.get("language") or "python"
     if language.lower() == "python":
@@ -73,11 +73,11 @@ def _metadata(given: NotebookNode) -> NotebookNode:
 
 
 def places_in_code(notebook: NotebookNode, folder: Path = CONF.parent) -> list[str]:
-    """Lines of code that name a folder of this machine or of any, which `strip` leaves.
+    """Lines of code that contain a path of a machine, which `strip` does not change.
 
     Args:
         notebook: of format 4.
-        folder: as `strip` takes it.
+        folder: as for `strip`.
 
     Returns:
         `cell 2, line 1: CODE`, both counted from 1.
@@ -93,7 +93,7 @@ def places_in_code(notebook: NotebookNode, folder: Path = CONF.parent) -> list[s
 
 
 def _places(folder: Path) -> list[tuple[str, str]]:
-    """Patterns of this machine's folders, and what stands for them: the deepest first."""
+    """Patterns of folders on this machine and their replacements, the deepest first."""
     names = {str(Path.home()): "~", str(CONF.parent): ".", str(folder): "."}
     for variable in ("CIFAR10_FOLDER", "CIFAR10_ROOT"):
         if Path(os.environ.get(variable, "")).is_absolute():
@@ -101,15 +101,15 @@ def _places(folder: Path) -> list[tuple[str, str]]:
     places = []
     for name in sorted(names, key=len, reverse=True):
         if Path(name) == Path(name).parent:
-            continue  # a fraction is no path
-        if names[name] == ".":  # what is below continues without
+            continue  # the root: a slash alone need not be a path
+        if names[name] == ".":  # paths below it become relative
             places.append((rf"{START}{re.escape(name)}/(?=\w|\.)", ""))
         places.append((rf"{START}{re.escape(name)}(?![\w-])", names[name]))
     return [*places, (rf"{START}{re.escape(tempfile.gettempdir())}/{NAME}", "TEMPORARY")]
 
 
 def _host() -> list[tuple[str, str]]:
-    """This machine's name, unless it is a word like others."""
+    """A pattern for this machine's name, unless it could be an ordinary word."""
     name = socket.gethostname()
     return [(rf"\b{re.escape(name)}\b", "HOST")] if re.search(r"\w[\d.-]+\w", name) else []
 
@@ -124,7 +124,7 @@ def _replacing(patterns: list[tuple[str, str]]) -> Change:
 
 
 def _joined(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Outputs in which a stream is one piece, however it arrived."""
+    """Outputs in which consecutive pieces of a stream are joined."""
     joined: list[NotebookNode] = []
     for output in outputs:
         last = joined[-1] if joined else None
@@ -145,7 +145,7 @@ def _stripped(output: NotebookNode, change: Change) -> NotebookNode:
 
 
 def _changed(value: Any, change: Change, key: str = "") -> Any:
-    """All texts in an output, but for pictures, which are letters without meaning."""
+    """An output with all texts changed, except encoded images."""
     if isinstance(value, str):
         is_picture = key.startswith("image/") and key != "image/svg+xml"
         return value if is_picture else change(value)
@@ -157,7 +157,7 @@ def _changed(value: Any, change: Change, key: str = "") -> Any:
 
 
 def save(notebook: NotebookNode, file: Path) -> bool:
-    """Write a notebook if that changes its file; returns whether."""
+    """Write a notebook if its file would change; return whether it did."""
     text = nbformat.writes(notebook) + "\n"
     if file.exists() and file.read_text() == text:
         return False
@@ -167,16 +167,16 @@ def save(notebook: NotebookNode, file: Path) -> bool:
 
 
 def main(files: list[str]) -> int:
-    """Strip notebooks; returns 1 if one was changed, is none, or has a machine's folder in code."""
+    """Strip notebooks; return 1 if one was changed, is invalid, or has a machine's path in code."""
     code = 0
     for name in files:
         try:
             notebook = nbformat.read(name, as_version=4)
             nbformat.validate(notebook)
-        # NotJSONError is a ValueError; of JSON that is no object, nbformat asks what it has not.
+        # NotJSONError is a ValueError; JSON that is not an object gives an AttributeError.
         except (OSError, ValueError, AttributeError, nbformat.ValidationError) as error:
             reason = str(error).partition("\n")[0]
-            print(f"Error: {name} is no notebook: {reason}", file=sys.stderr)
+            print(f"Error: {name} is not a notebook: {reason}", file=sys.stderr)
             code = 1
             continue
         strip(notebook)
@@ -184,7 +184,7 @@ def main(files: list[str]) -> int:
             print(f"stripped {name}")
             code = 1
         for place in places_in_code(notebook):
-            print(f"Error: {name}: a folder of one machine in {place}", file=sys.stderr)
+            print(f"Error: {name}: a path of one machine in {place}", file=sys.stderr)
             code = 1
     return code
 

@@ -114,9 +114,8 @@ def test_code_is_left_and_said_where_it_names_a_folder_of_a_machine(tmp_path: Pa
     ended = hook(file)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.splitlines() == [
-        f'Error: {file}: a folder of one machine in cell 2, line 1: path = "/tmp/mydata"',
-        f"Error: {file}: a folder of one machine in cell 2, line 3: "
-        'open("file:///home/somebody/x")',
+        f'Error: {file}: a path of one machine in cell 2, line 1: path = "/tmp/mydata"',
+        f'Error: {file}: a path of one machine in cell 2, line 3: open("file:///home/somebody/x")',
     ]
 
 
@@ -156,6 +155,6 @@ def test_what_is_no_notebook_is_said_of_each_file(tmp_path: Path) -> None:
     ended = hook(*files)
     assert ended.returncode == 1
     for file in files:
-        assert f"Error: {file} is no notebook: " in ended.stderr
+        assert f"Error: {file} is not a notebook: " in ended.stderr
     assert "Traceback" not in ended.stderr
     assert [file.read_text() for file in files] == texts
