@@ -252,8 +252,8 @@ def test_a_network_that_cannot_be_exported_says_why(best: Path) -> None:
     ("typed", "message"),
     [
         (["format=tflite"], "format=tflite is unknown: choose one of onnx, pt2, safetensors."),
-        (["output=best.pt2"], r"output=best.pt2: .* ends in \.onnx"),
-        (["format=pt2", "output=folder"], r"output=folder: .* ends in \.pt2"),
+        (["output=best.pt2"], r"output=best.pt2: .* must end in \.onnx"),
+        (["format=pt2", "output=folder"], r"output=folder: .* must end in \.pt2"),
         (["tolerance=small"], "tolerance=small"),
     ],
 )

@@ -482,7 +482,7 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["grace_period=10"], r"it must be longer than heartbeat_interval=10"),
         (["search.params=null"], r"search=lr_augment has no params"),
         (["data.val_size=0"], r"data\.val_size=0 leaves no validation to judge a trial by"),
-        (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing is searched"),
+        (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing cannot be set"),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 should be greater than"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
         (["+sampler.seed=1"], r"sampler\.seed would be ignored"),
