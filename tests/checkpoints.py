@@ -1,4 +1,4 @@
-"""Checkpoints and records of runs, read and altered."""
+"""Helpers that read and change checkpoints and records of runs."""
 
 import json
 import os

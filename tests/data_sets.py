@@ -1,4 +1,4 @@
-"""Small data sets: class folders in a directory or an archive, and CIFAR-10's official files."""
+"""Helpers that write small data sets: class folders, archives, and files like CIFAR-10's."""
 
 import gzip
 import io

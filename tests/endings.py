@@ -1,4 +1,4 @@
-"""Bad input, and how work on it may end: in success, or in one message and nothing half-written."""
+"""Helper for bad input: work ends in success, or in one message with no half-written files."""
 
 import tempfile
 import warnings

@@ -1,7 +1,7 @@
-"""A training step on tensors that only pretend to be on a GPU.
+"""A training step on fake tensors of a GPU.
 
-Fake tensors know their shapes and devices and nothing else: whoever reads a value of theirs, for
-which a GPU would have to be waited for, gets an error.
+Fake tensors have shapes and devices but no values. Reading a value, which on a GPU would wait for
+the computation, raises an error.
 """
 
 from collections.abc import Sequence

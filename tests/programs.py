@@ -1,4 +1,4 @@
-"""The commands as programs: run to their end, or started so that they can be stopped."""
+"""Helpers that run commands as programs, or start them so that they can be stopped."""
 
 import atexit
 import contextlib

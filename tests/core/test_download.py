@@ -1,4 +1,4 @@
-"""The official files: from real servers that do what servers do, to the first batch."""
+"""The official files, from downloads by real, often faulty, servers to the first batch."""
 
 import hashlib
 import http.server

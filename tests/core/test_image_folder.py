@@ -1,4 +1,4 @@
-"""Class folders of images, in a directory or an archive: read, or one message says why not."""
+"""Class folders of images, in a directory or an archive: read, or refused in one message."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Who may import whom: a room may import the rooms before it, and none behind it."""
+"""Who may import whom: a package may import only the packages before it in the list."""
 
 import ast
 import re

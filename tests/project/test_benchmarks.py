@@ -1,4 +1,4 @@
-"""That the benchmarks run and end in their line of JSON; what they measure is not looked at."""
+"""The benchmarks run and print their line of JSON; the values are not checked."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a checkout brings beside the package: hooks, a workflow, how to cite it, what is new."""
+"""Files of a checkout beside the package: hooks, workflow, citation, changelog."""
 
 import json
 import os

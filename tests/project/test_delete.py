@@ -1,4 +1,4 @@
-"""docs/how-to/delete.md in copies of this checkout: what is left imports, composes, trains."""
+"""docs/how-to/delete.md, followed in copies of the checkout: the rest imports and trains."""
 
 import os
 import re

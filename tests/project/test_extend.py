@@ -1,4 +1,4 @@
-"""docs/how-to/extend.md, word by word, in checkouts of their own."""
+"""docs/how-to/extend.md, followed word by word in separate checkouts."""
 
 import csv
 import json

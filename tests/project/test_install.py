@@ -1,4 +1,4 @@
-"""The package away from its checkout: as a wheel, in two checkouts, and several times at once."""
+"""Installing the package: as a wheel, from two checkouts, and several times at once."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The package as a library: its public names and docs/how-to/library.md."""
+"""The package as a library: its public names, and docs/how-to/library.md."""
 
 import inspect
 import re

@@ -1,4 +1,4 @@
-"""What set-up installs: requirements.lock is exact, hashed, and fits pyproject.toml."""
+"""requirements.lock has exact versions and hashes, and matches pyproject.toml."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""The notebooks run, as they are stored they are of no machine, and they hold no logic."""
+"""The notebooks run, are stored without traces of a machine, and contain no logic."""
 
 import ast
 import os

@@ -1,4 +1,4 @@
-"""What is of one machine or of one execution does not stay in a notebook."""
+"""notebooks/strip.py removes traces of a machine or an execution from notebooks."""
 
 import subprocess
 import sys

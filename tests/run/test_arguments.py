@@ -1,4 +1,4 @@
-"""What fits a signature and what does not; the messages are read in test_cli."""
+"""Checks of arguments against signatures; test_cli.py checks the messages."""
 
 from collections.abc import Sequence
 from pathlib import Path

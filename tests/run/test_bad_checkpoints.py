@@ -1,6 +1,6 @@
-"""Checkpoints of any kind: they are rebuilt, or one message says why not, and nothing of them runs.
+"""Damaged and malicious checkpoints: loaded, or refused in one message; none of them runs code.
 
-What a well-formed checkpoint may call and evaluate: test_checkpoint.py.
+test_checkpoint.py tests what a well-formed checkpoint may call.
 """
 
 import copy

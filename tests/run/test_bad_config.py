@@ -1,4 +1,4 @@
-"""Any value under any key of the configuration: it trains, or one message says why not."""
+"""Any value for any key of the configuration: the run trains, or one message says why not."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
-"""Bad input of each kind through the real command line; the many cases are in tests beside this.
+"""Bad input of each kind on the real command line; other files test more cases in one process.
 
-test_bad_config.py, test_image_folder.py and test_bad_checkpoints.py have those, in one process.
+These are test_bad_config.py, test_image_folder.py and test_bad_checkpoints.py.
 """
 
 from pathlib import Path

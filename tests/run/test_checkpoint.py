@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and how it is rebuilt."""
+"""The content of a checkpoint, and how a network is rebuilt from it."""
 
 import dataclasses
 import shutil

@@ -1,4 +1,4 @@
-"""What a summary of runs says of a lead: it is more than the noise of the seeds, or it is not."""
+"""The summary of runs says whether a difference is more than the noise of the seeds."""
 
 from collections.abc import Sequence
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""Completion in a shell, installed as docs/how-to/shell-completion.md says, in a real bash."""
+"""Shell completion in a real bash, installed as docs/how-to/shell-completion.md says."""
 
 import os
 import re

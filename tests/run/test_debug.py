@@ -1,4 +1,4 @@
-"""conf/debug/: runs that are no results, and what each of them is for."""
+"""conf/debug/: what each of these runs does."""
 
 from pathlib import Path
 

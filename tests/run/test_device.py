@@ -1,4 +1,4 @@
-"""What a training step asks of a GPU, shown on tensors that only pretend to be on one."""
+"""The operations of a training step on a GPU, tested with fake tensors."""
 
 from types import SimpleNamespace
 from typing import cast

@@ -1,4 +1,4 @@
-"""Trainings of several processes: started by Lightning, by torchrun, and as srun does."""
+"""Distributed training, started by Lightning, by torchrun, and as srun does it."""
 
 import os
 import re

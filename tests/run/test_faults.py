@@ -1,4 +1,4 @@
-"""What happens around a run: disks that are full or closed, and odd names."""
+"""Faults around a run: full or read-only disks, and unusual names."""
 
 import os
 import shlex

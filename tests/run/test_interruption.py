@@ -1,4 +1,4 @@
-"""Runs that are told to stop: what goes on later is the run that was not interrupted."""
+"""Interrupted runs: after a resume, they equal a run that was not interrupted."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Jobs in processes of their own: real ones, each with the end that its test is about."""
+"""Jobs in real subprocesses that end in different ways."""
 
 import logging
 import os

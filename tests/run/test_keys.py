@@ -1,4 +1,4 @@
-"""Every key of conf/ is read by something."""
+"""Every key in conf/ is read by some code."""
 
 import ast
 import inspect

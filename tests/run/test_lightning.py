@@ -1,6 +1,6 @@
-"""Every argument of Lightning's Trainer and every callback of Lightning's works, or is refused.
+"""Every argument of Lightning's Trainer and every Lightning callback works or is refused.
 
-A new version of Lightning that has others fails here, and not at a user.
+If a new version of Lightning adds one, a test here fails.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""One process in a run's folder, one job on a GPU: real processes, jobs."""
+"""One process per run folder, and one job per GPU, tested with real processes."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Free memory, as Linux tells it of a machine, a container and a batch job."""
+"""Free memory of a machine, a container and a batch job, as Linux reports it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The networks that come with the package."""
+"""The trained networks that come with the package."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Resuming: by which configuration, `resume=auto`, and two processes at one run."""
+"""Resuming: which configuration counts, `resume=auto`, and two processes on one run."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""How a training ends: what its results say of that, and how it is resumed."""
+"""How training ends, what the results say about that, and how it is resumed."""
 
 from collections.abc import Sequence
 from pathlib import Path

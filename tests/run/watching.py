@@ -1,4 +1,4 @@
-"""What tests of several processes name in their configurations: `watching.CLASS`."""
+"""Classes for the configurations of tests with several processes: `watching.CLASS`."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""A metric beside loss and accuracy."""
+"""Adding a metric beside loss and accuracy."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Overfit: a few batches again and again, which a sound network learns."""
+"""Overfit: training on the same few batches, which a working network learns perfectly."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The dashboard: W&B is sent every panel; test_wandb_offline.py has that none is empty."""
+"""The dashboard: every panel is sent to W&B. test_wandb_offline.py tests that none is empty."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Exported files, run by what a user would run them by."""
+"""Exported files, run with the libraries that a user would use."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The report of a run and of a multirun, as files and as pages in a browser."""
+"""The report of a run and of a sweep, as files and as pages in a browser."""
 
 import csv
 import json

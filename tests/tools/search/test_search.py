@@ -1,4 +1,4 @@
-"""Searches: what they may choose, several workers on one study, and workers that are killed."""
+"""Searches: the search space, several workers on one study, and workers that are killed."""
 
 import csv
 import json

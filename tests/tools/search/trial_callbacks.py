@@ -1,4 +1,4 @@
-"""Callbacks that have a trial fail, or wait for somebody to end it."""
+"""Callbacks that make a trial fail, or wait until it is killed."""
 
 import os
 import signal

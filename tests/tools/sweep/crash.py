@@ -1,4 +1,4 @@
-"""A callback that has a job end in its second epoch."""
+"""A callback that ends a job in its second epoch."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""Sweeps (`-m`): what becomes of their jobs, however they end, and how a sweep is resumed."""
+"""Sweeps (`-m`): what happens when jobs end in different ways, and how a sweep is resumed."""
 
 import io
 import json

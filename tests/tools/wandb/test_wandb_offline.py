@@ -1,4 +1,4 @@
-"""W&B by real offline runs, read back with W&B's own viewer."""
+"""W&B logging, tested by real offline runs that are read with W&B's own viewer."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Online runs on a server of our own that answers, refuses, hangs, drops, and forbids."""
+"""Online W&B runs with a local server that answers, refuses, hangs, disconnects or forbids."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What the real W&B client wrote of a run, read back with W&B's own program."""
+"""Reads the files of a W&B run with W&B's own program."""
 
 import json
 import os

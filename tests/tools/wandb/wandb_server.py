@@ -1,7 +1,6 @@
-"""A W&B server on this machine, as far as the client needs one to upload a run or a dashboard.
+"""A local W&B server, with the functions that a client needs to upload a run or a dashboard.
 
-It keeps everything that it is sent, and can be made to hang, to refuse connections, or to forbid
-everything.
+It keeps all requests, and can be told to hang, to refuse connections, or to forbid everything.
 """
 
 import json
