@@ -15,7 +15,7 @@ def scores(evaluation: Mapping[str, Any]) -> Table:
             Cell(name),
             *(number_cell(evaluation[f"test/{k}{suffix}"], formatter) for k, formatter in columns),
         ]
-        for name, suffix in (("as they are", ""), ("mean with the mirror image", "_flip"))
+        for name, suffix in (("as they are", ""), ("averaged with mirror image", "_flip"))
     ]
     return Table(headings, rows)
 
@@ -34,7 +34,7 @@ def by_class(evaluation: Mapping[str, Any]) -> Table:
             share = mistakes[other] / sum(counts)
             cells = [Cell(other), Cell(percent(share), share)]
         rows.append([Cell(name), number_cell(accuracy, percent), *cells])
-    return Table(["class", "accuracy", "most often taken for", "of its images"], rows)
+    return Table(["class", "accuracy", "most often taken for", "share of its images"], rows)
 
 
 def robustness(evaluation: Mapping[str, Any]) -> Table:

@@ -74,6 +74,15 @@ def test_the_moment_the_target_was_reached_is_marked() -> None:
     assert lines(bare.figure)[0]["validation"] == CURVES["val/loss"]  # type: ignore[arg-type]
 
 
+def test_the_ticks_around_a_single_point_are_whole_epochs_and_percents() -> None:
+    figure = learning_curve({"val/acc": [(1.0, 0.18)], "train/acc": [(1.0, 0.17)]}, "acc")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2"]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(labels)) == len(labels)
+
+
 def test_runs_of_a_group_share_a_style_and_one_entry_of_the_legend() -> None:
     points = CURVES["val/acc"]
     runs = [("a", points), ("b", points), ("a", points), ("c", [])]

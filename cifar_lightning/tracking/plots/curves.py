@@ -1,5 +1,6 @@
 """Learning curves of one run and of many."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from cifar_lightning.tracking.plots.common import (
 )
 
 DASHES: tuple[tuple[int, ...], ...] = ((), (6, 3), (2, 2))
+
+ROOM = 0.06  # smallest height of a plot of accuracy
 
 Points = Sequence[tuple[float, float]]
 
@@ -40,6 +43,8 @@ def learning_curves(curves: Mapping[str, Points], target: float | None, title: s
         _target_line(accuracy, target, f"target on validation {target:.1%}")
     if any(curves.values()):
         accuracy.legend(loc="lower right", frameon=False)
+    _leave_room(accuracy, "acc")
+    _leave_room(loss, "loss")
     return figure
 
 
@@ -62,6 +67,7 @@ def learning_curve(
     _draw(axes, curves, quantity)
     if target is not None:
         _target_line(axes, *target)
+    _leave_room(axes, quantity)
     if reached is not None:
         (epoch, value), text = reached
         axes.plot([epoch], [value], marker="o", markersize=11, color=RED, fillstyle="none")
@@ -130,6 +136,7 @@ def overlaid_curves(
     if target is not None:
         _target_line(axes, *target)
     label_in_percent(axes.yaxis)
+    _leave_room(axes, "acc")
     if legend and named:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
@@ -161,6 +168,17 @@ def _frame(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=xlabel == "epochs"))
     add_grid(axes)
+
+
+def _leave_room(axes: Axes, quantity: str) -> None:
+    """Widen the limits around a single point, so that ticks are whole epochs and percents."""
+    left, right = axes.get_xlim()
+    if right - left < 1:
+        axes.set_xlim(math.floor(left), math.ceil(right))
+    bottom, top = axes.get_ylim()
+    if quantity == "acc" and top - bottom < ROOM:
+        bottom = min(max((bottom + top - ROOM) / 2, 0), 1 - ROOM)
+        axes.set_ylim(bottom, bottom + ROOM)
 
 
 def _target_line(axes: Axes, target: float, label: str) -> None:

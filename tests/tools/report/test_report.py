@@ -138,7 +138,7 @@ def test_the_page_of_a_run_says_what_it_found(one_report: Path) -> None:
         "target_confidence: 0.5",  # of the configuration
         "Confusion matrix",
         "most often taken for",
-        "mean with the mirror image",
+        "averaged with mirror image",
         f"{results['test/top2_flip']:.2%}",
         "corruption, by strength",
     ):
