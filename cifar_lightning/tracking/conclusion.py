@@ -13,7 +13,6 @@ ENDINGS = {
     "max_time": "ended at trainer.max_time",
     "early_stopping": "was stopped by EarlyStopping",
     "pruned": "was pruned by its search",
-    "interrupted": "was interrupted",
     "callback": "was stopped by a callback",
 }
 
@@ -25,7 +24,9 @@ def conclusion(metrics: Mapping[str, Any], target: float | None) -> list[str]:
         metrics: of `metrics.json`.
         target: test accuracy from 0 to 1; None without one.
     """
-    sentences = [_accuracy(metrics)]
+    interrupted = metrics.get("stopped_by") == "interrupted"
+    sentences = [f"Interrupted after {_epochs(metrics['epochs'])}."] if interrupted else []
+    sentences.append(_accuracy(metrics))
     if metrics.get("label_shift") is not None:
         sentences.append(
             "The shares of the classes differ between training and test images, so validation "
@@ -41,9 +42,7 @@ def conclusion(metrics: Mapping[str, Any], target: float | None) -> list[str]:
 
 def _accuracy(metrics: Mapping[str, Any]) -> str:
     test, val = metrics.get("test/acc"), metrics.get("val/acc")
-    interrupted = metrics.get("stopped_by") == "interrupted"
-    not_tested = "Interrupted before its test" if interrupted else "Not tested"
-    on_test = not_tested if test is None else f"Test accuracy {percent(test)}"
+    on_test = "Not tested" if test is None else f"Test accuracy {percent(test)}"
     on_val = "no validation" if val is None else f"validation accuracy {percent(val)}"
     return f"{on_test}, {on_val}."
 
@@ -51,13 +50,15 @@ def _accuracy(metrics: Mapping[str, Any]) -> str:
 def _target(metrics: Mapping[str, Any], target: float | None) -> list[str]:
     stopped_by = str(metrics.get("stopped_by"))
     ended = ENDINGS.get(stopped_by, f"was stopped by {stopped_by}")
+    interrupted = stopped_by == "interrupted"
     if target is None:
-        return [f"The run had no target, and {ended}."]
+        return [] if interrupted else [f"The run had no target, and {ended}."]
     aim, epochs = f"its target of {100 * target:g}%", metrics.get("epochs_to_target")
+    if epochs is None and interrupted:
+        return [f"It had not reached {aim}."]
     if epochs is None:
-        return [f"It did not reach {aim} in {plain(metrics['epochs'])} epochs, and {ended}."]
-    after = f"{plain(epochs)} epoch{'s' * (epochs != 1)}"
-    took = f"{after} and {seconds(metrics['seconds_to_target'])} of training"
+        return [f"It did not reach {aim} in {_epochs(metrics['epochs'])}, and {ended}."]
+    took = f"{_epochs(epochs)} and {seconds(metrics['seconds_to_target'])} of training"
     reached = f"It reached {aim} after {took}."
     test = metrics.get("test/acc")
     if test is not None and test < target:
@@ -65,4 +66,8 @@ def _target(metrics: Mapping[str, Any], target: float | None) -> list[str]:
             f"Its validation accuracy reached the threshold for {aim} after {took}, but its test "
             "accuracy is below the target."
         )
-    return [reached] if stopped_by == "target" else [reached, f"It {ended}."]
+    return [reached] if stopped_by == "target" or interrupted else [reached, f"It {ended}."]
+
+
+def _epochs(number: float) -> str:
+    return f"{plain(number)} epoch{'s' * (number != 1)}"

@@ -70,3 +70,9 @@ def test_the_end_of_a_run_says_what_was_reached_and_what_to_type_next(
     printed = capsys.readouterr().out
     assert "but its test accuracy is below the target" in printed
     assert "cifar_lightning." not in printed  # a job of a sweep, which has a summary of its own
+    interrupted = {"stopped_by": "interrupted", "epochs": 1.5, "epochs_to_target": None}
+    show_result(config, metrics | interrupted | {"test/acc": None}, [])
+    expected = (
+        "Interrupted after 1.5 epochs. Not tested, validation accuracy 83.00%. It had not rea"
+    )
+    assert expected in capsys.readouterr().out

@@ -225,7 +225,7 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
     assert "4 runs: 1 finished, 1 interrupted, 1 failed, 1 not finished." in html
     assert "The best run is 2" in html
     (many / "0" / "metrics.csv").unlink()
-    assert "Interrupted before its test" in write(many / "0").read_text()
+    assert "Interrupted after " in write(many / "0").read_text()
     for metrics in many.glob("*/metrics.json"):
         metrics.unlink()
     runs = [folder.read() for folder in run_folders(many)]
