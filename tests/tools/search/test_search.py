@@ -557,7 +557,7 @@ def test_a_search_whose_trials_all_fail_says_so_and_stops(
 ) -> None:
     config = composed(tmp_path, "n_trials=1", "budget.max_params=1000")
     held = threading.Event()
-    waits = prints("trial 0  waits for the process", capsys)
+    waits = prints("trial 0  waits for another process", capsys)
 
     def hold_first() -> None:
         """As a worker does whose trial was taken for dead."""
