@@ -3,8 +3,10 @@
 import ast
 import os
 import re
+import site
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from conftest import TINY
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook
 
+ROOT = store.NOTEBOOKS.parent
 NOTEBOOKS = sorted(store.NOTEBOOKS.glob("*.ipynb"))
 BY_NUMBER = {file.name[:2]: file for file in NOTEBOOKS}
 OPTIONS = [o for o in TINY if not o.startswith(("logger", "trainer.max_epochs"))]
@@ -102,6 +105,29 @@ def test_read_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(sweep.glob("*/metrics.json"))) == 4
 
 
+@pytest.mark.slow
+def test_on_colab_the_first_cell_installs_the_package(tmp_path: Path) -> None:
+    # With the packages of these tests, but not the editable install of this checkout.
+    venv.create(tmp_path / "env", with_pip=False)
+    (packages,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
+    (cell,) = (c for c in read(BY_NUMBER["01"]).cells if c.metadata.get("tags") == ["colab"])
+    code = re.sub(r'(?<=REPOSITORY = ").+(?=")', f"file://{ROOT}", cell.source)
+    code += "\nimport cifar_lightning.config.compose as it\nprint(it.CONF)"
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("PYTHON")}
+    environment |= {"COLAB_RELEASE_TAG": "release", "PIP_NO_INDEX": "1"}
+    environment |= {"PIP_NO_BUILD_ISOLATION": "0"}  # which turns it off, so that nothing is fetched
+    for _ in range(2):  # a second time as after a restart
+        ended = subprocess.run(
+            [tmp_path / "env" / "bin" / "python", "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.stdout == f"{tmp_path / 'cifar-lightning' / 'conf'}\n", ended.stderr
+
+
 @each
 def test_a_notebook_is_stored_with_outputs_that_are_of_no_machine(file: Path) -> None:
     text = file.read_text()
@@ -119,6 +145,7 @@ def test_a_notebook_is_stored_with_outputs_that_are_of_no_machine(file: Path) ->
 @each
 def test_a_notebook_is_short_and_holds_no_logic(file: Path) -> None:
     notebook = read(file)
+    notebook.cells = [cell for cell in notebook.cells if cell.metadata.get("tags") != ["colab"]]
     assert 8 <= len(notebook.cells) <= 15
     first = code_cells(notebook)[0]
     assert first.metadata.tags == ["parameters"]
