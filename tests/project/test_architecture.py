@@ -31,7 +31,7 @@ ORDER = (
     {"sweep"},
     {"hydra_plugins"},
     {"train"},
-    {"evaluate", "predict", "export", "report", "search", "dashboard"},
+    {"evaluate", "predict", "export", "hub", "report", "search", "dashboard"},
     {"__init__"},  # the public names, which it loads when they are first used
 )
 TOOLS = {"evaluate", "predict", "export", "report", "search", "dashboard"}

@@ -248,7 +248,10 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
         ["max_batch_size=0 is invalid: it must be at least 1."],
     ),
     *(
-        ([typed, "trainer.max_epochs=3,4", "resume=last.ckpt"], ["resume_sweep=FOLDER resumes a sweep"])
+        (
+            [typed, "trainer.max_epochs=3,4", "resume=last.ckpt"],
+            ["resume_sweep=FOLDER resumes a sweep"],
+        )
         for typed in ("--mult", "--m", "hydra.mode='MULTIRUN'", "++hydra.mode=MULTIRUN")
     ),
     (["hydra.run.dir=" + "x" * 300], ["The name is longer than the file system allows"]),
