@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_lightning._version import __version__ as __version__
 
-# Ctrl-C ends a command at once while it imports what it needs; `cli.program` catches later ones.
-# Of the process's own command line: job processes have the argv of the command that started them.
+# Ctrl-C ends a command at once during its imports; later, `cli.program` catches it. A command is
+# recognised by sys.orig_argv, because a job process has the sys.argv of the one that started it.
 _is_command = any(
     (option == "-m" and name.startswith(f"{__name__}."))
     or (number == 0 and os.path.basename(name).startswith("cifar-"))  # noqa: PTH119
@@ -60,7 +60,8 @@ __all__ = [
     "train_tflop",
 ]
 
-# Without `train` and `evaluate`, which are submodules: cifar_lightning.train.train(compose(…)).
+# `train` and `evaluate` are missing, because submodules have these names: call
+# cifar_lightning.train.train(compose(…)).
 _MODULES = {
     "training.augment": (
         *("Augment", "alternating_flip", "cutmix", "cutout"),
@@ -110,7 +111,7 @@ if TYPE_CHECKING:
         linear_schedule,
     )
 
-else:  # hidden from type checkers, to which it would make any name valid
+else:  # hidden from type checkers, for which it would make every name valid
 
     def __getattr__(name: str) -> Any:
         for module, names in _MODULES.items():

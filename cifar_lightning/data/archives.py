@@ -20,8 +20,8 @@ COMPRESSED: dict[bytes, Callable[..., Any]] = {  # by the first bytes of a file
 }
 # Far above the size of an image: 33 million pixels, uncompressed.
 LARGEST_FILE = 100_000_000  # bytes
-# Images hardly compress: an archive that unpacks to more than this many times its size, unless that
-# is little, was made to fill the memory.
+# Images hardly compress. An archive that unpacks to more than this many times its size was made to
+# fill the memory, unless it unpacks to little.
 LARGEST_EXPANSION = 100
 SMALL_ARCHIVE = 1_000_000_000  # bytes, unpacked
 
@@ -36,12 +36,12 @@ def open_source(path: Path) -> Iterator[tuple[list[str], Read]]:
         path: of the directory or the archive.
 
     Yields:
-        The names of all files and folders, where folders end in a slash; and a function that reads
-        the file of a name.
+        The names of all files and folders (a folder's ends in a slash), and a function that reads a
+        file, given its name.
 
     Raises:
-        UserError: on opening, or on reading a file, if the archive is damaged or not an archive, or
-            unpacks to more than `LARGEST_EXPANSION` times its size, or a file has more than
+        UserError: on opening, or on reading a file: if the archive is damaged, is not an archive or
+            unpacks to more than `LARGEST_EXPANSION` times its size, or if a file has more than
             `LARGEST_FILE` bytes.
     """
     if path.is_dir():
@@ -118,15 +118,15 @@ def _check_expansion(path: Path, unpacked: int) -> None:
     largest = max(SMALL_ARCHIVE, LARGEST_EXPANSION * path.stat().st_size)
     if unpacked > largest:
         raise UserError(
-            f"{path} unpacks to more than {LARGEST_EXPANSION} times its size, as no archive of "
-            f"images does: {unpacked:,} bytes, and {largest:,} are the limit. It was not read. "
-            "If you trust it, unpack it and give the directory."
+            f"{path} was not read, because it unpacks to more than {LARGEST_EXPANSION} times its "
+            f"size, which images do not: to {unpacked:,} bytes, and the limit is {largest:,}. If "
+            "you trust it, unpack it and give the directory."
         )
 
 
 def _check_size(path: Path, name: str, size: int) -> None:
     if size > LARGEST_FILE:
         raise UserError(
-            f"{path}: {name} has {size:,} bytes, and {LARGEST_FILE:,} are the limit for an image. "
-            "It was not read. Take it out, or save it smaller."
+            f"{path}: {name} was not read, because it has {size:,} bytes, and the limit for an "
+            f"image is {LARGEST_FILE:,}. Remove it, or save a smaller version."
         )

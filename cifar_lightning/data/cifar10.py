@@ -35,14 +35,14 @@ What you can do:
   data.root=FOLDER        a folder that holds cifar-10-batches-py
   data=folder data.path=DIR_OR_ARCHIVE
                           a copy in class folders: train/<class>/*, test/<class>/*
-  data=shapes             generated images: no files, no network, no CIFAR-10 figure"""
+  data=shapes             generated images: no download, but no CIFAR-10 accuracy either"""
 
 
 class Cifar10Data(ImageData):
     """CIFAR-10's official files, downloaded if missing, and checked by their md5.
 
     Args:
-        root: folder of `cifar-10-batches-py`, or to download it to.
+        root: folder that has `cifar-10-batches-py`, or into which it is downloaded.
         mirror: URL or path of a copy of the archive, tried before the others.
         mirrors: URLs of the archive, tried in this order; None for `MIRRORS`.
         batch_size, val_size, split_seed, seed: see `ImageData`.
@@ -70,7 +70,7 @@ class Cifar10Data(ImageData):
         self._files: dict[str, bytes] = {}  # by name, read by `fetch`, for `load`
 
     def expected(self) -> Expected:
-        """CIFAR-10's."""
+        """CIFAR-10's classes, image size and number of training images."""
         return Expected(classes=10, image_size=32, train_images=50_000)
 
     def fetch(self) -> None:
@@ -79,7 +79,7 @@ class Cifar10Data(ImageData):
         if not bad_files:  # before anything is written: the folder may be read-only
             self._files = files
             return
-        lock = FileLock(self.root / f"{ARCHIVE}.lock")  # of runs that start together, one downloads
+        lock = FileLock(self.root / f"{ARCHIVE}.lock")  # only one of several runs downloads
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             with _acquire(lock, self.root):
@@ -92,7 +92,8 @@ class Cifar10Data(ImageData):
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
             raise DataUnavailable(
-                f"{_describe(self.root, bad_files)} It cannot be written there: {error}\n{OPTIONS}"
+                f"{_describe(self.root, bad_files)} It cannot be downloaded to that folder: "
+                f"{error}\n{OPTIONS}"
             ) from error
 
     def _download(self, bad_files: dict[str, str]) -> None:
@@ -118,7 +119,7 @@ class Cifar10Data(ImageData):
 
 
 def _read_files(root: Path) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Read the intact files, by name; the others are `missing` or `damaged`."""
+    """Read the intact files by name; for each other name return `missing` or `damaged`."""
     md5s = dict([*CIFAR10.train_list, *CIFAR10.test_list])
     md5s[CIFAR10.meta["filename"]] = CIFAR10.meta["md5"]
     files, bad_files = {}, {}
@@ -162,7 +163,7 @@ def _unpack(archive: Path, root: Path) -> None:
     """Unpack into a temporary folder and move the files, so that none is ever incomplete."""
     temporary = root / f"{CIFAR10.base_folder}.unpacking"
     folder = root / CIFAR10.base_folder
-    shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a run that was killed
     try:
         with tarfile.open(archive) as opened:
             opened.extractall(temporary, filter="data")

@@ -18,13 +18,13 @@ from cifar_lightning.data.splits import (
 )
 from cifar_lightning.errors import UserError
 
-# A split that would take a larger fraction of a GPU's free memory stays on the host, and its
-# batches are copied one by one: training needs the rest.
+# A split that needs a larger fraction of a GPU's free memory stays in the host's memory, and its
+# batches are copied one by one, because training needs the rest.
 LARGEST_SHARE_OF_MEMORY = 0.5
 
 
 class Expected(NamedTuple):
-    """What is known of a data set before it is read."""
+    """What is known about a data set before it is read."""
 
     classes: int
     image_size: int  # height and width in pixels
@@ -34,8 +34,8 @@ class Expected(NamedTuple):
 class ImageData(pl.LightningDataModule):
     """Train, validation and test batches of a data set that fits into memory.
 
-    A subclass for other data implements `load`, and `fetch` if files have to be downloaded or
-    prepared first.
+    A subclass for other data implements `load`; it also implements `fetch` if files have to be
+    downloaded or prepared first.
 
     A batch is (images uint8 [N, 3, H, W], labels int64 [N], index int64 [N]), where `index` is each
     image's position in its official split. Images are not augmented here: the training step does
@@ -50,7 +50,7 @@ class ImageData(pl.LightningDataModule):
             With 0 there is no validation and training sees the whole train split.
         split_seed: chooses the validation images. Not `seed`, so that runs with different seeds
             are validated on the same images.
-        seed: of the order of the training images.
+        seed: determines the order of the training images.
 
     Attributes, after `setup`:
         classes: class names.
@@ -62,8 +62,8 @@ class ImageData(pl.LightningDataModule):
         label_shift: how the classes' shares in test differ from those in train and validation;
             None if they hardly do, see `find_label_shift`.
         replay: fraction of the training images that each epoch repeats at its end: those with the
-            largest `losses`, images left out of its incomplete last batch first. 0 unless a
-            callback sets it before training.
+            largest `losses`. Images of the incomplete last batch, which is left out, come first. 0
+            unless a callback sets it before training.
         losses: float [images of the official train split], on the device of the batches. A callback
             that sets `replay` stores each batch's losses here; they are infinite when an epoch
             begins.
@@ -95,11 +95,11 @@ class ImageData(pl.LightningDataModule):
             self.fetch()
 
     def expected(self) -> Expected | None:
-        """What `load` will return, as far as the arguments tell; None if only the files do."""
+        """What `load` will return, if that is known before the files are read; else None."""
         return None
 
     def fetch(self) -> None:
-        """Download or prepare the files that `load` reads; by default there are none."""
+        """Download or prepare the files that `load` reads; does nothing by default."""
 
     @abstractmethod
     def load(self) -> Splits:
@@ -116,7 +116,7 @@ class ImageData(pl.LightningDataModule):
         if height != width:
             raise UserError(
                 f"The images are {width} x {height} pixels; they must be square. "
-                f"data.image_size={min(height, width)} cuts each to the square in its middle."
+                f"data.image_size={min(height, width)} crops each to the square in its middle."
             )
         self.image_size = height
 
@@ -136,21 +136,21 @@ class ImageData(pl.LightningDataModule):
         """Check that `val_size` and `batch_size` fit the data.
 
         Args:
-            classes: their number.
-            train_images: of the official train split.
+            classes: number of classes.
+            train_images: number of images in the official train split.
 
         Returns:
             The number of validation images.
 
         Raises:
-            UserError: if they do not.
+            UserError: if one of them does not fit.
         """
         size = self.val_size
         val_count = round(size * train_images) if isinstance(size, float) else size
         too_few = size != 0 and val_count < classes
         if too_few or not 0 <= val_count < train_images:
             raise UserError(
-                f"data.val_size={size} of {train_images} training images is invalid. It is a "
+                f"data.val_size={size} of {train_images} training images is invalid. Give a "
                 f"number from {classes} (one per class) to {train_images - 1}, a fraction such as "
                 "0.1, or 0 for no validation."
             )
@@ -162,7 +162,7 @@ class ImageData(pl.LightningDataModule):
         return val_count
 
     def train_dataloader(self) -> TrainLoader:
-        """Batches in a new order every epoch; incomplete ones are left out."""
+        """Batches in a new order every epoch, without an incomplete last one."""
         train = self._on_device(self.train)
         index = self.train_index.to(train.labels.device)
         self.losses = torch.full((len(train),), math.inf, device=index.device)

@@ -14,11 +14,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cifar_lightning.system.natural import natural_key
 
-# Formats that Pillow cannot decode itself; for EPS it calls Ghostscript, which runs code in it.
+# Formats that Pillow cannot decode itself; for EPS it calls Ghostscript, which runs the file.
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF")
 LARGE_FILE = 16_000  # bytes; an image of CIFAR-10 has about 1,000
-# A large image is first reduced by a whole factor, which is fast, to at least this many times the
-# wanted size; the slower filter then gives the result that it would give from all pixels.
+# A large image is first reduced by an integer factor, which is fast, to at least this many times
+# the wanted size. The slower filter then gives the same result as from all pixels.
 REDUCING_GAP = 4
 
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ def find_images(images: str) -> tuple[list[Path], Counter[str]]:
         The images, 2.png before 10.png; and the number of other files in a folder, by extension,
         or as `hidden`. A file that is given, or that a pattern matches, may have any extension.
     """
-    # Not pathlib's: these do not raise where a folder may be listed but not entered.
+    # Unlike pathlib's, these raise no error if a folder may be listed but not entered.
     path, is_folder = Path(images), os.path.isdir
     left_out: Counter[str] = Counter()
     extensions = image_extensions()
@@ -52,7 +52,7 @@ def find_images(images: str) -> tuple[list[Path], Counter[str]]:
     elif os.path.lexists(path):
         found = [path]
     else:
-        # Not pathlib's, which refuses a pattern that begins at the root.
+        # Not pathlib's glob, which refuses a pattern that begins at the root.
         matches = {Path(match) for match in glob.glob(str(path), recursive=True)}  # noqa: PTH207
         found = [m for m in matches if m.suffix.lower() in extensions or not is_folder(m)]
     return sorted(found, key=lambda file: [natural_key(part) for part in file.parts]), left_out
@@ -88,7 +88,7 @@ def _files_below(top: Path) -> tuple[list[Path], list[Path]]:
 def map_images(
     decode: Callable[[Item], Result], items: Sequence[Item], size: int
 ) -> Iterator[Result]:
-    """Apply `decode` to each item, in order; in threads if the images are large.
+    """Apply `decode` to each item, in order, using threads if the images are large.
 
     Small images take three times as long in threads, which wait for one another.
 
@@ -112,8 +112,8 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
 
     Args:
         source: a path or an open file.
-        size: the image is cropped to the square in its middle and resized to this many pixels;
-            None keeps all pixels.
+        size: the image is cropped to the square in its middle and resized to this height and width
+            in pixels; None keeps all pixels.
 
     Returns:
         RGB, uint8 [H, W, 3]: upright, transparent pixels on white, the first frame of an animation.
@@ -129,7 +129,7 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
                 raise ValueError("the file is empty")
         with Image.open(source) as opened:
             if opened.format in NOT_DECODED:
-                raise ValueError(f"{opened.format} files are not read")
+                raise ValueError(f"{opened.format} files are not supported")
             reduced = None
             if size is not None:  # a JPEG can be decoded to fewer pixels
                 reduced = opened.draft(None, (REDUCING_GAP * size, REDUCING_GAP * size))
@@ -141,7 +141,7 @@ def decode_image(source: Path | BinaryIO, size: int | None = None) -> NDArray[np
                 image = _middle_square(image, width, height, size)
             return np.asarray(_upright(image, opened))
     except UnidentifiedImageError as error:
-        raise ValueError("no image of a known format") from error
+        raise ValueError("not an image of a known format") from error
     except Image.DecompressionBombError as error:
         raise ValueError(f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from error
     except OSError as error:
@@ -156,7 +156,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = _grey(np.asarray(image), 65535)
     elif image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0, neginf=0)
-        # The file does not say which value is white: the smallest common one that is large enough.
+        # The file does not say which value is white: take the smallest usual one that is enough.
         common = [white for white in (1, 255, 65535) if white >= values.max()]
         if common and values.min() >= 0:
             image = _grey(values, common[0])
@@ -175,7 +175,7 @@ def _grey(values: NDArray[np.generic], white: float) -> Image.Image:
 
 
 def _middle_square(image: Image.Image, width: float, height: float, size: int) -> Image.Image:
-    """Crop to the largest square in the middle and resize it; an image of that size stays equal."""
+    """Crop to the largest square in the middle and resize; an image of that size is unchanged."""
     side = min(width, height)
     left, above = (width - side) / 2, (height - side) / 2
     return image.resize(

@@ -22,19 +22,19 @@ from rich.progress import (
 CONNECT_SECONDS = 8.0
 SILENT_SECONDS = 15.0  # after which a mirror that sends nothing is given up
 MIRROR_SECONDS = 3600.0  # after which a mirror is given up in any case
-CONNECTIONS = 10  # to one mirror, each after the one before was lost
+CONNECTIONS = 10  # at most to one mirror, each after the previous one was lost
 BLOCK = 2**18  # bytes
 
 
 class DownloadError(Exception):
-    """A file could not be downloaded; the message says why, in a line per mirror."""
+    """A file could not be downloaded; the message says why, one line per mirror."""
 
 
 def download(mirrors: Sequence[str], target: Path, md5: str, size: int) -> Path:
     """Download a file whose size and checksum are known, unless it exists already.
 
-    A partial download is kept in `<target>.part` and resumed from there, by the next mirror or by
-    the next run: all mirrors have the same bytes.
+    A partial download is kept in `<target>.part`. The next mirror, or the next run, resumes from
+    there, because all mirrors have the same bytes.
 
     Args:
         mirrors: URLs, or paths of files, in the order to try them.
@@ -43,10 +43,10 @@ def download(mirrors: Sequence[str], target: Path, md5: str, size: int) -> Path:
         size: of the whole file, in bytes.
 
     Returns:
-        `target`, or the path of the mirror that is a file.
+        `target`, or the path of a local file that served as the mirror.
 
     Raises:
-        DownloadError: if no mirror has the file; the message has a line per mirror.
+        DownloadError: if no mirror has the file; the message has one line per mirror.
         OSError: if the file cannot be written.
     """
     if target.exists() and _md5_of(target) == md5:
@@ -100,7 +100,7 @@ def _download_from(address: str, partial: Path, md5: str, size: int) -> None:
             partial.unlink()
             if not resumed:
                 raise DownloadError(f"the md5 of what it sent is {found}, not {md5}")
-            resumed = False  # the resumed part may be damaged: start from the first byte
+            resumed = False  # the earlier part may be damaged: start from the first byte
         elif _size_of(partial) == before:
             break
     raise DownloadError(problem or "it closed the connection before the file was whole")
@@ -109,18 +109,18 @@ def _download_from(address: str, partial: Path, md5: str, size: int) -> None:
 def _receive(address: str, partial: Path, size: int, deadline: float) -> None:
     """Append the missing bytes to `partial`, as far as one connection sends them."""
     have = _size_of(partial)
-    # Without encoding: else a .gz file that is sent as a compressed page would be unpacked.
+    # Otherwise a .gz file that is sent as a compressed page would be unpacked.
     headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     timeout = (CONNECT_SECONDS, SILENT_SECONDS)
     with requests.get(address, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code not in (200, 206):
             raise DownloadError(f"it answered {response.status_code} {response.reason}")
-        skip = have  # where a server ignores the range and sends the whole file
+        skip = have  # if the server ignores the range and sends the whole file
         total = response.headers.get("Content-Length")
         if response.status_code == 206:
             sent = re.match(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
             if not sent or int(sent[1]) != have:
-                raise DownloadError(f"it did not send the bytes from {have} on")
+                raise DownloadError(f"it did not resume at byte {have}")
             skip, total = 0, sent[2]
         if total is not None and int(total) != size:
             raise DownloadError(f"its file has {int(total):,} bytes, not {size:,}")
@@ -136,11 +136,11 @@ def _receive(address: str, partial: Path, size: int, deadline: float) -> None:
                 have += len(new)
                 progress.update(task, completed=have)
                 if time.monotonic() > deadline:
-                    raise DownloadError(f"it sent less than the file in {MIRROR_SECONDS:g} s")
+                    raise DownloadError(f"it took more than {MIRROR_SECONDS:g} s")
 
 
 def _reason(error: BaseException) -> str:
-    """Describe an error of requests, by the innermost of the errors that it wraps."""
+    """Describe an error of requests by the innermost error that it wraps."""
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {CONNECT_SECONDS:g} s"
     if isinstance(error, requests.ReadTimeout | urllib3.exceptions.ReadTimeoutError):

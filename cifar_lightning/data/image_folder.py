@@ -27,16 +27,16 @@ from cifar_lightning.system.natural import natural_key
 CACHE_FORMAT = 3  # part of the cache's file name: raise it when the content changes
 SPLITS = ("train", "test")
 LAYOUT = "train/<class>/* and test/<class>/*"
-# Limits of the encoded files in memory at once: their number, and bytes (or one larger file).
+# Encoded files in memory at once: at most this many, and this many bytes (or one larger file).
 CHUNK_FILES, CHUNK_BYTES = 1024, 100_000_000
-NAMES_SHOWN = 10  # of many names in a message
+NAMES_SHOWN = 10  # in a message, at most
 
 
 class FolderData(ImageData):
     """Images in class folders, train/<class>/* and test/<class>/*, at any depth.
 
-    Within a split images are ordered by file name, so that a copy of CIFAR-10 whose files are named
-    by official index has the official order, and the same validation split.
+    Within a split, images are ordered by file name. So a copy of CIFAR-10 whose files are named by
+    their official index has the official order, and the same validation split.
 
     In a directory, links to files are followed, links to folders are not. Archives are not trusted:
     links, pipes and devices in them are ignored; names that point outside are refused, and so are
@@ -45,8 +45,8 @@ class FolderData(ImageData):
     Args:
         path: a directory, or a .tar, .tar.*, .tgz or .zip archive, which is not unpacked.
         cache_dir: folder of the decoded images; a changed directory or archive is decoded again.
-        image_size: images are cropped to the square in their middle and resized to this many
-            pixels; with None they must all have one size.
+        image_size: images are cropped to the square in their middle and resized to this height and
+            width in pixels; with None they must all have the same size.
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
@@ -85,7 +85,7 @@ class FolderData(ImageData):
             raise UserError(f"data.path={self.path} is neither a file nor a directory.")
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         cache, fingerprint = self._cache_file(), _fingerprint(self.path)
-        # Of several runs that start together, one decodes; the others read its cache.
+        # If several runs start together, one decodes; the others wait and read its cache.
         with FileLock(f"{cache}.lock"):
             remove_leftovers(self.cache_dir, [cache.name])
             if _read_cache(cache, fingerprint) is None:
@@ -186,13 +186,13 @@ def _decode_all(path: Path, resize_to: int | None) -> dict[str, Any]:
 
 
 def _find_images(path: Path, names: list[str]) -> dict[str, _ImageName]:
-    """Find the images among the names of a source, hidden ones aside; folders end in a slash."""
+    """Find the images that are not hidden among a source's names; a folder's ends in a slash."""
     images: dict[str, _ImageName] = {}
     class_folders: set[tuple[str, ...]] = set()
     for name in names:
         pieces = PurePosixPath(name).parts
         if name.startswith("/") or ".." in pieces:
-            raise UserError(f"{path} holds {name!r}, which points out of it. It was not read.")
+            raise UserError(f"{path} was not read, because {name!r} in it points outside of it.")
         if any(piece.startswith((".", "__MACOSX")) for piece in pieces):
             continue
         if name.endswith("/"):
@@ -207,7 +207,7 @@ def _find_images(path: Path, names: list[str]) -> dict[str, _ImageName]:
 def _check_layout(
     path: Path, images: Collection[_ImageName], class_folders: set[tuple[str, ...]]
 ) -> None:
-    """Refuse a source whose folders are not those of one data set with equal classes."""
+    """Refuse a source that is not one data set with the same classes in train and test."""
     classes = {split: {i.class_name for i in images if i.split == split} for split in SPLITS}
     if missing := " and ".join(split for split in SPLITS if not classes[split]):
         raise UserError(f"{path} holds no images for {missing}. Expected: {LAYOUT}.")
@@ -244,7 +244,7 @@ def _decode_images(
         try:
             return decode_image(io.BytesIO(content), resize_to)
         except ValueError as error:
-            raise UserError(f"{path}: {name} is not an image that can be read: {error}") from error
+            raise UserError(f"{path}: {name} cannot be read as an image: {error}") from error
 
     def check_fits(height: int, width: int) -> None:
         check_memory(

@@ -1,7 +1,7 @@
 """Samplers of whole batches, whose training order can be resumed within an epoch.
 
-A DataLoader whose sampler gives whole batches of positions indexes the data once per batch, not
-once per image.
+With a sampler that yields whole batches of positions, a DataLoader indexes the data once per batch,
+not once per image.
 """
 
 import math
@@ -17,19 +17,20 @@ from cifar_lightning.system.derive_seed import derive_seed
 
 
 class TrainSampler(Sampler[Tensor]):
-    """Batches of positions (int64 [N]) in a new order each epoch; incomplete batches are left out.
+    """Batches of positions (int64 [N]) in a new order each epoch, without an incomplete last one.
 
-    Several devices share every batch, so a batch holds the same images on any number of them.
+    Several devices divide each batch among them: it has the same images on any number of devices.
 
     Args:
         index: int64 [M], positions of the training images; batches are on its device.
         batch_size: images per batch, over all devices together.
-        seed: determines the order, together with the epoch.
+        seed: determines the order together with the epoch.
         rank: of this process, from 0 to `world_size` - 1.
         world_size: number of processes.
         replay: fraction of the images that an epoch repeats at its end: those with the largest
             losses.
-        losses: float, by position; a callback that sets `replay` stores each batch's losses here.
+        losses: float [images], by position. A callback that sets `replay` stores each batch's
+            losses here.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class TrainSampler(Sampler[Tensor]):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.replayed = int(replay * len(index)) // batch_size  # batches
+        self.replayed = int(replay * len(index)) // batch_size  # number of batches
         self.losses = losses
         self.epoch = 0
         self._served = 0  # batches of this epoch so far
@@ -73,10 +74,10 @@ class TrainSampler(Sampler[Tensor]):
                 yield batch
 
     def _batches_of_epoch(self) -> Iterator[Tensor]:
-        # From seed and epoch alone, so that a resumed run has the order of an uninterrupted one.
+        # Seeded by seed and epoch alone, so that a resumed run has an uninterrupted run's order.
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         replayed = self.replayed * self.batch_size
-        # Both orders are drawn and copied at once: a GPU waits for every copy.
+        # Both orders are copied before the first batch, because a GPU waits for every copy.
         order, replay_order = (
             torch.randperm(count, generator=generator).to(self.index.device)
             for count in (len(self.index), replayed)
@@ -93,7 +94,7 @@ class TrainSampler(Sampler[Tensor]):
             yield batch[self.rank :: self.world_size]
 
     def state_dict(self) -> dict[str, Any]:
-        """The batches served in this epoch, and the state of their replay; 0 at an epoch's end."""
+        """The number of batches served in this epoch, 0 at its end; and the state of the replay."""
         if self._served == len(self):
             return {"served": 0}
         return {
@@ -103,7 +104,7 @@ class TrainSampler(Sampler[Tensor]):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Begin the next epoch with the first batch that was not served."""
+        """Begin the next iteration with the first batch that was not served."""
         self._served = self._skip = state_dict["served"]
         if not self._skip:
             return
@@ -116,8 +117,8 @@ class TrainSampler(Sampler[Tensor]):
 class InOrderSampler(Sampler[Tensor]):
     """Batches of positions 0 to `count` - 1 (int64 [N]) in order; the last may be incomplete.
 
-    Several devices get whole batches in turn, so that each batch is computed as on one device: the
-    last digits of logits depend on the number of images in a batch.
+    Several devices get whole batches in turn. So each batch is as large as on one device: the last
+    digits of logits depend on the number of images in a batch.
 
     Args:
         count: number of images.
@@ -145,8 +146,8 @@ class InOrderSampler(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         for first in range(0, len(self.batches), self.world_size):
             # An empty batch if none is left: devices wait for each other at every batch.
-            mine = self.batches[first : first + self.world_size][self.rank :]
-            yield mine[0] if mine else self.batches[0][:0]
+            remaining = self.batches[first : first + self.world_size][self.rank :]
+            yield remaining[0] if remaining else self.batches[0][:0]
 
 
 class BatchLoader(DataLoader[tuple[Tensor, Tensor, Tensor]]):
@@ -154,11 +155,11 @@ class BatchLoader(DataLoader[tuple[Tensor, Tensor, Tensor]]):
 
     Args:
         split: the images.
-        sampler: of whole batches of positions.
+        sampler: yields whole batches of positions.
     """
 
     def __init__(self, split: ImageSplit, sampler: Sampler[Tensor]) -> None:
-        # Not PyTorch's global generator: a DataLoader draws from its generator every epoch, which
+        # A DataLoader draws from its generator every epoch. From PyTorch's global generator, this
         # would change what layers such as dropout draw after a resume.
         own = torch.Generator()
         super().__init__(split, sampler=sampler, batch_size=None, generator=own)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Generated images of shapes in ten classes, for tests, demos and machines without a network."""
+"""Generated images of shapes in ten classes, for tests, demos and machines that are offline."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from cifar_lightning.data.datamodule import ImageData
 from cifar_lightning.data.splits import ImageSplit, Splits
 from cifar_lightning.system.memory import check_memory
 
-# Peak memory of drawing all images at once, in floats, measured.
+# Measured peak memory while all images are drawn at once, in float32.
 BYTES_PER_PIXEL = 80
 
 
@@ -21,15 +21,14 @@ class ShapesData(ImageData):
     convolutional network learns the classes in a few hundred steps.
 
     Args:
-        train_size: images of the train split, from which validation is cut.
-        test_size: images of the test split.
+        train_size: number of images in the train split, validation images included.
+        test_size: number of images in the test split.
         image_size: height and width in pixels.
-        data_seed: of the generated images.
+        data_seed: determines the images.
         batch_size, val_size, split_seed, seed: see `ImageData`.
 
     Raises:
-        ValueError: if a split would have less than one image per class, or images less than 8
-            pixels a side.
+        ValueError: if a split has fewer images than there are classes, or `image_size` is below 8.
         UserError: from `setup`, if there is not enough memory to draw the images.
     """
 
@@ -71,8 +70,8 @@ class ShapesData(ImageData):
         return Splits(train, test, tuple(SHAPES))
 
 
-# A shape is a function of coordinates x, y (each [N, H, W]) that is negative inside and positive
-# outside, about the distance from the outline, for a shape of radius 1 around the origin.
+# Maps coordinates x, y, each [N, H, W], to the approximate distance from a shape's outline:
+# negative inside, positive outside. The shape has radius 1 and is centred at the origin.
 Outline = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -1,4 +1,4 @@
-"""Splits of a data set, the draw of a balanced validation split, and how classes' shares differ."""
+"""Splits of a data set: a balanced validation split, and label shift between train and test."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Shares of classes in train and test differ if they do so by at least this total variation, which
-# is about a target's margin, and by more than in each of this many random divisions of the images.
+# Train and test have a label shift if the total variation distance of their classes' shares is at
+# least SMALLEST_SHIFT, about the margin of a target, and larger than in each of DIVISIONS random
+# divisions of the images.
 SMALLEST_SHIFT, DIVISIONS = 0.01, 2000
 
 
@@ -45,7 +46,7 @@ class Splits:
 
 
 def split_balanced(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw `count` positions, balanced over the classes as `labels` are.
+    """Draw `count` positions, in which every class has the same share as in `labels`.
 
     Args:
         labels: int64 [N].
@@ -75,9 +76,9 @@ class LabelShift:
     """A difference between the classes' shares in train and in test.
 
     Attributes:
-        distance: the total variation, from 0 to 1: a test accuracy differs from one on images
-            with the shares of train by at most this much, for this reason.
-        label: the class whose shares differ most.
+        distance: total variation distance of the shares, from 0 to 1. It is the most by which the
+            difference can change the test accuracy.
+        label: position of the class whose shares differ most.
         train_share: its share of the train split, from which validation is drawn.
         test_share: its share of the test split.
     """
@@ -89,15 +90,15 @@ class LabelShift:
 
 
 def find_label_shift(train: Tensor, test: Tensor) -> LabelShift | None:
-    """Find out whether classes have other shares in train than in test, by more than chance.
+    """Find out whether the classes' shares in train and in test differ by more than chance.
 
     Args:
         train: labels of the train split, int64 [N].
         test: labels of the test split, int64 [M].
 
     Returns:
-        None if their total variation is below 0.01, or so small that a random division of the
-        images may have it.
+        None if their total variation distance is below 0.01, or no larger than that of one of 2,000
+        random divisions of the images.
     """
     classes = 1 + int(max(train.max(), test.max()))
     in_train, in_test = (labels.bincount(minlength=classes).numpy() for labels in (train, test))

@@ -7,9 +7,9 @@ class Airbench94(nn.Module):
     """The CNN of cifar10-airbench, which reaches 94 % on CIFAR-10 in 2.6 seconds on an A100.
 
     Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", 2024, in the version for Muon.
-    A frozen 2x2 convolution whose filters are to be initialised by whitening (`init.whiten`), then
-    three blocks of two convolutions. It is over the budget of the compact networks and has no
-    dilated or depthwise convolution: train it with `experiment=airbench94`.
+    A frozen 2x2 convolution, whose filters have to be initialised by whitening (`init.whiten`),
+    then three blocks of two convolutions. It exceeds the default budget and has no dilated or
+    depthwise convolution: train it with `experiment=airbench94`.
 
     Args:
         num_classes: number of logits.
@@ -29,8 +29,8 @@ class Airbench94(nn.Module):
             nn.Flatten(),  # [N, 256]
         )
         self.head = nn.Linear(256, num_classes, bias=False)
-        # Unit variance, and logits divided by the width, are what the large `optimizer.head_lr` is
-        # tuned for.
+        # The large `optimizer.head_lr` was tuned for weights of unit variance, and for logits
+        # divided by the width.
         nn.init.normal_(self.head.weight)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def _block(in_channels: int, out_channels: int) -> list[nn.Module]:
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with a learned bias and no learned scale, whose statistics adapt in few steps."""
+    """Batch norm with a learned bias, no learned scale, and statistics that adapt in few steps."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     norm.weight.requires_grad = False
     return norm

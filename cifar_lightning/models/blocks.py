@@ -11,8 +11,8 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     Args:
         images: uint8 [N, 3, H, W].
-        mean: of the training images, on the scale 0 to 1, [1, 3, 1, 1].
-        std: likewise.
+        mean: mean of the training images per channel, [1, 3, 1, 1], for pixels from 0 to 1.
+        std: standard deviation, in the same shape and scale.
 
     Returns:
         float32 [N, 3, H, W].
@@ -26,8 +26,8 @@ def conv_relu_norm(
     """A 3x3 convolution without bias (the norm has one), ReLU, batch norm.
 
     Args:
-        in_channels: of the convolution.
-        out_channels: likewise.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         padding: zeros at each border, in pixels.
         dilation: distance between the kernel's taps, in pixels.
     """
@@ -44,8 +44,8 @@ def separable_conv(in_channels: int, out_channels: int, padding: int = 0) -> lis
     One 3x3 filter per channel, then a 1x1 convolution across channels; both with bias.
 
     Args:
-        in_channels: before the two convolutions.
-        out_channels: after them.
+        in_channels: channels of the input.
+        out_channels: channels of the output.
         padding: zeros at each border, in pixels.
     """
     return [
@@ -55,10 +55,10 @@ def separable_conv(in_channels: int, out_channels: int, padding: int = 0) -> lis
 
 
 def separable_norm(channels: int, dilation: int = 1) -> list[nn.Module]:
-    """A depthwise separable convolution without bias that keeps the size of maps, and batch norm.
+    """A depthwise separable convolution without bias, padded to keep the map size, and batch norm.
 
     Args:
-        channels: before and after.
+        channels: channels of the input, and of the output.
         dilation: of the depthwise convolution, in pixels.
     """
     return [
@@ -69,10 +69,10 @@ def separable_norm(channels: int, dilation: int = 1) -> list[nn.Module]:
 
 
 class Depthwise(nn.Conv2d):
-    """A depthwise 3x3 convolution without bias that keeps the size of maps.
+    """A depthwise 3x3 convolution without bias, padded to keep the map size.
 
     Args:
-        channels: number of them.
+        channels: number of channels.
         dilation: distance between a filter's taps, in pixels.
     """
 
@@ -110,7 +110,7 @@ class Residual(nn.Module):
 
     Args:
         layers: of the residual branch, in order.
-        shortcut: layers of the shortcut, where the branch changes the shape; none for the identity.
+        shortcut: of the shortcut, if the branch changes the shape; empty for the identity.
     """
 
     def __init__(self, layers: Iterable[nn.Module], shortcut: Iterable[nn.Module] = ()) -> None:
@@ -125,11 +125,11 @@ class Residual(nn.Module):
 
 
 class SqueezeExcitation(nn.Module):
-    """Squeeze-and-excitation: scales channels by functions of all their means (Hu et al., 2018).
+    """Squeeze-and-excitation (Hu et al., 2018): rescales each channel, given all channels' means.
 
     Args:
-        channels: number of them.
-        squeezed: channels between the two 1x1 convolutions.
+        channels: number of channels.
+        squeezed: number of channels between the two 1x1 convolutions.
     """
 
     def __init__(self, channels: int, squeezed: int) -> None:

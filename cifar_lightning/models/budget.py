@@ -58,11 +58,11 @@ def count_network(network: nn.Module, image_size: int = 32) -> NetworkCounts:
 
 
 def train_tflop(network: nn.Module, images_by_size: Mapping[int, int]) -> float:
-    """Training compute in TFLOP: 6 FLOP per multiply-add, forward and backward together.
+    """Compute of a training in TFLOP: 6 FLOP per multiply-add, forward and backward together.
 
     Args:
-        network: as for `count_network`.
-        images_by_size: number of images trained on, by their size in pixels.
+        network: takes images [N, 3, H, W] of these sizes.
+        images_by_size: number of images trained on, by their height and width in pixels.
     """
     flop = sum(6 * _multiply_adds(network, size) * n for size, n in images_by_size.items())
     return flop / 1e12
@@ -76,7 +76,7 @@ def _multiply_adds(network: nn.Module, image_size: int) -> int:
     training = network.training
     network.eval()  # so that batch norms keep their statistics
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.forward(image)  # network(image) may be compiled for another size
+        network.forward(image)  # network(image) might be compiled, and again for this image
     network.train(training)
     return int(counter.get_total_flops()) // 2
 

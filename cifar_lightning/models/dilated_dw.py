@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.models.blocks import conv_relu_norm, separable_conv
 
-# The unpadded convolutions and three max pools would reduce a smaller image to no pixels.
+# The unpadded convolutions and three max pools would leave no pixels of a smaller image.
 SMALLEST_IMAGE = 24
 
 
@@ -37,7 +37,7 @@ class DilatedDW(nn.Module):
             nn.MaxPool2d(2),  # [N, 128, 4, 4]
             *separable_conv(128, 64, padding=1),  # [N, 64, 4, 4]
             *separable_conv(64, 32),  # [N, 32, 2, 2]
-            # At 32 pixels the 2x2 average pool of the original; other sizes work too.
+            # For 32 x 32 images this is the original's 2x2 average pool; other sizes work too.
             nn.AdaptiveAvgPool2d(1),  # [N, 32, 1, 1]
             nn.Conv2d(32, num_classes, 1, bias=False),  # [N, classes, 1, 1]
         )

@@ -13,7 +13,7 @@ def initialise(network: nn.Module, images: Tensor, whiten: float, dirac: bool) -
     seconds on a single GPU", 2024).
 
     Args:
-        network: changed in place; all other weights stay.
+        network: changed in place; all other weights keep their values.
         images: normalised training images [N, C, H, W]; a few thousand are enough.
         whiten: scale of the first convolution's whitening filters; 0 keeps its weights.
         dirac: whether all other dense (not grouped) convolutions of 3x3 or larger start as the

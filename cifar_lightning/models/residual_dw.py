@@ -12,13 +12,13 @@ class ResidualDW(nn.Module):
 
     A block is two depthwise separable convolutions, the second dilated by 2, which widens its
     receptive field at no cost, and squeeze-and-excitation. Each stage after the first begins
-    with a dense 3x3 convolution and a max pool, where most of the multiply-adds are.
+    with a dense 3x3 convolution and a max pool. Most of the multiply-adds are in these.
 
     Args:
         num_classes: number of logits.
         widths: number of channels in each stage.
         depths: number of residual blocks in each stage, from 0.
-        squeeze: reduction of channels in squeeze-and-excitation; None leaves that out.
+        squeeze: factor by which squeeze-and-excitation reduces the channels; None leaves it out.
 
     Raises:
         ValueError: if `widths` and `depths` differ in length.
@@ -33,7 +33,7 @@ class ResidualDW(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(depths):
-            raise ValueError(f"{len(widths)} widths need as many depths, not {len(depths)}")
+            raise ValueError(f"{len(widths)} widths need {len(widths)} depths, not {len(depths)}")
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1, bias=False)]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             if stage:

@@ -6,11 +6,11 @@ from cifar_lightning.models.blocks import Residual
 
 
 class ResNet20(nn.Module):
-    """The smallest of the residual networks for CIFAR-10 (He et al., "Deep Residual Learning").
+    """The smallest residual network for CIFAR-10 of He et al., "Deep Residual Learning", 2016.
 
-    Three stages of three blocks of two 3x3 convolutions, with 16, 32 and 64 channels; where maps
-    are halved, the shortcut is a 1x1 convolution. It has no dilated or depthwise convolution:
-    train it with `budget.min_dilated=null budget.min_separable=null`.
+    Three stages of three blocks of two 3x3 convolutions, with 16, 32 and 64 channels. If a block
+    halves the maps, its shortcut is a 1x1 convolution. The network has no dilated or depthwise
+    convolution: train it with `budget.min_dilated=null budget.min_separable=null`.
 
     Args:
         num_classes: number of logits.

@@ -201,7 +201,7 @@ def _learning_curves(run_dir: Path, target: float | None, title: str) -> dict[st
 
 
 def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str, Figure]:
-    tested = classifier.tested
+    tested = classifier.test_predictions
     if tested is None:  # such as in a search
         return {}
     labels = data.test.labels[tested.index]

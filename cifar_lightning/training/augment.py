@@ -16,7 +16,7 @@ from torch import Tensor
 def random_shift(images: Tensor, max_shift: int, generator: torch.Generator) -> Tensor:
     """Shift each image by up to `max_shift` pixels in both axes; borders are filled by reflection.
 
-    Equal to reflection padding and a random crop, without the padded batch.
+    The result is that of reflection padding and a random crop, but no padded batch is made.
 
     Args:
         images: [N, C, H, W].
@@ -68,18 +68,18 @@ def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def alternating_flip(images: Tensor, index: Tensor, epoch: int) -> Tensor:
-    """Mirror each image in every other epoch, in the even or the odd ones at random.
+    """Mirror each image in every other epoch: some in even epochs, the others in odd ones.
 
-    Two epochs in a row show every image both ways, where random flips show half of the images the
-    same way twice (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
+    Two epochs in a row show every image both ways; random flips show half of the images the same
+    way twice (Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024).
 
     Args:
         images: [N, C, H, W].
-        index: int64 [N], each image's position in its data set, which decides even or odd.
+        index: int64 [N], each image's position in its data set. A hash of it decides even or odd.
         epoch: counted from 0.
     """
-    # A multiplicative hash (Steele et al., SplitMix64, 2014) gives neighbours unrelated bits, equal
-    # on every device and in every process. int64 wraps on overflow.
+    # A multiplicative hash (Steele et al., SplitMix64, 2014) gives neighbours unrelated bits, the
+    # same on every device and in every process. int64 wraps on overflow.
     mixed = (index + 1) * -0x61C8864680B583EB
     mixed = (mixed ^ (mixed >> 30)) * -0x40A7B892E31B1A47
     coin = (mixed >> 40) & 1
@@ -117,7 +117,7 @@ def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
 def cutmix(
     images: Tensor, probability: float, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """CutMix: replace a rectangle of each image by that of another, with some probability.
+    """CutMix: with some probability, replace a rectangle of an image by that of another image.
 
     Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
     Features", 2019: the rectangle has the image's proportions, a random centre and a random area of
@@ -125,12 +125,12 @@ def cutmix(
 
     Args:
         images: [N, C, H, W].
-        probability: of an image to be mixed, from 0 to 1.
+        probability: that an image is mixed, from 0 to 1.
         generator: on the images' device.
 
     Returns:
-        The images; for each, the position in the batch of the other image, int64 [N]; and the
-        fraction of its own pixels that is left, float32 [N].
+        The images; the position of each one's other image in the batch, int64 [N]; and the fraction
+        of its own pixels that each has kept, float32 [N].
     """
     n, _, height, width = images.shape
     area, chosen, row, column = torch.rand(4, n, 1, generator=generator, device=images.device)
@@ -138,7 +138,7 @@ def cutmix(
     in_rows = _spans(row, side, height)  # [N, H]
     in_columns = _spans(column, side, width)  # [N, W]
     rectangle = in_rows[:, None, :, None] & in_columns[:, None, None, :]  # [N, 1, H, W]
-    # The next image of the batch, whose order is random.
+    # The other image is the next one of the batch, whose order is random.
     others = torch.arange(n, device=images.device).roll(-1)
     mixed = torch.where(rectangle, images[others], images)
     kept = 1 - in_rows.sum(1) * in_columns.sum(1) / (height * width)
@@ -146,7 +146,7 @@ def cutmix(
 
 
 def _spans(centre: Tensor, side: Tensor, size: int) -> Tensor:
-    """Which pixels, [N, size], are within side / 2 of the centre; both are fractions [N, 1]."""
+    """Mark the pixels within side / 2 of the centre, bool [N, size]; both are fractions [N, 1]."""
     pixels = (torch.arange(size, device=centre.device) + 0.5) / size
     return (pixels - centre).abs() < side / 2
 
@@ -154,7 +154,7 @@ def _spans(centre: Tensor, side: Tensor, size: int) -> Tensor:
 def scale(images: Tensor, size: int) -> Tensor:
     """Scale images to `size` x `size` pixels, bilinear and antialiased.
 
-    Without antialiasing a smaller image would be a sample of the pixels, not a mean.
+    Without antialiasing, a smaller image would sample the pixels instead of averaging them.
 
     Args:
         images: floating point [N, C, H, W].
@@ -163,7 +163,7 @@ def scale(images: Tensor, size: int) -> Tensor:
     Returns:
         [N, C, size, size], channels_last.
     """
-    # In float32, because PyTorch has no other kernel for CPUs.
+    # In float32, because PyTorch's CPU kernel takes no other dtype.
     scaled = F.interpolate(images.float(), size=(size, size), mode="bilinear", antialias=True)
     return scaled.to(images.dtype, memory_format=torch.channels_last)
 

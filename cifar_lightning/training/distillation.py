@@ -1,4 +1,4 @@
-"""Knowledge distillation: training on the outputs of a trained network beside the labels."""
+"""Knowledge distillation: training on the outputs of a trained network as well as on labels."""
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ class Distillation:
         teacher: maps images uint8 [N, 3, H, W] to logits [N, classes]. It is put into evaluation
             mode, and its weights are frozen.
         name: of the teacher's network.
-        weight: of the teacher's part of the loss, from 0 to 1; the labels' is 1 - weight.
+        weight: weight of the teacher's part of the loss, from 0 to 1; the labels have 1 - weight.
         temperature: divides both networks' logits, so that small probabilities count.
 
     Raises:
@@ -38,11 +38,11 @@ class Distillation:
 
         Args:
             images: uint8 [N, 3, H, W], augmented.
-            logits: the student's [N, classes].
-            losses: the student's on the labels [N].
+            logits: the student's, [N, classes].
+            losses: the student's, on the labels, [N].
 
         Returns:
-            The weighted sums [N].
+            The weighted sums, [N].
         """
         with torch.no_grad():
             teacher_logits = self.teacher(images)  # [N, classes]
@@ -51,6 +51,6 @@ class Distillation:
             (teacher_logits.float() / self.temperature).softmax(1),
             reduction="none",
         ).sum(1)
-        # The temperature scales gradients by its inverse square.
+        # Dividing the logits has scaled the gradients by 1 / temperature**2.
         divergences = self.temperature**2 * divergences
         return (1 - self.weight) * losses + self.weight * divergences

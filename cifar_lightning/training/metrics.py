@@ -27,13 +27,13 @@ class Scores(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        # Searching for NaNs would make a GPU wait at every step.
+        # torchmetrics' search for NaN would make a GPU wait at every step.
         self.loss = MeanMetric(nan_strategy="disable")
         # Mean over images; torchmetrics' default is over classes.
         self.accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Scores":
-        """Keep float32 where a module is converted, as by trainer.precision=bf16-true."""
+        """Keep float32 when the module is converted, as trainer.precision=bf16-true does."""
         super()._apply(lambda t: t.to(fn(t).device), recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -73,7 +73,7 @@ class TestPredictions:
         confidences: its probability, float32.
     """
 
-    __test__ = False  # pytest would take it for a test
+    __test__ = False  # or pytest would take it for a test
 
     index: Tensor
     predictions: Tensor
@@ -123,7 +123,7 @@ def scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
         "loss": F.cross_entropy(logits, labels),
         "ece": multiclass_calibration_error(probabilities, labels, classes, CALIBRATION_BINS),
     }
-    # As in metrics.json: float32's 0.8187999725341797 is 0.8188.
+    # Rounded as in metrics.json: float32's 0.8187999725341797 is 0.8188.
     return {name: round(value.item(), 6) for name, value in found.items()}
 
 
@@ -173,9 +173,12 @@ def confident_mistakes(
 
     Args:
         predictions: int64 [N].
-        confidences: their probabilities [N].
+        confidences: their probabilities, float [N].
         labels: int64 [N].
         count: largest number of mistakes.
+
+    Returns:
+        The mistakes, most confident first.
     """
     wrong = (predictions != labels).nonzero().flatten()
     index = wrong[confidences[wrong].argsort(descending=True, stable=True)[:count]]

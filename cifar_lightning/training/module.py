@@ -35,9 +35,10 @@ class DistillationLoss(Protocol):
 class Classifier(pl.LightningModule):
     """Trains and evaluates a network on uint8 images, which it normalises itself.
 
-    Logs with each validation, or each epoch if there is none: `train/loss` and `train/acc` (since
-    the last time, on augmented images, with label smoothing), `val/loss`, `val/acc` and `lr`, the
-    learning rate of the last step; in a test `test/loss` and `test/acc`.
+    At each validation, or at the end of each epoch if there is none, it logs `train/loss`, the loss
+    that is minimised, `train/acc`, on augmented images (both as means since it last logged), and
+    `lr`, the learning rate of the last step. A validation also logs `val/loss` and `val/acc`; a
+    test logs `test/loss` and `test/acc`.
 
     Args:
         network: maps normalised images [N, 3, H, W] to logits [N, classes].
@@ -47,7 +48,7 @@ class Classifier(pl.LightningModule):
         optimizer: makes the optimizer from the network's parameters.
         scheduler: makes the learning-rate schedule from the optimizer and the number of steps; it
             is stepped after every optimizer step.
-        augment: maps images (uint8), index, epoch and a generator to images; training only.
+        augment: maps images (uint8), index, epoch and a generator to images; used in training only.
         label_smoothing: fraction of the target spread evenly over the classes in training.
         cutmix: probability that a training image is mixed with another one, see `augment.cutmix`.
             Its loss is the mean of the losses on both labels, weighted by their fractions of the
@@ -57,9 +58,9 @@ class Classifier(pl.LightningModule):
     Attributes:
         train_image_size: height and width in pixels to which training steps scale the images;
             None for no scaling.
-        validated_step: the number of steps before the last validation; None before the first.
-        tested: the predictions of the last test; None before it.
-        distillation: combines the loss with a teacher's part; None to train on the labels alone.
+        validated_step: number of steps at the last validation; None before the first.
+        test_predictions: predictions of the last test; None before it.
+        distillation: adds a teacher's part to the loss; None to train on the labels alone.
             Checkpoints do not contain it.
 
     Raises:
@@ -104,12 +105,12 @@ class Classifier(pl.LightningModule):
         self.fit_scores = Scores(len(classes))
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
-        self.test_predictions = Predictions()
-        self.tested: TestPredictions | None = None
+        self.test_outputs = Predictions()
+        self.test_predictions: TestPredictions | None = None
         self.distillation: DistillationLoss | None = None
         self._random_state: dict[str, Tensor] | None = None
         self._step_lr = math.nan  # before the first step
-        self.schedule_steps = 0  # over which the learning rate is scheduled
+        self.schedule_steps = 0  # length of the learning-rate schedule
 
     def on_fit_start(self) -> None:
         """Move the teacher, which is not a submodule, to the device."""
@@ -134,7 +135,7 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the training scores and the random state."""
-        if self.trainer.is_global_zero:  # they are summed over all devices
+        if self.trainer.is_global_zero:  # the counts are already summed over all devices
             self.fit_scores.restore(checkpoint["fit_scores"])
         self._random_state = checkpoint["random_state"]
         self._step_lr = checkpoint.get("step_lr", math.nan)
@@ -160,13 +161,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
         """Augment a batch and compute its loss: smoothed cross-entropy, and a teacher's part.
 
-        Before it, the sampler chooses the indices of the batch and `ImageSplit` takes its images,
-        uint8, from memory. After it, Lightning calls `backward`, then the callbacks that read or
-        change gradients (`on_before_optimizer_step`), the optimizer and the schedule, and last
+        Before this, the sampler chooses the indices of the batch, and `ImageSplit` takes the uint8
+        images from memory. After this, Lightning calls in this order: `backward`, the callbacks
+        that read or change gradients (`on_before_optimizer_step`), the optimizer, the schedule, and
         the callbacks' `on_train_batch_end`.
 
         Returns:
-            `loss`, the mean; `losses` [N]; and `image_size`, in pixels, of the network's inputs.
+            `losses` [N]; `loss`, their mean; and `image_size`, of the network's inputs in pixels.
         """
         images, labels, index = batch
         generator = self._generator(batch_idx)
@@ -195,7 +196,7 @@ class Classifier(pl.LightningModule):
         )
 
     def _generator(self, batch_idx: int) -> torch.Generator:
-        """A generator for one step, seeded by the step alone, so that a resume draws the same."""
+        """A generator seeded by the step alone, so that a resume draws the same numbers."""
         seed = derive_seed(self.seed, self.current_epoch, batch_idx, self.global_rank)
         return torch.Generator(self.device).manual_seed(seed)
 
@@ -206,16 +207,16 @@ class Classifier(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Evaluate a test batch; returns its logits [N, classes], for callbacks."""
         logits = self._evaluate(batch, self.test_scores)
-        self.test_predictions.update(batch[2], logits)
+        self.test_outputs.update(batch[2], logits)
         return logits
 
     def _evaluate(self, batch: Batch, scores: Scores) -> Tensor:
         """Add a batch to the scores; returns its logits [N, classes]."""
         images, labels, _ = batch
         if not len(images):
-            # Where other devices have the last batches; some networks refuse empty ones.
+            # Other devices have the last batches, and some networks refuse an empty one.
             return self.mean.new_empty(0, len(self.classes))
-        # Not compiled, because each new batch size would be compiled again.
+        # Not compiled, because the network would be compiled again for each batch size.
         with torch.compiler.set_stance("force_eager"):
             logits: Tensor = self(images)
         scores.update(F.cross_entropy(logits.float(), labels, reduction="none"), logits, labels)
@@ -224,7 +225,7 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of training and validation together, in one row of metrics.csv."""
         self._log("val", self.val_scores)
-        # Not in Trainer.validate, nor in Lightning's validation before the first step.
+        # Neither in Trainer.validate nor in Lightning's validation before the first step.
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
             self.validated_step = self.trainer.global_step
             self._log_training()
@@ -237,10 +238,10 @@ class Classifier(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the test metrics and keep the predictions."""
         self._log("test", self.test_scores)
-        rows = self.test_predictions.compute().cpu()
+        rows = self.test_outputs.compute().cpu()
         index, predictions, confidences = rows[rows[:, 0].argsort()].unbind(1)
-        self.tested = TestPredictions(index.long(), predictions.long(), confidences)
-        self.test_predictions.reset()
+        self.test_predictions = TestPredictions(index.long(), predictions.long(), confidences)
+        self.test_outputs.reset()
 
     def _log_training(self) -> None:
         self._log("train", self.fit_scores)
@@ -254,12 +255,12 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer of the network's parameters and its learning-rate schedule.
 
-        The schedule ends at `max_epochs`, whatever limit ends the training before: so a run that
-        `max_steps` has ended can be resumed with another limit.
+        The schedule ends at `max_epochs`, even if another limit ends the training earlier. So a run
+        that was ended by `max_steps` can be resumed with a higher limit.
         """
         optimizer = self.make_optimizer(self.network.parameters())
         trainer = self.trainer
-        _ = trainer.estimated_stepping_batches  # which has Lightning count the batches
+        _ = trainer.estimated_stepping_batches  # reading it makes Lightning count the batches
         assert trainer.max_epochs is not None
         accumulated = [trainer.accumulate_grad_batches] * trainer.max_epochs  # by epoch
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -277,7 +278,7 @@ class Classifier(pl.LightningModule):
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of PyTorch's global generators, of the CPU and of a GPU that is used."""
+    """The states of PyTorch's global random generators: the CPU's, and that of a GPU in use."""
     state = {"cpu": torch.get_rng_state()}
     return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
 

@@ -18,17 +18,17 @@ class Muon(Optimizer):
     One optimizer for both works with Lightning's automatic optimization, one schedule and the
     16-bit gradient scaler.
 
-    Parameter groups: of the weights that have two or more dimensions and more than one input
-    channel, in the order given, Muon updates all but the first and the last. SGD updates these two
-    and everything else: biases, norms, depthwise filters. So in a convolutional network Muon gets
-    the dense and 1x1 convolutions between the first and the last.
+    Parameter groups: a dense weight has two or more dimensions and more than one input channel.
+    Muon updates all dense weights but the first and the last. SGD updates these two and everything
+    else: biases, norms, depthwise filters. So in a convolutional network Muon gets the dense and
+    1x1 convolutions between the first layer and the last.
 
     Muon (Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024): the
     momentum of a weight [out, in, h, w], as a matrix [out, in * h * w], is replaced by the nearest
     orthogonal matrix. Before each update the weight is rescaled to norm sqrt(out), so that the
-    learning rate is the size of a step relative to the weight. Where a batch norm follows, the
-    rescaling does not change the network's outputs; where none does, as after the pointwise layers
-    of `dilated_dw`, it fixes the norm of the weight.
+    learning rate is the size of a step relative to the weight. If a batch norm follows, rescaling
+    does not change the network's outputs. If none does, as after the pointwise layers of
+    `dilated_dw`, it fixes the norm of the weight.
 
     Args:
         params: all parameters of a network, in the order of its layers.
@@ -36,10 +36,10 @@ class Muon(Optimizer):
         momentum: Muon's Nesterov momentum.
         ns_steps: Newton-Schulz steps towards the orthogonal matrix.
         sgd_lr: SGD's learning rate.
-        head_lr: SGD's learning rate for the last of these weights, the head's; None for `sgd_lr`.
+        head_lr: SGD's learning rate for the last dense weight, the head's; None for `sgd_lr`.
         sgd_momentum: SGD's Nesterov momentum.
-        weight_decay: SGD's, added to the gradient; with a `head_lr` it is scaled so that the head
-            decays as fast as the others. Muon's weights have a fixed norm instead.
+        weight_decay: SGD's, added to the gradient. With a `head_lr` it is scaled so that the head
+            decays as fast as the other weights. Muon's weights have a fixed norm instead.
 
     Raises:
         ValueError: if a learning rate or the weight decay is negative, a momentum is not in [0, 1),
@@ -174,7 +174,7 @@ def linear_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.1)
 
     Args:
         optimizer: its learning rates are the peak of the schedule.
-        total_steps: optimizer steps of the training; the schedule is stepped after each.
+        total_steps: number of optimizer steps; the schedule is stepped after each.
         warmup: fraction of the steps with a rising rate, from 0 to below 1.
 
     Raises:
@@ -204,7 +204,7 @@ def constant_schedule(optimizer: Optimizer, total_steps: int, warmup: float = 0.
 def _schedule(
     optimizer: Optimizer, total_steps: int, warmup: float, decay: Callable[[float], float]
 ) -> LambdaLR:
-    """Linear warm-up, then `decay`, which maps the progress after it, from 0 to 1, to a factor."""
+    """Linear warm-up, then `decay`: maps the progress after the warm-up, 0 to 1, to a factor."""
     if not 0 <= warmup < 1:
         raise ValueError(f"warmup must be at least 0 and below 1, not {warmup}")
     warmup_steps = round(warmup * total_steps)

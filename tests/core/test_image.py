@@ -151,14 +151,14 @@ def whole(kind: str) -> bytes:
 
 BROKEN: dict[str, tuple[bytes, str]] = {
     "nothing.png": (b"", "the file is empty"),
-    "text.png": (b"hello", "no image of a known format"),
+    "text.png": (b"hello", "not an image of a known format"),
     "half.png": (whole("png")[:2000], "image file is truncated"),
     "half.jpg": (whole("jpeg")[:1000], "image file is truncated"),
     "half.webp": (whole("webp")[:500], ""),
     "half.gif": (whole("gif")[:1500], "image file is truncated"),
     "drawing.png": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
-        "EPS files are not read",  # Ghostscript would run them
+        "EPS files are not supported",  # Ghostscript would run them
     ),
 }
 

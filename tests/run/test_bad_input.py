@@ -24,7 +24,7 @@ CASES: list[tuple[str, list[str], str]] = [
     ("train", [*SMALL, "~trainer.precision"], "trainer.precision cannot be removed"),
     ("train", [*FOLDER, "data.path=half.zip"], "is damaged or not an archive"),
     ("train", [*FOLDER, "data.path=bomb.tgz"], "unpacks to more than 100 times its size"),
-    ("train", [*FOLDER, "data.path=set"], "a\N{REPLACEMENT CHARACTER}.png is not an image"),
+    ("train", [*FOLDER, "data.path=set"], "a\N{REPLACEMENT CHARACTER}.png cannot be read"),
     ("train", ["data=cifar10", "data.root=r", "data.mirrors=[]", "data.mirror=x.gz"], "md5 is"),
     ("train", ["resume=half.ckpt"], "is not in its run's folder"),
     ("evaluate", ["checkpoint=half.ckpt"], "is not a checkpoint of cifar-lightning"),

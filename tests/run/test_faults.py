@@ -161,7 +161,7 @@ def test_damaged_files_on_a_disk_that_may_not_be_written_are_named(tmp_path: Pat
     options = ["data.root=files", "logger=csv", f"hydra.run.dir={tmp_path}/run"]
     message = one_message(train_on(tmp_path / "disk", "5m", *options, before=prepare))
     assert "is incomplete: data_batch_1 is damaged, data_batch_2 is missing" in message
-    assert "It cannot be written there" in message
+    assert "It cannot be downloaded to that folder" in message
     assert "Read-only file system" in message
     assert "data.root=FOLDER" in message
 

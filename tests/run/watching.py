@@ -43,8 +43,8 @@ class Spy(pl.Callback):
     def on_test_end(self, trainer: Any, module: Any) -> None:
         self.seen["tested"] = digest_of_weights(module)
         self.seen["test/acc"] = trainer.callback_metrics["test/acc"].item()
-        self.seen["tested images"] = module.tested.index.tolist()
-        self.seen["predictions"] = module.tested.predictions.tolist()
+        self.seen["tested images"] = module.test_predictions.index.tolist()
+        self.seen["predictions"] = module.test_predictions.predictions.tolist()
         Path(f"{self.file}-{trainer.global_rank}.json").write_text(json.dumps(self.seen))
 
 

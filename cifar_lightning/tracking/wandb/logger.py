@@ -146,7 +146,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
         """Log final metrics, plots, accuracy by class, mistakes, and the best checkpoint."""
         import wandb
 
-        tested = classifier.tested
+        tested = classifier.test_predictions
         with self._failure_as_warning():
             self.run.summary.update(dict(metrics))
             if tested is not None:

@@ -4,13 +4,13 @@ This module exports those that every run has. Each other file is one method, whi
 (`_target_: cifar_lightning.training.callbacks.FILE.CLASS`); docs/how-to/delete.md says what to
 delete with it.
 
-A callback may have these attributes, which the run reads:
+The run reads these attributes, if a callback has them:
 
-- `ONE_DEVICE`: the error message for more than one device, if it works on one only.
-- `RUNS_LAST`: True if it has to be called after all others.
-- `train_image_sizes`: image sizes in pixels of training steps, beside the data's own.
-- `gradient_norm`: of the last step, a tensor; None before it. Shown when a loss is NaN.
-- `stopped_by`: the value in metrics.json if the callback has stopped the run; else None.
+- `ONE_DEVICE`: the error message for several devices, if the callback works on one only.
+- `RUNS_LAST`: True if the callback has to be called after all others.
+- `train_image_sizes`: sizes in pixels that training images have in addition to the data's own.
+- `gradient_norm`: a tensor, the norm of the last step; None before it. Shown if a loss is NaN.
+- `stopped_by`: the value for metrics.json if the callback has stopped the run; else None.
 """
 
 from cifar_lightning.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint

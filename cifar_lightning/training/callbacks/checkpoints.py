@@ -12,26 +12,26 @@ BEST = "best.ckpt"
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, whose best checkpoint always is `best.ckpt` in its folder.
+    """Lightning's ModelCheckpoint, whose best checkpoint is always `best.ckpt` in its folder.
 
-    If it keeps several (`save_top_k`), or names them otherwise (`filename`), each has a name of its
-    own, and `best.ckpt` is a hard link to the best, or a copy where there are no links. Lightning's
-    own class would save all of them to one path if the name is fixed.
+    If it keeps several checkpoints (`save_top_k`) or has another `filename`, each has its own name,
+    and `best.ckpt` is a hard link to the best, or a copy if the disk has no links. Lightning's
+    class would save all of them to one path if the name is fixed.
 
-    Each validation is compared, and the weights are saved right after it, before a callback such as
-    EMAWeightAveraging changes them at the end of the epoch. Without a metric (`monitor=null`) it
-    saves at the end of each epoch. It uses private methods and attributes of Lightning 2.6 for it.
+    It saves right after a validation, before a callback such as EMAWeightAveraging changes the
+    weights at the end of the epoch. Without a metric (`monitor=null`) it saves at the end of each
+    epoch. For this it uses private methods and attributes of Lightning 2.6.
 
     Args:
-        dirpath: the folder, `checkpoints` in the run's.
+        dirpath: folder to save to: `checkpoints` in the run's.
         monitor: the metric; None for the last checkpoint.
-        mode: whether the best has the largest value, or the smallest.
-        filename: without `.ckpt`; in braces the epoch, the step and metrics, as `{val/acc:.4f}`.
-        save_top_k: how many are kept; -1 for all.
-        every_n_epochs: of which epochs the validations are compared.
+        mode: `max` if the largest value is best, `min` if the smallest is.
+        filename: without `.ckpt`; epoch, step and metrics stand in braces: `{val/acc:.4f}`.
+        save_top_k: number of checkpoints to keep; -1 for all.
+        every_n_epochs: only validations of every n-th epoch are compared.
 
     Raises:
-        ValueError: if none would be kept.
+        ValueError: if no checkpoint would be kept.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if this validation is among the best."""
         if self.monitor is not None:
-            # Between two optimizer steps there may be several validations.
+            # There may be several validations between two optimizer steps.
             self._last_global_step_saved = -1
         super().on_validation_end(trainer, pl_module)
         self.name_best(trainer)
@@ -75,7 +75,7 @@ class BestCheckpoint(ModelCheckpoint):
         return self.monitor is None
 
     def name_best(self, trainer: pl.Trainer) -> None:
-        """Have `best.ckpt` be the best checkpoint that there is."""
+        """Make `best.ckpt` the best checkpoint so far."""
         path = Path(self.best_model_path)
         if path.name == BEST or not trainer.is_global_zero or not path.is_file():
             return
@@ -92,10 +92,10 @@ class BestCheckpoint(ModelCheckpoint):
 class LastCheckpoint(ModelCheckpoint):
     """Saves `last.ckpt` after each whole epoch.
 
-    Where a training ends within an epoch, `Interruption` saves it, with what a resume needs.
+    If training ends within an epoch, `Interruption` saves it, with what a resume needs.
 
     Args:
-        dirpath: the folder, `checkpoints` in the run's.
+        dirpath: folder to save to: `checkpoints` in the run's.
     """
 
     def __init__(self, dirpath: str) -> None:

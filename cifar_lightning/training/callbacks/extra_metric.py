@@ -1,4 +1,4 @@
-"""Logs one more metric beside loss and accuracy."""
+"""Logs one more metric in addition to loss and accuracy."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ from cifar_lightning.errors import UserError
 class ExtraMetric(pl.Callback):
     """Logs one more metric of validation and test, as `val/NAME` and `test/NAME`.
 
-    metrics.csv and W&B have both, metrics.json that of the test.
+    metrics.csv and W&B get both; metrics.json gets that of the test.
 
     Args:
-        name: any but `loss` and `acc`.
+        name: of the metric; `loss` and `acc` are taken.
         metric: a torchmetrics class, or your own subclass of its `Metric`. It takes `num_classes`,
             is updated with logits [N, classes] and labels [N], and computes one number.
 
@@ -55,8 +55,8 @@ class ExtraMetric(pl.Callback):
             )
         if value.numel() != 1:
             raise UserError(
-                f"The metric {self.name} gives {value.numel()} numbers, not one. Perhaps an option "
-                "reduces them to one, as average=macro."
+                f"The metric {self.name} gives {value.numel()} numbers, not one. Perhaps it has an "
+                "option that reduces them to one, such as average=macro."
             )
 
     def _start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -70,8 +70,8 @@ class ExtraMetric(pl.Callback):
         if trainer.world_size > 1 and _keeps_lists(metric):
             raise UserError(
                 f"The metric {self.name} keeps values of every image, which several processes "
-                "cannot combine if one of them has no images. Perhaps an option makes it count "
-                "instead, as metric.thresholds=100; or train in one process."
+                "cannot combine if one of them has no images. Perhaps it has an option to count "
+                "instead, such as metric.thresholds=100; or train in one process."
             )
         self._metric = metric.to(pl_module.device)
 
@@ -85,7 +85,7 @@ class ExtraMetric(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         labels = batch[1]
-        if len(labels):  # empty where other devices have the last batches
+        if len(labels):  # the batch is empty if other devices have the last ones
             self._metric.update(outputs.float(), labels)
 
     on_validation_epoch_start = on_test_epoch_start = _start
@@ -101,6 +101,6 @@ class ExtraMetric(pl.Callback):
 
 
 def _keeps_lists(metric: Metric) -> bool:
-    """Whether the metric, or one that it wraps, has a state that grows with the images."""
+    """Whether the metric, or one that it wraps, has a state that grows with every image."""
     parts = [part for part in metric.modules() if isinstance(part, Metric)]
     return any(isinstance(state, list) for p in parts for state in p.metric_state.values())

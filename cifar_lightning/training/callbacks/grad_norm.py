@@ -9,11 +9,12 @@ from torch.optim import Optimizer
 
 
 class GradientNorm(pl.Callback):
-    """Logs `train/grad_norm`: the L2 norm of all gradients together, a mean over the steps.
+    """Logs `train/grad_norm`: the L2 norm of all gradients together.
 
-    Logged with each validation, or each epoch if there is none, as the mean since the last time.
-    Gradients are reduced over all devices, accumulated and unscaled, but not clipped. Steps with
-    gradients that are not finite, which 16-bit training skips, do not count.
+    It is logged at each validation, or at the end of each epoch if there is none, as the mean over
+    the steps since it was last logged. It is measured before clipping, on gradients that are
+    unscaled, accumulated and reduced over all devices. Steps whose gradients are not finite, which
+    16-bit training skips, do not count.
 
     Attributes:
         gradient_norm: of the last step, on the device; None before it.

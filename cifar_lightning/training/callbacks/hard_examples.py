@@ -13,19 +13,19 @@ class HardExampleReplay(pl.Callback):
 
     An image's loss is that of its training step in this epoch, so measuring it costs nothing.
     Images that are classified correctly with confidence have small gradients (Jiang et al.,
-    "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019). Images left out of the
-    epoch's incomplete last batch count as hard.
+    "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019). Images of the epoch's
+    incomplete last batch, which is left out, count as hard.
 
     Args:
         fraction: fraction of the training images that is repeated, from 0 to 1.
 
     Raises:
         ValueError: if `fraction` is not in [0, 1].
-        UserError: before training, if there are several devices: each has only its own losses.
+        UserError: before training, if there are several devices: each knows only its own losses.
     """
 
     ONE_DEVICE = (
-        "Hard-example replay works on one device only: take trainer.gpus=1, or "
+        "Hard-example replay works on one device only: use trainer.gpus=1, or "
         "callbacks.hard_examples=null."
     )
 

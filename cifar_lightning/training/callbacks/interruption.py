@@ -1,4 +1,4 @@
-"""Saves what a resume needs where a training ends within an epoch, and ends it on a signal."""
+"""Ends training on a signal, and saves what a resume needs if it ends within an epoch."""
 
 import signal
 import threading
@@ -20,19 +20,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interruption(pl.Callback):
-    """Saves a checkpoint where training ends within an epoch, from which it resumes bit for bit.
+    """Saves a checkpoint if training ends within an epoch; a resume from it continues bit for bit.
 
-    It ends there by Ctrl-C or by SIGTERM, as clusters send it, after the current step; or by a
-    limit (`max_steps`, `max_time`), a target or another callback. A validation that is due or an
-    accumulation of gradients in progress is finished first; at the end of an epoch the regular
-    checkpoint is kept. Weights that are not finite are not saved. A second signal ends the process
-    at once.
+    Training ends within an epoch by Ctrl-C or SIGTERM (which clusters send), by a limit
+    (`max_steps`, `max_time`), by the target, or by another callback. The current step is finished
+    first, and so are a validation that is due and an accumulation of gradients. A second signal
+    ends the process at once. At the end of an epoch, the regular checkpoint is kept. Weights that
+    are not finite are not saved.
 
-    Every checkpoint has the callbacks of a training that one of them has stopped, as `stopped`, and
-    the parameters and batch norms that are `frozen`.
+    Every checkpoint holds `stopped`, the configuration of the callbacks if one of them has stopped
+    the training, and `frozen`, the names of frozen parameters and batch norms.
 
     Uses private attributes of Lightning 2.6: its flag for SIGTERM, which ends training between two
-    steps, whether a validation is due, and two counters that are wrong after a resume within an
+    steps; whether a validation is due; and two counters that are wrong after a resume within an
     epoch.
 
     Args:
@@ -52,16 +52,16 @@ class Interruption(pl.Callback):
         self._saving = False
         self._saved_step = -1
         self._validated = False  # since the last step
-        self._stop_later = False  # when the gradients that accumulate have led to a step
+        self._stop_later = False  # once the accumulated gradients have led to a step
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace Lightning's signal handlers, which would stop within a validation."""
-        if threading.current_thread() is threading.main_thread():  # others cannot
-            # Not those that are ignored: a shell has background jobs (`&`) ignore Ctrl-C.
+        if threading.current_thread() is threading.main_thread():  # others cannot set handlers
+            # Ignored signals stay ignored: a shell makes background jobs (`&`) ignore Ctrl-C.
             handled = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
             previous = {number: signal.signal(number, self._on_signal) for number in handled}
             self._previous_handlers = previous
-        # Lightning skips this if the schedule has read the number of steps before.
+        # Lightning skips this if the schedule has already read the number of steps.
         trainer.fit_loop._load_combined_loader_states()
 
     def on_train_batch_end(
@@ -84,7 +84,7 @@ class Interruption(pl.Callback):
         """Save if the training ends after this validation; stop if interrupted."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = True
-            if self._saved_step == trainer.global_step:  # a stop was the reason for this validation
+            if self._saved_step == trainer.global_step:  # only a stop led to this validation
                 self._add_validation(trainer)
             self._after_step(trainer, pl_module)
 
@@ -105,15 +105,16 @@ class Interruption(pl.Callback):
         self._previous_handlers = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Mark checkpoints that are saved here, from which a run can be resumed within an epoch."""
+        """Mark the checkpoints saved here: a run can be resumed from them within an epoch."""
         return {"between_steps": True} if self._saving else {}
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Store which callbacks the training had if one has stopped it, and what one has frozen.
+        """Store the callbacks' configuration if one has stopped the training, and what is frozen.
 
-        A target and a time limit are judged anew by a resume, which may have others.
+        A stop by a target or a time limit is not stored: a resume, which may have another target or
+        limit, decides again.
         """
         frozen = [name for name, p in pl_module.named_parameters() if not p.requires_grad]
         modules = pl_module.named_modules()
@@ -121,12 +122,12 @@ class Interruption(pl.Callback):
         checkpoint["frozen"] = frozen
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         early = any(isinstance(c, EarlyStopping) and c.stopping_reason_message for c in callbacks)
-        judged_anew = any(
+        decided_again = any(
             (isinstance(c, TargetReached) and c.reached_after is not None)
             or (isinstance(c, Timer) and (left := c.time_remaining()) is not None and left <= 0)
             for c in callbacks
         )
-        stopped = trainer.should_stop and (early or not judged_anew)
+        stopped = trainer.should_stop and (early or not decided_again)
         checkpoint["stopped"] = self.callbacks if stopped else None
 
     def interrupted(self, trainer: pl.Trainer) -> bool:
@@ -152,15 +153,15 @@ class Interruption(pl.Callback):
     def _after_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         steps = trainer.fit_loop.batch_idx + 1
         if steps % trainer.accumulate_grad_batches and not trainer.is_last_batch:
-            # A checkpoint has no gradients.
+            # A checkpoint does not hold gradients: wait for the optimizer step.
             self._stop_later |= trainer.should_stop
             trainer.should_stop = False
             return
         trainer.should_stop |= self._stop_later
         stops = trainer.should_stop and may_stop(trainer)
         if stops or 0 <= trainer.max_steps <= trainer.global_step:
-            # A validation for which a stop alone is the reason follows the checkpoint, because the
-            # training would continue without it.
+            # If only the stop leads to a validation, it follows the checkpoint: the training would
+            # have continued without it.
             if self._validated or not _validation_is_due(trainer):
                 self._save(trainer, pl_module)
         elif self.interrupted(trainer):
@@ -181,7 +182,7 @@ class Interruption(pl.Callback):
         self._saving = False
 
     def _add_validation(self, trainer: pl.Trainer) -> None:
-        """Have the checkpoint that is saved know the accuracy, and nothing else of a validation."""
+        """Add the accuracy of a validation to the saved checkpoint, and nothing else of it."""
         if not trainer.is_global_zero:
             return
         content = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -192,15 +193,15 @@ class Interruption(pl.Callback):
 
 
 def may_stop(trainer: pl.Trainer) -> bool:
-    """Whether a training may end before its limits, by `min_epochs` and `min_steps`."""
+    """Whether `min_epochs` and `min_steps` allow the training to end now."""
     enough_epochs = trainer.current_epoch >= (trainer.min_epochs or 0)
     return enough_epochs and trainer.global_step >= (trainer.min_steps or 0)
 
 
 def _validation_is_due(trainer: pl.Trainer) -> bool:
-    """Whether a validation follows the current step even if the training goes on."""
+    """Whether a validation follows the current step even if the training continues."""
     stop, trainer.should_stop = trainer.should_stop, False
-    # It takes the data fetcher, of which only a user's own kind (DataLoaderIterDataFetcher) counts.
+    # Its argument, the data fetcher, matters only for a user's own (DataLoaderIterDataFetcher).
     due = trainer.fit_loop.epoch_loop._should_check_val_fx(None)  # type: ignore[arg-type]
     trainer.should_stop = stop
     return bool(due)

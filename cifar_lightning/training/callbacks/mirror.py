@@ -15,8 +15,8 @@ from torch.optim import Optimizer
 
 from cifar_lightning.errors import UserError
 
-# Largest distance of partners, relative to a filter's norm: whitening filters are only as symmetric
-# as the images.
+# Largest distance between a filter's mirror image and its partner, relative to the filter's norm:
+# whitening filters are only as symmetric as the images.
 PARTNER_DISTANCE = 0.2
 
 
@@ -28,7 +28,7 @@ class MirrorSymmetry(pl.Callback):
     from the images and their mirror images, at the cost of the images alone. (Batch norms take
     their statistics from the images alone.)
 
-    For the networks that `mirror_index` describes. Flips as augmentation have no effect beside it.
+    `mirror_index` says for which networks it works. Augmentation by flips has no effect with it.
 
     Raises:
         UserError: before the first step, if the network has unknown layers, or is not symmetric
@@ -72,7 +72,7 @@ class MirrorSymmetry(pl.Callback):
         self._symmetrise_state(pl_module)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Forget the partners: another training finds its own."""
+        """Forget the partners: the next training finds its own."""
         self._partners = None
 
     def _symmetrise_weights(self, pl_module: pl.LightningModule) -> None:
@@ -104,7 +104,7 @@ def _check_symmetry(pl_module: pl.LightningModule, image_size: int) -> None:
     if (logits - mirrored).abs().max() > 0.1 * logits.std():
         raise UserError(
             "The network is not mirror-symmetric, even with symmetric weights: a pool over an odd "
-            "number of columns, or a linear layer on maps, sees left and right differently. Take "
+            "number of columns, or a linear layer on maps, treats left and right differently. Use "
             "callbacks=default."
         )
 
@@ -114,9 +114,9 @@ def _network(pl_module: pl.LightningModule) -> nn.Module:
 
 
 def mirror_channels(first: nn.Conv2d) -> Tensor:
-    """Find for each filter of the first convolution the one that is its mirror image.
+    """Find each filter's partner: the filter of the first convolution that is its mirror image.
 
-    A filter may be its own. Those without a mirror image among the others are paired in order.
+    A filter may be its own partner. Those without a mirror image are paired in order.
 
     Args:
         first: the convolution, with F filters.
@@ -143,8 +143,9 @@ def mirror_channels(first: nn.Conv2d) -> Tensor:
 def partners_of(count: int, first: Tensor) -> Tensor:
     """Assign partners to the channels of maps.
 
-    Maps with at least as many channels as the first convolution begin with its partners, so that a
-    convolution that starts as the identity is symmetric; others are paired with a neighbour.
+    If there are at least as many channels as in the first convolution, the first ones have its
+    partners, so that a convolution that starts as the identity is symmetric. All others are paired
+    with a neighbour.
 
     Args:
         count: number of channels.
@@ -163,9 +164,10 @@ def mirror_index(network: nn.Module, first: Tensor) -> Tensor:
     """Find the mirror image of each weight of a network.
 
     The network may have convolutions (dense or depthwise), batch norms, linear layers on pooled
-    channels, and layers without parameters that treat all channels alike, and left and right alike:
-    a pool over an odd number of columns drops the last one. Maps may be added but not concatenated.
-    The first layer takes images, the last returns logits; their channels have no partners.
+    channels, and layers without parameters that treat all channels alike, and left and right alike.
+    (A pool over an odd number of columns does not: it drops the last one.) Maps may be added but
+    not concatenated. The first layer takes images, and the last returns logits; the channels of
+    images and logits have no partners.
 
     Args:
         network: with W weights, in the order of its parameters.
@@ -192,8 +194,8 @@ def mirror_index(network: nn.Module, first: Tensor) -> Tensor:
                 rows = torch.arange(out_channels, device=first.device)
         else:
             raise UserError(
-                f"Mirror symmetry knows dense and depthwise convolutions, batch norms and linear "
-                f"layers, but not {layer}."
+                f"Mirror symmetry works with dense and depthwise convolutions, batch norms and "
+                f"linear layers, but not with {layer}."
             )
         for parameter in layer.parameters(recurse=False):
             index = torch.arange(parameter.numel(), device=first.device).view(parameter.shape)
@@ -220,8 +222,8 @@ def _is_dense_or_depthwise(layer: nn.Linear | nn.Conv2d) -> bool:
 def symmetrise(tensors: list[Tensor], index: Tensor) -> None:
     """Replace each weight, or gradient, by the mean of itself and its mirror image.
 
-    For gradients that is the mean of the gradients on the images and on the mirrored images, if the
-    weights are symmetric.
+    If the weights are symmetric, the result for gradients is the mean of the gradients on the
+    images and on the mirrored images.
 
     Args:
         tensors: of all parameters in order, changed in place.

@@ -15,8 +15,8 @@ class TerminateOnNaN(pl.Callback):
     """Stops training when loss or weights are not finite, before a checkpoint is saved.
 
     Args:
-        every_n_steps: steps between two checks on a CPU. Reading values makes a GPU wait, so there
-            it checks only before a checkpoint may be saved.
+        every_n_steps: steps between two checks on a CPU. A GPU would have to wait for each check,
+            so it is checked only before a checkpoint may be saved.
 
     Raises:
         ValueError: if `every_n_steps` is below 1.
@@ -30,7 +30,7 @@ class TerminateOnNaN(pl.Callback):
         self.every_n_steps = every_n_steps
         self._losses: list[Tensor] = []  # since the last check
         self._rates: list[float] = []
-        # Gradient norms, if a callback measures them; the first is of the step before.
+        # Gradient norms, if a callback measures them; the first is of the step before the losses.
         self._norms: list[Tensor | None] = [None]
         self._step = 0  # of the last loss, counted from 1 over the whole training
 
@@ -66,7 +66,7 @@ class TerminateOnNaN(pl.Callback):
         self._check(trainer, pl_module)
 
     def _check(self, trainer: pl.Trainer, module: pl.LightningModule | None = None) -> None:
-        """Check the stored losses, and if a module is given its weights and statistics."""
+        """Check the stored losses and, if a module is given, its weights and statistics."""
         losses, self._losses = self._losses, []
         norms, self._norms = self._norms, self._norms[-1:]
         rates, self._rates = self._rates, []
@@ -75,28 +75,28 @@ class TerminateOnNaN(pl.Callback):
         if not finite.all():
             step = self._step - len(losses) + 1 + int(finite.int().argmin())
         elif module and not is_finite(module):
-            step = self._step  # its loss is finite, the weights after it are not
-        # All devices stop together: one that continued would wait for the others without end.
+            step = self._step  # the step's loss is finite, but the weights after it are not
+        # All devices stop together: one that continued would wait for the others for ever.
         found = torch.tensor(float(step), device=trainer.strategy.root_device)
         first = trainer.strategy.reduce(found, reduce_op="min").item()
         if first < math.inf:
             epoch = (int(first) - 1) // int(trainer.num_training_batches) + 1
-            position = int(first) - self._step - 1 + len(losses)  # among those of this check
+            position = int(first) - self._step - 1 + len(losses)  # among this check's steps
             raise UserError(
                 f"The loss became NaN or infinite: step {first:.0f}, in epoch {epoch}"
                 f"{_rate_and_norms(position, rates, norms)}. "
-                "The training was stopped; what it has saved is from before that step. Try a lower "
-                "learning rate (optimizer.lr), a longer warm-up (scheduler.warmup), or "
+                "Training has stopped; the saved checkpoints are from before that step. Try a "
+                "lower learning rate (optimizer.lr), a longer warm-up (scheduler.warmup), or "
                 "trainer.precision=32-true."
             )
 
 
 def _rate_and_norms(position: int, rates: Sequence[float], norms: Sequence[Tensor | None]) -> str:
-    """Describe the learning rate of a step, and the gradient norms of it and the step before.
+    """Describe a step's learning rate, its gradient norm, and that of the step before.
 
-    `position` counts the checked steps from 0; `norms` begins with that of the step before them.
+    `position` counts the checked steps from 0; `norms` begins with the step before them.
     """
-    if not 0 <= position < len(rates):  # found in the weights, after the last check
+    if not 0 <= position < len(rates):  # found in the weights, with no steps since the last check
         return ""
     facts = [f"learning rate {rates[position]:.3g}"]
     for label, norm in (
@@ -110,5 +110,5 @@ def _rate_and_norms(position: int, rates: Sequence[float], norms: Sequence[Tenso
 def is_finite(module: pl.LightningModule) -> bool:
     """Whether all weights and statistics of a module are finite numbers."""
     state = [value for value in module.state_dict().values() if value.is_floating_point()]
-    # Not by their norm, which may be infinite of large numbers.
+    # Not by their norm, which is infinite if the values are large.
     return bool(torch.stack([value.isfinite().all() for value in state]).all())

@@ -13,12 +13,12 @@ from cifar_lightning.training.augment import Augment
 class SameBatches(pl.Callback):
     """Trains on the same few images in every epoch, and validates on them too.
 
-    Their number is the Trainer's `limit_train_batches` times the batch size; they are balanced over
-    the classes and not augmented. Lightning's own `overfit_batches` would leave the order to the
-    data module and validate on other images.
+    The Trainer's `limit_train_batches` is the number of batches. The images are balanced over the
+    classes and not augmented. With Lightning's own `overfit_batches`, the data module would still
+    shuffle the images, and validation would use others.
 
     Raises:
-        UserError: before training, if `limit_train_batches` is not a number of batches, or more
+        UserError: before training, if `limit_train_batches` is not a number of batches, or is more
             than there are.
     """
 
@@ -37,7 +37,7 @@ class SameBatches(pl.Callback):
                 "the number of training batches."
             )
         self._original = data.train_index, data.val, pl_module.augment
-        # Not the first ones, which are of one class if file names begin with the class.
+        # Not the first images, which are of one class if file names begin with the class.
         labels = data.train.labels[data.train_index]
         drawn, _ = split_balanced(labels, batches * data.batch_size, data.split_seed)
         index = data.train_index[drawn]

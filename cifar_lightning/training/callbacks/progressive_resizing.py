@@ -12,9 +12,9 @@ from cifar_lightning.training.module import Classifier
 class ProgressiveResizing(pl.Callback):
     """Trains on small images first, at less cost per step, and on full-size ones at the end.
 
-    See Howard, in DAWNBench, 2018, and Tan and Le, "EfficientNetV2", 2021. For networks that take
-    images of any size, because they end in global average pooling. Validation and test use
-    full-size images.
+    See Howard, in DAWNBench, 2018, and Tan and Le, "EfficientNetV2", 2021. The network has to take
+    images of both sizes, as networks with global pooling do. Validation and test use full-size
+    images.
 
     Args:
         size: height and width of the small images, in pixels.
@@ -41,7 +41,7 @@ class ProgressiveResizing(pl.Callback):
         if self.size >= full:
             raise UserError(
                 f"Progressive resizing begins with images of {self.size} x {self.size} pixels, but "
-                f"the data's have {full} x {full}: take fewer, as in "
+                f"the data's images have {full} x {full}: use a smaller size, as in "
                 f"callbacks.progressive_resizing.size={full * 3 // 4}."
             )
         image = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8, device=pl_module.device)
@@ -50,8 +50,8 @@ class ProgressiveResizing(pl.Callback):
                 pl_module.eval()(image)
         except RuntimeError as error:
             raise UserError(
-                f"The network cannot take images of {self.size} x {self.size} pixels, with which "
-                f"progressive resizing begins: {error}"
+                f"Progressive resizing begins with images of {self.size} x {self.size} pixels, "
+                f"which the network cannot take: {error}"
             ) from error
         finally:
             pl_module.train()

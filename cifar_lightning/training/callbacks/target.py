@@ -12,9 +12,9 @@ from cifar_lightning.training.callbacks.throughput import Throughput
 class TargetReached(pl.Callback):
     """Stops training once validation accuracy is high enough for a target test accuracy.
 
-    A run whose validation accuracy equals the target reaches it on the test images in only half of
-    all cases, so the threshold is higher by the margin of `validation_threshold`. (Lightning's
-    EarlyStopping stops only strictly above its threshold.)
+    A run whose validation accuracy equals the target reaches the target on the test images in only
+    half of all cases. So the threshold is higher, by the margin of `validation_threshold`.
+    (Lightning's EarlyStopping stops only strictly above its threshold.)
 
     Args:
         target: test accuracy from 0 to 1; None trains to the end.
@@ -40,7 +40,7 @@ class TargetReached(pl.Callback):
         self.confidence = confidence
         threshold = validation_threshold(target or 0.0, confidence, val_images, test_images)
         self.threshold = None if target is None else threshold
-        # Epochs and seconds of training, and the accuracy, of each validation so far.
+        # For each validation so far: epochs and seconds of training, and the accuracy.
         self._validations: list[tuple[float, float, float]] = []
 
     @property
@@ -50,7 +50,7 @@ class TargetReached(pl.Callback):
         return next(reached, None)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once if a resumed run has reached the target before."""
+        """Stop at once if the run had reached the target before it was resumed."""
         trainer.should_stop |= self.reached_after is not None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -64,7 +64,7 @@ class TargetReached(pl.Callback):
         trainer.should_stop |= self.reached_after is not None
 
     def state_dict(self) -> dict[str, Any]:
-        """The validations so far, for a resume, perhaps with another target."""
+        """The validations so far, because a resume may have another target."""
         return {"validations": self._validations}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def validation_threshold(
 
     Args:
         target: test accuracy, from 0 to 1.
-        confidence: probability to reach it, from 0.5, which adds no margin, to below 1.
+        confidence: probability of reaching it, from 0.5, which adds no margin, to below 1.
         val_images: number of validation images; 0 adds no margin.
         test_images: number of test images.
 

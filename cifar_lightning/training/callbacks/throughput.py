@@ -10,11 +10,12 @@ import torch
 class Throughput(pl.Callback):
     """Measures training time alone, without set-up, validation and checkpoints.
 
-    Logs with each validation, or each epoch if there is none, `throughput/images_per_s` (since
-    the last time), `throughput/train_seconds` and `epoch` (since the start).
+    At each validation, or at the end of each epoch if there is none, it logs
+    `throughput/images_per_s` (since it last logged), `throughput/train_seconds` and `epoch` (both
+    since the start).
 
     Attributes:
-        seconds: training time so far, also before a resume.
+        seconds: training time so far, including the time before a resume.
         images_by_size: number of images trained on so far, over all devices, by size in pixels.
         epochs: number of epochs so far, fractions included.
     """
@@ -34,7 +35,7 @@ class Throughput(pl.Callback):
 
     @property
     def images_per_s(self) -> float:
-        """Mean throughput of the whole training; 0 before it."""
+        """Mean throughput of the training so far; 0 before it begins."""
         return self.images / self.seconds if self.seconds else 0.0
 
     def on_train_batch_start(
@@ -53,7 +54,7 @@ class Throughput(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the images, without reading the clock, for which a GPU would have to wait."""
+        """Count the images; the clock is not read, because a GPU would have to wait for it."""
         images = len(batch[0]) * trainer.world_size
         size = outputs.get("image_size", batch[0].shape[-1])
         self.images_by_size[size] = self.images_by_size.get(size, 0) + images
@@ -69,8 +70,8 @@ class Throughput(pl.Callback):
             self._log(pl_module)
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log when the test took place."""
-        # Lightning would count the epochs begun, and of a resume without a step one step less.
+        """Log the epoch and the step of the test."""
+        # Lightning would log the epochs begun, and one step too few if a resume takes no step.
         pl_module.log("epoch", self.epochs)
         pl_module.log("step", float(trainer.global_step))
 
@@ -120,6 +121,6 @@ class Throughput(pl.Callback):
 
 
 def _synchronize(device: torch.device) -> None:
-    """Wait for a GPU: it works asynchronously, and only its kernels' launches would be timed."""
+    """Wait for a GPU: it works asynchronously, so only its kernels' launches would be timed."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -41,9 +41,13 @@ def test_small_images_come_first_and_full_ones_later(
 def test_a_network_that_cannot_take_small_images_is_told_before_the_first_step(
     tiny: Compose,
 ) -> None:
-    with pytest.raises(UserError, match="cannot take images of 8 x 8 pixels"):
+    with pytest.raises(
+        UserError, match="begins with images of 8 x 8 pixels, which the network cannot take"
+    ):
         train(tiny(*LOW, "callbacks.progressive_resizing.size=8"))
-    with pytest.raises(UserError, match=r"the data's have 32 x 32: take fewer, as .*size=24"):
+    with pytest.raises(
+        UserError, match=r"the data's images have 32 x 32: use a smaller size, as .*size=24"
+    ):
         train(tiny(*LOW, "callbacks.progressive_resizing.size=32"))
     with pytest.raises(ValueError, match="size must be at least 1"):
         ProgressiveResizing(0, 0.5)

@@ -162,7 +162,7 @@ def test_broken_images_are_named_and_the_others_answered(
     assert len(rows("t.csv")) == 47
     shown = capsys.readouterr().out
     assert "classified 47 of 61 images" in shown
-    assert "unreadable photos/2.png: no image of a known format" in shown
+    assert "unreadable photos/2.png: not an image of a known format" in shown
     assert "unreadable photos/18.png: the file is empty\nunreadable 4 more\n" in shown
     assert "photos/19.png" not in shown
     assert "ignored    1 other file: 1 .txt" in shown
