@@ -20,7 +20,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
 
     Args:
         config: from `config.compose.compose`, or from the command line.
-        callbacks: further ones beside the configuration's, by name.
+        callbacks: by name, in addition to those of the configuration.
 
     Returns:
         The content of `metrics.json` in the run folder.
@@ -28,7 +28,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     Raises:
         UserError: for a mistake that the user can fix.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint and the run's files are written.
-        SystemExit: likewise after SIGTERM, with exit code 143.
+        SystemExit: after SIGTERM, in the same way, with exit code 143.
     """
     # Imported here, so that `--help` and a mistyped option are answered at once.
     import pytorch_lightning as pl
@@ -77,21 +77,21 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             run_logger.log_start(trainer.loggers, config, counts, callbacks)
 
         finished = fit.fit(trainer, classifier, data, config, interruption, begin)
-        tested = fit.checkpoint_to_test(
+        to_test = fit.checkpoint_to_test(
             trainer, callbacks["best"], folder.last if finished else None
         )
-        checkpoint = read_checkpoint(tested) if tested and trainer.is_global_zero else None
+        checkpoint = read_checkpoint(to_test) if to_test and trainer.is_global_zero else None
         finished = finished and fit.test(trainer, classifier, data, checkpoint)
         device = devices.device_name(trainer.strategy.root_device)
         validation = {} if checkpoint is None else checkpoint.validation
         metrics = results.collect(
             *(config, trainer, classifier, data, callbacks, counts, device),
-            *(tested, validation, finished),
+            *(to_test, validation, finished),
         )
         if trainer.is_global_zero:
-            figures = results.save_plots(config, classifier, data, metrics, finished)
+            plots = results.save_plots(config, classifier, data, metrics, finished)
             results.save(config, metrics)  # last: metrics.json marks a run as finished
-            run_logger.log_end(trainer.loggers, metrics, figures, classifier, data, tested)
+            run_logger.log_end(trainer.loggers, metrics, plots, classifier, data, to_test)
             to_resume = [] if finished else arguments_to_resume(config)
             details = not in_job_process()
             console.show_result(config, metrics, trainer.loggers, to_resume, details)
@@ -109,9 +109,9 @@ def train_locked(config: DictConfig) -> dict[str, Any]:
     from cifar_lightning.tracking.run_folder import RunFolder
 
     folder = RunFolder(Path(config.run_dir))
-    if config.resume is not None:  # which an experiment may name too, or a job of a sweep
+    if config.resume is not None:  # given on the command line, or by an experiment or a sweep
         folder = RunFolder.to_resume(Path(config.resume).expanduser())
-    if not processes.is_first():  # the first alone writes to the folder
+    if not processes.is_first():  # only the first process writes to the folder
         return train(config)
     with run_lock(folder.path):
         return train(config)
@@ -124,23 +124,27 @@ def prepare(arguments: list[str]) -> list[str]:
     from cifar_lightning.errors import UserError
     from cifar_lightning.tracking.resume_arguments import in_run_folder, resume_auto
 
-    # It may have been deleted, but for a folder of compiled files.
+    # sweep/ may have been deleted except for its __pycache__.
     if (PACKAGE / "sweep" / "__init__.py").is_file():
         from hydra.core.plugins import Plugins
 
         from cifar_lightning.sweep.resume import resume_sweep
 
-        # Before the plugin is imported: this executes the modules of all plugins that it finds.
+        # Called before the plugin is imported: it executes the modules of all plugins it finds.
         plugins = Plugins.instance()
         from hydra_plugins.cifar_lightning_sweeper import GridSweeper
 
-        # Hydra searches folders, and so does not find the plugin of an editable install.
+        # Hydra finds plugins by searching folders, so it misses that of an editable install.
         plugins.register(GridSweeper)
         arguments = resume_sweep(arguments)
     arguments = in_run_folder(resume_auto(arguments))
-    typed = [a for a in arguments if key_of(a) == "hydra.output_subdir" and not a.endswith("null")]
-    if typed:
-        raise UserError(f"{typed[0]}: Hydra's record of a run is .hydra/ in its folder.")
+    outputs = [
+        a for a in arguments if key_of(a) == "hydra.output_subdir" and not a.endswith("null")
+    ]
+    if outputs:
+        raise UserError(
+            f"{outputs[0]}: leave it out. Hydra's record is always .hydra/ in the run's folder."
+        )
     if is_sweep(arguments):
         return arguments
     # Hydra would write its record before any check; the run writes it when it begins.

@@ -23,20 +23,20 @@ from cifar_lightning.training.callbacks import Interruption
 # Lightning's key for the callback's state: its class.
 INTERRUPTED = Interruption.__qualname__
 
-MAX_VALUES = 100_000  # in the description of a model, which has some dozens
+MAX_VALUES = 100_000  # in the description of a model, which has a few dozen
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A trained model's description, as inference needs it; every checkpoint has one.
+    """The description of a trained model that inference needs; every checkpoint has one.
 
     Attributes:
-        version: of cifar-lightning that wrote it.
+        version: version of cifar-lightning that wrote it.
         model: its option in conf/model/.
         network: the network's `_target_` and arguments.
-        data: option in conf/data/ of its training data.
+        data: its training data's option in conf/data/.
         classes: class names, in the order of the logits.
         image_size: height and width of the images, in pixels.
         mean, std: of the training images per channel, on the scale 0 to 1.
@@ -58,16 +58,16 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of a checkpoint, as far as it is read.
+    """The part of a checkpoint's content that this package reads.
 
     Attributes:
         info: the model's description.
         state_dict: of the classifier.
         global_step: number of optimizer steps.
-        can_be_resumed: whether it was saved at the end of an epoch or by `Interruption`, and not
-            after a validation within an epoch; None if its progress cannot be read.
+        can_be_resumed: True if it was saved at the end of an epoch or by `Interruption`; False if
+            it was saved after a validation within an epoch; None if its progress cannot be read.
         has_training_state: whether it has the state of the optimizer and the schedule.
-        run_dir: where its run's folder was when it was saved; None if it does not say.
+        run_dir: the run's folder when it was saved; None if it is not recorded.
         validation: the metrics of its weights, by name; empty if they were not validated.
     """
 
@@ -98,7 +98,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write a checkpoint; `storage_options` is ignored."""
         path = Path(path)
-        if path.parent not in self._created:  # once: not again when its disk has vanished
+        if path.parent not in self._created:  # only once: not again if its disk has vanished
             path.parent.mkdir(parents=True, exist_ok=True)
             self._created.add(path.parent)
         with atomic_write(path) as file:
@@ -121,16 +121,16 @@ def _why_unsafe(checkpoint: dict[str, Any]) -> str:
             unsafe.append(f"{name} holds {', '.join(sorted(found))}")
     return (
         f"This checkpoint could not be read again: {'; '.join(unsafe)}. Such objects could run "
-        "code when they are read. Save numbers, texts, tensors, lists and dictionaries of them: "
-        "float(x) of a NumPy number, dict(x) of a defaultdict."
+        "code when they are read. Save numbers, strings, tensors, and lists and dictionaries of "
+        "these: float(x) instead of a NumPy number, dict(x) instead of a defaultdict."
     )
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint, which may hold primitives and tensors alone.
+    """Read a checkpoint, which may hold only primitives and tensors.
 
     Raises:
-        UserError: if the file is missing or not a checkpoint of this package.
+        UserError: if the file is missing or is not a checkpoint of this package.
     """
     try:
         _check_uncompressed(Path(path))
@@ -143,7 +143,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     except Exception as error:  # damaged files make torch.load raise errors of all kinds
         reason = str(error).strip().partition("\n")[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch's message has advice for programmers
+        if isinstance(error, pickle.UnpicklingError):  # torch's message is for programmers
             reason = "it is damaged, or holds objects, which could run code when they are read"
         raise UserError(f"{path} is not a checkpoint of cifar-lightning: {reason}") from error
     try:
@@ -165,8 +165,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"{path} is not a checkpoint of cifar-lightning, or of a version that this one "
-            f"({__version__}) does not know."
+            f"{path} is not a checkpoint of cifar-lightning, or it is from a version that this one "
+            f"({__version__}) cannot read."
         ) from error
 
 
@@ -182,7 +182,7 @@ def _can_be_resumed(content: dict[str, Any]) -> bool | None:
 
 
 def _run_dir(content: dict[str, Any]) -> Path | None:
-    """See `Checkpoint.run_dir`: by the folder in which the run's best checkpoint is."""
+    """See `Checkpoint.run_dir`: the folder above that of the run's checkpoints."""
     try:
         folders = (Path(s["dirpath"]) for s in content["callbacks"].values() if "dirpath" in s)
         return next(folder.parent for folder in folders if folder.name == "checkpoints")
@@ -203,13 +203,13 @@ def check_finite(path: str | Path, state_dict: Mapping[str, Tensor]) -> None:
     for name, tensor in state_dict.items():
         if not tensor.isfinite().all():
             raise UserError(
-                f"{path}: its weights {name} have values that are not finite: the training "
-                "diverged, or the file is damaged. Use an earlier checkpoint."
+                f"{path}: its weights {name} are NaN or infinite: the training diverged, or the "
+                "file is damaged. Use an earlier checkpoint."
             )
 
 
 def _check_length(content: Any) -> None:
-    """Refuse containers of very many values, which few bytes can hold by shared references."""
+    """Refuse containers of very many values, which shared references can hold in a few bytes."""
     count, waiting = 0, [content]
     while waiting:
         value = waiting.pop()
@@ -223,7 +223,7 @@ def _check_length(content: Any) -> None:
 
 
 def _check_counts(progress: Any) -> None:
-    """Refuse negative counts of epochs and steps, from which a run could train without end."""
+    """Refuse negative counts of epochs and steps, with which a run could train for ever."""
     if isinstance(progress, int | float) and not progress >= 0:
         raise ValueError(f"{progress} is not a count")
     if isinstance(progress, list):
@@ -236,7 +236,7 @@ def _check_counts(progress: Any) -> None:
 
 
 def _check_uncompressed(path: Path) -> None:
-    """Refuse a compressed file, which PyTorch reads but never writes: it could fill the memory."""
+    """Refuse a compressed file, which could fill the memory; PyTorch reads but never writes one."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(info.file_size for info in archive.infolist())
@@ -248,7 +248,7 @@ def find_checkpoint(path: str | None) -> Path:
     """The path of the checkpoint that the user has given.
 
     Raises:
-        UserError: if none was given, or it does not exist.
+        UserError: if none was given, or if it does not exist.
     """
     if path is None:
         found = Path("runs").glob("train/**/checkpoints/best.ckpt")

@@ -1,6 +1,6 @@
 """The record of a run: `config.yaml` in its folder, the configuration that a resume reads.
 
-It is written after all checks.
+It is written once the run has passed all checks.
 """
 
 import shlex
@@ -19,20 +19,20 @@ from cifar_lightning.system import processes
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.run_folder import RunFolder, load_yaml
 
-# What a run writes, beside `.hydra/`.
+# What a run writes in addition to `.hydra/`.
 FILES = ("config.yaml", "metrics.csv", "metrics.json", "train.log", "checkpoints", "figures")
-# Keys of a single start; `starts` has the overrides of each.
+# Keys that differ from start to start; `starts` has the overrides of each start.
 LEFT_OUT = ("overrides", "resume", "run_dir")
 
 
 def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
-    """Write the record of a run that begins, or add a start to it on a resume.
+    """Write the record of a new run, or add a start to the record of a resumed one.
 
-    References to other keys are kept, so that an override on a resume changes all that depends on
+    References to other keys are kept, so that an override of a resume changes all that depends on
     it. Other interpolations, such as `${oc.env:HOME}`, are replaced by their values.
 
-    A new run moves what a run that was killed in its first epoch has left in the folder to a
-    subfolder, `before_<time>/`.
+    If a run that was killed in its first epoch has left files in the folder, a new run moves them
+    to the subfolder `before_<time>/`.
 
     Args:
         config: of the run.
@@ -47,7 +47,7 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
     starts = [] if config.resume is None else folder.starts()
     now = datetime.now()
     if config.resume is None:
-        # The command of a single run; a sweep has recorded its jobs.
+        # Only for a single run; a sweep has recorded its jobs itself.
         single = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.RUN
         names = (*FILES, ".hydra") if single else FILES
         _set_aside(folder, f"{now:%Y-%m-%d_%H-%M-%S-%f}", names)
@@ -59,7 +59,7 @@ def write_record(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _set_aside(folder: RunFolder, time: str, names: Sequence[str]) -> None:
-    """Move the files of a run that has taken steps, as by a validation in its first epoch."""
+    """Move an earlier run's files to a subfolder, if it has saved metrics or a checkpoint."""
     files = [folder.path / "metrics.csv", folder.metrics_json, *folder.checkpoints.glob("*.ckpt")]
     if not any(file.exists() for file in files):
         return
@@ -71,11 +71,11 @@ def _set_aside(folder: RunFolder, time: str, names: Sequence[str]) -> None:
 
 
 def write_hydra(folder: RunFolder, config: Any) -> None:
-    """Write `.hydra/` as Hydra does, which would do so before any check.
+    """Write `.hydra/` as Hydra would, but after all checks.
 
     Args:
-        folder: of a run of this process's command, or of a job of its sweep.
-        config: of the run, as a configuration or a dictionary.
+        folder: of this command's run, or of a job of its sweep.
+        config: the run's configuration, or a dictionary.
     """
     hydra, written = HydraConfig.get(), folder.path / ".hydra"
     written.mkdir(exist_ok=True)
@@ -87,13 +87,13 @@ def write_hydra(folder: RunFolder, config: Any) -> None:
 def check_free(folder: RunFolder) -> None:
     """Check that a new run would not overwrite another run, or a file of the user's.
 
-    A run that can neither be resumed nor has results, as one that was killed in its first epoch, is
-    in nobody's way: `write_record` moves it.
+    A run without results that cannot be resumed, such as one that was killed in its first epoch, is
+    no obstacle: `write_record` moves it.
 
     Raises:
         UserError: names what is there, and what to do.
     """
-    # Of several processes only the first writes; the folder of others may be another one.
+    # Of several processes, only the first writes; the folder of the others may differ.
     if not processes.is_first():
         return
     elsewhere = "hydra.run.dir=FOLDER gives the new run another folder"
@@ -109,7 +109,7 @@ def check_free(folder: RunFolder) -> None:
 
 
 def record_of(config: DictConfig) -> dict[str, Any]:
-    """The content of a run's record, but for its starts.
+    """The content of a run's record, except its starts.
 
     Raises:
         UserError: see `write_record`.
@@ -120,27 +120,27 @@ def record_of(config: DictConfig) -> dict[str, Any]:
 
 
 def _resolve_calls(content: Any, resolved: Any) -> Any:
-    """Replace the interpolations of a configuration that are not references by their values."""
+    """Replace all interpolations in a configuration, except references, by their values."""
     if isinstance(content, dict) and isinstance(resolved, dict):
         return {key: _resolve_calls(value, resolved[key]) for key, value in content.items()}
     if isinstance(content, list) and isinstance(resolved, list):
         return [_resolve_calls(*pair) for pair in zip(content, resolved, strict=True)]
     if isinstance(resolved, str) and "${" in resolved:
-        raise UserError(f"{resolved!r} holds ${{, which the record of a run cannot keep.")
+        raise UserError(f"{resolved!r} contains ${{, which a run's record cannot hold.")
     calls = isinstance(content, str) and "${" in REFERENCE.sub("", content)
     return resolved if calls else content
 
 
 def read_data(folder: RunFolder) -> tuple[dict[str, Any], str | None]:
-    """Read only the data of a run's record, for inference, which needs nothing else of it.
+    """Read only the data's configuration in a run's record: inference needs nothing else of it.
 
-    It may evaluate only references; the caller has to check what it calls.
+    It may evaluate only references. The caller has to check its `_target_`s.
 
     Returns:
-        The settings, and the option in conf/data/; empty and None of a folder without a record.
+        The settings, and the option in conf/data/; empty and None if the folder has no record.
 
     Raises:
-        UserError: if the record cannot be read, or its data would evaluate more.
+        UserError: if the record cannot be read, or its data would evaluate more than references.
     """
     file = folder.config
     content = load_yaml(file) if file.is_file() else None
@@ -155,7 +155,7 @@ def read_data(folder: RunFolder) -> tuple[dict[str, Any], str | None]:
         settings: Any = (
             OmegaConf.to_container(config.data, resolve=True) if isinstance(data, dict) else {}
         )
-    except Exception as error:  # OmegaConf's errors, and Python's for what refers to itself
+    except Exception as error:  # OmegaConf's errors, and Python's if a key refers to itself
         raise _unreadable(file, error) from error
     check_interpolations(file, settings, resolved=True)
     option = choices.get("data") if isinstance(choices, dict) else None
@@ -163,7 +163,7 @@ def read_data(folder: RunFolder) -> tuple[dict[str, Any], str | None]:
 
 
 def _without_calls(content: Any) -> Any:
-    """A configuration in which all interpolations but references are missing values."""
+    """Replace all interpolations in a configuration, except references, by missing values."""
     if isinstance(content, dict):
         return {key: _without_calls(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -173,12 +173,13 @@ def _without_calls(content: Any) -> Any:
 
 
 def read_record(folder: RunFolder) -> DictConfig:
-    """Read the record of a run, with the folder where the run is now.
+    """Read the record of a run; its `run_dir` becomes the folder in which the run is now.
 
-    It may evaluate only references; the caller has to check what it calls.
+    It may evaluate only references. The caller has to check its `_target_`s.
 
     Raises:
-        UserError: if there is no record, it cannot be read, or it would evaluate more.
+        UserError: if there is no record, it cannot be read, or it would evaluate more than
+            references.
     """
     file = folder.config
     try:

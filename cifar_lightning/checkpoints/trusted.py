@@ -1,8 +1,8 @@
-"""Checks what a checkpoint or a record from elsewhere calls and evaluates.
+"""Checks what a checkpoint or a record, which may be from elsewhere, would call and evaluate.
 
 Hydra calls the `_target_`s of a configuration; OmegaConf calls the NAME of `${NAME:…}`. A file may
-call only `_target_`s that this installation's conf/ calls too, or that do no harm with any
-arguments, and evaluate only references.
+call only `_target_`s that this installation's conf/ calls too, or that are harmless with any
+arguments. It may evaluate only references to other keys.
 """
 
 import math
@@ -21,38 +21,38 @@ from pytorch_lightning import callbacks
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
 
-# A reference to another key; all else in braces may be a call.
+# A reference to another key; anything else in braces may be a call.
 REFERENCE = re.compile(r"\$\{[\w.-]+\}")
 
 Targets = frozenset[tuple[Any, int, Any]]
-"""Each a part of the configuration, such as `model`, the depth of a `_target_` in it, and what is
-called there: what conf/ calls as a callback is not called as an argument of one."""
+"""Each is a part of the configuration, such as `model`, the depth of a `_target_` in that part, and
+the name that is called. So what conf/ calls as a callback may not be called as an argument."""
 
-# Lightning's callbacks that do no harm with any arguments: they write to the trainer's loggers, or
-# to paths that run/resume.py checks. Not among them are those that config/refused.py names, and
-# LambdaCallback, which is of no use without functions.
+# Lightning's callbacks that are harmless with any arguments: they write to the trainer's loggers,
+# or to paths that run/resume.py checks. Those that config/refused.py names are left out, and so is
+# LambdaCallback, which is useless without functions.
 CALLBACKS = (
     *("DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler"),
     *("LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary"),
     *("RichProgressBar", "SpikeDetection", "TQDMProgressBar", "ThroughputMonitor", "Timer"),
     "WeightAveraging",
 )
-MOST = 10  # targets in a message
-LONGEST = 100  # characters of each
+MOST = 10  # targets shown in a message
+LONGEST = 100  # characters shown of each
 
 
-def check_targets(file: Path, content: Any, typed: Any = None) -> None:
+def check_targets(file: Path, content: Any, command_line: Any = None) -> None:
     """Refuse a configuration that calls what neither conf/ nor the command line calls there.
 
     Args:
         file: of the configuration, for the message.
         content: nested dictionaries and lists, by part (`model`, `data`, …); references resolved.
-        typed: the command line's configuration, likewise, of a resume; None for inference.
+        command_line: a resume's command line as a configuration; None for inference.
 
     Raises:
-        UserError: names each class or function with its key, and what to type.
+        UserError: names each class or function with its key, and says what to type.
     """
-    unknown = _unknown(content, known_targets() | stock_targets() | targets_in(typed))
+    unknown = _unknown(content, known_targets() | stock_targets() | targets_in(command_line))
     if unknown:
         texts = sorted(
             f"{'.'.join(map(str, keys))[:LONGEST]}={str(name)[:LONGEST]}"
@@ -60,13 +60,13 @@ def check_targets(file: Path, content: Any, typed: Any = None) -> None:
         )
         shown = ", ".join([*texts[:MOST], *["…"] * (len(texts) > MOST)])
         raise UserError(
-            f"{file} wants to call what no configuration in {CONF} and nothing on the command line "
-            f"calls there, so it was not called: {shown}. {_advice([*unknown], typed is not None)}"
+            f"{file} wants to call what neither {CONF} nor the command line calls there: {shown}. "
+            f"Nothing was called. {_advice([*unknown], command_line is not None)}"
         )
 
 
 def _unknown(content: Any, known: Targets) -> dict[tuple[Any, ...], Any]:
-    """What a configuration calls that is not known, by its keys."""
+    """The unknown targets of a configuration, by their keys."""
     return {
         keys[: keys.index("_target_") + 1]: value
         for keys, value in leaves(content)
@@ -75,33 +75,33 @@ def _unknown(content: Any, known: Targets) -> dict[tuple[Any, ...], Any]:
 
 
 def arguments_to_resume(config: DictConfig) -> list[str]:
-    """What has to be typed beside resume= because the record of the run alone may not call it.
+    """What has to be typed in addition to resume=, because a run's record alone may not call it.
 
     Args:
-        config: of a run of this process, of which only what the user has typed was called.
+        config: of this process's run.
 
     Returns:
-        `--config-dir` if the command line has it, and each `_target_` that is neither in conf/ nor
-        there; of one in a list the whole list.
+        `--config-dir` if it was typed, and each `_target_` that is neither in conf/ nor in that
+        folder. If a `_target_` is in a list, the whole list is returned.
     """
     arguments, known = [], targets_of(CONF) | stock_targets()
     for source in HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []:
         if source.provider == "command-line":
             arguments += ["--config-dir", str(source.path)]
             known |= targets_of(Path(source.path))
-    typed = {}
+    overrides = {}
     for keys in _unknown(OmegaConf.to_container(config, resolve=True), known):
         list_at = next((n for n, key in enumerate(keys) if isinstance(key, int)), None)
         key = ".".join(keys[:list_at])
-        typed[key] = value = OmegaConf.select(config, key)
+        overrides[key] = value = OmegaConf.select(config, key)
         if list_at is not None:
             plain = OmegaConf.to_container(value, resolve=True)
-            typed[key] = yaml.safe_dump(plain, default_flow_style=True, width=math.inf).strip()
-    return [*arguments, *sorted(f"{key}={value}" for key, value in typed.items())]
+            overrides[key] = yaml.safe_dump(plain, default_flow_style=True, width=math.inf).strip()
+    return [*arguments, *sorted(f"{key}={value}" for key, value in overrides.items())]
 
 
 def _advice(unknown: Sequence[tuple[Any, ...]], resumes: bool) -> str:
-    """What to type for unknown targets, by their keys."""
+    """What the user can type for unknown targets, which are given by their keys."""
     folder = "--config-dir FOLDER, the folder of its configuration"
     if resumes:
         without = {f"~{k[0]}.{k[1]}"[:LONGEST] for k in unknown if k[0] in ("callbacks", "logger")}
@@ -110,7 +110,7 @@ def _advice(unknown: Sequence[tuple[Any, ...]], resumes: bool) -> str:
         return f"If it is your own, type it again, or {folder}.{ending}"
     part = unknown[0][0]
     if part == "data":
-        return "data=OPTION gives other data; if it is your own, name it in conf/data/OPTION.yaml."
+        return "data=OPTION gives other data. If it is your own, name it in conf/data/OPTION.yaml."
     return f"If it is your own, name it in conf/{part}/NAME.yaml, or type {folder}."
 
 
@@ -120,7 +120,7 @@ def check_interpolations(file: Path, content: Any, resolved: bool = False) -> No
     Args:
         file: of the configuration, for the message.
         content: nested dictionaries and lists.
-        resolved: whether references are resolved, so that none may be left.
+        resolved: whether references are resolved, so that none may remain.
 
     Raises:
         UserError: names the value.
@@ -131,10 +131,10 @@ def check_interpolations(file: Path, content: Any, resolved: bool = False) -> No
 
 
 def known_targets() -> Targets:
-    """The targets of all files in conf/, and in the folders that the command line names.
+    """The targets of all files in conf/ and in the folders that the command line names.
 
     Raises:
-        UserError: if one cannot be read.
+        UserError: if a file cannot be read.
     """
     sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
     folders = [Path(s.path) for s in sources if s.schema == "file" and s.provider != "main"]
@@ -146,10 +146,10 @@ def targets_of(folder: Path) -> Targets:
     """The targets of all files in a folder of configurations.
 
     Raises:
-        UserError: if one cannot be read.
+        UserError: if a file cannot be read.
     """
     known: Targets = frozenset()
-    # Only groups of conf/: --config-dir may name a folder with much else in it.
+    # Only groups of conf/, because a folder of --config-dir may hold many other files.
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     for file in (
         *folder.glob("*.yaml"),
@@ -168,7 +168,7 @@ def targets_of(folder: Path) -> Targets:
 
 @cache
 def stock_targets() -> Targets:
-    """The targets of PyTorch and Lightning that do no harm with any arguments."""
+    """The targets of PyTorch and Lightning that are harmless with any arguments."""
     found = [("callbacks", 2, getattr(callbacks, name), callbacks.__name__) for name in CALLBACKS]
     for part, module, base in (
         ("optimizer", torch.optim, torch.optim.Optimizer),
@@ -184,7 +184,7 @@ def stock_targets() -> Targets:
 
 
 def targets_in(content: Any) -> Targets:
-    """The targets of a configuration, with their parts and depths."""
+    """All targets of a configuration, with their parts and depths."""
     return frozenset(_target(keys, value) for keys, value in leaves(content) if "_target_" in keys)
 
 
@@ -194,7 +194,7 @@ def _target(keys: tuple[Any, ...], value: Any) -> tuple[Any, int, Any]:
 
 
 def leaves(content: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """All values within nested dictionaries and lists, each with the keys that lead to it."""
+    """All values in nested dictionaries and lists, each with the keys that lead to it."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
     while waiting:
         keys, value = waiting.pop()

@@ -1,6 +1,6 @@
 """Builds a run from its configuration, and rebuilds one from a checkpoint.
 
-The only place that instantiates configurations: everything else takes plain arguments.
+This is the only package that instantiates configurations; everything else takes plain arguments.
 """
 
 from cifar_lightning.run.build import (

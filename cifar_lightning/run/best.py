@@ -17,21 +17,21 @@ from cifar_lightning.training.callbacks.checkpoints import BEST
 
 
 def restore_best(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> bool:
-    """Have the checkpoint's states of ModelCheckpoint name the files that are there and apply.
+    """Update the states of ModelCheckpoint in a checkpoint to the files that exist and are valid.
 
-    Missing ones are dropped, and those later than the checkpoint: saved between it and a crash. On
-    a GPU the repeated steps differ in their last bits, so the file would not have the recorded
-    accuracy. The paths become those in the run's folder, which may have been moved.
+    Files that are missing are dropped. So are files later than the checkpoint, saved between it and
+    a crash: on a GPU the repeated steps differ in their last bits, so such a file would not have
+    the recorded accuracy. Paths are changed to the run's folder, which may have been moved.
 
-    Of a BestCheckpoint the files count, whatever the state says: the run may have validated after
-    the checkpoint was saved, and the resume may have another monitor.
+    For a BestCheckpoint, files that the state does not list are found too: the run may have
+    validated after the checkpoint was saved, and the resume may have another monitor.
 
     Args:
         trainer: of the resumed run.
-        checkpoint: that it resumes from; its `callbacks` are changed.
+        checkpoint: to resume from; its `callbacks` are changed.
 
     Returns:
-        Whether the best checkpoint is lost: recorded, but not in its folder any more.
+        Whether the best checkpoint is lost: recorded, but no longer in its folder.
     """
     lost = False
     states = checkpoint["callbacks"]
@@ -43,7 +43,7 @@ def restore_best(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> bool:
             continue
         own = callback.state_dict() | (own or {})
         earlier = [own]
-        if isinstance(callback, BestCheckpoint):  # also with another monitor
+        if isinstance(callback, BestCheckpoint):  # also of another monitor
             prefix = BestCheckpoint.__qualname__
             earlier += [state for key, state in states.items() if key.startswith(prefix)]
         folder = Path(callback.dirpath)
@@ -70,12 +70,12 @@ def restore_best(trainer: pl.Trainer, checkpoint: dict[str, Any]) -> bool:
 def _found(
     callback: ModelCheckpoint, recorded: dict[Path, Tensor | None], last_step: int
 ) -> dict[str, float]:
-    """The values of the monitored metric in the checkpoints up to a step, in the order of steps.
+    """The monitored metric of each checkpoint up to a step, by path, in the order of steps.
 
     Args:
-        callback: that has saved them.
-        recorded: the values as the state has them, by path; None without a metric.
-        last_step: of the checkpoint to resume from.
+        callback: the callback that has saved them.
+        recorded: the values in its state, by path; None without a metric.
+        last_step: step of the checkpoint to resume from.
     """
     paths, best = list(recorded), None
     if isinstance(callback, BestCheckpoint):
@@ -85,7 +85,7 @@ def _found(
     for path in paths:
         try:
             checkpoint = read_checkpoint(path)
-        except UserError:  # there is none, or it is damaged
+        except UserError:  # it is missing or damaged
             continue
         step, value = checkpoint.global_step, checkpoint.validation.get(callback.monitor or "")
         if callback.monitor is None:
@@ -93,11 +93,11 @@ def _found(
         elif value is None and best is None:
             number = recorded.get(path)
             value = None if number is None else number.item()
-        # Others of earlier steps were not among the best, or an abandoned attempt has left them.
+        # Other files of earlier steps were not among the best, or are from an abandoned attempt.
         is_known = path in recorded or path == best or step == last_step
         if value is None or step > last_step or not is_known:
             continue
-        if math.isnan(value):  # as Lightning has it
+        if math.isnan(value):  # as Lightning ranks it
             value = math.inf if callback.mode == "min" else -math.inf
         if path != best or all((step, value) != other[:2] for other in found):
             found.append((step, value, str(path)))
@@ -105,7 +105,7 @@ def _found(
 
 
 def _numbered(callback: BestCheckpoint) -> set[Path]:
-    """The files whose names are the callback's `filename`, with numbers for what is in braces."""
+    """The files whose names match the callback's `filename`, with numbers in place of braces."""
     parts = re.split(r"\{.*?\}", f"{callback.filename}.ckpt")
     name = re.compile(r"[-+.\dainfe]+".join(map(re.escape, parts)))
     files = Path(callback.dirpath or "").glob("*.ckpt")
@@ -113,9 +113,9 @@ def _numbered(callback: BestCheckpoint) -> set[Path]:
 
 
 def _ranked(callback: ModelCheckpoint, found: dict[str, float]) -> dict[str, Any]:
-    """ModelCheckpoint's state for checkpoints that it has saved, in this order, with these values.
+    """ModelCheckpoint's state after saving checkpoints with these values, in this order.
 
-    Of equal values the first is the best and also the first to go, as while training.
+    If values are equal, the first is the best, and also the first to be removed, as in training.
     """
     best, worst = (min, max) if callback.mode == "min" else (max, min)
     while 0 < callback.save_top_k < len(found):

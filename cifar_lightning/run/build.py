@@ -29,8 +29,8 @@ from cifar_lightning.tracking.console import REHEARSAL, banner, note
 from cifar_lightning.training.module import Classifier
 
 CIFAR_SIZE = 32  # pixels
-# Whitening filters are computed from as many pixels as 5,000 CIFAR images have, so that the patches
-# of larger images fit into memory too.
+# Whitening filters are computed from as many pixels as 5,000 CIFAR images have. So the patches of
+# larger images fit into memory too.
 PIXELS_FOR_INITIALISATION = 5000 * CIFAR_SIZE**2
 MAX_TENSORS = 10_000  # weights and biases of a network; building billions would never end
 
@@ -40,7 +40,7 @@ def config_errors(key: str) -> Iterator[None]:
     """Turn errors of a constructor or function into a UserError that names the configuration's key.
 
     Raises:
-        UserError: for a wrong value or argument, for which PyTorch raises any of these exceptions,
+        UserError: for a wrong value or argument, for which PyTorch raises many kinds of exceptions;
             or if there is not enough memory.
     """
     try:
@@ -63,14 +63,14 @@ def instantiate_part(config: Any, key: str, kind: type = object, /, **arguments:
     Args:
         config: a `_target_` and its arguments.
         key: of the part in the configuration.
-        kind: the class that the target has to return an object of.
+        kind: class of the object that the target has to return.
         **arguments: further arguments.
 
     Raises:
         UserError: if the target raises an error, or returns something else.
     """
     with config_errors(key):
-        # Plain lists and dictionaries, as Lightning's Timer needs, not OmegaConf's.
+        # With plain lists and dictionaries, not OmegaConf's: Lightning's Timer needs them.
         made = instantiate(config, _convert_="all", **arguments)
     if not isinstance(made, kind):
         raise UserError(
@@ -90,10 +90,10 @@ def build_data(config: DictConfig) -> ImageData:
     data: ImageData = instantiate_part(config.data, "data", ImageData, seed=config.seed)
     if (expected := data.expected()) is not None:
         data.check_sizes(expected.classes, expected.train_images)
-        if "model" in config:  # a training's
+        if "model" in config:  # a training's configuration
             _try_out(config, expected)
     elif data.batch_size < 1:
-        raise UserError(f"data.batch_size={data.batch_size} is not a number of images from 1.")
+        raise UserError(f"data.batch_size={data.batch_size} must be at least 1.")
     data.prepare_data()
     with config_errors("data"):
         data.setup()
@@ -102,7 +102,7 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def _try_out(config: DictConfig, expected: Expected) -> None:
-    """Build what is built for the data, on random images, to find mistakes before it is read."""
+    """Build the classifier for random images, to find mistakes before the data is read."""
     with config_errors("data"):
         images = StandIn(expected)
         images.setup()
@@ -127,9 +127,9 @@ class StandIn(ImageData):
 
 
 def _check_limits(config: DictConfig, data: ImageData) -> None:
-    """Refuse fractions of the batches that are none, which Lightning would find as late as a test.
+    """Refuse a limit that is less than one batch; Lightning would find it only when it tests.
 
-    Only a training's configuration has them.
+    Only a training's configuration has such limits.
     """
     batches = {
         "train": len(data.train_index) // data.batch_size,
@@ -140,8 +140,8 @@ def _check_limits(config: DictConfig, data: ImageData) -> None:
         limit = OmegaConf.select(config, f"trainer.limit_{split}_batches")
         if isinstance(limit, float) and 0 < limit * number < 1:
             raise UserError(
-                f"trainer.limit_{split}_batches={limit} of {number} batches is not one: take a "
-                "larger fraction, or a number of batches."
+                f"trainer.limit_{split}_batches={limit} of {number} batches is less than one "
+                "batch: give a larger fraction, or a number of batches."
             )
 
 
@@ -172,12 +172,12 @@ def build_network(config: DictConfig, num_classes: int, image_size: int) -> nn.M
     """Build the network.
 
     Args:
-        config: `num_classes` and `image_size` of `model` are replaced, if it has these keys.
-        num_classes: number of classes of the data.
+        config: `num_classes` and `image_size` of `model` are replaced if it has these keys.
+        num_classes: number of classes in the data.
         image_size: height and width of the data's images in pixels.
 
     Raises:
-        UserError: if the target of `model` raises an error, or returns no network.
+        UserError: if the target of `model` raises an error, or does not return a network.
     """
     return make_network(_network_arguments(config, num_classes, image_size))
 
@@ -191,10 +191,10 @@ def _network_arguments(config: DictConfig, num_classes: int, image_size: int) ->
 
 
 def make_network(arguments: dict[str, Any]) -> nn.Module:
-    """Build the network of a `_target_` and its arguments.
+    """Build a network from its `_target_` and arguments.
 
     Raises:
-        UserError: if the target raises an error, or returns no network.
+        UserError: if the target raises an error, or does not return a network.
     """
     with _limited_size():
         network: nn.Module = instantiate_part(arguments, "model", nn.Module)
@@ -203,7 +203,7 @@ def make_network(arguments: dict[str, Any]) -> nn.Module:
 
 @contextmanager
 def _limited_size() -> Iterator[None]:
-    """Stop building a network, as of a checkpoint from elsewhere, before it fills the memory."""
+    """Stop building a network before it fills the memory: a checkpoint may ask for any size."""
     tensors = size = 0
 
     def add(module: nn.Module, name: str, weights: Any) -> None:
@@ -218,7 +218,7 @@ def _limited_size() -> Iterator[None]:
             )
         check_memory("model: the network's weights", size, "Make it less wide or less deep.")
 
-    # Called when a layer has allocated its weights, before they are filled.
+    # The hook is called once a layer has allocated its weights, before they are filled.
     hook = register_module_parameter_registration_hook(add)
     try:
         yield
@@ -263,16 +263,16 @@ def _check_logits(network: nn.Module, data: ImageData) -> None:
             shape = f"[{', '.join(map(str, logits.shape))}]" if is_tensor else ""
             shown = shape or f"a {type(logits).__name__}"
             raise UserError(
-                f"model: {type(network).__name__} gives {shown} for two images in "
-                f"{'training' if training else 'evaluation'}, where logits [2, {classes}] are "
-                f"needed: the data has {classes} classes."
+                f"model: {type(network).__name__} returns {shown} for two images in "
+                f"{'training' if training else 'evaluation'} mode; it has to return logits "
+                f"[2, {classes}], because the data has {classes} classes."
             )
     network.train(before)
 
 
 @contextmanager
 def hint_image_size(size: int) -> Iterator[None]:
-    """Add to a network's error on images of this size how to resize them to CIFAR's."""
+    """Add to a network's error on images of this size how to resize them to CIFAR's size."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

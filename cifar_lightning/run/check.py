@@ -14,14 +14,14 @@ from cifar_lightning.run.trainer import check_trainer
 
 
 def check_config(config: DictConfig) -> None:
-    """Check all of a training's configuration that can be checked without the data.
+    """Check everything in a training's configuration that can be checked without the data.
 
     Raises:
         UserError: names the key or value, and what would fit.
     """
     training.check_config(config)
     validate.check_arguments("budget", check_budget, config.budget)
-    record_of(config)  # what a record cannot keep is refused
+    record_of(config)  # refuses what a record cannot keep
     _check_folders(config)
     check_trainer(config)
     if config.get("teacher") is not None:

@@ -19,13 +19,13 @@ CALLS_TO_WARM_UP = 3
 def compile_network(network: nn.Module, device: torch.device, graphs: bool = True) -> None:
     """Compile a network in place, so that the keys of its state dict stay the same.
 
-    This happens at its next call, and again for every other input size.
+    It is compiled at its next call, and again for every other input size.
 
     Args:
         network: to compile.
         device: of the network.
-        graphs: whether to use CUDA graphs on a GPU, which launch all kernels at once, and for which
-            gradients have to be cleared after every backward pass.
+        graphs: whether to use CUDA graphs on a GPU. They launch all kernels at once, and need
+            gradients to be cleared after every backward pass.
     """
     mode = "reduce-overhead" if graphs and device.type == "cuda" else "default"
     network.compile(mode=mode, dynamic=False)
@@ -34,8 +34,8 @@ def compile_network(network: nn.Module, device: torch.device, graphs: bool = Tru
 class WarmUp(pl.Callback):
     """Compiles and warms up the network before the first step.
 
-    If there is no working compiler, a warning is shown and the network is not compiled. On a GPU
-    without compiling, the warm-up lets cuDNN choose its kernels.
+    If there is no working compiler, a warning is shown and the network is not compiled. On a GPU,
+    the warm-up of a network that is not compiled lets cuDNN choose its kernels.
 
     Args:
         data: its batch size and image size are used.
@@ -51,7 +51,7 @@ class WarmUp(pl.Callback):
         self.compile_seconds: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compile, or on a GPU warm up, for each image size of the training."""
+        """Compile, or only warm up on a GPU, for each image size of the training."""
         assert isinstance(pl_module, Classifier)
         if self.compiling:
             self._compile(trainer, pl_module)
@@ -60,7 +60,7 @@ class WarmUp(pl.Callback):
 
     def _compile(self, trainer: pl.Trainer, classifier: Classifier) -> None:
         start = time.perf_counter()
-        torch.compiler.reset()  # a process may compile only so often
+        torch.compiler.reset()  # a process may recompile only a limited number of times
         graphs = trainer.accumulate_grad_batches == 1 and not any(
             isinstance(callback, GradientAccumulationScheduler)
             for callback in trainer.callbacks  # type: ignore[attr-defined]

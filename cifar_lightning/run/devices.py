@@ -18,8 +18,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 NO_DDP_IN_SWEEPS = (
-    "A job of a sweep (-m) trains on one device: the processes of the others would start the whole "
-    "sweep again. What works: a job per GPU (trainer.gpus=1 hydra/launcher=joblib "
+    "A job of a sweep (-m) trains on one device, because processes for other devices would start "
+    "the whole sweep again. What works: a job per GPU (trainer.gpus=1 hydra/launcher=joblib "
     "hydra.launcher.n_jobs=GPUS); several GPUs per job if SLURM starts the processes "
     "(hydra/launcher=submitit_slurm hydra.launcher.gpus_per_node=2 hydra.launcher.tasks_per_node=2 "
     "trainer=ddp trainer.gpus=2); or no -m."
@@ -29,12 +29,12 @@ NO_DDP_IN_SWEEPS = (
 def resolve_devices(
     arguments: dict[str, Any], batch_size: int, callbacks: Iterable[object]
 ) -> None:
-    """Replace `gpus` by Lightning's `accelerator` and `devices`, and `precision=auto`.
+    """Replace `gpus` by Lightning's `accelerator` and `devices`, and `precision=auto` by a value.
 
     Args:
         arguments: of the Trainer; changed in place.
         batch_size: images per step, over all devices.
-        callbacks: or their classes; some allow one device alone.
+        callbacks: callbacks or their classes; some work on one device only.
 
     Raises:
         UserError: if the devices do not exist, do not match the processes that were started, or
@@ -48,9 +48,9 @@ def resolve_devices(
     if accelerator == "auto":
         if devices != "auto":
             raise UserError(
-                f"trainer.devices={devices} needs a trainer.accelerator: trainer.gpus={devices} "
-                f"chooses GPUs, trainer.accelerator=cpu trainer.devices={devices} processes on the "
-                "CPU."
+                f"trainer.devices={devices} needs a trainer.accelerator. For GPUs: trainer.gpus="
+                f"{devices}. For processes on the CPU: trainer.accelerator=cpu trainer.devices="
+                f"{devices}."
             )
         accelerator, devices = choose_devices(
             gpus, torch.cuda.device_count(), batch_size, one_device, num_nodes
@@ -65,7 +65,7 @@ def resolve_devices(
         devices = 1
     count = len(devices) if isinstance(devices, list) else devices
     if not isinstance(count, int) or count < 1:
-        raise UserError(f"trainer.devices={devices} is not a number from 1.")
+        raise UserError(f"trainer.devices={devices} must be a whole number of at least 1.")
     if one_device and count > 1:
         raise UserError(one_device)
     _check_processes(num_nodes, count)
@@ -90,12 +90,12 @@ def _why_one_device(callbacks: Iterable[object]) -> str | None:
 
 
 def _check_processes(num_nodes: int, devices: int) -> None:
-    """Refuse started processes that do not match the configuration: they would wait without end."""
+    """Refuse processes that do not match the configuration: they would wait for ever."""
     started = launch()
     if started is None and num_nodes > 1:
         raise UserError(
-            f"trainer.num_nodes={num_nodes}, but this process was started alone. torchrun or srun "
-            "has to start one process per device on every machine; without, trainer.num_nodes=1."
+            f"trainer.num_nodes={num_nodes}, but this process was started alone. Have torchrun or "
+            "srun start one process per device on every machine, or set trainer.num_nodes=1."
         )
     wanted = (num_nodes * devices, devices)
     if started is None or (started.total, started.per_node) == wanted:
@@ -118,20 +118,20 @@ def choose_devices(
     """Choose Lightning's accelerator and devices for `trainer.gpus`.
 
     Args:
-        gpus: `auto` for all GPUs that can share a batch evenly, or the CPU; a count; or a list of
-            indices.
+        gpus: a count, a list of indices, or `auto` for all GPUs that can share a batch evenly (the
+            CPU if there is none).
         available: number of GPUs on this machine.
         batch_size: images per step, over all devices.
-        one_device: the error message for more than one device, if that is not allowed; `auto` is
-            then one.
+        one_device: the error message for several devices, if only one is allowed; `auto` then
+            chooses one.
         num_nodes: number of machines, each with as many devices.
 
     Returns:
         The accelerator, and a count of devices or a list of GPU indices.
 
     Raises:
-        UserError: if there are fewer GPUs, or several devices are not allowed. A single GPU where
-            there is none is the CPU, with a warning.
+        UserError: if there are fewer GPUs, or if several devices are not allowed. For one GPU on a
+            machine without any, the CPU is chosen, with a warning.
     """
     if gpus == "auto":
         counts = range(1, min(available, 1 if one_device else available) + 1)
@@ -141,18 +141,18 @@ def choose_devices(
         missing = [i for i in gpus if type(i) is not int or not 0 <= i < available]
         if missing or not gpus or len(set(gpus)) < len(gpus):
             raise UserError(
-                f"trainer.gpus={gpus} names a GPU twice or one that does not exist: this machine "
-                f"has {available}, counted from 0."
+                f"trainer.gpus={gpus} must name existing GPUs, each once. This machine has "
+                f"{available} GPUs, counted from 0."
             )
         if one_device and len(gpus) > 1:
             raise UserError(one_device)
         return "gpu", gpus
     if not isinstance(gpus, int) or isinstance(gpus, bool) or gpus < 0:
-        raise UserError(f"trainer.gpus={gpus} is not auto, a count from 0, or a list as in [0,2].")
+        raise UserError(f"trainer.gpus={gpus} must be auto, a count, or a list such as [0,2].")
     if gpus == 0:
         return "cpu", 1
     if gpus == 1 and available == 0:
-        banner("trainer.gpus=1, but this machine has no GPU: the CPU is used.", "No GPU")
+        banner("trainer.gpus=1, but this machine has no GPU: training runs on the CPU.", "No GPU")
         return "cpu", 1
     if one_device and gpus > 1:
         raise UserError(one_device)
@@ -162,7 +162,7 @@ def choose_devices(
 
 
 def choose_precision(accelerator: str, devices: int | list[int] = 1) -> str:
-    """Choose bf16 if every chosen chip runs it fast, else 16-bit on a GPU and 32-bit on a CPU.
+    """Choose bf16 if every chosen chip is fast at it, else 16-bit on GPUs and 32-bit on a CPU.
 
     Args:
         accelerator: Lightning's name.
@@ -200,9 +200,9 @@ def _cpu_info() -> dict[str, str]:
 def keep_freed_memory() -> None:
     """Make this process reuse the memory that it frees, instead of returning it to the system.
 
-    By default glibc returns freed blocks of more than 32 MB, the size of a layer's maps in batches
-    of 256 and more, and the next step has to wait until the system has allocated and zeroed the
-    pages again. Does nothing with another C library.
+    By default glibc returns freed blocks of more than 32 MB, as large as a layer's maps for batches
+    of 256 and more. The next step then has to wait until the system has allocated and zeroed the
+    pages again. With another C library than glibc, this does nothing.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

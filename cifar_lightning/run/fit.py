@@ -39,12 +39,12 @@ def quiet() -> Iterator[None]:
     """Ignore warnings of Lightning that do not apply here."""
     with warnings.catch_warnings():
         for message in (
-            ".*does not have many workers.*",  # batches come from memory by one indexing
-            ".*exists and is not empty.*",  # on a resume it has checkpoints
-            ".*smaller than the logging interval.*",  # metrics are logged once a validation
+            ".*does not have many workers.*",  # batches are indexed in memory
+            ".*exists and is not empty.*",  # in a resume, the folder has checkpoints
+            ".*smaller than the logging interval.*",  # metrics are logged once per validation
             ".*sync_dist=True.*",  # torchmetrics sums over the devices
             ".*callbacks used to create the checkpoint need to be provided.*",  # one was removed
-            ".*isinstance\\(treespec, LeafSpec\\).*",  # between torch 2.15 and Lightning 2.6
+            ".*isinstance\\(treespec, LeafSpec\\).*",  # torch 2.15 with Lightning 2.6
         ):
             warnings.filterwarnings("ignore", message=message)
         yield
@@ -53,11 +53,11 @@ def quiet() -> Iterator[None]:
 class Begin(pl.Callback):
     """Calls a function once, when a training has passed all checks.
 
-    That is just before the first step of a new run. A resumed run has completed a step first: only
-    then is it known that the restored network, optimizer and schedule work.
+    In a new run, this is just before the first step. In a resumed run, it is after the first step,
+    which shows that the restored network, optimizer and schedule work.
 
     Args:
-        begin: the function.
+        begin: the function to call.
         resumes: whether the run is resumed.
 
     Attributes:
@@ -86,13 +86,14 @@ class Begin(pl.Callback):
 
 
 class CorrectRestoredState(pl.Callback):
-    """Restores what Lightning does not, and corrects what it restores, in a resumed run.
+    """In a resumed run, restores what Lightning does not, and corrects what Lightning restores.
 
     Args:
-        callbacks: their configuration: a run that a callback has stopped trains on with another.
+        callbacks: the callbacks' configuration. A run that one of them has stopped trains further
+            only if this is different now.
 
     Attributes:
-        lost: whether the run's best checkpoint is not in its folder any more.
+        lost: whether the run's best checkpoint is no longer in its folder.
     """
 
     def __init__(self, callbacks: object) -> None:
@@ -103,14 +104,16 @@ class CorrectRestoredState(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Have the state name the best checkpoints that are there, and the present patience."""
+        """Update the state to the best checkpoints that exist, and to the configured patience."""
         self._checkpoint = {key: checkpoint.get(key) for key in RESTORED}
         for early_stopping in trainer.early_stopping_callbacks:
             if state := checkpoint["callbacks"].get(early_stopping.state_key):
                 state["patience"] = early_stopping.patience  # which the resume may change
         averages = any(isinstance(c, WeightAveraging) for c in trainer.callbacks)  # type: ignore[attr-defined]
         if "current_model_state" in checkpoint and not averages:
-            note("weights", "averaged so far: this resume starts from the average, and trains it")
+            note(
+                "weights", "this resume has no weight averaging: it starts from the average so far"
+            )
         self.lost = restore_best(trainer, checkpoint)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -122,17 +125,17 @@ class CorrectRestoredState(pl.Callback):
                 early_stopping.stopping_reason_message = None
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):
-                # Lightning skips this where it resumes within an epoch.
+                # Lightning skips this if it resumes within an epoch.
                 callback.on_train_epoch_start(trainer, pl_module)
         before, now = self._checkpoint["schedule_steps"], getattr(pl_module, "schedule_steps", None)
         if None not in (before, now) and before != now:
-            note("schedule", f"of the learning rate: {now:,} steps, not {before:,} as before")
+            note("schedule", f"learning rate over {now:,} steps; before the resume, {before:,}")
         if self._checkpoint["frozen"] is not None:
             _freeze(pl_module, self._checkpoint["frozen"])
 
 
 def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
-    """Freeze these parameters and batch norms alone; BaseFinetuning does not restore which are."""
+    """Freeze only these parameters and batch norms; BaseFinetuning does not restore them."""
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name not in frozen)
     for name, part in module.named_modules():
@@ -155,16 +158,16 @@ def fit(
         classifier: to train.
         data: to train on.
         config: `resume` and `trainer.compile` are read.
-        interruption: saves a checkpoint where training ends within an epoch; None for Lightning's
+        interruption: saves a checkpoint if training ends within an epoch; None for Lightning's
             default.
         begin: called once the training has passed all checks, see `Begin`.
 
     Returns:
-        Whether training was finished, and not interrupted.
+        True if training finished, False if it was interrupted.
 
     Raises:
         UserError: if Lightning refuses the configuration, the checkpoint's state does not fit, or
-            a resumed run has lost its best checkpoint and gets no other.
+            a resumed run has lost its best checkpoint and saves no other.
         KeyboardInterrupt, SystemExit: if it was interrupted before it began.
     """
     restored = (
@@ -190,15 +193,15 @@ def fit(
         raise UserError(f"trainer: {error}") from error
     except (UserError, OSError):
         raise
-    except Exception as error:  # of all kinds, if the restored state is wrong
+    except Exception as error:  # a wrong state raises errors of all kinds
         if restored is None or beginning.begun:
             _explain(error)
             raise
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         raise UserError(
             f"resume={config.resume} cannot be resumed: {reason}. Perhaps its training state is "
-            "damaged, or of another version: try another checkpoint of the run. evaluate, predict "
-            "and export may work with this one."
+            "damaged or from another version: try another checkpoint of the run. evaluate, predict "
+            "and export may still work with this one."
         ) from error
     # A signal may have come after the last step.
     finished = finished and (interruption is None or not interruption.interrupted(trainer))
@@ -206,26 +209,27 @@ def fit(
     assert best is None or isinstance(best, ModelCheckpoint)
     if finished and restored and restored.lost and best and not best.best_model_path:
         raise UserError(
-            "There is no best checkpoint to test: the run's is not in its folder any more, and no "
-            "validation followed."
+            "There is no best checkpoint to test: the run's is no longer in its folder, and there "
+            "was no validation after the resume."
         )
     if finished:
-        beginning.once()  # a resumed run of which only the test was missing
+        beginning.once()  # for a resumed run that had only the test left
     elif interruption is not None and not beginning.begun:
         interruption.exit_by_signal()
     return finished
 
 
 def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -> Path | None:
-    """The best checkpoint; the last one if no validation has chosen a best one.
+    """The path of the best checkpoint, or of the last one if no validation has chosen a best.
 
     Args:
         trainer: after fit.
         best: the callback that saves the best checkpoint.
-        last: the last checkpoint, which need not exist; None if the run is not to be tested.
+        last: path of the last checkpoint, which need not exist; None if the run is not to be
+            tested.
 
     Returns:
-        None if neither has been saved, as by a Trainer that saves none.
+        The path; None if neither checkpoint was saved.
     """
     assert isinstance(best, ModelCheckpoint)
     path = Path(best.best_model_path) if best.best_model_path else None
@@ -234,7 +238,7 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
         path = path.with_name(BEST)
     if path is not None and best.monitor is not None:
         return path
-    # By the first process, because other machines may not have the file.
+    # The first process decides, because other machines may not have the file.
     is_current = (
         last is not None
         and trainer.is_global_zero
@@ -242,7 +246,7 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
         and read_checkpoint(last).global_step == trainer.global_step
     )
     if trainer.strategy.broadcast(is_current):
-        if best.monitor is not None:  # else the run's start has said so
+        if best.monitor is not None:  # otherwise this was printed at the start of the run
             note("test", "no best checkpoint was saved, so the last one is tested")
         return last
     return path
@@ -256,18 +260,17 @@ def test(
     Args:
         trainer: of the run.
         classifier: gets the checkpoint's weights.
-        data: with the test images.
-        checkpoint: in the first process, because other machines may not have the file; None there
-            tests the classifier as it is.
+        data: has the test images.
+        checkpoint: read by the first process only, because other machines may not have the file;
+            if it is None there, the classifier is tested as it is.
 
     Returns:
-        Whether the test was finished, and not interrupted.
+        True if the test finished, False if it was interrupted.
 
     Raises:
-        UserError: if Lightning refuses what it was told to do.
+        UserError: if Lightning refuses the configuration.
     """
-    # Not by ckpt_path, with which Lightning would restore the callbacks' state too, such as the
-    # run's clock.
+    # Not through ckpt_path: Lightning would also restore the callbacks' states, such as the clock.
     weights = trainer.strategy.broadcast(None if checkpoint is None else checkpoint.state_dict)
     if weights is not None:
         classifier.load_state_dict(weights)
@@ -279,21 +282,21 @@ def test(
 
 
 def _explain(error: Exception) -> None:
-    """Turn an error that Lightning or an optimizer raises, of what it was told, into a message.
+    """Turn an error that Lightning or an optimizer itself raises into a message for the user.
 
     Raises:
         UserError: if Lightning's or the optimizer's code raised it, and not code that it called.
     """
     *_, last = traceback.walk_tb(error.__traceback__)
     module = last[0].f_globals["__name__"]
-    places = {"trainer": "pytorch_lightning.", "scheduler": "torch.optim.lr_scheduler"}
-    for key, place in (places | {"optimizer": "torch.optim."}).items():
-        if module.startswith(place):
+    sources = {"trainer": "pytorch_lightning.", "scheduler": "torch.optim.lr_scheduler"}
+    for key, prefix in (sources | {"optimizer": "torch.optim."}).items():
+        if module.startswith(prefix):
             raise UserError(f"{key}: {str(error).strip() or type(error).__name__}") from error
 
 
 def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
-    """Do the work; returns False if interrupted, where Lightning would exit."""
+    """Do the work; returns False if it is interrupted, when Lightning would exit."""
     try:
         work()
     except SIGTERMException:
@@ -301,6 +304,6 @@ def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
     except SystemExit as ending:
         if not isinstance(ending.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores it now
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has set it to ignore
         return False
     return True

@@ -27,8 +27,8 @@ BATCH_SIZE = 256  # the default, if neither the command line nor a record has on
 def rebuild(checkpoint: str | Path) -> tuple[Classifier, ModelInfo]:
     """Rebuild the classifier of a checkpoint, for inference.
 
-    No code in the file is run. It names one class, the network's, which a file in conf/ has to name
-    as a model too.
+    No code in the file is run. The file names one class, the network's, which a file in conf/ has
+    to name as a model too.
 
     Args:
         checkpoint: path of the file.
@@ -61,11 +61,11 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, ModelInfo]:
         raise UserError(f"{checkpoint} cannot be rebuilt {versions}: {error}") from error
     try:
         classifier.load_state_dict(content.state_dict)
-    except RuntimeError as error:  # a line for each tensor
+    except RuntimeError as error:  # its message has one line per tensor
         _, first, *more = (line.strip() for line in str(error).splitlines())
         others = f" And {len(more)} more." if more else ""
         raise UserError(
-            f"{checkpoint}: its weights do not fit {info.network['_target_']} here "
+            f"{checkpoint}: its weights do not fit the installed {info.network['_target_']} "
             f"{versions}. {first}{others}"
         ) from error
     check_finite(checkpoint, content.state_dict)
@@ -84,8 +84,8 @@ def build_distillation(config: DictConfig, classifier: Classifier) -> Distillati
         classifier: the student.
 
     Raises:
-        UserError: if the checkpoint cannot be read, or has other classes or another image size than
-            the student.
+        UserError: if the checkpoint cannot be read, or its classes or image size differ from the
+            student's.
     """
     if config.get("teacher") is None:
         return None
@@ -106,10 +106,10 @@ def build_distillation(config: DictConfig, classifier: Classifier) -> Distillati
 def rebuild_data(
     config: DictConfig, checkpoint: Path, info: ModelInfo
 ) -> tuple[ImageData, str, int]:
-    """Build the data to evaluate a checkpoint on: that of `data=`, or its run's.
+    """Build the data to evaluate a checkpoint on: that of `data=`, or else that of its run.
 
     Args:
-        config: of a command with `data=`, from `compose`.
+        config: from `compose`, with `data` if the command line has it.
         checkpoint: path of the file.
         info: the model's description in it.
 
@@ -117,53 +117,53 @@ def rebuild_data(
         The data, its option in conf/data/, and the batch size for evaluation.
 
     Raises:
-        DataUnavailable: if the images are not on this machine and cannot be downloaded, or the
+        DataUnavailable: if the images are not on this machine and cannot be downloaded, or if the
             run's data calls what conf/ does not.
-        UserError: if the run's record cannot be read, or if the images have other classes or
-            another size than the model.
+        UserError: if the run's record cannot be read, or if the classes or the size of the images
+            differ from the model's.
     """
     folder = RunFolder.of(checkpoint)
     recorded, option = read_data(folder)
     if "data" in config:
-        option, settings = config.choices.data, _typed_data(config, folder.config, recorded)
+        option, settings = config.choices.data, _data_of_command(config, folder.config, recorded)
     else:
         option = option or info.data
         settings = _data_of_run(folder, checkpoint, option, recorded)
     batch_size = settings.get("batch_size", BATCH_SIZE)
     if type(batch_size) is not int or batch_size < 1:
-        raise UserError(f"data.batch_size={batch_size} is not a count from 1.")
+        raise UserError(f"data.batch_size={batch_size} must be a whole number of at least 1.")
     if "batch_size" in settings:
-        settings["batch_size"] = 1  # of training batches, for which there may be too few images
+        settings["batch_size"] = 1  # there may be too few training images for a larger one
     try:
         data = build_data(OmegaConf.create({"data": settings, "seed": 0}))
     except UserError as error:
         if "data" in config:
             raise
         raise type(error)(
-            f"{error}\nThat is the data of the training. data=OPTION gives another location, as "
-            "in data=folder data.path=DIR_OR_ARCHIVE."
+            f"{error}\nThis is the data that the run was trained on. data=OPTION gives other data, "
+            "as in data=folder data.path=DIR_OR_ARCHIVE."
         ) from (error.__cause__ or error)
     of_data, of_model = (list(data.classes), data.image_size), (info.classes, info.image_size)
     if of_data != of_model:
         raise UserError(
-            f"data: images of {_describe(*of_data)}, but the checkpoint was trained on "
+            f"The data has {_describe(*of_data)}, but the checkpoint was trained on "
             f"{_describe(*of_model)}."
         )
     return data, option, batch_size
 
 
-def _typed_data(config: DictConfig, record: Path, recorded: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `data=`, with those of the run that the command line does not override.
+def _data_of_command(config: DictConfig, record: Path, recorded: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `data=`, with the run's values for keys that are not overridden.
 
-    Without validation images, because there may be too few images for a training.
+    There are no validation images, because there may be too few images to draw them from.
     """
     settings: Any = OmegaConf.to_container(config.data, resolve=True)
-    typed = {key_of(override).removeprefix("data.") for override in config.overrides}
-    names = {*recorded} & {*settings} - {"_target_", "val_size", *DATA_PATHS} - typed
+    overridden = {key_of(override).removeprefix("data.") for override in config.overrides}
+    names = {*recorded} & {*settings} - {"_target_", "val_size", *DATA_PATHS} - overridden
     kept = {key: recorded[key] for key in names}
     check_targets(record, {"data": kept})
     settings |= kept
-    if "val_size" in settings and "val_size" not in typed:
+    if "val_size" in settings and "val_size" not in overridden:
         settings["val_size"] = 0
     return dict(settings)
 
@@ -173,7 +173,7 @@ def _data_of_run(
 ) -> dict[str, Any]:
     """The settings of the data of a checkpoint's run.
 
-    Environment variables come before the record, but after the run's own overrides.
+    Environment variables override the record, but not the overrides of the run.
     """
     file = CONF / "data" / f"{option}.yaml"
     try:
@@ -181,24 +181,24 @@ def _data_of_run(
     except UserError as error:
         raise DataUnavailable(str(error)) from error
     settings: dict[str, Any] = recorded
-    typed = folder.read().settings
+    overridden = folder.read().settings
     if file in CONF.glob("data/*.yaml"):
         as_written = OmegaConf.load(file)
         here: Any = OmegaConf.to_container(as_written, resolve=True)
         raw: Any = OmegaConf.to_container(as_written)
         for key, value in raw.items():
             names = [n for n in re.findall(r"oc\.env:(\w+)", repr(value)) if n in os.environ]
-            if names and f"data.{key}" not in typed:
+            if names and f"data.{key}" not in overridden:
                 settings = (settings or here) | {key: here[key]}
                 if here[key] != recorded.get(key, here[key]):  # perhaps other images
                     note(
                         "data",
-                        f"{here[key]}, by the environment variable {names[0]}; the training's was "
-                        f"{recorded[key]}",
+                        f"{here[key]}, from the environment variable {names[0]}; the run was "
+                        f"trained on {recorded[key]}",
                     )
     if not settings:
         raise DataUnavailable(
-            f"{checkpoint} is not in its run's folder, whose record has its data. Give the data by "
+            f"{checkpoint} is not in its run's folder, so its data is unknown. Give the data with "
             "data=OPTION, as in data=folder data.path=DIR_OR_ARCHIVE."
         )
     return settings

@@ -13,11 +13,11 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.run.devices import choose_devices, choose_precision, keep_freed_memory
 from cifar_lightning.training.module import Classifier
 
-ONE_DEVICE = "One device is enough here: trainer.gpus=1, or choose one, as in trainer.gpus=[0]."
+ONE_DEVICE = "This uses one device only: trainer.gpus=1, or a certain GPU, as in trainer.gpus=[0]."
 
 
 class Inference:
-    """Runs a classifier as the Trainer does in a test, so that the logits are equal.
+    """Runs a classifier as the Trainer does in a test, so that it gives the same logits.
 
     Args:
         classifier: moved to the device, converted to the precision, and put into evaluation mode.
@@ -49,7 +49,7 @@ class Inference:
                 accelerator=accelerator,
                 devices=devices,
                 precision=precision,  # type: ignore[arg-type]
-                # As in `run.build_trainer`: other kernels would round differently.
+                # As in `run.build_trainer`, because other kernels would round differently.
                 deterministic=deterministic,
                 benchmark=not deterministic,
                 logger=False,
@@ -80,8 +80,8 @@ class Inference:
         Args:
             images: uint8 [N, 3, H, W], on any device, with N from 1.
             batch_size: images at a time; the last digits of logits depend on it.
-            flip: test-time augmentation by the mirror image: the mean of both softmax outputs, as
-                log probabilities.
+            flip: whether to average the softmax outputs of each image and its mirror image
+                (test-time augmentation); the result is then log probabilities.
             advance: called after each batch with its number of images.
 
         Returns:

@@ -46,24 +46,24 @@ def resumed(config: DictConfig) -> DictConfig:
         if unknown := [key for key in missing if key not in {*keys_of_a_training(), *OF_A_RUN}]:
             raise UserError(f"There is no setting {unknown[0]}, and the run has none either.")
         raise UserError(
-            f"{folder.config} has no {', '.join(missing)}: it is of another version of "
+            f"{folder.config} has no {', '.join(missing)}: it was written by another version of "
             "cifar-lightning, which can resume the run. evaluate, predict and export work with its "
             "checkpoints."
         )
-    typed = [key_of(override) for override in config.overrides]
+    overridden = [key_of(override) for override in config.overrides]
     removed = {key_of(override) for override in config.overrides if override.startswith("~")}
     changed = differences(config, folder.record(), folder.path).keys() - {"data.path", *LIMITS}
-    for key in typed:
+    for key in overridden:
         if _is_fixed(key) and any(c == key or c.startswith(f"{key}.") for c in changed):
             raise UserError(f"resume takes {key} from the checkpoint: leave it out. {_advice(key)}")
-    typed = [key for key in typed if not _is_fixed(key)]
+    overridden = [key for key in overridden if not _is_fixed(key)]
     earlier = [o for start in folder.starts() for o in start["overrides"] if "${" not in o]
     with open_dict(result):
-        for key in typed:
+        for key in overridden:
             above, _, name = key.rpartition(".")
             parent = OmegaConf.select(result, above) if above else result
             if key in removed and isinstance(parent, DictConfig) and "_target_" in parent:
-                parent.pop(name, None)  # an argument, which gets its default
+                parent.pop(name, None)  # the argument gets its default
                 continue
             value = None if key in removed else OmegaConf.select(config, key)
             OmegaConf.update(result, key, value, merge=False)
@@ -76,9 +76,9 @@ def resumed(config: DictConfig) -> DictConfig:
     check_targets(
         folder.config,
         OmegaConf.to_container(result, resolve=True),
-        typed=OmegaConf.to_container(config),
+        command_line=OmegaConf.to_container(config),
     )
-    _check_output_paths(path, result, typed)
+    _check_output_paths(path, result, overridden)
     return result
 
 
@@ -86,56 +86,57 @@ def _check_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Refuse a checkpoint that a run cannot be resumed from."""
     if not checkpoint.has_training_state:
         raise UserError(
-            f"resume={path} holds the network alone, as the copies on W&B do. Use last.ckpt in "
+            f"resume={path} holds only the network, as the copies on W&B do. Use last.ckpt in "
             "the run's folder."
         )
     if checkpoint.can_be_resumed is None:
         raise UserError(
-            f"resume={path}: its count of epochs and steps is damaged, or of another version. Use "
-            "another checkpoint of the run. evaluate, predict and export may work with this one."
+            f"resume={path}: its count of epochs and steps is damaged or from another version. Use "
+            "another checkpoint of the run. evaluate, predict and export may still work with this "
+            "one."
         )
     if not checkpoint.can_be_resumed:
         raise UserError(
-            f"resume={path} was saved in the middle of an epoch, and has no record of the images "
-            "that remain in it. Use last.ckpt."
+            f"resume={path} was saved in the middle of an epoch, without a record of the images "
+            "that are left in that epoch. Use last.ckpt."
         )
     check_finite(path, checkpoint.state_dict)
 
 
 def _is_copied(folder: RunFolder, saved_in: Path | None) -> bool:
-    """Whether the folder is a copy of one that is still there, whose run on W&B is another then.
+    """Whether the folder is a copy of one that still exists; it is then another run on W&B.
 
     Args:
         folder: of the run.
-        saved_in: the folder of the run when its checkpoint was saved, if it is known.
+        saved_in: folder of the run when its checkpoint was saved; None if it is unknown.
     """
-    there = None if saved_in is None else RunFolder(saved_in).record()
-    if saved_in is None or not isinstance(there, dict):  # the folder was moved, not copied
+    original = None if saved_in is None else RunFolder(saved_in).record()
+    if saved_in is None or not isinstance(original, dict):  # the folder was moved, not copied
         return False
-    is_same_run = there.get("run_id") == folder.record()["run_id"]
+    is_same_run = original.get("run_id") == folder.record()["run_id"]
     return is_same_run and not saved_in.samefile(folder.path)
 
 
 def _check_last(path: Path, folder: RunFolder) -> None:
-    """Refuse an earlier checkpoint than the run's last one, which it would replace."""
+    """Refuse a checkpoint that is earlier than the run's last one, which would be overwritten."""
     if not folder.last.is_file() or path.samefile(folder.last):
         return
     try:
         last = read_checkpoint(folder.last).global_step
-    except UserError:  # it is damaged: an earlier one is what there is
+    except UserError:  # it is damaged, so an earlier one is needed
         return
     if (step := read_checkpoint(path).global_step) < last:
         raise UserError(
-            f"resume={path} is of step {step}, but the run has gone on to step {last}, which would "
-            f"be lost. {shlex.quote(f'resume={folder.last}')} goes on from there; move it away to "
-            "go back."
+            f"resume={path} is from step {step}, but the run has reached step {last}, which would "
+            f"be lost. {shlex.quote(f'resume={folder.last}')} continues from there. To go back, "
+            "move that file away first."
         )
 
 
-def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) -> None:
-    """Refuse a record by which files outside of the run's folder would be written or deleted.
+def _check_output_paths(path: Path, config: DictConfig, overridden: Sequence[str]) -> None:
+    """Refuse a record that would write or delete files outside of the run's folder.
 
-    `typed` has the keys of the command line's overrides, whose paths are the user's own.
+    `overridden` has the keys of the command line's overrides: their paths are the user's choice.
     """
     content: Any = OmegaConf.to_container(config, resolve=True)
     outputs: dict[str, Any] = {}
@@ -144,13 +145,13 @@ def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) ->
         arguments = part if isinstance(part, dict) else {}
         outputs |= {f"{name}.{key}": arguments.get(key) for key in OUTPUTS}
     for key, output in outputs.items():
-        if output is None or key in typed:
+        if output is None or key in overridden:
             continue
         if key.endswith(".filename"):
             # Lightning's formats could fill a name with dots and slashes.
             inside = FILE_NAME.fullmatch(str(output)) and ".." not in str(output)
         else:
-            # Lightning deletes earlier best checkpoints, by paths stored in the checkpoint.
+            # Lightning deletes earlier best checkpoints, whose paths are stored in the checkpoint.
             folder = Path(config.run_dir).resolve()
             inside = (
                 isinstance(output, str)
@@ -161,16 +162,16 @@ def _check_output_paths(path: Path, config: DictConfig, typed: Sequence[str]) ->
             shown = str(output)[:200]
             raise UserError(
                 f"resume={path} makes {key.rpartition('.')[0]} write to {shown}, outside of the "
-                f"run's folder. If that is intended, give {shlex.quote(f'{key}={shown}')} again."
+                f"run's folder. If that is intended, type {shlex.quote(f'{key}={shown}')} again."
             )
 
 
 def _is_fixed(key: str) -> bool:
     """Whether a resume may not change a key.
 
-    Another network, optimizer or seed would not fit the saved state, and another split would
-    validate on training images. `trainer=ddp` would also set that option's number of epochs; its
-    keys can be set one by one.
+    Another network, optimizer or seed would not fit the saved state. Another split would validate
+    on training images. `trainer=ddp` would also set that option's number of epochs; the keys of
+    `trainer` can be set one by one.
     """
     group, _, rest = key.partition(".")
     if group == "data":
@@ -180,12 +181,12 @@ def _is_fixed(key: str) -> bool:
 
 
 def _advice(key: str) -> str:
-    """What to do instead of changing a key that a resume may not change."""
+    """What a user can do instead of changing a key that a resume may not change."""
     group = key.partition(".")[0]
     if group == "trainer":
         return "Keys of trainer can be changed one by one, as in trainer.strategy=ddp."
     if group in ("debug", "experiment"):
         return f"What another {group} would set can be set key by key."
     if group == "data":
-        return f"Only where the images are can be changed: data.{', data.'.join(DATA_PATHS)}."
-    return f"A new run may have another {group}."
+        return f"Only the paths of the images can be changed: data.{', data.'.join(DATA_PATHS)}."
+    return f"For another {group}, start a new run."

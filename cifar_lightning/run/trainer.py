@@ -40,7 +40,7 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
     val_images = len(data.val) if data.val is not None and validates else 0
     val_images = _limited(val_images, trainer.get("limit_val_batches"), data.batch_size)
     test_images = _limited(len(data.test), trainer.get("limit_test_batches"), data.batch_size)
-    # In a search nothing is tested: a target then is of all test images.
+    # A search does not test; its target is then for all test images.
     of_data = {"val_images": val_images, "test_images": test_images or len(data.test)}
     callbacks: dict[str, Callback] = {}
     for name, part in config.callbacks.items():
@@ -51,7 +51,7 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
         callbacks[str(name)] = callback
         if isinstance(callback, EarlyStopping) and "val/" in callback.monitor and not validates:
             raise UserError(
-                f"callbacks.{name}: the training ends before a validation, and so before there is "
+                f"callbacks.{name}: training ends before the first validation, so there is never a "
                 f"{callback.monitor}."
             )
         if not isinstance(callback, ModelCheckpoint):
@@ -59,13 +59,13 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
         if callback.dirpath is None:
             callback.dirpath = str(Path(config.run_dir) / "checkpoints" / str(name))
         if not validates and not _has_best(callback, config.resume):
-            callback.monitor = None  # the best checkpoint is the last
+            callback.monitor = None  # then the best checkpoint is the last
     _check_states(callbacks)
     return callbacks
 
 
 def _has_best(callback: ModelCheckpoint, resume: str | None) -> bool:
-    """Whether a run that is resumed has chosen a best checkpoint by a validation before."""
+    """Whether a resumed run has already chosen a best checkpoint by a validation."""
     if resume is None or callback.monitor is None or not isinstance(callback, BestCheckpoint):
         return False
     try:
@@ -77,7 +77,7 @@ def _has_best(callback: ModelCheckpoint, resume: str | None) -> bool:
 
 
 def _kind_of(name: object) -> type[Callback]:
-    """The class of a callback by its name: results are read from some."""
+    """The class that a callback of this name must have, because results are read from it."""
     kinds: dict[object, type[Callback]] = {
         "best": BestCheckpoint,
         "last": LastCheckpoint,
@@ -87,20 +87,20 @@ def _kind_of(name: object) -> type[Callback]:
 
 
 def _check_states(callbacks: dict[str, Callback]) -> None:
-    """Refuse two callbacks of one kind whose states a checkpoint cannot tell apart."""
+    """Refuse two callbacks whose states a checkpoint cannot tell apart."""
     names: dict[str, str] = {}
     for name, callback in callbacks.items():
         if type(callback).state_dict is Callback.state_dict:
             continue
         if (other := names.setdefault(callback.state_key, name)) != name:
             raise UserError(
-                f"callbacks.{name} and callbacks.{other} are of one kind and would share their "
+                f"callbacks.{name} and callbacks.{other} are of the same class and would share one "
                 "state in checkpoints. Leave one out, or change what it monitors or when it saves."
             )
 
 
 def will_validate(config: DictConfig, data: ImageData) -> bool:
-    """Whether a training will validate before it ends, unless a callback or a target ends it.
+    """Whether a training will validate before it ends, if no callback or target ends it earlier.
 
     Args:
         config: its `trainer` is read.
@@ -115,7 +115,7 @@ def will_validate(config: DictConfig, data: ImageData) -> bool:
         batches = int(batches * limit) if isinstance(limit, float) else min(limit, batches)
     every = trainer.get("check_val_every_n_epoch", 1)
     if isinstance(interval, int) and every is not None and interval > batches:
-        return True  # or Lightning refuses it, if no callback repeats images
+        return True  # if no callback repeats images, Lightning refuses this
     if not isinstance(interval, int | float):  # a time
         return True
     first = int(batches * interval) if isinstance(interval, float) else interval
@@ -127,7 +127,7 @@ def will_validate(config: DictConfig, data: ImageData) -> bool:
 
 
 def _limited(images: int, limit: int | float | None, batch_size: int) -> int:
-    """The number of images that a limit, of batches or a fraction of them, leaves."""
+    """The number of images within a limit, which is a number of batches or a fraction of them."""
     if limit is None:
         return images
     batches = -(-images // batch_size)
@@ -137,11 +137,10 @@ def _limited(images: int, limit: int | float | None, batch_size: int) -> int:
 
 @contextmanager
 def open_loggers(config: DictConfig, trainer: pl.Trainer) -> Iterator[Callable[[], None]]:
-    """Give the Trainer its loggers: metrics.csv and the terminal at once, others when asked for.
+    """Give the Trainer its loggers: metrics.csv and the terminal now, the configured ones later.
 
     Yields:
-        A function that opens the configuration's loggers, which write elsewhere; they are closed
-        at the end.
+        A function that opens the configured loggers. They are closed at the end.
     """
     resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
     earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
@@ -184,8 +183,8 @@ def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
             raise ValueError("a row has no step")
     except ValueError as error:
         raise UserError(
-            f"{run_dir}/metrics.csv cannot be read: {error}. Move it away to resume "
-            "the run without the curves so far."
+            f"{run_dir}/metrics.csv cannot be read: {error}. To resume the run without the metrics "
+            "so far, move the file away."
         ) from error
     return rows
 
@@ -193,12 +192,12 @@ def _earlier_rows(run_dir: str) -> list[dict[str, float]]:
 def build_trainer(
     config: DictConfig, callbacks: dict[str, Callback], validates: bool = True
 ) -> pl.Trainer:
-    """Build Lightning's Trainer, without loggers, which are opened when all checks are done.
+    """Build Lightning's Trainer, without loggers, which are opened after all checks.
 
     Args:
         config: `trainer`, `data.batch_size` and `run_dir` are read.
         callbacks: by name.
-        validates: whether a validation takes place, see `will_validate`.
+        validates: whether there will be a validation, see `will_validate`.
 
     Raises:
         UserError: if the devices do not exist, do not match the processes that were started, or
@@ -206,7 +205,7 @@ def build_trainer(
     """
     arguments = _arguments(config, callbacks.values())
     if not validates:
-        # With other values of the latter two, ModelCheckpoint would wait for a validation.
+        # With other values of the last two, ModelCheckpoint would wait for a validation.
         never = {"limit_val_batches": 0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
         arguments |= never
     watching = sorted(callbacks.values(), key=lambda c: getattr(c, "RUNS_LAST", False))
@@ -219,12 +218,12 @@ def build_trainer(
 
 
 def check_trainer(config: DictConfig) -> None:
-    """Build callbacks and a Trainer to try them out, before the data is read.
+    """Build callbacks and a Trainer once before the data is read, to find mistakes early.
 
-    Callbacks of others are left out, because their constructors may have side effects.
+    Only callbacks of this package and of Lightning: constructors of others may have side effects.
 
     Raises:
-        UserError: as `build_trainer` does; or if a callback refuses its arguments.
+        UserError: as `build_trainer`, or if a callback refuses its arguments.
     """
     with get_console().capture(), warnings.catch_warnings(action="ignore"), _no_log():
         callbacks = {
@@ -239,7 +238,8 @@ def check_trainer(config: DictConfig) -> None:
     ):
         name = type(trainer.strategy).__name__
         raise UserError(
-            f"trainer.strategy: {name} divides the network; every device needs it whole. Use ddp."
+            f"trainer.strategy: {name} divides the network, but here every device needs all of it. "
+            "Use ddp."
         )
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         left = callback.time_remaining() if isinstance(callback, Timer) else None
@@ -251,7 +251,7 @@ def check_trainer(config: DictConfig) -> None:
 
 @contextmanager
 def _no_log() -> Iterator[None]:
-    """Log nothing: what is built here is built and logged again."""
+    """Turn off logging, because what is built here is built again later, with logging."""
     before = logging.root.manager.disable
     logging.disable()
     try:
@@ -261,18 +261,18 @@ def _no_log() -> Iterator[None]:
 
 
 def _arguments(config: DictConfig, callbacks: Iterable[object]) -> dict[str, Any]:
-    """The Trainer's arguments but for the callbacks.
+    """The Trainer's arguments, except the callbacks.
 
     Args:
         config: `trainer`, `data.batch_size` and `run_dir` are read.
-        callbacks: or their classes.
+        callbacks: callbacks or their classes.
     """
     arguments: Any = OmegaConf.to_container(config.trainer, resolve=True)
     del arguments["compile"]
     _check_strategy(arguments.get("strategy"))
     resolve_devices(arguments, config.data.batch_size, callbacks)
     if arguments.get("benchmark") is None:
-        # cuDNN measures which kernels are fastest, which may differ from run to run.
+        # cuDNN measures which kernels are fastest; the choice may differ from run to run.
         arguments["benchmark"] = not arguments["deterministic"]
     return {
         **arguments,
@@ -283,14 +283,14 @@ def _arguments(config: DictConfig, callbacks: Iterable[object]) -> dict[str, Any
 
 
 def _check_strategy(strategy: Any) -> None:
-    """Refuse processes that would end with their results, as those that `spawn` starts."""
+    """Refuse strategies whose processes cannot return results, such as `spawn`."""
     method = strategy.get("start_method") if isinstance(strategy, dict) else strategy
     if any(word in str(method) for word in ("spawn", "fork", "notebook")):
         raise UserError(f"trainer.strategy: {method} cannot return a run's results. Use ddp.")
 
 
 def _instantiated(arguments: dict[str, Any], callbacks: list[Callback]) -> pl.Trainer:
-    """Call Lightning's Trainer, whose plugins get the writer of checkpoints."""
+    """Create Lightning's Trainer, with `AtomicCheckpointIO` among its plugins."""
     plugins = arguments.pop("plugins", None) or []
     if isinstance(plugins, dict):
         plugins = [plugins]
@@ -298,8 +298,8 @@ def _instantiated(arguments: dict[str, Any], callbacks: list[Callback]) -> pl.Tr
     for plugin in plugins:
         if isinstance(plugin, Precision) and (chosen := arguments.get("precision")):
             raise UserError(
-                f"trainer.plugins: {type(plugin).__name__} is another precision than {chosen}. "
-                f"Leave it out: trainer.precision={plugin.precision} chooses it."
+                f"trainer.plugins: {type(plugin).__name__} conflicts with trainer.precision="
+                f"{chosen}. Leave it out, and set trainer.precision={plugin.precision}."
             )
     trainer: pl.Trainer = instantiate_part(
         arguments,

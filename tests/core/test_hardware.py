@@ -40,7 +40,7 @@ def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert devices.choose_devices(1, 0, 256) == ("cpu", 1)
-    assert "has no GPU: the CPU is used" in capsys.readouterr().out
+    assert "has no GPU: training runs on the CPU" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(
     [
         (2, 1, "machine has 1 GPU"),
         (2, 0, "machine has 0 GPUs"),
-        ([0, 2], 2, r"has 2, counted from 0"),
-        ([1, 1], 2, "names a GPU twice"),
-        ([], 2, "names a GPU twice or one that does not exist"),
-        (-1, 2, "not auto, a count from 0"),
-        ("many", 2, "not auto, a count from 0"),
-        (1.5, 2, "not auto, a count from 0"),
-        (True, 2, "not auto, a count from 0"),
+        ([0, 2], 2, r"has 2 GPUs, counted from 0"),
+        ([1, 1], 2, "must name existing GPUs, each once"),
+        ([], 2, "must name existing GPUs, each once"),
+        (-1, 2, "must be auto, a count, or a list"),
+        ("many", 2, "must be auto, a count, or a list"),
+        (1.5, 2, "must be auto, a count, or a list"),
+        (True, 2, "must be auto, a count, or a list"),
     ],
 )
 def test_devices_that_are_not_there_are_refused(

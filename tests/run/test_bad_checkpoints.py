@@ -170,7 +170,7 @@ def ten_times_ten(depth: int) -> list[Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda network: network.update(x=ten_times_ten(30)), "of a version that this one"),
+        (lambda network: network.update(x=ten_times_ten(30)), "is from a version that this one"),
         (
             # Of 3 x 3 x width x width numbers of four bytes: too many for what is free.
             lambda network: network.update(
@@ -213,7 +213,7 @@ def test_weights_that_are_not_finite_are_named(last: Path, tmp_path: Path) -> No
     before = set(tmp_path.rglob("*"))
     resumed = compose([f"resume={last}"], tmp_path / "run")
     for read in (lambda: run.rebuild(last), lambda: train(resumed)):
-        with pytest.raises(UserError, match=f"weights {name} have values that are not finite"):
+        with pytest.raises(UserError, match=f"weights {name} are NaN or infinite"):
             read()
     assert set(tmp_path.rglob("*")) == before
 

@@ -214,8 +214,11 @@ def test_the_others_are_refused_with_what_to_use_instead() -> None:
     ("typed", "message"),
     [
         (["trainer.accelerator=gpu"], "trainer.accelerator=gpu: use trainer.gpus=1, 2, "),
-        (["trainer.devices=2"], "trainer.devices=2 needs a trainer.accelerator: trainer.gpus=2 "),
-        (["trainer.accelerator=cpu", "trainer.devices=0"], "devices=0 is not a number from 1"),
+        (
+            ["trainer.devices=2"],
+            "trainer.devices=2 needs a trainer.accelerator. For GPUs: trainer.gpus=2.",
+        ),
+        (["trainer.accelerator=cpu", "trainer.devices=0"], "devices=0 must be a whole number"),
         (["trainer.accelerator=cpu", "trainer.gpus=1"], "gpus=1 does not fit trainer.accelerator"),
         (["trainer.strategy=ddp_spawn"], "ddp_spawn cannot return a run's results. Use ddp."),
         (["trainer.strategy=nonsense"], "invalid strategy name"),
@@ -224,7 +227,7 @@ def test_the_others_are_refused_with_what_to_use_instead() -> None:
         (["trainer.profiler=complex"], "it can only be one of"),
         (
             ["trainer.plugins=[{_target_: pytorch_lightning.plugins.precision.DoublePrecision}]"],
-            "Leave it out: trainer.precision=64-true chooses it.",
+            "Leave it out, and set trainer.precision=64-true.",
         ),
     ],
 )
@@ -332,7 +335,7 @@ def test_what_lightning_refuses_in_a_training_is_one_message(tiny: Compose) -> N
 
 
 def test_a_limit_that_leaves_nothing_is_found_before_the_training(tiny: Compose) -> None:
-    with pytest.raises(UserError, match=r"limit_test_batches=0\.001 of 3 batches is not one"):
+    with pytest.raises(UserError, match=r"limit_test_batches=0\.001 of 3 batches is less than one"):
         train(tiny("trainer.limit_test_batches=0.001"))
 
 
@@ -415,5 +418,5 @@ def test_mistakes_are_found_before_the_data_is_read(
 
 
 def test_a_batch_without_images_is_refused_before_a_folder_is_read() -> None:
-    with pytest.raises(UserError, match=r"data\.batch_size=0 is not a number of images from 1"):
+    with pytest.raises(UserError, match=r"data\.batch_size=0 must be at least 1"):
         train(compose(["data=folder", "data.path=nowhere", "data.batch_size=0", "logger=csv"]))

@@ -98,7 +98,7 @@ def test_the_card_says_what_the_weights_reach(name: str, cifar10_test: ImageSpli
 
 
 def test_a_name_that_there_is_not() -> None:
-    with pytest.raises(UserError, match=r"no weights 'best_2m'\. There are: best_.*dilated_dw"):
+    with pytest.raises(UserError, match=r"no weights 'best_2m'\. Available are: best_.*dilated_dw"):
         load("best_2m")
 
 

@@ -108,11 +108,11 @@ def test_a_copied_run_has_an_id_of_its_own_on_wandb_and_a_moved_one_keeps_it(
     ("typed", "advice"),
     [
         ("experiment=sgd", "What another experiment would set can be set key by key"),
-        ("optimizer.lr=1", "A new run may have another optimizer"),
-        ("seed=2", "A new run may have another seed"),
-        ("data.val_size=60", r"Only where the images are can be changed: data\.path, "),
+        ("optimizer.lr=1", "For another optimizer, start a new run"),
+        ("seed=2", "For another seed, start a new run"),
+        ("data.val_size=60", r"Only the paths of the images can be changed: data\.path, "),
         ("trainer=ddp", r"one by one, as in trainer\.strategy=ddp"),
-        ("~model.num_classes", "A new run may have another model"),
+        ("~model.num_classes", "For another model, start a new run"),
     ],
 )
 def test_what_a_checkpoint_decides_cannot_be_overridden(
@@ -209,7 +209,7 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
             r"config\.yaml cannot be read: .*nowhere",
         ),
         (lambda config: config.update(trainer=5), "cannot be read: it has no trainer"),
-        (lambda config: config.pop("cutmix"), "has no cutmix: it is of another version"),
+        (lambda config: config.pop("cutmix"), "has no cutmix: it was written by another version"),
         (lambda config: config.update(callbacks={"x": {"dirpath": 5}}), "makes callbacks.x wri"),
         (
             lambda config: config["callbacks"]["best"].update(dirpath="/home"),
@@ -219,7 +219,7 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
             lambda config: config["trainer"].update(profiler={"dirpath": "/home"}),
             "outside of the run's",
         ),
-        *((writes(key, value), r"outside of .* give '?callbacks\.x\.") for key, value in OUTSIDE),
+        *((writes(key, value), r"outside of .* type '?callbacks\.x\.") for key, value in OUTSIDE),
         # Each in its part, and none that runs what its arguments name.
         *((calls(key, target), rf": {re.escape(key)}\._target_=") for key, target in MISPLACED),
     ],
@@ -291,7 +291,7 @@ def test_every_callback_of_lightning_was_looked_at() -> None:
 
 
 def test_what_a_record_could_not_keep_is_refused_before_the_data_is_read() -> None:
-    with pytest.raises(UserError, match=r"'\$\{x\}' holds \$\{, which the record of a run cannot"):
+    with pytest.raises(UserError, match=r"'\$\{x\}' contains \$\{, which a run's record cannot"):
         train(compose(["data=folder", "data.path=nowhere", "logger=csv", r"teacher='\${x}'"]))
 
 
@@ -527,7 +527,7 @@ def test_the_line_that_an_interrupted_run_prints_resumes_it_with_ones_own_parts(
     assert read_json(Path("a=b/metrics.json"))["resumes"] == 1
     # Without them it is refused, as its record alone may not call them.
     message = one_message(run_command("train", arguments[0]))
-    assert "nothing on the command line calls there" in message
+    assert "nor the command line calls there" in message
 
 
 class Refusing(pl.Callback):
@@ -563,7 +563,7 @@ RESUME = "resume=run/checkpoints/last.ckpt"
         ([RESUME, "trainer.gpus=99"], "trainer.gpus=99"),
         ([RESUME, "optimizer.lr=9"], "resume takes optimizer.lr from the checkpoint"),
         ([RESUME, "hydra.run.dir=other"], "leave hydra.run.dir= out"),
-        (["hydra.run.dir=run", "hydra.output_subdir=mine"], "Hydra's record of a run is .hydra/"),
+        (["hydra.run.dir=run", "hydra.output_subdir=mine"], "Hydra's record is always .hydra/"),
         ([RESUME, "hydra.run.dir='${now:%H}'"], "leave hydra.run.dir= out"),
         (
             [RESUME, "trainer.max_epochs=9", f"+callbacks.x._target_={__name__}.Refusing"],

@@ -48,9 +48,9 @@ class Twofold(Wide):
 @pytest.mark.parametrize(
     ("name", "only_in_training", "message"),
     [
-        ("Wide", False, "Wide gives [2, 12] for two images in evaluation, where logits [2, 10]"),
-        ("Wide", True, "Wide gives [2, 12] for two images in training, where logits [2, 10] are"),
-        ("Twofold", False, "Twofold gives a tuple for two images in evaluation, where logits [2,"),
+        ("Wide", False, "Wide returns [2, 12] for two images in evaluation mode; it has to return"),
+        ("Wide", True, "Wide returns [2, 12] for two images in training mode; it has to return"),
+        ("Twofold", False, "Twofold returns a tuple for two images in evaluation mode; it has to"),
     ],
 )
 def test_a_network_whose_output_is_not_a_logit_per_class_is_refused_before_anything_is_written(

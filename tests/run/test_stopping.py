@@ -177,7 +177,7 @@ def test_a_resume_without_the_averaging_says_that_it_starts_from_the_average(
     train(as_typed(tiny, typed))
     assert "starts from the average" not in capsys.readouterr().out
     train(as_typed(tiny, [*typed[:1], "trainer.max_epochs=3", "++callbacks.ema=null"]))
-    assert "averaged so far: this resume starts from the average" in capsys.readouterr().out
+    assert "no weight averaging: it starts from the average" in capsys.readouterr().out
 
 
 class Validated(pl.Callback):
@@ -226,7 +226,7 @@ def test_a_run_can_go_on_from_its_best_checkpoint(tiny: Compose, tmp_path: Path)
     (tmp_path / "run").rename(tmp_path / "whole")
     train(tiny(NONE, "trainer.max_epochs=2", "+callbacks.best.save_top_k=-1"))
     best = tmp_path / "run" / "checkpoints" / "best-6.ckpt"
-    with pytest.raises(UserError, match=r"is of step 6, but the run has gone on to step 12, which"):
+    with pytest.raises(UserError, match=r"is from step 6, but the run has reached step 12, which"):
         train(as_typed(tiny, [f"resume={best}"]))
     (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
     train(as_typed(tiny, [f"resume={best}", "callbacks.best.monitor=val/acc"]))
@@ -286,7 +286,9 @@ def test_without_a_validation_the_last_checkpoint_is_tested_and_that_is_said_fir
         with pytest.raises(UserError, match="leaves no validation to judge the target by"):
             check_config(tiny(never, LOW, "trainer.max_epochs=2"))
     else:
-        with pytest.raises(UserError, match=r"early: the training ends before a validation, and"):
+        with pytest.raises(
+            UserError, match=r"early: training ends before the first validation, so"
+        ):
             train(tiny(never, NONE, "trainer.max_epochs=2", *EARLY, run_dir="other"))
         assert "train loss" not in capsys.readouterr().out
 

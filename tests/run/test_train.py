@@ -168,7 +168,7 @@ def test_a_finished_run_is_resumed_as_it_was_or_left_as_it_is(
     assert curves.read_bytes() == rows
     for damaged in (b"epoch,step\n1.0,x\n", b"epoch\n1.0\n"):
         curves.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"metrics\.csv cannot be read: .* Move it away"):
+        with pytest.raises(UserError, match=r"metrics\.csv cannot be read: .* move the file away"):
             train(as_typed(tiny, [resume]))
         assert curves.read_bytes() == damaged
     curves.write_bytes(rows)
@@ -186,7 +186,7 @@ def test_the_command_of_the_readme_runs_and_gives_the_same_weights_in_another_pr
     output = finish(program)
     assert program.returncode == 0, output
     if not torch.cuda.is_available():
-        assert "this machine has no GPU: the CPU is used" in output
+        assert "this machine has no GPU: training runs on the CPU" in output
         last = Path("checkpoints", "last.ckpt")
         assert_equal_weights(only("runs/train/*_dilated_dw") / last, trained_run / last)
     assert "257,856 parameters" in output

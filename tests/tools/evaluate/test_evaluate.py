@@ -147,12 +147,15 @@ def test_data_of_another_place_are_named_anew_and_keep_the_training_settings(
     config = compose([*trained, "data=folder", *options], tmp_path / "run")
     metrics = train(config)
     elsewhere = archive.rename(tmp_path / "moved.tar.xz")
-    with pytest.raises(DataUnavailable, match=r"data of the training\. data=OPTION gives another"):
+    with pytest.raises(
+        DataUnavailable, match=r"data that the run was trained on\. data=OPTION gives other"
+    ):
         evaluated(tmp_path / "run", "robustness=false")
     again = ("data=folder", f"data.path={elsewhere}", "robustness=false")
     results = evaluated(tmp_path / "run", *again)
     assert (results["test/acc"], results["batch_size"]) == (metrics["test/acc"], 2)
-    said = f"{elsewhere}, by the environment variable CIFAR10_FOLDER; the training's was {archive}"
+    source = "from the environment variable CIFAR10_FOLDER"
+    said = f"{elsewhere}, {source}; the run was trained on {archive}"
     assert said not in capsys.readouterr().out
     monkeypatch.setenv("CIFAR10_FOLDER", str(elsewhere))
     assert evaluated(tmp_path / "run", "robustness=false")["test/acc"] == metrics["test/acc"]

@@ -179,7 +179,7 @@ def test_the_best_checkpoint_is_an_artifact_with_its_figures(offline_run: Offlin
     classifier, info = run.rebuild(file)
     assert info.model == "dilated_dw"
     assert len(classifier.classes) == 10
-    with pytest.raises(UserError, match=r"holds the network alone.*Use last\.ckpt"):
+    with pytest.raises(UserError, match=r"holds only the network.*Use last\.ckpt"):
         train(compose([f"resume={file}"]))
 
 
