@@ -25,11 +25,11 @@ from cifar_lightning.cli.folders import remove_empty
 from cifar_lightning.cli.help import help_text
 from cifar_lightning.config.compose import CONF, complete
 from cifar_lightning.config.messages import MISTAKES, explain
+from cifar_lightning.config.options import plain_arguments
 from cifar_lightning.config.overrides import (
     check_folders,
     is_sweep,
     options_and_overrides,
-    plain_arguments,
     prepare_arguments,
     write_nothing,
 )
@@ -73,7 +73,7 @@ def entry(
     def run() -> None:
         with _signals_and_environment(full_error):
             try:
-                arguments = plain_arguments(sys.argv[1:])
+                arguments = plain_arguments(sys.argv[1:], config_name)
                 if "--help" in arguments:
                     return print(help_text(config_name, arguments), flush=True)
                 sys.argv[1:] = _prepared(arguments, prepare, config_name)

@@ -1,6 +1,5 @@
 """Turns exceptions into error messages for users, with suggestions."""
 
-import difflib
 import errno
 import os
 import re
@@ -11,10 +10,12 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.errors import CompactHydraException, OverrideParseException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
+from cifar_lightning.config.comments import options, read_option
 from cifar_lightning.config.compose import CONF, compose
+from cifar_lightning.config.habits import INSTEAD, did_you_mean, suggestion
 from cifar_lightning.config.overrides import quoted
 from cifar_lightning.config.refused import refusal
 from cifar_lightning.errors import UserError
@@ -27,6 +28,8 @@ MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException,
 
 # What a wrong value raises, and perhaps a bug in a network.
 FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+
+HYDRA_OPTIONS = ("--help", "--multirun", "--cfg", "--config-dir", "--hydra-help", "--package")
 
 # By command, the keys of an image or a folder, and of a checkpoint.
 KEY_FOR_PATH = {
@@ -73,22 +76,64 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
     lines = [line for line in message.splitlines() if "object_type=" not in line]
     if found := re.search(r"Could not (?:find|load) '([^']*)/([^'/]+)/?'", message):
         listed = message.partition("Available options")[2].partition("Config search path")[0]
-        options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
-        options = options or sorted(path.stem for path in (CONF / found[1]).glob("*.yaml"))
-        known = f" The options of {found[1]}: {', '.join(options)}." if options else ""
-        return f"There is no {found[1]}={found[2]}.{known}" + _nearest(
-            found[2], options, config_name
-        )
+        there = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
+        return _unknown_choice(found[1], found[2], there)
     if found := re.search(r"Could not override '([^'@]+)'", message):
         # Of a dictionary, the key in it that there is not.
         inner = re.search(rf"full_key: ({re.escape(found[1])}\..*)", message)
-        name = inner[1] if inner else found[1]
-        if refused := refusal(name):
-            return refused
-        return f"There is no {name!r} in the configuration.{_elsewhere(name)}" + _nearest(
-            name, _known_names(config_name, arguments), config_name
-        )
+        return _unknown_key(inner[1] if inner else found[1], config_name, arguments)
+    if found := re.search(r"Could not delete from config. '([^']+)' does not exist", message):
+        return _unknown_key(found[1], config_name, arguments)
+    if found := re.search(r"Could not append to config. An item is already at '(.*)'", message):
+        return f"{found[1]} is in the configuration already: {found[1]}=VALUE, without +, sets it."
+    if found := re.search(
+        r"Multiple values for ([^ ]+)\. To override .*override \1: (.*)'", message
+    ):
+        return f"{found[1]} has an option already: {found[1]}={found[2]}, without +, replaces it."
     return "\n".join(lines)
+
+
+def _unknown_choice(group: str, option: str, there: Sequence[str]) -> str:
+    """The message for an option that a group does not have, which has those that are there."""
+    there = there or options(group)
+    known = f" The options of {group}: {', '.join(there)}." if there else ""
+    instead = INSTEAD.get(group, "--help lists the groups and their options.")
+    return f"There is no {group}={option}.{known}{did_you_mean(option, there)}\n{instead}"
+
+
+def _unknown_key(name: str, config_name: str, arguments: Sequence[str]) -> str:
+    """The message for a key or a group that a command does not have."""
+    is_training = config_name in ("train", "search")
+    if is_training and (refused := refusal(name)):
+        return refused
+    there_is_no = f"There is no {name!r} in the configuration."
+    if name.startswith("hydra."):
+        return f"{there_is_no}{_elsewhere(name)}\n--cfg hydra shows Hydra's configuration."
+    hint = _elsewhere(name) or suggestion(name, known_names(config_name, arguments))
+    if not hint and (hint := suggestion(name, known_names(config_name))):
+        hint += _elsewhere(hint.rpartition(" ")[2].rstrip("?"))  # the options chosen lack the key
+    adds = "; +KEY=VALUE adds a new key" * is_training
+    return f"{there_is_no}{hint}\n--help all lists every key{adds}."
+
+
+def unknown_option(option: str, after: Sequence[str], config_name: str) -> str:
+    """The message for an option, as --lr, that there is not.
+
+    Args:
+        option: as it was typed.
+        after: what was typed after it, where its value may be.
+        config_name: the command's file in conf/.
+    """
+    option, equals, value = option.partition("=")
+    name = option.lstrip("-").replace("-", "_")
+    if not equals:
+        value = after[0] if after and not re.search("^-|=", after[0]) else "VALUE"
+    known = known_names(config_name)
+    hint = f" Did you mean {name}?" if name in known else suggestion(name, known)
+    if found := re.fullmatch(r" Did you mean ([\w.]+)\?", hint):
+        hint = f" As in: {shlex.quote(f'{found[1]}={value}')}."
+    near = did_you_mean(option, HYDRA_OPTIONS)
+    return f"{option} is not an option.{near or f' Values are set by KEY=VALUE.{hint}'}"
 
 
 def _explain_grammar(error: Exception, message: str, config_name: str) -> str | None:
@@ -164,40 +209,21 @@ def _explain_os(error: OSError, config_name: str) -> str:
     return f"{error}\n{hint}"
 
 
-def _nearest(name: str, known: Sequence[str], config_name: str) -> str:
-    if name.startswith("hydra."):
-        return "\n--cfg hydra shows Hydra's configuration."
-    adds = "; +KEY=VALUE adds a new key" * (config_name in ("train", "search"))
-    return f"{did_you_mean(name, known)}\n--cfg job shows the whole configuration{adds}."
-
-
-def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """The nearest known names, as the end of a message; empty if none is near."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if not close:  # perhaps only the groups before the last dot are wrong
-        last = name.rpartition(".")[2]
-        close = [k for k in known if k.rpartition(".")[2] == last][:3]
-    return f" Did you mean {' or '.join(prefix + c for c in close)}?" if close else ""
-
-
 def _elsewhere(name: str) -> str:
     """Name the options of a key's group that have it, as data=folder has `data.path`."""
-    above, dot, key = name.rpartition(".")
-    group = above.replace(".", "/")
-    if not dot:
-        return ""
-    options = [
-        path.stem for path in sorted((CONF / group).glob("*.yaml")) if key in OmegaConf.load(path)
-    ]
+    group, _, key = name.removeprefix("hydra.").partition(".")
+    if name.startswith("hydra."):
+        group = f"hydra/{group}"
+    having = [o for o in options(group) if name in {k.name for k in read_option(group, o).keys}]
     if group == "hydra/launcher":  # most are of Hydra's plugins
         stored = ConfigStore.instance().repo["hydra"]["launcher"]
-        options += [file.removesuffix(".yaml") for file in stored if key in stored[file].node]
-    named = [f"{group}={option}" for option in dict.fromkeys(options)]
+        having += [file.removesuffix(".yaml") for file in stored if key in stored[file].node]
+    named = [f"{group}={option}" for option in dict.fromkeys(having)]
     return f" It belongs to {' and '.join(named)}." if named else ""
 
 
-def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
-    """All groups and keys, with the options on the command line that exist."""
+def known_names(config_name: str, arguments: Sequence[str] = ()) -> list[str]:
+    """All groups and keys of a command, with the options on the command line that exist."""
     chosen = []
     for argument in arguments:
         group, _, option = argument.partition("=")
@@ -207,6 +233,11 @@ def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
         config = compose(chosen, config_name=config_name)
     except CompactHydraException:  # one of them is of another command, or the mistake
         config = compose(config_name=config_name)
+    return names_in(config)
+
+
+def names_in(config: DictConfig) -> list[str]:
+    """All groups and keys of a configuration, and the key of the run folder if it has one."""
     names = {str(group): None for group in config.choices}  # a dict keeps the order
 
     def walk(node: Any, prefix: str) -> None:
@@ -216,4 +247,5 @@ def _known_names(config_name: str, arguments: Sequence[str]) -> list[str]:
                 walk(value, f"{prefix}{key}.")
 
     walk(OmegaConf.to_container(config), "")
-    return [name for name in names if name.partition(".")[0] not in OF_A_RUN]
+    known = [name for name in names if name.partition(".")[0] not in OF_A_RUN]
+    return [*known, "hydra.run.dir"] if "trainer.max_epochs" in known else known

@@ -4,23 +4,12 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
 from hydra.errors import HydraException
 
 from cifar_lightning.config.compose import CONF, key_of
 from cifar_lightning.errors import UserError
-
-# Hydra's options that are refused, and what to use instead.
-REFUSED_OPTIONS = {
-    "config_name": "a command has its own configuration. experiment=NAME takes that of a recipe",
-    "config_path": "--config-dir=FOLDER adds a folder of configurations",
-    "experimental_rerun": "report prints the command of a run; resume=CHECKPOINT resumes it",
-}
-# Before these keys, which are read before Hydra reads them, + and ++ mean nothing.
-PLUS = re.compile(r"^\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|sweep)\.dir))=)")
 
 # Where a command's files go, if hydra.run.dir or hydra.sweep.dir does not say it.
 OUTPUTS = {
@@ -51,36 +40,6 @@ PATH_KEYS = (
 
 # Groups whose options may be combined, as in callbacks=[mirror,progressive_resizing].
 COMBINED_GROUPS = ("callbacks", "logger")
-
-
-def plain_arguments(arguments: Sequence[str]) -> list[str]:
-    """Hydra's options as single words, without abbreviations, and then the overrides.
-
-    So `-cd FOLDER` is `--config-dir=FOLDER`, and `--mult` is `--multirun`.
-
-    Raises:
-        UserError: if there is no such option, its value is missing, or it is refused.
-    """
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]  # argparse's would print its usage
-    parsed, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        raise UserError(f"{unknown[0]} is not an option. Values are set as KEY=VALUE.")
-    typed = vars(parsed)
-    overrides = [PLUS.sub("", override) for override in typed.pop("overrides")]
-    given = {name: value for name, value in typed.items() if value not in (None, False)}
-    for name in given.keys() & REFUSED_OPTIONS.keys():
-        option = name.replace("_", "-")
-        raise UserError(f"--{option} is not used here: {REFUSED_OPTIONS[name]}.")
-    options = [
-        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
-        for name, value in given.items()
-    ]
-    return [*options, *overrides]
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}. --help lists what can be typed.")
 
 
 def prepare_arguments(arguments: Sequence[str]) -> list[str]:

@@ -37,8 +37,12 @@ UNSUPPORTED_CALLBACKS: dict[str, str] = {
 
 
 def refusal(key: str) -> str | None:
-    """The message for a key of the configuration that a run sets itself; None for others."""
-    group, _, name = key.partition(".")
-    if group != "trainer" or name not in FIXED_ARGUMENTS:
+    """The message for an argument of the Trainer that a run sets itself; None for other keys.
+
+    Args:
+        key: as it was typed, with or without `trainer.`.
+    """
+    name = key.removeprefix("trainer.")
+    if name not in FIXED_ARGUMENTS:
         return None
     return f"{key} is not used here: {FIXED_ARGUMENTS[name][1]}."

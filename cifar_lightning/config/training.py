@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from cifar_lightning.config.compose import CONF, key_of
-from cifar_lightning.config.messages import OF_A_RUN, did_you_mean
+from cifar_lightning.config.habits import did_you_mean, suggestion
+from cifar_lightning.config.messages import OF_A_RUN, names_in
 from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS, refusal
 from cifar_lightning.config.validate import (
     check_part,
@@ -141,7 +142,7 @@ def _check_that_all_is_read(config: DictConfig) -> None:
         if key not in known and key not in OF_A_RUN and not is_named:
             raise UserError(
                 f"There is no setting {key}, and no value refers to it by ${{{key}}}."
-                f"{did_you_mean(key, sorted(known))}"
+                f"{suggestion(key, names_in(config))}"
             )
     for override in config.overrides:
         # A network that has no such argument is given none.

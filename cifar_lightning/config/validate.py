@@ -12,7 +12,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from cifar_lightning.config.compose import CONF
-from cifar_lightning.config.messages import OF_A_RUN, did_you_mean
+from cifar_lightning.config.habits import did_you_mean, suggestion
+from cifar_lightning.config.messages import OF_A_RUN
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import is_writable
 
@@ -44,7 +45,7 @@ def check_keys(config: DictConfig, config_name: str) -> None:
         there = {f"{key}.{name}" for name in of_file} if isinstance(of_file, dict) else {*known}
         if unknown := sorted(names - there):
             raise UserError(
-                f"There is no setting {unknown[0]}.{did_you_mean(unknown[0], sorted(there))}"
+                f"There is no setting {unknown[0]}.{suggestion(unknown[0], sorted(there))}"
             )
 
 

@@ -17,7 +17,8 @@ from programs import hydra_restored, run_command
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.messages import explain
-from cifar_lightning.config.overrides import check_folders, plain_arguments, prepare_arguments
+from cifar_lightning.config.options import plain_arguments
+from cifar_lightning.config.overrides import check_folders, prepare_arguments
 from cifar_lightning.errors import UserError
 from cifar_lightning.evaluate import main as evaluate_main
 from cifar_lightning.train import main

@@ -1,0 +1,163 @@
+"""Names that people know from other projects, and what they are here."""
+
+import difflib
+from collections.abc import Sequence
+
+# Keys and groups of conf/, each with other names for it. The last word of a typed name counts.
+OTHER_NAMES = {
+    # optimisation
+    "optimizer.lr": "learning_rate base_lr init_lr initial_lr max_lr",
+    "optimizer.weight_decay": "wd l2",
+    "scheduler.warmup": "warmup_epochs warmup_steps warmup_iters warmup_ratio num_warmup_steps",
+    "trainer.gradient_clip_val": "clip clip_grad clip_grad_norm clip_norm grad_clip gradient_clip "
+    "gradient_clipping max_grad_norm",
+    "trainer.accumulate_grad_batches": "accum accumulation_steps accumulate_grad grad_accum "
+    "grad_accum_steps gradient_accumulation_steps",
+    "label_smoothing": "smoothing label_smooth",
+    "cutmix": "cutmix_alpha cutmix_prob",
+    "augment.cutout": "cutout_size random_erasing reprob",
+    # length of the training
+    "trainer.max_epochs": "epoch epochs n_epochs num_epochs num_train_epochs total_epochs",
+    "trainer.max_steps": "steps num_steps total_steps max_iters iterations num_iterations",
+    "trainer.check_val_every_n_epoch": "eval_every eval_freq eval_interval val_every val_freq "
+    "val_interval",
+    "trainer.log_every_n_steps": "log_every log_freq log_interval logging_steps print_freq",
+    "trainer.enable_progress_bar": "progress progress_bar progress_bar_refresh_rate tqdm",
+    "target_accuracy": "target target_acc",
+    # devices
+    "trainer.gpus": "cuda device devices gpu gpu_id gpu_ids n_gpu n_gpus ngpus num_devices "
+    "num_gpus",
+    "trainer.num_nodes": "n_nodes nnodes nodes",
+    "trainer.strategy": "ddp distributed distributed_backend",
+    "trainer.precision": "dtype",
+    "trainer.compile": "torch_compile use_compile",
+    "seed": "manual_seed random_seed random_state rng_seed seed_everything",
+    # data
+    "data.batch_size": "batch batchsize bs mini_batch_size per_device_train_batch_size "
+    "train_batch_size",
+    "batch_size": "batch batchsize bs eval_batch_size",
+    "data.val_size": "train_val_split train_val_test_split val_fraction val_ratio val_split "
+    "valid_size valid_split validation_size validation_split",
+    "data.path": "data_dir data_folder data_path data_root dataset_dir dataset_path dataset_root",
+    "data.root": "data_dir data_folder data_path data_root dataset_dir dataset_path dataset_root",
+    # files
+    "resume": "checkpoint checkpoint_path ckpt ckpt_path load_from restore_from "
+    "resume_checkpoint resume_from resume_from_checkpoint resume_path",
+    "checkpoint": "checkpoint_path ckpt ckpt_path load_from model model_path resume weights",
+    "hydra.run.dir": "default_root_dir exp_dir log_dir logdir out_dir outdir output output_dir "
+    "results_dir run_dir save_dir task_name work_dir workdir",
+    "output": "out out_dir output_dir output_file output_path save_dir save_path",
+    "images": "files image image_path img input inputs",
+    "run": "folder path run_dir run_folder",
+    # W&B
+    "logger.wandb.project": "project project_name wandb_project",
+    "logger.wandb.entity": "entity team wandb_entity",
+    "logger.wandb.name": "exp_name experiment_name name run_name wandb_name",
+    "logger.wandb.tags": "tags wandb_tags",
+    "logger.wandb.group": "group wandb_group",
+    "logger.wandb.mode": "wandb_mode",
+    # searches
+    "callbacks.best.monitor": "metric optimized_metric",
+    "n_trials": "max_trials num_trials trials",
+    "study": "study_name",
+    "storage": "db storage_url",
+    # groups
+    "data": "data_name datamodule dataset dataset_name",
+    "augment": "aug augmentation augmentations transform transforms",
+    "model": "arch architecture backbone model_name net network",
+    "init": "initialisation initialization weight_init",
+    "optimizer": "opt optim optimizer_name",
+    "scheduler": "lr_schedule lr_scheduler sched schedule",
+    "experiment": "cfg config exp recipe",
+}
+# Names of what a training does not have, or has in another form.
+ANSWERS = {
+    "num_workers workers n_workers num_worker pin_memory persistent_workers prefetch_factor": "All "
+    "images are in memory, and whole batches are augmented on the device: there are no workers to "
+    "set",
+    "amp bf16 fp16 fp32 half mixed_precision use_amp": "trainer.precision=16-mixed, bf16-mixed or "
+    "32-true sets the precision; auto, the default, chooses it for the chip",
+    "dropout dropout_rate drop drop_rate drop_path": "The networks here have no dropout; "
+    "docs/how-to/extend.md adds a network",
+    "mixup mixup_alpha": "There is no mixup; cutmix=0.5 mixes half of the images by CutMix",
+    "wandb use_wandb log_wandb": "logger=wandb logs to W&B, logger.wandb.mode=offline without the "
+    "network, logger=csv not at all",
+    "tensorboard use_tensorboard": "+logger.NAME._target_=CLASS adds a logger of Lightning's",
+    "train do_train": "A run always trains; python -m cifar_lightning.evaluate tests a checkpoint",
+    "test do_test": "A run always tests its best checkpoint; trainer.limit_test_batches=0 does not",
+    "eval evaluate test_only eval_only": "python -m cifar_lightning.evaluate checkpoint=PATH tests "
+    "a checkpoint",
+    "patience early_stop early_stopping": "Early stopping is a callback of Lightning's: "
+    "+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping "
+    "+callbacks.stop.monitor=val/loss +callbacks.stop.patience=3",
+    "ema ema_decay use_ema": "The average of the weights is a callback of Lightning's: "
+    "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
+    "pretrained": "A training begins with new weights; resume=CHECKPOINT continues a run",
+    "image_size img_size resize num_classes n_classes": "A run takes the image size and the number "
+    "of classes from its data; data=folder data.image_size=32 resizes images",
+    "cpu no_cuda use_cpu": "trainer.gpus=0 trains on the CPU",
+    "auto_lr_find lr_find": "optimizer.lr=0.05,0.1,0.2 -m tries learning rates",
+    "dry_run smoke_test": "debug=fast runs three batches of everything",
+    "profile": "debug=profile measures where the time goes",
+    "overfit": "debug=overfit trains on the same batches in every epoch",
+    "multirun sweep": "-m runs a job for each value, as in optimizer.lr=0.05,0.1 -m",
+    "hparams_search n_trials study_name": "A search is another command: python -m "
+    "cifar_lightning.search n_trials=20",
+}
+# What to do instead of an option that a group does not have.
+INSTEAD = {
+    "data": "Other images, in class folders, are data=folder data.path=DIRECTORY_OR_ARCHIVE.",
+    "model": "docs/how-to/extend.md adds a network.",
+    "optimizer": "For another optimizer of PyTorch, as Adam, type optimizer=adamw "
+    "optimizer._target_=torch.optim.Adam.",
+    "scheduler": "docs/how-to/extend.md adds parts of your own.",
+    "augment": "docs/how-to/extend.md adds an augmentation.",
+    "trainer": "trainer.gpus=1 trains on a GPU, trainer.gpus=0 on the CPU.",
+    "logger": "+logger.NAME._target_=CLASS adds a logger of Lightning's.",
+    "callbacks": "+callbacks.NAME._target_=CLASS adds a callback.",
+    "debug": "debug=fast runs three batches of everything.",
+    "hydra/sweeper": "python -m cifar_lightning.search searches with Optuna.",
+}
+CUTOFF = 0.7  # similarity of two names, from 0 to 1
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """What to type instead of a name, as the end of a message; empty if nothing is near.
+
+    Args:
+        name: as it was typed.
+        known: groups and keys of the command.
+    """
+    last = _last_word(name)
+    for key, others in OTHER_NAMES.items():
+        if key in known and key != name and last in others.split():
+            return f" Did you mean {key}?"
+    for others, text in ANSWERS.items():
+        if "seed" in known and last in others.split():  # a training's
+            return f" {text}."
+    return did_you_mean(name, known)
+
+
+def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """The nearest known names, as the end of a message; empty if none is near.
+
+    Names are compared by their last words, as `lr` in `optimizer.lr`; among equals, one of the
+    same group comes first.
+    """
+    scores = {}
+    for key in known:
+        is_hidden = _last_word(key).startswith("_") and not _last_word(name).startswith("_")
+        if is_hidden or key == name:  # nobody means _target_
+            continue
+        likeness = difflib.SequenceMatcher(None, _last_word(name), _last_word(key)).ratio()
+        if likeness >= CUTOFF:
+            same_group = key.rpartition(".")[0] == name.rpartition(".")[0]
+            depth = abs(key.count(".") - name.count("."))
+            scores[key] = likeness + 0.1 * same_group - 0.06 * depth
+    best = sorted(scores, key=lambda key: -scores[key])[:3]
+    near = [prefix + key for key in best if scores[key] > scores[best[0]] - 0.1]
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _last_word(name: str) -> str:
+    return name.rpartition(".")[2].lower().replace("-", "_")

@@ -1,0 +1,58 @@
+"""The options of a command line, as --multirun, told apart from its overrides."""
+
+import re
+from collections.abc import Sequence
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+
+from cifar_lightning.config.messages import unknown_option
+from cifar_lightning.errors import UserError
+
+# Hydra's options that are refused, and what to use instead.
+REFUSED_OPTIONS = {
+    "config_name": "a command has its own configuration. experiment=NAME takes that of a recipe",
+    "config_path": "--config-dir=FOLDER adds a folder of configurations",
+    "experimental_rerun": "report prints the command of a run; resume=CHECKPOINT resumes it",
+}
+# Before these keys, which are read before Hydra reads them, + and ++ mean nothing.
+PLUS = re.compile(r"^\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|sweep)\.dir))=)")
+# `-lr` is no option; Hydra's parser would take `-momentum` for `-m`.
+LONG_AFTER_ONE_DASH = re.compile(r"-[A-Za-z][\w-]{2,}(=.*)?", re.DOTALL)
+
+
+def plain_arguments(arguments: Sequence[str], config_name: str = "train") -> list[str]:
+    """Hydra's options as single words, without abbreviations, and then the overrides.
+
+    So `-cd FOLDER` is `--config-dir=FOLDER`, and `--mult` is `--multirun`.
+
+    Args:
+        arguments: of the command line.
+        config_name: the command's file in conf/, whose keys a message may suggest.
+
+    Raises:
+        UserError: if there is no such option, its value is missing, or it is refused.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse's would print its usage
+    unknown = [text for text in arguments if LONG_AFTER_ONE_DASH.fullmatch(text)]
+    if not unknown:
+        parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        after = arguments[arguments.index(unknown[0]) + 1 :]
+        raise UserError(unknown_option(unknown[0], after, config_name))
+    typed = vars(parsed)
+    overrides = [PLUS.sub("", override) for override in typed.pop("overrides")]
+    given = {name: value for name, value in typed.items() if value not in (None, False)}
+    for name in given.keys() & REFUSED_OPTIONS.keys():
+        option = name.replace("_", "-")
+        raise UserError(f"--{option} is not used here: {REFUSED_OPTIONS[name]}.")
+    options = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in given.items()
+    ]
+    return [*options, *overrides]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}. --help says what can be typed.")
