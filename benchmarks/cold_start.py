@@ -1,13 +1,13 @@
-"""Seconds from a clone to the first epoch and to green tests, part by part.
-
-Clones this repository into a temporary folder, sets it up as `make train` and `make test` would,
-and times each part; then, with everything in place, what a command costs before it answers or
-trains its first step. The last line of the output is JSON.
+"""Seconds from a clone to the end of the first epoch and to passing tests.
 
     python benchmarks/cold_start.py data=folder data.path=DIR_OR_ARCHIVE
 
-Options are those of the training that is started; TESTS=0 in the environment leaves the tests out,
-REPEATS sets how often each short command runs (the median counts).
+Clones this repository into a temporary folder, sets it up as `make train` and `make test` do, and
+times each part. Then times how long an installed command takes to answer or to train its first
+step. The last line of the output is JSON.
+
+Options are those of the training. Environment: TESTS=0 leaves the tests out; REPEATS is how often
+each short command runs, of which the median is reported.
 """
 
 import json
@@ -24,26 +24,27 @@ from cifar_lightning.config.overrides import prepare_arguments
 ROOT = Path(__file__).resolve().parent.parent
 Command = tuple[str | Path, ...]
 REPEATS = int(os.environ.get("REPEATS", "3"))
-# Ends at the first step, as the clock of the throughput callback sees it.
+# Ends the process after the first training step.
 UNTIL_THE_FIRST_STEP = """
 import os, sys
-from cifar_lightning import callbacks, train
+from cifar_lightning import train
+from cifar_lightning.training import callbacks
 callbacks.Throughput.on_train_batch_end = lambda *_: os._exit(0)
 train.main()
 """
 
 
 def seconds(name: str, *command: str | Path, folder: Path, expected: int = 0) -> float:
-    """How long a command takes.
+    """Time a command.
 
     Args:
-        name: what to call it.
+        name: of the part, for the output.
         command: a program and its arguments.
-        folder: to run it in.
+        folder: where to run it.
         expected: its exit code.
 
     Raises:
-        SystemExit: if it ends with another exit code than expected.
+        SystemExit: if the command ends with another exit code.
     """
     began = time.perf_counter()
     ended = subprocess.run(
@@ -57,13 +58,13 @@ def seconds(name: str, *command: str | Path, folder: Path, expected: int = 0) ->
 
 
 def absolute(option: str) -> str:
-    """An option whose value is a path from here, for a command that runs elsewhere."""
+    """Make an option's path absolute, for a command that runs in another folder."""
     key, _, value = option.partition("=")
     return f"{key}={Path(value).absolute()}" if value and Path(value).exists() else option
 
 
 def main() -> None:
-    """Measure, and print a line a part and the summary."""
+    """Measure, and print a line for each part, then the summary."""
     options = prepare_arguments([absolute(option) for option in sys.argv[1:]])
     with tempfile.TemporaryDirectory() as temporary:
         checkout = Path(temporary) / "checkout"

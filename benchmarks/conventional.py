@@ -1,6 +1,6 @@
-"""Images as most code on CIFAR-10 prepares them, for the benchmarks to compare with.
+"""The usual input pipeline for CIFAR-10, for the benchmarks to compare with.
 
-One by one, by torchvision's transforms, in DataLoader workers.
+torchvision's transforms on one image at a time, in DataLoader workers.
 """
 
 import os
@@ -18,11 +18,11 @@ WORKERS = int(os.environ.get("WORKERS", str(os.cpu_count())))
 
 
 class OneByOne(Dataset[tuple[Tensor, int]]):
-    """Training images, cropped from 4 padded pixels, flipped, scaled and normalised one by one.
+    """Training images, each cropped after padding by 4 pixels, flipped and normalised by itself.
 
     Args:
-        data: the images and their mean and standard deviation.
-        count: how many of its training images; None is all.
+        data: the images, with their mean and standard deviation.
+        count: number of training images to use; None: all.
     """
 
     def __init__(self, data: ImageData, count: int | None = None) -> None:
@@ -47,13 +47,13 @@ class OneByOne(Dataset[tuple[Tensor, int]]):
 
 
 def loader(images: OneByOne, batch_size: int, device: torch.device) -> DataLoader[Any]:
-    """Shuffled batches, made by WORKERS processes (from the environment; one a core by default)."""
+    """Load shuffled batches with WORKERS processes (environment; default: one per CPU core)."""
     return DataLoader(
         images,
         batch_size,
         shuffle=True,
         drop_last=True,
         num_workers=WORKERS,
-        persistent_workers=WORKERS > 0,  # in its favour: starting them is not measured
+        persistent_workers=WORKERS > 0,  # starting the workers is not measured
         pin_memory=device.type == "cuda",
     )

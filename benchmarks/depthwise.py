@@ -1,10 +1,10 @@
-"""A training step of depthwise convolutions: PyTorch's dilated one, ours, and undilated ones.
+"""Milliseconds of depthwise convolutions: PyTorch's dilated one, ours, and undilated ones.
 
     python benchmarks/depthwise.py
 
-Forward and backward in milliseconds, medians of rounds in which all take turns: a batch of
-128, in bf16 where the machine's training is. ROUNDS in the environment says how many rounds. The
-last line of the output is JSON.
+Forward and backward of a batch of 128, in bf16 if trainings on this machine use it. All layers take
+turns; the median of the rounds is reported. Environment: ROUNDS. The last line of the output is
+JSON.
 """
 
 import json
@@ -23,7 +23,7 @@ SHAPES = ((64, 16), (128, 8))  # channels, pixels
 
 
 def layers(channels: int) -> dict[str, nn.Module]:
-    """By name."""
+    """Build the layers to compare, by name."""
     return {
         "pytorch": _pytorch(channels, 3, dilation=2),
         "ours": Depthwise(channels, dilation=2),

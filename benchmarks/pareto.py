@@ -1,16 +1,17 @@
-"""Networks and what they are worth: accuracy against parameters, multiply-adds and images/s.
+"""Accuracy, parameters, multiply-adds and images/s of several networks.
 
     python benchmarks/pareto.py data=folder data.path=DIR_OR_ARCHIVE
 
-Each network is trained by the experiment of its name and tested once with the checkpoint that
-validation chose; the accuracy with each image's logits averaged with those of its mirror image
-stands apart. Speeds are of float32 inference and of a training step in the training's precision, a
-batch of 128 each, the networks taking turns. Options are those of training; in the environment,
-EXPERIMENTS and SEEDS say which networks and seeds, ROUNDS how many turns, and FOLDER where the
-table, the picture and the runs go. A run whose figures are there, in NAME_SEED.json, is not
-repeated, and an interrupted one is resumed from its last epoch; all are of one data option, with
-the same class names and size of images. FOLDER=benchmarks/results/pareto has those that were
-measured so far. The last line of the output is JSON.
+Trains each network by the experiment of its name and tests it once, with the checkpoint that
+validation chose. A separate column has the accuracy with the logits of each image and its mirror
+image averaged. Speeds are those of inference in float32 and of a training step in the precision of
+the training, in batches of 128; the networks take turns. The last line of the output is JSON.
+
+Options are those of training. Environment: EXPERIMENTS and SEEDS (which networks and seeds), ROUNDS
+(of the speeds), FOLDER (for the table, the picture and the runs). A run whose figures are in
+FOLDER/NAME_SEED.json is not repeated; an interrupted run is resumed. All runs in a folder must be
+of the same data option, class names and image size. FOLDER=benchmarks/results/pareto has what was
+measured so far.
 """
 
 import json
@@ -48,7 +49,7 @@ BATCH = 128
 
 
 def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """A run's figures, with the accuracy averaged with mirror images; trained if it is not."""
+    """Return a run's figures, with its accuracy averaged over mirror images; train it if needed."""
     figures = FOLDER / f"{name}_{seed}.json"
     if figures.exists():
         return dict(json.loads(figures.read_text()))
@@ -59,7 +60,7 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     _command("evaluate", f"checkpoint={folder.best}", "robustness=false")
     metrics = json.loads(folder.metrics_json.read_text())
     evaluation = json.loads((folder.evaluation / "evaluation.json").read_text())
-    # What it was trained on: an interrupted one is resumed with its own.
+    # Of the data that the run was trained on: a resumed run keeps its own, whatever is typed now.
     facts = torch.load(folder.best, weights_only=True)["hyper_parameters"]
     found = {"experiment": name, **metrics, "test/acc_flip": evaluation["test/acc_flip"]}
     found |= {key: facts[key] for key in ("classes", "image_size")}
@@ -68,14 +69,14 @@ def measure(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _command(name: str, *options: str) -> None:
-    # What it prints is not of the table, whose last line is JSON.
+    # Its output goes to stderr, because the last line of stdout has to be JSON.
     code = subprocess.call([sys.executable, "-m", f"cifar_lightning.{name}", *options], stdout=2)
     if code:  # of which it has said why
         sys.exit(code)
 
 
 def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of one network's runs: means and standard deviations over the seeds."""
+    """Return means and standard deviations over the seeds of one network's runs."""
     summary = {key: runs[0][key] for key in ("experiment", "model", "params", "epochs", "device")}
     summary["seeds"] = len(runs)
     for key in ("test/acc", "test/acc_flip", "train_tflop"):
@@ -86,7 +87,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def speeds(classifiers: dict[str, Classifier]) -> dict[str, dict[str, float]]:
-    """Images/s of inference and of a training step, medians over rounds, by name."""
+    """Measure images/s of inference and of a training step; return medians over rounds, by name."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = devices.choose_precision("gpu" if device.type == "cuda" else "cpu")
     first = next(iter(classifiers.values()))
@@ -130,7 +131,7 @@ def _seconds(work: Callable[[Classifier], None], classifier: Classifier) -> floa
 
 
 def table(summaries: Sequence[dict[str, Any]]) -> str:
-    """Markdown, a row a network."""
+    """Format the networks as a Markdown table."""
     lines = [
         "| experiment | parameters | multiply-adds | images/s, inference | images/s, training "
         "| epochs | TFLOP | seeds | test accuracy | averaged with mirror images |",
@@ -152,7 +153,7 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def caption(runs: Sequence[dict[str, Any]]) -> str:
-    """What the table is of: data, hardware, precision, seeds."""
+    """Describe the table: data, seeds, hardware, precision."""
     first = runs[0]
     return (
         f"data={first['data']}; seeds {', '.join(map(str, SEEDS))}; {first['device']}, torch "
@@ -163,7 +164,7 @@ def caption(runs: Sequence[dict[str, Any]]) -> str:
 
 
 def refuse_others(source: dict[str, Any], others: dict[str, dict[str, Any]]) -> None:
-    """End if one of others, by the place it is in, is not of the same data."""
+    """Exit if one of `others`, named by where it was found, has other data than `source`."""
     for place, other in others.items():
         for key, value in source.items():
             if other.get(key) != value:
@@ -174,7 +175,7 @@ def refuse_others(source: dict[str, Any], others: dict[str, dict[str, Any]]) -> 
 
 
 def main() -> None:
-    """Train and measure what is not measured yet, and write the table and the picture."""
+    """Train and measure what is missing, and write the table and the picture."""
     overrides = ["logger=csv", *prepare_arguments(sys.argv[1:])]
     classifiers, budgets, sources = {}, {}, {}
     try:

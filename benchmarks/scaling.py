@@ -1,14 +1,18 @@
-"""What two processes, two jobs, two workers are worth on one machine.
+"""Two processes, two jobs or two search workers on one machine, compared with one.
 
     python benchmarks/scaling.py data=folder data.path=DIR_OR_ARCHIVE
 
-Three comparisons of commands that a user would type, in turn, ROUNDS times: images/s of a training
-by one process and by two (`trainer=ddp_sim`); jobs/hour of a sweep over seeds by Hydra's basic
-launcher and by joblib with two jobs at once; trials/hour of a search by one worker and by two. Jobs
-and trials are counted over the whole command, so the programs' start counts too.
+Three comparisons of commands that a user types, one and two taking turns:
 
-The last line of the output is JSON. Options are those of training; in the environment, ROUNDS, JOBS
-and TRIALS, and COMPARISONS=processes,jobs,workers to choose.
+- images/s of a training by one process and by two (`trainer=ddp_sim`);
+- jobs/hour of a sweep over seeds, one job at a time and two (`hydra/launcher=joblib`);
+- trials/hour of a search by one worker and by two.
+
+The time of jobs and trials is that of the whole command, with the start of its programs. The last
+line of the output is JSON.
+
+Options are those of training. Environment: ROUNDS, JOBS, TRIALS, and COMPARISONS (default
+processes,jobs,workers).
 """
 
 import json
@@ -36,13 +40,13 @@ OF_ALL = ("logger=csv", "target_accuracy=null")
 
 
 def start(command: str, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A command of the package, its output left out."""
+    """Start a command of the package; its output is discarded."""
     words = [sys.executable, "-m", f"cifar_lightning.{command}", *arguments]
     return subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
 
 def seconds(*programs: "subprocess.Popen[bytes]") -> float:
-    """Until all have ended."""
+    """Return the seconds until all programs have ended."""
     begun = time.perf_counter()
     codes = [program.wait() for program in programs]
     if any(codes):
@@ -51,21 +55,21 @@ def seconds(*programs: "subprocess.Popen[bytes]") -> float:
 
 
 def images_per_s(processes: int, options: Sequence[str], folder: Path) -> float:
-    """Of one training."""
+    """Train once, by one process or two; return images/s."""
     simulated = ["trainer=ddp_sim"] if processes == 2 else ["trainer.gpus=0"]
     seconds(start("train", *options, *OF_ALL, *simulated, f"hydra.run.dir={folder}"))
     return float(json.loads((folder / "metrics.json").read_text())["images_per_s"])
 
 
 def jobs_per_hour(at_once: int, options: Sequence[str], folder: Path) -> float:
-    """Of a sweep over seeds."""
+    """Run a sweep over seeds with so many jobs at once; return jobs/hour."""
     joblib = ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"] if at_once > 1 else []
     sweep = [f"seed=range({JOBS})", "trainer.gpus=0", f"hydra.sweep.dir={folder}"]
     return 3600 * JOBS / seconds(start("train", "-m", *options, *OF_ALL, *sweep, *joblib))
 
 
 def trials_per_hour(workers: int, options: Sequence[str], folder: Path) -> float:
-    """Of a search without pruning, so that each trial is as much work."""
+    """Run a search by so many workers; return trials/hour. No pruning: trials are equal work."""
     fixed = [f"n_trials={TRIALS}", "pruner=null", "trainer.gpus=0", f"hydra.run.dir={folder}"]
     programs = [start("search", *options, "logger=csv", *fixed) for _ in range(workers)]
     return 3600 * TRIALS / seconds(*programs)
@@ -79,7 +83,7 @@ MEASURES: dict[str, tuple[str, Callable[[int, Sequence[str], Path], float]]] = {
 
 
 def compare(name: str, options: Sequence[str]) -> dict[str, Any]:
-    """One and two of a kind, in turn; medians, and the ratio of each round."""
+    """Measure one and two of a kind in turn; return medians, and the ratio of each round."""
     unit, measure = MEASURES[name]
     found: dict[int, list[float]] = {1: [], 2: []}
     for number in range(ROUNDS):
@@ -97,7 +101,7 @@ def compare(name: str, options: Sequence[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Compare, and print the line of JSON."""
+    """Compare, and print the summary."""
     options = sys.argv[1:]
     summary: dict[str, Any] = {
         "options": options,

@@ -1,15 +1,16 @@
-"""How a stop rule keeps its promise, by validation images alone: the test set is not read.
-
-Trains the default recipe to its end, and from the middle of the training on validates eight times
-an epoch: the weights as they are, and exponential moving averages of them. Then, many times over,
-halves the validation images at random, lets one half stop the run (the first check at or above the
-target and a margin of z standard errors) and asks the other half whether the target is there. The
-share of yes is what the rule's confidence promises. The last line of the output is JSON.
+"""How often a run that stops at the target has reached it on images that it did not look at.
 
     python benchmarks/stop_rule.py data=folder data.path=DIR_OR_ARCHIVE
 
-Options are those of training; SEEDS in the environment lists the seeds, 100,101,102 by default,
-which are not those of any published table.
+Uses validation images only; the test images are not read. Trains the default recipe to its end and,
+from the middle of the training on, validates eight times an epoch: the weights, and two exponential
+moving averages of them. Then splits the validation images into random halves, many times. One half
+stops the run, at the first check at or above the target plus a margin of z standard errors; the
+other half says whether the target is reached there. The fraction of cases in which it is should be
+at least the confidence that the margin stands for. The last line of the output is JSON.
+
+Options are those of training. Environment: SEEDS (default 100,101,102, which no published table
+uses).
 """
 
 import copy
@@ -33,20 +34,20 @@ from cifar_lightning.run import fit
 
 SEEDS = [int(seed) for seed in os.environ.get("SEEDS", "100,101,102").split(",")]
 CHECKS_PER_EPOCH = 8
-DECAYS = (0.95, 0.98)  # of the moving averages, a step
+DECAYS = (0.95, 0.98)  # of the moving averages, per step
 SPLITS = 2000
-MARGINS = (0.0, 0.5, 1.0, 1.28, 1.64)  # in standard errors; 1.28 is a confidence of 0.9
+MARGINS = (0.0, 0.5, 1.0, 1.28, 1.64)  # in standard errors; 1.28 stands for a confidence of 0.9
 
 
 class Watch(pl.Callback):
-    """Validates often, with the weights and with their moving averages.
+    """Validates several times an epoch, with the weights and with their moving averages.
 
     Args:
-        data: whose validation images are looked at.
+        data: whose validation images are used.
 
     Attributes:
-        epochs: of the checks.
-        right: by weights, a bool [images] a check: which were classified correctly.
+        epochs: when the checks were, in epochs.
+        right: for each kind of weights, a bool tensor [images] per check: correct or not.
     """
 
     def __init__(self, data: ImageData) -> None:
@@ -58,7 +59,7 @@ class Watch(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        """Average the weights; validate when it is time."""
+        """Update the averages; validate if a check is due."""
         network = pl_module.network
         assert isinstance(network, nn.Module)
         weights = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
@@ -93,7 +94,7 @@ class Watch(pl.Callback):
 
 
 def trained(overrides: Sequence[str], seed: int) -> Watch:
-    """One training to its end, watched."""
+    """Train to the end with checks."""
     with tempfile.TemporaryDirectory() as run_dir:
         config = compose([*overrides, f"seed={seed}"], run_dir)
         data = run.build_data(config)
@@ -109,14 +110,18 @@ def trained(overrides: Sequence[str], seed: int) -> Watch:
 def kept_promises(
     watches: Sequence[Watch], weights: str, every: int, margin: float, target: float
 ) -> dict[str, float]:
-    """How often the other half of the validation images agrees with the half that stopped a run.
+    """Judge a stop rule: how often the second half of the images confirms the first.
 
     Args:
         watches: of several seeds.
-        weights: which, a key of `Watch.right`.
-        every: looks at one check of so many only.
-        margin: in standard errors of the difference between two such halves.
-        target: accuracy to promise.
+        weights: a key of `Watch.right`.
+        every: use every n-th check only.
+        margin: in standard errors of the difference between the accuracies of two halves.
+        target: accuracy that the run shall reach.
+
+    Returns:
+        `kept`: fraction of the stops that are confirmed; `stopped`: fraction of the splits in which
+        a run stops; `epochs`: the mean epoch of the stops.
     """
     generator = torch.Generator().manual_seed(0)
     kept, stops = 0, []
@@ -141,7 +146,7 @@ def kept_promises(
 
 
 def main() -> None:
-    """Train, judge, and print a line a rule and the summary."""
+    """Train, judge, and print a line for each rule, then the summary."""
     logging.disable(logging.INFO)  # what Lightning tells at every start
     overrides = [
         *prepare_arguments(sys.argv[1:]),

@@ -1,23 +1,24 @@
-"""Images/s of training steps through the Trainer, beside what else the machine could do.
-
-- the network alone: forward and backward on one fixed batch;
-- a bare PyTorch loop that does the same as the Trainer: network, data, batch size, augmentation,
-  optimizer, precision, memory format, compiled or not;
-- the conventional pipeline: the same network and optimizer, but torchvision's transforms, image by
-  image in DataLoader workers, fp32 and the default memory format, in a process of its own.
-
-They take turns, round after round, so that a noisy machine slows all of them alike. Then the first
-three for all batch sizes and precisions, eager and compiled in turn; with their share of what the
-machine reaches in large matrix products, and with the epochs that pay for the compiling. All is on
-one device and at the data's own image size, without callbacks but the clock and the watch for NaN.
-The last line of the output is JSON.
+"""Images/s of training through the Trainer, compared with three other loops.
 
     python benchmarks/throughput.py data=folder data.path=DIR_OR_ARCHIVE
 
-Options are those of training; in the environment, ROUNDS and IMAGES set how much is measured (at
-least 200 steps on a GPU), SETTING_ROUNDS (0: none) and SETTING_IMAGES the same for the second
-table, BATCH_SIZES and PRECISIONS its settings, and WORKERS how many DataLoader workers the
-conventional pipeline has; COMPILE=false leaves the compiling out.
+The first table compares, with the options as typed:
+
+- the Trainer, with two callbacks: throughput and the NaN guard;
+- the network alone: forward and backward on one fixed batch;
+- a bare PyTorch loop with the same network, data, batch size, augmentation, optimizer, precision
+  and memory format, compiled if the Trainer's network is;
+- the conventional pipeline: the same network and optimizer, but torchvision's transforms on one
+  image at a time in DataLoader workers, fp32 and the default memory format, in its own process.
+
+They take turns, so that noise of the machine affects all alike. The second table has the first
+three for several batch sizes and precisions, eager and compiled, with the fraction of the
+throughput of large matrix products that they reach, and the number of epochs after which compiling
+pays off. All run on one device. The last line of the output is JSON.
+
+Options are those of training. Environment: ROUNDS and IMAGES (per measurement; on a GPU at least
+200 steps) for the first table; SETTING_ROUNDS (0: no table), SETTING_IMAGES, BATCH_SIZES,
+PRECISIONS and COMPILE=false (eager only) for the second; WORKERS (of the conventional pipeline).
 """
 
 import itertools
@@ -55,7 +56,7 @@ from cifar_lightning.training.callbacks import Throughput
 from cifar_lightning.training.module import Classifier
 
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
-# In each measurement of the first and of the second table, rounded to whole steps.
+# Per measurement of the first and of the second table, rounded to whole steps.
 IMAGES = int(os.environ.get("IMAGES", "10240"))
 SETTING_IMAGES = int(os.environ.get("SETTING_IMAGES", "4096"))
 SETTING_ROUNDS = int(os.environ.get("SETTING_ROUNDS", "3"))
@@ -69,15 +70,15 @@ CIFAR_EPOCH = 45_000  # images
 
 
 class Bench:
-    """What is measured for one setting.
+    """The loops to measure, for one setting.
 
     Args:
         overrides: of training.
-        run_dir: for what the runs leave.
-        images: in each measurement; on a GPU more, if they would be too few steps.
+        run_dir: for the files of the runs.
+        images: per measurement; raised on a GPU if these are fewer than 200 steps.
 
     Attributes:
-        compile_seconds: of the last compiling; None before it, and without.
+        compile_seconds: of the last compilation; None if there was none.
     """
 
     def __init__(self, overrides: Sequence[str], run_dir: str, images: int) -> None:
@@ -100,14 +101,14 @@ class Bench:
         self.config: DictConfig = compose([*self.options, *limits], run_dir)
         self.compile_seconds: float | None = None
         self.trainer: pl.Trainer
-        self.through_the_trainer()  # a warm-up, and a Trainer that tells device and precision
+        self.through_the_trainer()  # to warm up, and to learn device and precision
         self.precision = str(self.trainer.precision)
         self.device = self.trainer.strategy.root_device
         if self.precision not in DTYPES:
             sys.exit(f"Error: the bare loop has no precision {self.precision}.")
 
     def through_the_trainer(self) -> float:
-        """Images/s of the steps by Lightning."""
+        """Train by Lightning's Trainer; return images/s."""
         classifier, _ = run.build_classifier(self.config, self.data)
         callbacks = run.build_callbacks(self.config, self.data)
         callbacks = {name: callbacks[name] for name in ("throughput", "nan") if name in callbacks}
@@ -122,7 +123,7 @@ class Bench:
         return throughput.images_per_s
 
     def _prepared(self) -> Classifier:
-        """A classifier on the device, its network compiled where the setting says so."""
+        """Build a classifier on the device, compiled if the setting says so."""
         classifier = run.build_classifier(self.config, self.data)[0].to(self.device).train()
         if self.config.trainer.compile:
             warm_up.compile_network(classifier.network, self.device)
@@ -138,7 +139,7 @@ class Bench:
         return time.perf_counter()
 
     def network_alone(self) -> float:
-        """Images/s, forward and backward on one batch."""
+        """Run forward and backward on one batch; return images/s."""
         classifier = self._prepared()
         images, _, _ = next(iter(self.data.train_dataloader()))
         inputs = classifier.normalise(images.to(self.device))
@@ -156,7 +157,7 @@ class Bench:
         return self.steps * len(inputs) / (self._clock() - start)
 
     def bare_loop(self) -> float:
-        """Images/s of the steps by a loop that does nothing else, as the Trainer would do them."""
+        """Train by a plain loop with the same steps as the Trainer's; return images/s."""
         classifier = self._prepared()
         network = classifier.network
         optimizer = classifier.make_optimizer(network.parameters())
@@ -192,7 +193,7 @@ class Bench:
         return self.steps * self.batch_size / seconds
 
     def matrix_products(self) -> float:
-        """TFLOP/s of large matrix products in the setting's precision: the best of several."""
+        """Return the best TFLOP/s of several large matrix products in the setting's precision."""
         size = 8192 if self.device.type == "cuda" else 2048
         one, other = torch.rand(2, size, size, device=self.device, dtype=DTYPES[self.precision])
         best = 0.0
@@ -211,7 +212,7 @@ class Bench:
 def one_by_one(
     options: tuple[str, ...], run_dir: str, steps: int, device: torch.device
 ) -> tuple[DictConfig, ImageData, DataLoader[Any]]:
-    """Configuration, data and batches of the conventional pipeline, once a process."""
+    """Build configuration, data and batches of the conventional pipeline, once per process."""
     config = compose(options, run_dir)
     data: ImageData = run.build_data(config)
     images = OneByOne(data, steps * data.batch_size)
@@ -221,13 +222,13 @@ def one_by_one(
 def conventional(
     options: tuple[str, ...], run_dir: str, steps: int, epochs: int, device: torch.device
 ) -> float:
-    """Images/s of so many steps an epoch of the conventional pipeline."""
+    """Train by the conventional pipeline, so many steps per epoch; return images/s."""
     config, data, batches = one_by_one(options, run_dir, steps, device)
     classifier = run.build_classifier(config, data)[0]
     network = classifier.network.to(memory_format=torch.contiguous_format).to(device).train()
     optimizer = classifier.make_optimizer(network.parameters())
     scheduler = classifier.make_scheduler(optimizer, steps * epochs)
-    torch.backends.cudnn.benchmark = True  # in its favour
+    torch.backends.cudnn.benchmark = True  # makes it faster
     iterator = itertools.chain.from_iterable(batches for _ in range(epochs))
     batch: list[Tensor] | None = next(iterator)
     start = time.perf_counter()
@@ -245,7 +246,7 @@ def conventional(
 
 
 def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Each one's images/s by round."""
+    """Measure all of them in turn; return each one's images/s by round."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         # The order turns round: a machine's speed drifts.
@@ -257,18 +258,18 @@ def in_turn(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[st
 
 
 def ratio(rates: dict[str, list[float]], one: str, other: str) -> float:
-    """Of one's images/s to another's: the median of the rounds' ratios."""
+    """Return the median, over the rounds, of the ratio of images/s."""
     pairs = zip(rates[one], rates[other], strict=True)
     return round(statistics.median(a / b for a, b in pairs), 3)
 
 
 def rounded(rates: dict[str, list[float]]) -> dict[str, list[int]]:
-    """Whole images/s."""
+    """Round to whole images/s."""
     return {name: [round(rate) for rate in by_round] for name, by_round in rates.items()}
 
 
 def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
-    """The four pipelines with the options that were typed."""
+    """Compare the four loops with the options that were typed."""
     bench = Bench(overrides, run_dir, IMAGES)
     setting = (tuple(bench.options), run_dir, bench.steps_per_epoch, bench.epochs, bench.device)
     # A process of its own: in this one the Trainer has changed how memory is kept.
@@ -305,12 +306,12 @@ def four(overrides: Sequence[str], run_dir: str) -> dict[str, Any]:
 
 
 def setting(overrides: Sequence[str], run_dir: str) -> list[dict[str, Any]]:
-    """Trainer, bare loop and network alone for a batch size and precision, eager and compiled."""
-    torch.compiler.reset()  # what other settings compiled, or a limit would be met
+    """Compare Trainer, network alone and bare loop in one setting, eager and compiled."""
+    torch.compiler.reset()  # else the networks of other settings count towards its limit
     benches = {"eager": Bench([*overrides, "trainer.compile=false"], run_dir, SETTING_IMAGES)}
     seconds = None
     if COMPILE:
-        with fresh_cache():  # or what an earlier start compiled would be found on the disk
+        with fresh_cache():  # else the compiled code of an earlier start is found on the disk
             compiled = Bench([*overrides, "trainer.compile=true"], run_dir, SETTING_IMAGES)
         seconds = compiled.compile_seconds
         if seconds is not None:  # a compiler was found
@@ -360,7 +361,7 @@ def setting(overrides: Sequence[str], run_dir: str) -> list[dict[str, Any]]:
 
 
 def table(settings: list[dict[str, Any]]) -> str:
-    """Markdown, a row a setting."""
+    """Format the settings as a Markdown table."""
     lines = [
         "| batch | precision | compiled | images/s | of network alone | of bare loop "
         "| of matrix peak | of eager | s to compile | epochs that pay |",
@@ -379,7 +380,7 @@ def table(settings: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Measure, and print a line a round, the table and the summary."""
+    """Measure, and print a line for each round, the table and the summary."""
     logging.disable(logging.INFO)  # what Lightning tells at every start
     overrides = prepare_arguments(sys.argv[1:])
     with tempfile.TemporaryDirectory() as run_dir:

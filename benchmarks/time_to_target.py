@@ -1,18 +1,20 @@
-"""Recipes in turn on one machine: images, TFLOP and seconds of training, and test accuracy.
+"""Seconds, compute and test accuracy of several recipes on one machine.
 
     python benchmarks/time_to_target.py data=folder data.path=DIR_OR_ARCHIVE
 
-Each name is an `experiment`, but for `default`, the configuration without one, and `conventional`,
-the recipe most people use: plain PyTorch, SGD with lr 0.1, momentum 0.9, weight decay 5e-4 and
-batches of 128, cosine to zero in 10 epochs, torchvision's transforms image by image in DataLoader
-workers, fp32; on the same network as the default, tested with its last weights (the others with
-those that validation chose).
+A recipe is the name of an `experiment`, or one of two others. `default` is the configuration
+without an experiment. `conventional` is the usual recipe in plain PyTorch, on the default's
+network: SGD with lr 0.1, momentum 0.9 and weight decay 5e-4, batches of 128, cosine to zero in 10
+epochs, torchvision's transforms on one image at a time in DataLoader workers, fp32. It is tested
+with its last weights, the other recipes with those that validation chose.
 
-Seconds are of training: without set-up, compilation, validation and test. The last line of the
-output is JSON. Options are those of training; in the environment, EXPERIMENTS and SEEDS say which
-recipes and seeds, and FOLDER where the table, the picture and the runs go. What a run measured is
-kept in FOLDER/runs.jsonl, and a later start with the same options, hardware and torch adds what is
-missing: after a change of the recipes or the code, delete the file to begin anew.
+Seconds are those of training, without set-up, compilation, validation and test. The last line of
+the output is JSON.
+
+Options are those of training. Environment: EXPERIMENTS and SEEDS (which recipes and seeds), FOLDER
+(for the table, the picture and the runs). The figures of each run are kept in FOLDER/runs.jsonl. A
+later start with the same options, hardware and torch measures only what is missing there; delete
+the file after a change of the recipes or the code.
 """
 
 import json
@@ -56,10 +58,10 @@ KEPT = ("epochs", "train_images", "train_tflop", "train_seconds", "val/acc", "te
 
 
 def with_the_trainer(name: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """A run as the command line does it; its figures, and [seconds, accuracy] of validations."""
+    """Train as the command line does; return figures, and [seconds, accuracy] by validation."""
     experiment = [] if name == "default" else [f"experiment={name}"]
     run_dir = FOLDER / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{name}_{seed}"
-    logging.disable(logging.INFO)  # what Lightning tells at every start
+    logging.disable(logging.INFO)  # Lightning's lines at every start
     config = compose([*overrides, *experiment, f"seed={seed}"], run_dir)
     metrics = train(config)
     rows = [row for row in read_rows(run_dir) if "val/acc" in row]
@@ -68,7 +70,7 @@ def with_the_trainer(name: str, seed: int, overrides: Sequence[str]) -> dict[str
 
 
 def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """The recipe most people use; the same figures."""
+    """Train by the conventional recipe; return the same figures."""
     config = compose([*overrides, f"seed={seed}"], FOLDER / f"conventional_{seed}")
     data = run.build_data(config)
     accelerator, _ = devices.choose_devices(
@@ -81,7 +83,7 @@ def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
     images = OneByOne(data)
     batches = loader(images, min(128, len(images)), device)
     epochs = CONVENTIONAL_EPOCHS
-    torch.backends.cudnn.benchmark = True  # in its favour
+    torch.backends.cudnn.benchmark = True  # makes it faster
     iter(batches)  # starts the workers, which is set-up
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (data.mean, data.std))
@@ -126,19 +128,19 @@ def conventional(seed: int, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def read(conditions: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs measured under such conditions."""
+    """Return the runs that were measured under these conditions."""
     file = FOLDER / "runs.jsonl"
     lines = file.read_text().splitlines() if file.exists() else []
     return [run for run in map(json.loads, lines) if run.items() >= conditions.items()]
 
 
 def measure(name: str, seed: int, conditions: dict[str, Any]) -> None:
-    """Have one run's figures in the file."""
+    """Train and append the figures to the file, unless they are there."""
     key = {**conditions, "experiment": name, "seed": seed}
     if read(key):
         return
     recipe = conventional if name == "conventional" else partial(with_the_trainer, name)
-    # A process of its own, so that none finds warm or changed what another one left.
+    # A process of its own, so that no recipe is affected by one that ran before.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         figures = process.submit(recipe, seed, conditions["overrides"]).result()
     with (FOLDER / "runs.jsonl").open("a") as file:
@@ -146,12 +148,12 @@ def measure(name: str, seed: int, conditions: dict[str, Any]) -> None:
 
 
 def seconds_to(target: float, curve: Iterable[Sequence[float]]) -> float | None:
-    """Of training, until the first validation at or above a target."""
+    """Return the seconds of training until the first validation at or above a target."""
     return next((seconds for seconds, accuracy in curve if accuracy >= target), None)
 
 
 def summarise(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means and standard deviations over the seeds."""
+    """Return means and standard deviations over the seeds."""
     summary: dict[str, Any] = {"experiment": name, "seeds": len(runs)}
     for key in ("epochs", "train_images", "train_tflop", "train_seconds", "test/acc"):
         values = [r[key] for r in runs]
@@ -167,7 +169,7 @@ def summarise(name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(summaries: Sequence[dict[str, Any]]) -> str:
-    """Markdown, a row a recipe."""
+    """Format the recipes as a Markdown table."""
     lines = [
         "| recipe | seeds | epochs | images | TFLOP | seconds | test accuracy "
         "| s to 80 % on validation | s to 94 % |",
@@ -190,7 +192,7 @@ def table(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def picture(runs: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]]) -> Figure:
-    """Accuracy against seconds: validation along the way as lines, test at the end as dots."""
+    """Plot accuracy against seconds: a line for validation, a dot for the test."""
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
     for number, summary in enumerate(summaries):
@@ -216,7 +218,7 @@ def picture(runs: Sequence[dict[str, Any]], summaries: Sequence[dict[str, Any]])
 
 
 def main() -> None:
-    """Measure what is not measured yet, and write the table and the picture."""
+    """Measure what is missing, and write the table and the picture."""
     one_gpu = ["trainer.gpus=1"] if ON_GPU else []
     overrides = ["logger=csv", *one_gpu, *prepare_arguments(sys.argv[1:])]
     conditions = {

@@ -2,12 +2,13 @@
 
     python benchmarks/wandb_overhead.py data=folder data.path=DIR_OR_ARCHIVE
 
-Trainings of one epoch in one process, in turn, ROUNDS times: without the gradient norm, with it
-(each with `logger=csv`), and with W&B offline. Of each, images/s while it trains, and the
-seconds that the whole run takes beside that: building, validation, test, figures, W&B. The order
-turns around with each round. And the milliseconds of a step's norm alone, which the noise of whole
-trainings hides. The last line of the output is JSON; ratios are medians over rounds.
-Options are those of training; in the environment, ROUNDS.
+Three trainings of one epoch take turns in one process: with `logger=csv` without the gradient norm,
+with `logger=csv`, and with W&B offline. The order is reversed after each round. Measured are
+images/s during training, and the seconds that the run takes beside training (set-up, validation,
+test, plots, W&B); and the milliseconds of the gradient norm of a step by itself, which are too few
+to show in a training. Ratios are medians over the rounds. The last line of the output is JSON.
+
+Options are those of training. Environment: ROUNDS.
 """
 
 import contextlib
@@ -39,7 +40,7 @@ VARIANTS = {
 
 
 def measure(options: list[str], folder: Path) -> tuple[float, float]:
-    """Images/s of the training, and the seconds of the run beside it."""
+    """Train; return images/s, and the seconds of the run beside training."""
     config = compose([*OF_ALL, *options], folder)
     begun = time.perf_counter()
     with (folder.parent / "output").open("w") as output, contextlib.redirect_stdout(output):
@@ -49,7 +50,7 @@ def measure(options: list[str], folder: Path) -> tuple[float, float]:
 
 
 def norm_milliseconds() -> float:
-    """Of the gradients of `dilated_dw` on the CPU, the median of many."""
+    """Return the median milliseconds of the norm of `dilated_dw`'s gradients on the CPU."""
     network = DilatedDW().to(memory_format=torch.channels_last)
     network(torch.randn(8, 3, 32, 32)).sum().backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]

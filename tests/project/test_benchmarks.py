@@ -81,6 +81,16 @@ def test_time_to_target_measures_each_recipe_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_cold_start_ends_at_the_first_training_step(tmp_path: Path) -> None:
+    benchmark = runpy.run_path(str(CONF.parent / "benchmarks" / "cold_start.py"))
+    program = (sys.executable, "-c", benchmark["UNTIL_THE_FIRST_STEP"])
+    options = (*SMALL, "logger=csv", f"hydra.run.dir={tmp_path}")
+    assert benchmark["seconds"]("first step", *program, *options, folder=CONF.parent) > 0
+    assert (tmp_path / "config.yaml").exists()
+    assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.slow
 def test_the_stop_rule_is_judged_for_all_weights_and_margins() -> None:
     summary = last_line("stop_rule.py", "trainer.max_epochs=2", SEEDS="0,1")
     rules = summary["rules"]
@@ -99,7 +109,7 @@ def test_scaling_compares_one_process_with_two() -> None:
 
 
 @pytest.mark.slow
-def test_wandb_is_measured_beside_none() -> None:
+def test_wandb_is_compared_with_none() -> None:
     summary = last_line("wandb_overhead.py", ROUNDS="2")
     for name in ("norm", "wandb"):
         low, high = summary[f"range_{name}"]
@@ -108,7 +118,7 @@ def test_wandb_is_measured_beside_none() -> None:
 
 
 @pytest.mark.slow
-def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_path: Path) -> None:
+def test_networks_are_compared_and_interrupted_runs_are_resumed(tmp_path: Path) -> None:
     environment = {
         "EXPERIMENTS": "best_dilated_dw,best_257k",
         "SEEDS": "0",
@@ -127,8 +137,7 @@ def test_networks_are_compared_and_runs_go_on_where_they_were_broken_off(tmp_pat
     assert (tmp_path / "results" / "table.md").read_text().count("\n| ") == 2
     figures = json.loads((tmp_path / "results" / "best_dilated_dw_0.json").read_text())
     assert (figures["classes"], figures["image_size"]) == ([*SHAPES], 32)
-    # A second start trains what is missing alone, and goes on with what was broken off; of the
-    # finished runs it needs the figures.
+    # A second start needs only the figures of a finished run, and resumes an unfinished one.
     results = tmp_path / "results"
     shutil.rmtree(results / "best_257k_0")
     (results / "best_dilated_dw_0.json").unlink()
@@ -159,7 +168,7 @@ def test_a_network_of_any_size_is_in_the_picture(params: int) -> None:
         ("tinny", {}, "There is no experiment=tinny."),
     ],
 )
-def test_what_has_no_place_in_the_table_is_refused_before_anything_is_trained(
+def test_runs_that_do_not_fit_the_table_are_refused_before_training(
     experiment: str,
     other: dict[str, Any],
     message: str,
@@ -182,7 +191,7 @@ def test_what_has_no_place_in_the_table_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.slow
-def test_dilated_depthwise_convolutions_are_measured_beside_pytorchs_own() -> None:
+def test_dilated_depthwise_convolutions_are_compared_with_pytorchs_own() -> None:
     measured = last_line("depthwise.py", ROUNDS="2")["milliseconds"]
     assert [(m["channels"], m["size"]) for m in measured] == [(64, 16), (128, 8)]
     layers = ("pytorch", "ours", "undilated", "undilated 5x5", "undilated 7x7")
