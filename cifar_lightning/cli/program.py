@@ -43,10 +43,10 @@ log = logging.getLogger(__name__)
 
 Task = Callable[[DictConfig], Any]
 
-# Hydra's errors about its options have no class of their own; these are their beginnings.
+# How Hydra's errors begin that are of its own options together, and have no class of their own.
 HYDRA_REFUSES = ("The --resolve flag", "Only one of --run", "Expecting one subcommand")
 
-# The first process prints the same error within this time; torchrun then ends the others.
+# In which the first process prints the same error; then torchrun ends the others.
 SECONDS_FOR_THE_FIRST = 5
 
 # Tells processes of other devices, which inherit it, that HYDRA_FULL_ERROR is not the user's.
@@ -110,7 +110,7 @@ def entry(
 
 
 class _PastHydra(BaseException):
-    """Carries an error (its `__cause__`) through Hydra, which would print the overrides first."""
+    """Carries an error, its cause, past Hydra, which would print the overrides before it."""
 
 
 def _job(config_name: str, task: Task, config: DictConfig) -> Any:
@@ -176,7 +176,7 @@ def _signals_and_environment(full_error: bool) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not full_error:
         os.environ[SET_BY_US] = "1"
-    # Libraries need a home folder, if only to look for settings. An unknown user has "~".
+    # Libraries need a home folder, if only to look for settings; "~" is that of an unknown user.
     home = os.path.expanduser("~")  # noqa: PTH111
     os.environ.setdefault("HOME", "/nonexistent" if home == "~" else home)
     try:
@@ -207,8 +207,8 @@ def _prepared(
     started = processes.launch()
     if started is not None and started.total > 1 and is_sweep(arguments):
         raise UserError(
-            f"{started.by} starts the processes of one run: leave -m out. For a sweep whose jobs "
-            "have several devices, use hydra/launcher=submitit_slurm."
+            f"{started.by} starts the processes of one run: leave -m out. A sweep whose jobs have "
+            "several devices is hydra/launcher=submitit_slurm's."
         )
     # Hydra's parser refuses overrides on both sides of an option.
     options, overrides = options_and_overrides(arguments)

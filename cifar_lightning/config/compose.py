@@ -29,7 +29,7 @@ LONGEST_TITLE = 100  # characters; W&B allows 128
 
 
 def run_name(experiment: Any, model: Any, *, _root_: DictConfig) -> str:
-    """The last part of a run folder's name: the experiment, or else the model."""
+    """A run's name in its folder's: that of its experiment, or else of its model."""
     name = experiment or name_of_part("model", model, OmegaConf.select(_root_, "model._target_"))
     return re.sub(r"[^\w.-]+", "-", str(name))
 

@@ -161,7 +161,7 @@ def _explain_grammar(error: Exception, message: str, config_name: str) -> str | 
         return f"{found[1]} cannot be removed. Choose another option."
     found = re.fullmatch(r"Interpolation key '(\w+)' not found", message)
     if found and found[1] in OF_A_RUN:
-        return f"${{{found[1]}}} is known only within a run: leave --resolve out."
+        return f"${{{found[1]}}} is known to a run alone: leave --resolve out."
     return None
 
 

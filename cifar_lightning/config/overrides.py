@@ -71,11 +71,11 @@ def _check_key(argument: str) -> None:
     """Refuse an override without a key, or that would change what relative paths mean."""
     key, equals, value = argument.partition("=")
     if equals and not key.lstrip("+~"):
-        raise UserError(f"{argument}: remove the space before the equals sign.")
+        raise UserError(f"{argument}: no space belongs before the equals sign.")
     value = value.strip("'\"").lower()
     if key.lstrip("+") == "hydra.job.chdir" and value not in ("false", "0", "no", "off", "null"):
         raise UserError(
-            f"{argument} would make relative paths start at the run folder. Leave it "
+            f"{argument} would have relative paths mean files in the run's folder. Leave it "
             "out; your own code has that folder as ${run_dir}."
         )
 

@@ -1,4 +1,4 @@
-"""Checks the configuration of a training, before anything is built."""
+"""Refuses what makes no sense in a training's configuration, before anything is built."""
 
 import math
 import re
@@ -253,7 +253,7 @@ def _check_logging(key: str, part: Mapping[str, Any], log_every_n_steps: Any) ->
     never = log_every_n_steps == 0 or (log_every_n_steps or 0) >= NO_STEP
     if of_lightning and by_step and never:
         raise UserError(
-            f"{key}: {name} logs every trainer.log_every_n_steps steps, and a run logs at none. "
+            f"{key}: {name} logs every trainer.log_every_n_steps steps, of which a run has none. "
             "Set trainer.log_every_n_steps=50 too."
         )
 
@@ -285,9 +285,7 @@ def _check_monitor(
         raise UserError(f"{key}.monitor={monitor}: no such metric is logged.{near}")
     stops = part["_target_"].endswith(".EarlyStopping")
     if stops and monitor.startswith("val/") and no_validation:
-        raise UserError(
-            f"{key}: {no_validation} leaves no validation, and so no {monitor} to monitor."
-        )
+        raise UserError(f"{key}: {no_validation} leaves no validation to monitor {monitor} by.")
 
 
 def _check_checkpoint_folders(callbacks: Mapping[str, Any], run_dir: str) -> None:

@@ -2,7 +2,8 @@
 
 python -m cifar_lightning.evaluate checkpoint=runs/train/…/checkpoints/best.ckpt
 
-This takes 90 seconds on two cores, and 15 seconds with robustness=false.
+This takes 86 s on two cores: benchmarks/results/2026-11-24-evaluation.md. Most of it is the
+robustness, which robustness=false leaves out.
 """
 
 from typing import Any

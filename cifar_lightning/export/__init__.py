@@ -2,8 +2,8 @@
 
 python -m cifar_lightning.export checkpoint=runs/train/…/checkpoints/best.ckpt format=onnx
 
-This takes 15 seconds on two cores. The ONNX file of the default network has 1.08 MB;
-benchmarks/results/ compares its latency with PyTorch's.
+This takes 15 s on two cores. The ONNX file of the default network has 1.08 MB;
+benchmarks/results/2026-11-24-export.md compares its latency with PyTorch's.
 """
 
 import importlib

@@ -1,8 +1,10 @@
-"""The data files of benchmarks/results hold the figures of their pages."""
+"""One figure, one source: what the pages print is in a data file of benchmarks/results."""
 
+import ast
 import json
 import re
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.models import DilatedDW
 from cifar_lightning.models.budget import train_tflop
+from cifar_lightning.training.callbacks.target import validation_threshold
 
 ROOT = CONF.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -27,7 +30,7 @@ METRICS = (
     ("images_per_s", "images/s", 1),
 )
 # Units, as a page prints them or a data file names them, in the units that both are compared in.
-SCALES = {
+SCALES: dict[str, tuple[str, float]] = {
     "%": ("%", 1.0),
     "points": ("points", 1.0),
     "times": ("%", 100.0),
@@ -43,7 +46,54 @@ SCALES = {
     "trials/hour": ("trials/hour", 1.0),
     "faults": ("faults", 1.0),
 }
+# Settings, which nobody measured: as a page prints them, and the number in the repository that they
+# are (times a factor), by its file and what stands before it there.
+SETTINGS = (
+    ("80 %", 100, "conf/train.yaml", "target_accuracy: "),
+    ("58 %", 100, "conf/experiment/speedrun.yaml", "fraction: "),
+    ("60 %", 100, "conf/callbacks/progressive_resizing.yaml", "until: "),
+    ("82 %", 100, "benchmarks/pareto_picture.py", '"original, 100 epochs": (257_856, '),
+    ("8 s", 1, "cifar_lightning/data/download.py", "CONNECT_SECONDS = "),
+    ("15 s", 1, "cifar_lightning/data/download.py", "SILENT_SECONDS = "),
+    ("10 s", 1, "conf/search.yaml", "heartbeat_interval: "),
+    ("120 s", 1, "conf/search.yaml", "grace_period: "),
+    ("20 s", 1, "cifar_lightning/tracking/wandb/start.py", "INIT_TIMEOUT = "),
+    ("60 s", 1, "conf/logger/default.yaml", "finish_timeout: "),
+    ("95 %", 100, "cifar_lightning/tracking/comparison.py", "half = stdtrit(degrees, (1 + "),
+)
+# What follows from settings: unit and values.
+COMPUTED = (
+    # Where a run stops, by the target's confidence; and with the images of data=shapes.
+    *(("%", 100 * validation_threshold(0.8, c, 5000, 10_000)) for c in (0.5, 0.8, 0.9, 0.95, 0.99)),
+    ("%", 100 * validation_threshold(0.8, 0.9, 500, 1000)),
+    ("points", 100 * (0.8 * 0.2 / 10_000) ** 0.5),  # standard error of a test accuracy
+    # An epoch of 45,000 or 50,000 images.
+    *(("TFLOP", train_tflop(DilatedDW(), {32: images})) for images in (45_000, 50_000)),
+)
+# What others say, or the page itself decides.
+GIVEN = {
+    "10 seconds": "CONTRIBUTING.md, of a test that is marked slow",
+    "11.5 %": "a fraction of hard examples that benchmarks/results/speedrun-log.md tried",
+    "100 %": "of debug=overfit: training accuracy, if there is no bug",
+    "94 %": "cifar10-airbench, of its network airbench94",
+    "2 s": "wandb, of its offline files",
+}
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 NUMBER = r"\d[\d,]*(?:\.\d+)?"
+UNIT = r"%|ms|s|points|times as|seconds?|minutes?|hours?|TFLOP|images/s|faults"
+PRINTED = re.compile(
+    rf"(?<![\w.,/±-])(?:(?P<low>{NUMBER}) to )?(?P<number>{NUMBER})(?: ± (?P<std>{NUMBER}))? ?"
+    rf"(?P<unit>{UNIT})(?![\w/])"
+    r"(?= (?:on )?(?P<split>val|test)|)"
+    r"(?=(?:[^.:;|()]{0,40}\([^()]{0,30}?(?P<seeds>\d+) seeds?\b)?)"
+)
+IN_WORDS = re.compile(
+    rf"\b({'|'.join(WORDS)})( and a half)? (?=(?:times as|seconds?|minutes?|hours?)\b)"
+)
+
+
+def in_digits(words: re.Match[str]) -> str:
+    return f"{1 + WORDS.index(words[1])}{'.5' if words[2] else ''} "
 
 
 @dataclass(frozen=True)
@@ -131,7 +181,144 @@ def figures(file: Path) -> tuple[Figure, ...]:
     return tuple(_figure(row, rows) for row in rows)
 
 
+def _close(recorded: float, unit: str, printed: str, scale: float) -> bool:
+    """Whether a page may print a recorded value like this, rounded to these digits."""
+    digits = len(printed.partition(".")[2])
+    value = float(printed.replace(",", ""))
+    return abs(recorded * SCALES[unit][1] - value * scale) <= (0.5 * 10.0**-digits + 1e-9) * scale
+
+
+def holds(figure: Figure, printed: re.Match[str]) -> bool:
+    unit = {"times as": "times", "second": "s", "minute": "minutes", "hour": "hours"}
+    base, scale = SCALES[unit.get(printed["unit"], printed["unit"])]
+    if SCALES[figure.unit][0] != base:
+        return False
+    if printed["seeds"] and int(printed["seeds"]) != figure.seeds:
+        return False
+    if printed["split"] and printed["split"] not in figure.what:
+        return False
+
+    def close(recorded: float | None, text: str) -> bool:
+        return recorded is not None and _close(recorded, figure.unit, text, scale)
+
+    if printed["low"]:
+        return close(figure.ends[0], printed["low"]) and close(figure.ends[1], printed["number"])
+    if any(close(value, printed["number"]) for value in figure.typical):
+        return not printed["std"] or close(figure.std, printed["std"])
+    # Of several values a page may print one, with all its digits: rounded, too many would fit.
+    digits = max(len(str(value).partition(".")[2]) for value in figure.recorded)
+    return (
+        not printed["std"]
+        and len(printed["number"].partition(".")[2]) >= digits
+        and any(close(value, printed["number"]) for value in figure.recorded)
+    )
+
+
+def is_given(printed: re.Match[str]) -> bool:
+    """Whether nobody measured it: a setting, or what follows from settings."""
+    if printed["low"] or printed["std"]:
+        return False
+    if printed[0] in GIVEN:
+        return True
+    settings = [(unit, float(n)) for n, unit in (text.split() for text, *_ in SETTINGS)]
+    return any(
+        unit == printed["unit"] and _close(value, unit, printed["number"], SCALES[unit][1])
+        for unit, value in (*settings, *COMPUTED)
+    )
+
+
+@dataclass
+class Block:
+    """A paragraph, an item of a list or a row of a table, and where it begins."""
+
+    line: int
+    text: str
+
+
+def blocks(text: str) -> list[Block]:
+    """Of Markdown; code is left out."""
+    found: list[Block] = []
+    fenced, blank = False, True
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = line.lstrip().startswith("```")
+        fenced ^= fence
+        if fence or fenced or not line.strip() or (blank and line.startswith("    ")):
+            blank = True
+        elif blank or re.match(r"\s*(?:[-*+] |\d+\. |\||#)", line):
+            found.append(Block(number, line.strip()))
+            blank = False
+        else:
+            found[-1].text += " " + line.strip()
+    return found
+
+
+def linked(page: Path, text: str) -> list[Path]:
+    """Pages and data files of benchmarks/results that a block names or links to."""
+    named = [ROOT / name for name in re.findall(r"(?<!/)benchmarks/results/[\w/.-]+\w", text)]
+    links = re.findall(r"\]\(([^)\s#]+)[^)]*\)", text)
+    files = [*named, *((page.parent / link).resolve() for link in links if "://" not in link)]
+    return [file for file in files if file.is_relative_to(RESULTS) and file.suffix != ".png"]
+
+
+def sourced(page: Path) -> Iterator[tuple[Block, list[Path]]]:
+    """Each block of a page with the files of benchmarks/results that its figures may come from.
+
+    A row of a table without a link has those of the paragraphs before and after the table.
+    """
+    content = page.read_text()
+    if page.suffix == ".py":  # the module's docstring, which may name its source at its end
+        docstring = ast.get_docstring(ast.parse(content)) or ""
+        yield Block(1, docstring), linked(page, docstring)
+        return
+    if page.suffix == ".yaml":  # likewise the comment at the top
+        comment = "\n".join(re.findall(r"\A(?:#.*\n)*", content)).replace("\n# ", " ")
+        yield Block(1, comment), linked(page, comment)
+        return
+    found = blocks(content)
+    for index, block in enumerate(found):
+        files = linked(page, block.text)
+        if block.text.startswith("|") and not files:
+            before = [b for b in found[:index] if not b.text.startswith("|")][-1:]
+            after = [b for b in found[index:] if not b.text.startswith("|")][:1]
+            files = [file for b in (*before, *after) for file in linked(page, b.text)]
+        yield block, files
+
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "conf" / "experiment").glob("*.yaml")),
+    *sorted((ROOT / "cifar_lightning").rglob("*.md")),
+    *sorted((ROOT / "cifar_lightning").rglob("*.py")),
+]
 DATA = [file for file in sorted(RESULTS.rglob("*.json")) if file.with_suffix(".md").exists()]
+
+
+def wrong(page: Path) -> Iterator[str]:
+    """A line for each figure of a page that has no source, or another value there."""
+    for block, files in sourced(page):
+        data = list(dict.fromkeys(file.with_suffix(".json") for file in files))
+        # Code is no claim, and a link to elsewhere says who measured it.
+        text = re.sub(r"`[^`]*`|\[[^\]]*\]\(https:[^)]*\)", "`", block.text)
+        text = IN_WORDS.sub(in_digits, " ".join(text.split()))
+        for printed in PRINTED.finditer(text):
+            if is_given(printed):
+                continue
+            if any(holds(f, printed) for file in data if file.exists() for f in figures(file)):
+                continue
+            where = f"{page.relative_to(ROOT)}:{block.line}: {printed[0]!r}"
+            others = [
+                str(file.relative_to(ROOT))
+                for file in DATA
+                if any(holds(figure, printed) for figure in figures(file))
+            ]
+            hint = f"; it is in {' and '.join(others[:3])}: link its page there" if others else ""
+            if data:
+                names = ", ".join(str(file.relative_to(ROOT)) for file in data)
+                yield f"{where} is not in {names}{hint}"
+            else:
+                yield f"{where} has no link to a page of benchmarks/results beside it{hint}"
 
 
 @pytest.mark.parametrize("data", DATA, ids=lambda data: str(data.relative_to(RESULTS)))
@@ -147,3 +334,24 @@ def test_every_number_of_a_data_file_is_on_its_page(data: Path) -> None:
         assert set(recorded) <= on_page, (row, set(recorded) - on_page)
         assert recorded or {"ratio", "difference", "sum"} & set(row), row
     assert figures(data)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_figure_is_in_the_data_file_of_a_page_that_is_linked_beside_it(page: Path) -> None:
+    found = list(wrong(page))
+    assert not found, (
+        "\n".join(found)
+        + "\nCorrect the figure, or link the page in benchmarks/results whose data "
+        "file holds it in the same paragraph, list item or row (or beside the table). What nobody "
+        "measured goes into SETTINGS, COMPUTED or GIVEN of this test, with where it comes from."
+    )
+
+
+@pytest.mark.parametrize(("printed", "factor", "name", "before"), SETTINGS)
+def test_a_setting_is_what_the_pages_print(
+    printed: str, factor: float, name: str, before: str
+) -> None:
+    (number,) = re.findall(
+        rf"^.*{re.escape(before)}([\d._]+)", (ROOT / name).read_text(), flags=re.MULTILINE
+    )
+    assert f"{float(number) * factor:g}" == printed.partition(" ")[0]

@@ -223,8 +223,8 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     ),
     # grammar
     (["seed=(1"], ["seed=(1 should be a valid integer."]),
-    (["seed", "=1"], ["=1: remove the space before the equals sign"]),
-    (["seed", "+=1"], ["+=1: remove the space before the equals sign"]),
+    (["seed", "=1"], ["=1: no space belongs before the equals sign"]),
+    (["seed", "+=1"], ["+=1: no space belongs before the equals sign"]),
     (["seed=1,2"], ["seed=1,2 has several values: -m runs a job with each.", "\"seed='1,2'\""]),
     (["seed=range(1,3)"], ["seed=range(1,3) has several values: -m runs a job with each."]),
     (["seed"], ["seed cannot be read: expected KEY=VALUE"]),
@@ -237,7 +237,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["data.root=a\0b"], ["data.root=a\N{REPLACEMENT CHARACTER}b: it has a NUL character"]),
     (["hydra.run.dir=a\0b"], ["it has a NUL character"]),
     *(
-        ([f"hydra.job.chdir={value}"], [f"hydra.job.chdir={value} would make relative paths start"])
+        ([f"hydra.job.chdir={value}"], [f"hydra.job.chdir={value} would have relative paths mean"])
         for value in ("true", "'True'", "1", "yes", "on")
     ),
     (["--experimental-rerun", "x"], ["--experimental-rerun is not used here: report prints"]),
@@ -259,10 +259,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["x" * 300], ["x cannot be read: expected KEY=VALUE"]),
     (["--shell-completion", "seed=1"], ["Expecting one subcommand from "]),
     (["--resolve"], ["The --resolve flag can only be used in conjunction with --cfg or --help."]),
-    (
-        ["--cfg", "job", "--resolve"],
-        ["${run_dir} is known only within a run: leave --resolve out."],
-    ),
+    (["--cfg", "job", "--resolve"], ["${run_dir} is known to a run alone: leave --resolve out."]),
     (
         ["-m", "seed=1", "hydra.sweeper.params={resume: x}"],
         ["resume= resumes one run; resume_sweep=FOLDER resumes a sweep."],
