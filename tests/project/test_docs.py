@@ -35,6 +35,7 @@ COMMANDS = re.findall(
     re.MULTILINE,
 )
 COMMANDS += re.findall(r'\bmake (train|report) ARGS="(.*?)"', PAGES)
+COMMANDS += re.findall(r"`cifar-(\w+) ([^`]*)`", TEXTS["docs/how-to/coming-from.md"])
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)

@@ -1,6 +1,8 @@
 """Installing the package: as a wheel, from two checkouts, and several times at once."""
 
+import json
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -17,6 +19,9 @@ from programs import finish, read_json, start
 from cifar_lightning.config.compose import CONF
 
 ROOT = CONF.parent
+# What the package is built from: a wheel, an editable install, an image.
+FILES = ("pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("cifar_lightning", "conf", "hydra_plugins")
 TEMPLATES = ROOT / "cifar_lightning" / "report" / "templates"
 WEIGHTS = ROOT / "cifar_lightning" / "checkpoints" / "weights"
 
@@ -24,9 +29,9 @@ WEIGHTS = ROOT / "cifar_lightning" / "checkpoints" / "weights"
 def sources(folder: Path) -> Path:
     """What a checkout has and a wheel is built from."""
     folder.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in FILES:
         shutil.copy(ROOT / name, folder)
-    for name in ("cifar_lightning", "conf", "hydra_plugins"):
+    for name in FOLDERS:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
@@ -124,3 +129,27 @@ def test_simultaneous_starts_do_not_disturb_each_other(tmp_path: Path) -> None:
     seeds = [read_json(folder / "metrics.json")["seed"] for folder in folders]
     assert sorted(seeds) == [0, 1, 2, 3]
     assert len(list(Path("data/cache").glob("*.pt"))) == 1
+
+
+def test_an_image_is_built_from_files_that_are_there_and_nothing_else() -> None:
+    docker = (ROOT / "Dockerfile").read_text()
+    copied = [line.split()[:-1] for line in re.findall(r"^COPY (.*)$", docker, re.MULTILINE)]
+    names = {name.rstrip("/") for names in copied for name in names}
+    assert names == {"requirements.lock", *FILES, *FOLDERS}
+    assert all((ROOT / name).exists() for name in names)
+    first, *rules = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] != "#"
+    ]
+    assert first == "*"
+    assert {rule[1:] for rule in rules if rule[0] == "!"} == names
+
+
+def test_containers_have_a_python_that_set_up_takes() -> None:
+    docker = (ROOT / "Dockerfile").read_text()
+    (version,) = re.findall(r"^FROM python:(3\.\d+)-", docker, re.MULTILINE)
+    assert f"python{version}" in (ROOT / "Makefile").read_text()
+    editor = ROOT / ".devcontainer" / "devcontainer.json"
+    build = json.loads(editor.read_text())["build"]
+    assert (editor.parent / build["dockerfile"]).resolve() == ROOT / "Dockerfile"
+    assert (editor.parent / build["context"]).resolve() == ROOT
+    assert f" AS {build['target']}\n" in docker
