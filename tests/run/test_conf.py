@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning import run
+from cifar_lightning.config.comments import read_option
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.data import ShapesData
 from cifar_lightning.train import train
@@ -72,9 +73,9 @@ def test_every_experiment_runs_two_steps(option: str, tiny: Compose) -> None:
 
 @pytest.mark.parametrize("option", names("experiment"))
 def test_every_experiment_begins_with_its_command_and_its_result(option: str) -> None:
-    _, command, result, *_ = (CONF / "experiment" / f"{option}.yaml").read_text().splitlines()
-    assert command == f"# python -m cifar_lightning.train experiment={option}"
-    assert re.search(r"\d\d\.\d+ (± \d\.\d+ )?%.*seed", result)
+    experiment = read_option("experiment", option)
+    assert experiment.examples == [f"python -m cifar_lightning.train experiment={option}"]
+    assert re.search(r"\d\d\.\d+ (± \d\.\d+ )?%.*seed", experiment.about)
 
 
 @pytest.mark.parametrize("model", names("model"))
