@@ -131,7 +131,7 @@ def test_image_size_resizes_and_has_a_cache_of_its_own(tmp_path: Path) -> None:
 def test_oblong_images_are_refused_until_they_are_cut(tmp_path: Path) -> None:
     files = {f"{folder}/0.png": png((9, 9, 9), (40, 30)) for folder in CLASS_FOLDERS}
     path = write_folder(tmp_path / "set", files)
-    with pytest.raises(UserError, match=r"40 x 30 pixels; .* data\.image_size=30 cuts each"):
+    with pytest.raises(UserError, match=r"40 x 30 pixels; .* data\.image_size=30 crops each"):
         ready(FolderData(path, tmp_path / "cache", batch_size=1, val_size=0))
     assert not read_or_named(path, image_size=30)
 

@@ -194,7 +194,10 @@ class Keeps(pl.Callback):
 
 
 def test_a_checkpoint_that_could_not_be_resumed_is_not_written(tiny: Compose) -> None:
-    with pytest.raises(UserError, match=r"the callback Keeps holds numpy.*float\(x\) of a NumPy"):
+    with pytest.raises(
+        UserError,
+        match=r"the state of the callback Keeps holds numpy.*float\(x\) instead of a NumPy",
+    ):
         train(tiny(), {"mine": Keeps()})
     assert not list(Path("run").rglob("*.ckpt*"))
 

@@ -260,7 +260,7 @@ def test_a_small_record_that_would_fill_the_memory_is_refused(
 def test_what_is_the_users_own_can_be_typed_again(run_dir: Path) -> None:
     mine = {"_target_": "my.Callback"}
     changed_record(run_dir, lambda config: config["callbacks"].update(mine=mine))
-    with pytest.raises(UserError, match=r"called: callbacks\.mine\._target_=my\.Callback\."):
+    with pytest.raises(UserError, match=r"calls there: callbacks\.mine\._target_=my\.Callback\."):
         resume(run_dir, "+callbacks.mine.monitor=my.Callback")
     assert resume(run_dir, "+callbacks.mine._target_=my.Callback").callbacks.mine == mine
     changed_record(run_dir, lambda config: config["callbacks"]["mine"].update(dirpath="/home"))
