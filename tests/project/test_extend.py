@@ -136,7 +136,7 @@ def test_a_data_set_is_trained_on_evaluated_and_predicted(tmp_path: Path) -> Non
     assert metrics_of(run)["data"] == "stripes"
     facts = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["hyper_parameters"]
     assert facts["image_size"] == 64
-    assert re.search(r"images +150\n", evaluated)
+    assert re.search(r"images +150 test images of data=stripes\n", evaluated)
     evaluation = json.loads((run / "evaluation" / "evaluation.json").read_text())
     classes = {"flat", "slanted", "steep"}
     assert set(evaluation["test/acc_by_class"]) == classes
