@@ -13,9 +13,9 @@ RUN useradd --create-home --uid 1000 --shell /bin/bash researcher
 FROM tools AS train
 # Before the code, so that an edit of it installs nothing anew.
 COPY requirements.lock /tmp/
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     python -m venv /opt/venv \
-    && /opt/venv/bin/python -m pip install --require-hashes -r /tmp/requirements.lock
+    && /opt/venv/bin/python -m pip install --cache-dir /var/cache/pip --require-hashes -r /tmp/requirements.lock
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./

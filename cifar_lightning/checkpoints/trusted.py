@@ -42,7 +42,7 @@ LONGEST = 100  # characters shown of each
 
 
 def check_targets(file: Path, content: Any, command_line: Any = None) -> None:
-    """Refuse a configuration that calls what neither conf/ nor the command line calls there.
+    """Refuse a `_target_` that neither conf/ nor the command line has at that key.
 
     Args:
         file: of the configuration, for the message.
@@ -60,8 +60,8 @@ def check_targets(file: Path, content: Any, command_line: Any = None) -> None:
         )
         shown = ", ".join([*texts[:MOST], *["…"] * (len(texts) > MOST)])
         raise UserError(
-            f"{file} wants to call what neither {CONF} nor the command line calls there: {shown}. "
-            f"Nothing was called. {_advice([*unknown], command_line is not None)}"
+            f"{file} has a _target_ that neither {CONF} nor the command line has at that key: {shown}."
+            f" Nothing was called. {_advice([*unknown], command_line is not None)}"
         )
 
 

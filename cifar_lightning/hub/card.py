@@ -67,8 +67,8 @@ normalises the images itself.
 
 ## Limitations
 
-- It knows the classes above, in images of {size} x {size} pixels, and calls whatever it sees one of
-  them. A high probability does not mean that it is right.
+- It assigns one of the classes above to every image of {size} x {size} pixels, whatever the image
+  shows. A high probability does not mean that it is right.
 - Its accuracy on images from another source was not measured, and may be lower.
 - It is made to study networks with, not to decide anything.
 """

@@ -117,7 +117,7 @@ def test_a_resume_lists_what_is_missing_and_what_to_type(moved: Path) -> None:
     typed = [f"{key}._target_=mine.{name}" for key, name in missing.items()]
     with pytest.raises(UserError) as raised:
         train(compose([resume]))
-    assert f"calls there: {', '.join(typed)}. Nothing was called. If it is your own" in str(
+    assert f"has at that key: {', '.join(typed)}. Nothing was called. If it is your own" in str(
         raised.value
     )
     assert str(raised.value).endswith(
@@ -166,13 +166,13 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (SHELL, r"calls there: model.*_target_=os\.mkdir\."),
-        ({"num_classes": [[SHELL]]}, r"calls there: model.*_target_=os\.mkdir\."),
-        ({"_target_": "cifar_lightning.config.compose.Path.mkdir"}, "wants to call"),
+        (SHELL, r"has at that key: model.*_target_=os\.mkdir\."),
+        ({"num_classes": [[SHELL]]}, r"has at that key: model.*_target_=os\.mkdir\."),
+        ({"_target_": "cifar_lightning.config.compose.Path.mkdir"}, "has a _target_ that"),
         # conf/ calls it, and not as a model.
-        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, "wants to call"),
-        ({"_target_": ["os.mkdir"]}, "wants to call"),
-        ({"_target_": "${oc.decode:os.mkdir}"}, "wants to call"),
+        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint"}, "has a _target_ that"),
+        ({"_target_": ["os.mkdir"]}, "has a _target_ that"),
+        ({"_target_": "${oc.decode:os.mkdir}"}, "has a _target_ that"),
         ({"x": ((f"\\${MAKES_FOLDER}",),)}, "wants to evaluate"),
         ({"num_classes": "${oc.env:HOME}"}, "wants to evaluate"),
     ],

@@ -187,17 +187,17 @@ MAKES_FOLDER = "{oc.create:{_target_:os.mkdir,path:was_called}}"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config: config.update(model=SHELL), "wants to call"),
-        (lambda config: config["augment"].update(flip=[[SHELL]]), "wants to call"),
-        (lambda config: config.update(model=config["callbacks"]["best"]), "wants to call"),
+        (lambda config: config.update(model=SHELL), "has a _target_ that"),
+        (lambda config: config["augment"].update(flip=[[SHELL]]), "has a _target_ that"),
+        (lambda config: config.update(model=config["callbacks"]["best"]), "has a _target_ that"),
         (
             lambda config: config["trainer"].update(
                 default_root_dir={"_target_": config["trainer"]["_target_"]}
             ),
             r"trainer\.default_root_dir\._target_=pytorch_lightning\.Trainer\.",
         ),
-        (lambda config: config.update(x=SHELL, model="${x}"), "wants to call"),
-        (lambda config: config["model"].update(_target_=["os.mkdir"]), "wants to call"),
+        (lambda config: config.update(x=SHELL, model="${x}"), "has a _target_ that"),
+        (lambda config: config["model"].update(_target_=["os.mkdir"]), "has a _target_ that"),
         (lambda config: config["model"].update(x=f"${MAKES_FOLDER}"), "wants to evaluate"),
         (lambda config: config["model"].update(x=f"\\${MAKES_FOLDER}"), "wants to evaluate"),
         (
@@ -260,7 +260,9 @@ def test_a_small_record_that_would_fill_the_memory_is_refused(
 def test_what_is_the_users_own_can_be_typed_again(run_dir: Path) -> None:
     mine = {"_target_": "my.Callback"}
     changed_record(run_dir, lambda config: config["callbacks"].update(mine=mine))
-    with pytest.raises(UserError, match=r"calls there: callbacks\.mine\._target_=my\.Callback\."):
+    with pytest.raises(
+        UserError, match=r"has at that key: callbacks\.mine\._target_=my\.Callback\."
+    ):
         resume(run_dir, "+callbacks.mine.monitor=my.Callback")
     assert resume(run_dir, "+callbacks.mine._target_=my.Callback").callbacks.mine == mine
     changed_record(run_dir, lambda config: config["callbacks"]["mine"].update(dirpath="/home"))
@@ -527,7 +529,7 @@ def test_the_line_that_an_interrupted_run_prints_resumes_it_with_ones_own_parts(
     assert read_json(Path("a=b/metrics.json"))["resumes"] == 1
     # Without them it is refused, as its record alone may not call them.
     message = one_message(run_command("train", arguments[0]))
-    assert "nor the command line calls there" in message
+    assert "nor the command line has at that key" in message
 
 
 class Refusing(pl.Callback):

@@ -142,7 +142,10 @@ def change_network(**changes: Any) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (change_network(_target_="os.mkdir", name="was_called"), "calls there: model._target_=os"),
+        (
+            change_network(_target_="os.mkdir", name="was_called"),
+            "has at that key: model._target_=os",
+        ),
         (change_network(num_classes="${oc.env:HOME}"), r"wants to evaluate '\$\{oc.env:HOME\}'"),
         (change_network(num_classes=9), r"does not fit .*DilatedDW: size mismatch"),
         (
