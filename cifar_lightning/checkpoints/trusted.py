@@ -60,8 +60,8 @@ def check_targets(file: Path, content: Any, command_line: Any = None) -> None:
         )
         shown = ", ".join([*texts[:MOST], *["…"] * (len(texts) > MOST)])
         raise UserError(
-            f"{file} has a _target_ that neither {CONF} nor the command line has at that key: {shown}."
-            f" Nothing was called. {_advice([*unknown], command_line is not None)}"
+            f"{file} has a _target_ that neither {CONF} nor the command line has at that key: "
+            f"{shown}. Nothing was called. {_advice([*unknown], command_line is not None)}"
         )
 
 

@@ -49,6 +49,9 @@ def help_text(config_name: str, arguments: Sequence[str]) -> str:
         lines += [line for group in groups for line in _row(_setting(group), _others(group))]
     elif every:
         lines += [line for group in groups for line in _whole_group(group)]
+    recipes = [_setting(g) for g in groups if is_recipe(g.name) and g.default != "null"]
+    if recipes:
+        lines += ["", f"{' '.join(recipes)} sets other defaults than these: --cfg job shows them."]
     lines += ["", "Examples:", *(f"  {example}" for example in command.examples)]
     return "\n".join([*lines, "", *_more(config_name, command, every)])
 

@@ -132,7 +132,7 @@ def unknown_option(option: str, after: Sequence[str], config_name: str) -> str:
     hint = f" Did you mean {name}?" if name in known else suggestion(name, known)
     if found := re.fullmatch(r" Did you mean ([\w.]+)\?", hint):
         hint = f" As in: {shlex.quote(f'{found[1]}={value}')}."
-    near = did_you_mean(option, HYDRA_OPTIONS)
+    near = "" if found else did_you_mean(option, HYDRA_OPTIONS)
     return f"{option} is not an option.{near or f' Values are set by KEY=VALUE.{hint}'}"
 
 

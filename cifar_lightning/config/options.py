@@ -1,11 +1,13 @@
 """The options of a command line, as --multirun, told apart from its overrides."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from itertools import dropwhile
 from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
+from cifar_lightning.config.habits import OTHER_NAMES
 from cifar_lightning.config.messages import unknown_option
 from cifar_lightning.errors import UserError
 
@@ -18,7 +20,7 @@ REFUSED_OPTIONS = {
 # Before these keys, which are read before Hydra reads them, + and ++ mean nothing.
 PLUS = re.compile(r"^\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|sweep)\.dir))=)")
 # `-lr` is no option; Hydra's parser would take `-momentum` for `-m`.
-LONG_AFTER_ONE_DASH = re.compile(r"-[A-Za-z][\w-]{2,}(=.*)?", re.DOTALL)
+LONG_AFTER_ONE_DASH = re.compile(r"-(?!c(job|hydra|all)$)[A-Za-z][\w-]{2,}(=.*)?", re.DOTALL)
 
 
 def plain_arguments(arguments: Sequence[str], config_name: str = "train") -> list[str]:
@@ -35,11 +37,13 @@ def plain_arguments(arguments: Sequence[str], config_name: str = "train") -> lis
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]  # argparse's would print its usage
-    unknown = [text for text in arguments if LONG_AFTER_ONE_DASH.fullmatch(text)]
+    hydras = vars(parser.parse_args([])).keys()
+    unknown = [text for text in arguments if _is_no_option(text, hydras)]
     if not unknown:
         parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        after = arguments[arguments.index(unknown[0]) + 1 :]
+        # Some versions of argparse name only a part of what was typed, which has nothing after it.
+        _, *after = dropwhile(lambda text: text != unknown[0], [*arguments, unknown[0]])
         raise UserError(unknown_option(unknown[0], after, config_name))
     typed = vars(parsed)
     overrides = [PLUS.sub("", override) for override in typed.pop("overrides")]
@@ -52,6 +56,17 @@ def plain_arguments(arguments: Sequence[str], config_name: str = "train") -> lis
         for name, value in given.items()
     ]
     return [*options, *overrides]
+
+
+def _is_no_option(text: str, hydras: Collection[str]) -> bool:
+    """Whether Hydra's parser would take an option of another program for one of its own."""
+    if LONG_AFTER_ONE_DASH.fullmatch(text):
+        return True
+    name = text.partition("=")[0].removeprefix("--").replace("-", "_")
+    if not text.startswith("--") or name in hydras:
+        return False
+    # --experiment is no abbreviation of --experimental-rerun.
+    return any(name in (key, *others.split()) for key, others in OTHER_NAMES.items())
 
 
 def _refuse(message: str) -> NoReturn:

@@ -140,6 +140,8 @@ def _check_that_all_is_read(config: DictConfig) -> None:
     for key in map(str, config):
         is_named = re.search(r"\$\{" + re.escape(key) + r"[.}\[]", texts) is not None
         if key not in known and key not in OF_A_RUN and not is_named:
+            if refused := refusal(key):
+                raise UserError(refused)
             raise UserError(
                 f"There is no setting {key}, and no value refers to it by ${{{key}}}."
                 f"{suggestion(key, names_in(config))}"

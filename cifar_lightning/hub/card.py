@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from cifar_lightning.checkpoints.io import ModelInfo
+from cifar_lightning.config.compose import key_of
 from cifar_lightning.config.paths import sets_path
 from cifar_lightning.models.budget import count_network
 from cifar_lightning.tracking.run_folder import RunFolder, read_config_dir
@@ -119,7 +120,10 @@ def read_training(
         metrics = run.metrics | dict.fromkeys(lost)
         options = ["--config-dir", "PATH"] if read_config_dir(folder.path) else []
         commands = [
-            [*options, *(_without_path(o) for o in overrides if not o.startswith("logger"))]
+            [
+                *options,
+                *(_without_path(o) for o in overrides if key_of(o).partition(".")[0] != "logger"),
+            ]
             for overrides in (run.overrides, *run.resumed)
         ]
     return Training(dataset, counts.parameters, counts.multiply_adds, metrics, commands)

@@ -33,7 +33,7 @@ def conclusion(metrics: Mapping[str, Any], target: float | None) -> list[str]:
             "accuracy does not predict test accuracy."
         )
     if metrics.get("checkpoint") == "last.ckpt":
-        sentences.append("No validation chose a checkpoint, so these are of the last one.")
+        sentences.append("No validation chose a checkpoint, so the last one was tested.")
     elif metrics.get("monitor") != "val/acc" and metrics.get("monitor_value") is not None:
         value = plain(metrics["monitor_value"])
         sentences.append(f"The checkpoint was chosen by {metrics['monitor']}: {value}.")

@@ -366,6 +366,7 @@ def test_a_single_large_file_in_an_archive_is_named(tmp_path: Path) -> None:
     for path in (write_tar(tmp_path / "set.tar", files), write_zip(tmp_path / "set.zip", files)):
         message = read_or_named(path)
         assert "train/cat/5.png was not read, because it has 100,000,001 bytes" in message
+        assert "the limit for an image is 100,000,000" in message
 
 
 # ------------------------------------------------------------------------- decoded images

@@ -121,6 +121,7 @@ def test_what_hydra_reads_stays_as_it_is() -> None:
     ("typed", "plain"),
     [
         ("-m seed=1,2", "--multirun seed=1,2"),
+        ("--run -cjob seed=1", "--cfg=job --run seed=1"),
         ("seed=1,2 --mult ~x", "--multirun seed=1,2 ~x"),
         ("seed=1 -cd mine a=b", "--config-dir=mine seed=1 a=b"),
         ("--config-d mine -c job -p optimizer", "--cfg=job --package=optimizer --config-dir=mine"),

@@ -37,6 +37,9 @@ def test_help_shows_the_main_keys_of_the_options_that_are_chosen() -> None:
     chosen = help_text("train", ["optimizer=adamw", "model=nothing"])
     assert "  optimizer.lr=0.003 " in chosen
     assert "optimizer=adamw muon, sgd" in " ".join(chosen.split())
+    # A recipe sets keys of other groups.
+    assert "experiment=sgd sets other defaults" in help_text("train", ["experiment=sgd"])
+    assert "other defaults" not in chosen
 
 
 @pytest.mark.parametrize("command", COMMANDS)

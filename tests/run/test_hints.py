@@ -133,6 +133,8 @@ def test_every_key_that_is_suggested_is_there() -> None:
         ("--epochs=10", "--epochs is not an option. Values are set by KEY=VALUE. As in: trainer."),
         ("--amp", "Values are set by KEY=VALUE. trainer.precision=16-mixed"),
         ("--zzz -m", "--zzz is not an option. Values are set by KEY=VALUE."),
+        ("--experiment best_1m", "As in: experiment=best_1m."),
+        ("--config=x.yaml", "As in: experiment=x.yaml."),
         ("--hlep", "--hlep is not an option. Did you mean --help?"),
     ],
 )
@@ -147,6 +149,7 @@ ENDINGS: list[tuple[Sequence[str], Sequence[str]]] = [
     (["lr=3"], ["There is no 'lr' in the configuration. Did you mean optimizer.lr?\n--help all"]),
     (["--lr", "0.1"], ["As in: optimizer.lr=0.1."]),
     (["fast_dev_run=true"], ["fast_dev_run is not used here: debug=fast"]),
+    (["+fast_dev_run=true"], ["fast_dev_run is not used here: debug=fast"]),
     (["optimizer=adamw", "momentum=0.9"], ["optimizer.momentum? It belongs to optimizer=muon"]),
     (["optimizer=adam"], ["Did you mean adamw?", "optimizer._target_=torch.optim.Adam."]),
     (["trainer=gpu"], ["There is no trainer=gpu.", "trainer.gpus=1 trains on a GPU"]),

@@ -112,7 +112,7 @@ def test_the_card_has_the_results_of_the_checkpoint_that_was_tested(
     hub_model: "type[HubModel]", best: Path, trained_run: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(trained_run, tmp_path / "run"))
-    typed = ["seed=0", "data.path=/data/she", "logger=csv"]
+    typed = ["seed=0", "data.path=/data/she", "logger=csv", "+logger.m._target_=a.B"]
     changed_record(run, lambda record: record["starts"][0].update(overrides=typed))
     metrics = json.loads((run / "metrics.json").read_text())
     tested = run / "checkpoints" / metrics["checkpoint"]

@@ -225,7 +225,9 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
     assert "4 runs: 1 finished, 1 interrupted, 1 failed, 1 not finished." in html
     assert "The best run is 2" in html
     (many / "0" / "metrics.csv").unlink()
-    assert "Interrupted after " in write(many / "0").read_text()
+    page = write(many / "0").read_text()
+    assert "Interrupted after " in page
+    assert "Not tested" in page
     for metrics in many.glob("*/metrics.json"):
         metrics.unlink()
     runs = [folder.read() for folder in run_folders(many)]
@@ -363,7 +365,7 @@ def test_what_configurations_came_from_is_in_the_command(one: Path, many: Path) 
         ),
         (
             {"checkpoint": "last.ckpt", "monitor": None, "val/acc": None},
-            "No validation chose a checkpoint, so these are of the last one.",
+            "No validation chose a checkpoint, so the last one was tested.",
         ),
         ({"test/acc": None, "val/acc": 0.5}, "Not tested, validation accuracy 50.00%."),
     ],
