@@ -446,9 +446,10 @@ SBATCH = '''#!{python}
 import os, re, subprocess, sys
 from pathlib import Path
 
-script = Path(sys.argv[1])
-text = script.read_text()
-Path({log!r}).write_text(text)
+# A copy, as SLURM keeps one: submitit renames its file once it has the number of the job.
+text = Path(sys.argv[1]).read_text()
+script = Path({log!r})
+script.write_text(text)
 print("Submitted batch job 77", flush=True)
 if os.fork():
     os._exit(0)
@@ -484,6 +485,7 @@ while [[ $1 == --* ]]; do
     esac
     shift
 done
+mkdir -p "${output%/*}"  # submitit does it too, but perhaps later than a job that need not queue
 exec "$@" >>"$output" 2>&1
 """
 
