@@ -16,6 +16,7 @@ from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.export.formats import Runner
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.console import note
 from cifar_lightning.tracking.tables import Cell, Table, count, data_size, print_table
 from cifar_lightning.training.module import Classifier
@@ -204,7 +205,7 @@ def show(result: dict[str, Any], classifier: Classifier) -> None:
     }[result["images_of"]]
     note("checked on", f"{result['images']:,} {images}, in batches of 1, 7 and 256")
     if timed:
-        note("timed on", f"{result['threads']} CPU thread{'s' * (result['threads'] > 1)}")
+        note("timed on", counted(result["threads"], "CPU thread"))
     note("file", result["output"])
     how_to_use = HOW_TO_USE[result["format"]].format(
         file=result["output"],

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.counted import counted
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,12 @@ def check_budget(
             f"budget.max_params={max_params:,.0f}"
         )
     for found, least, key, what in (
-        (counts.dilated, min_dilated, "min_dilated", "dilated"),
-        (counts.separable, min_separable, "min_separable", "depthwise separable"),
+        (counts.dilated, min_dilated, "min_dilated", "dilated convolution"),
+        (counts.separable, min_separable, "min_separable", "depthwise separable convolution"),
     ):
         if least and found < least:
             broken.append(
-                f"{found} {what} convolutions, {least - found} fewer than budget.{key}={least}"
+                f"{counted(found, what)}, {least - found} fewer than budget.{key}={least}"
             )
     if broken:
         raise UserError(

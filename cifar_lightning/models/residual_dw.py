@@ -33,7 +33,9 @@ class ResidualDW(nn.Module):
     ) -> None:
         super().__init__()
         if len(widths) != len(depths):
-            raise ValueError(f"{len(widths)} widths need {len(widths)} depths, not {len(depths)}")
+            raise ValueError(
+                f"depths must have {len(widths)} values, as many as widths, not {len(depths)}"
+            )
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1, bias=False)]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             if stage:

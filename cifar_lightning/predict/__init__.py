@@ -64,7 +64,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
     predicted = classify.classify(paths, inference, config.batch_size)
     if not predicted.rows:
         why = "\n".join(predictions.reasons(predicted.broken))
-        raise UserError(f"None of the {len(paths):,} images could be read.\n{why}")
+        raise UserError(f"No image could be read (0 of {len(paths):,}).\n{why}")
     if output is None:
         model = re.sub(r"[^\w.-]+", "-", info.model)  # a checkpoint may hold any text
         folder = f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}_{model}"

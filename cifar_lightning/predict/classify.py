@@ -15,6 +15,7 @@ from torch import Tensor
 from cifar_lightning.data.decode import decode_image, map_images
 from cifar_lightning.predict.predictions import COLUMNS, Predictions, Row
 from cifar_lightning.run.inference import Inference
+from cifar_lightning.system.counted import counted
 from cifar_lightning.system.memory import check_memory
 
 CHUNK = 1024  # decoded images in memory at once
@@ -41,7 +42,7 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
     chunk_size = batch_size * max(1, CHUNK // batch_size)
     chunk = min(chunk_size, len(paths))
     check_memory(
-        f"{chunk:,} images of {size:,} x {size:,} pixels, the size that the checkpoint needs,",
+        f"{counted(chunk, 'image')} of {size:,} x {size:,} pixels, the checkpoint's size,",
         3 * chunk * size**2,
         "If batch_size is above 1,024, reduce it.",
     )
@@ -50,7 +51,7 @@ def classify(paths: Sequence[Path], inference: Inference, batch_size: int) -> Pr
         Progress(transient=True) as progress,
         warnings.catch_warnings(action="ignore"),  # Pillow's, for unusual files that it can read
     ):
-        task = progress.add_task(f"Classifying {len(paths):,} images", total=len(paths))
+        task = progress.add_task(f"Classifying {counted(len(paths), 'image')}", total=len(paths))
         for start in range(0, len(paths), chunk_size):
             images: dict[Path, Image] = {}
             for path, image in _decoded(paths[start : start + chunk_size], size):

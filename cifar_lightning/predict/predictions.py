@@ -16,6 +16,7 @@ from rich import get_console
 from cifar_lightning.config.validate import check_folder
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.console import note
 from cifar_lightning.tracking.plots import captioned_grid, save_png
 from cifar_lightning.tracking.tables import Cell, Table, print_table
@@ -134,7 +135,7 @@ def save(predictions: Predictions, output: Path) -> Path:
         file.write(text.getvalue().encode(errors="surrogateescape"))
     sheet = output.with_suffix(".png")
     count, total = len(predictions.sheet), len(predictions.rows)
-    title = f"{count:,} of {total:,} images" + ", evenly spaced" * (count < total)
+    title = f"{count:,} of {counted(total, 'image')}" + ", evenly spaced" * (count < total)
     rows = [predictions.rows[position] for position in predictions.sheet]
     captions = [f"{_pick(row, '')}\n{_shortened(Path(str(row['image'])).name, 20)}" for row in rows]
     grid = captioned_grid(np.stack(list(predictions.sheet.values())), captions, title, columns=8)
@@ -156,7 +157,10 @@ def show(predictions: Predictions, left_out: Counter[str], output: Path, sheet: 
     if len(rows) > ON_SCREEN:
         console.print(f"… and {len(rows) - ON_SCREEN:,} more\n", highlight=False)
     rate = len(rows) / predictions.seconds
-    note("classified", f"{len(rows):,} of {len(rows) + len(broken):,} images, {rate:,.0f} images/s")
+    note(
+        "classified",
+        f"{len(rows):,} of {counted(len(rows) + len(broken), 'image')}, {rate:,.0f} images/s",
+    )
     for line in reasons(broken):
         note("unreadable", line)
     if left_out:
@@ -176,7 +180,7 @@ def _counted(left_out: Counter[str]) -> str:
     kinds = [f"{count:,} {_printable(kind)}" for kind, count in left_out.most_common()]
     kinds[5:] = ["…"] * (len(kinds) > 5)
     total = left_out.total()
-    return f"{total:,} other file{'s' * (total > 1)}: {', '.join(kinds)}"
+    return f"{counted(total, 'other file')}: {', '.join(kinds)}"
 
 
 def _pick(row: Row, number: str) -> str:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from cifar_lightning.report.charts import inline_svg, target_line
 from cifar_lightning.report.commands import train_command
 from cifar_lightning.report.one_run import ENVIRONMENT
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.plots.curves import overlaid_curves
 from cifar_lightning.tracking.run_folder import Run, read_config_dir, read_sweep
@@ -26,7 +27,9 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
     shown = seeds.shown_metrics(groups)
     charts = [
         inline_svg(
-            chart(runs, groups, against, label), name, f"Accuracy of {len(runs)} runs by {label}"
+            chart(runs, groups, against, label),
+            name,
+            f"Accuracy of {counted(len(runs), 'run')} by {label}",
         )
         for name, against, label in (
             ("by-epochs", "epoch", "epochs"),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cifar_lightning.errors import UserError
+from cifar_lightning.system.counted import counted
 from cifar_lightning.system.jobs import in_job_process
 from cifar_lightning.system.processes import launch
 from cifar_lightning.tracking.console import banner
@@ -142,7 +143,7 @@ def choose_devices(
         if missing or not gpus or len(set(gpus)) < len(gpus):
             raise UserError(
                 f"trainer.gpus={gpus} must name existing GPUs, each once. This machine has "
-                f"{available} GPUs, counted from 0."
+                f"{counted(available, 'GPU')}, counted from 0."
             )
         if one_device and len(gpus) > 1:
             raise UserError(one_device)
@@ -157,7 +158,7 @@ def choose_devices(
     if one_device and gpus > 1:
         raise UserError(one_device)
     if gpus > available:
-        raise UserError(f"trainer.gpus={gpus}, but this machine has {available} GPUs.")
+        raise UserError(f"trainer.gpus={gpus}, but this machine has {counted(available, 'GPU')}.")
     return "gpu", gpus
 
 
@@ -184,7 +185,7 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = _cpu_info().get("model name") or platform.processor() or platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def _cpu_info() -> dict[str, str]:

@@ -27,6 +27,7 @@ from cifar_lightning.search.study import (
     without_password,
 )
 from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking import console, plots, tables
 
 NAMES = {
@@ -44,7 +45,7 @@ def show_start(search: Search) -> None:
     ended = sum(trial.state.is_finished() for trial in current_trials(search.study))
     so_far = f", {ended} of them done" * bool(ended)
     for label, text in (
-        ("study", f"{search.study.study_name}: {search.n_trials} trials{so_far}"),
+        ("study", f"{search.study.study_name}: {counted(search.n_trials, 'trial')}{so_far}"),
         ("space", ", ".join(search.space)),
         ("storage", without_password(search.address)),
         ("folder", str(search.folder)),
@@ -73,7 +74,9 @@ def write(search: Search) -> dict[str, Any]:
         notes += [("plot", str(plot)) for plot in write_plots(search)]
         name = f"{study.study_name}_best"
         value = as_text(search.monitor, ranked[0].value or 0.0)
-        result = f"{search.monitor} {value}: the best of {len(trials)} trials, with one seed"
+        result = (
+            f"{search.monitor} {value}: the best of {counted(len(trials), 'trial')}, with one seed"
+        )
         file, command = write_experiment(search.folder, name, search.overrides, ranked[0], result)
         best_trial = f"trial {number_of(ranked[0])}, {search.monitor} {value} with one seed"
         luck = (

@@ -30,6 +30,7 @@ from cifar_lightning.search.study import (
     recipe,
     retry,
 )
+from cifar_lightning.system.counted import counted
 from cifar_lightning.system.jobs import JobFailed, run_job, threads_for
 from cifar_lightning.system.locks import is_locked, run_lock
 from cifar_lightning.tracking.run_folder import RunFolder
@@ -182,7 +183,7 @@ def _objective(search: Search, started: list[int], trial: Trial) -> float:
     for key in ("epochs", "train_seconds", "params", "device"):
         trial.set_user_attr(key, metrics[key])
     if metrics["stopped_by"] == "pruned":
-        _print(search, number, f"pruned after {metrics['epochs']:g} epochs")
+        _print(search, number, f"pruned after {counted(metrics['epochs'], 'epoch')}")
         raise TrialPruned
     seconds = f"{metrics['train_seconds']:.1f} s"
     value = float(metrics["monitor_value"])

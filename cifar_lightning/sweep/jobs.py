@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.system import processes
+from cifar_lightning.system.counted import counted
 from cifar_lightning.system.jobs import JobDied, JobFailed, run_job
 from cifar_lightning.system.locks import run_lock
 from cifar_lightning.system.logs import open_log_file
@@ -74,7 +75,7 @@ def check_none_is_lost(folder: Path, recorded: Sequence[Job], jobs: Sequence[Job
     others = [job for job in recorded if frozenset(job) not in kept]
     if lost := missing_jobs(folder, others, resume=True) if others else []:
         raise UserError(
-            f"The sweep in {folder} would lose {len(lost)} unfinished job{'s' * (len(lost) > 1)}, "
+            f"The sweep in {folder} would lose {counted(len(lost), 'unfinished job')}, "
             f"such as {' '.join(lost[0][1])}. Overrides beside resume_sweep= may only add jobs: to "
             "add a value, type all values, such as seed=0,1,2 after seed=0,1. To change a value, "
             "start a new sweep with -m."

@@ -10,6 +10,7 @@ from rich import get_console
 
 from cifar_lightning.config.compose import PACKAGE
 from cifar_lightning.config.messages import explain
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.run_folder import Run, run_folders
 from cifar_lightning.tracking.tables import print_table
@@ -46,7 +47,7 @@ def show_sweep(
         settings = {key: run.settings.get(key, "") for key in [*seeds.differing(runs), "seed"]}
         _print(f"\n{run.status}: run {run.name} ({seeds.describe(settings)}): {run.reason}")
     if not_started:
-        _print(f"\nnot started: {not_started} job{'s' * (not_started > 1)}")
+        _print(f"\nnot started: {counted(not_started, 'job')}")
     printed = {_first_line(run.reason) for run in unfinished}
     for message in dict.fromkeys(explain(error, command) for error in errors):
         if _first_line(message) not in printed:

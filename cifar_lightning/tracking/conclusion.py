@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.tables import percent, plain, seconds
 
 # By `stopped_by` in metrics.json.
@@ -25,15 +26,15 @@ def conclusion(metrics: Mapping[str, Any], target: float | None) -> list[str]:
         target: test accuracy from 0 to 1; None without one.
     """
     interrupted = metrics.get("stopped_by") == "interrupted"
-    sentences = [f"Interrupted after {_epochs(metrics['epochs'])}."] if interrupted else []
+    sentences = [f"Interrupted after {counted(metrics['epochs'], 'epoch')}."] if interrupted else []
     sentences.append(_accuracy(metrics))
     if metrics.get("label_shift") is not None:
         sentences.append(
             "The shares of the classes differ between training and test images, so validation "
             "accuracy does not predict test accuracy."
         )
-    if metrics.get("checkpoint") == "last.ckpt":
-        sentences.append("No validation chose a checkpoint, so the last one was tested.")
+    if metrics.get("checkpoint") == "last.ckpt" and metrics.get("test/acc") is not None:
+        sentences.append("The last checkpoint was tested.")
     elif metrics.get("monitor") != "val/acc" and metrics.get("monitor_value") is not None:
         value = plain(metrics["monitor_value"])
         sentences.append(f"The checkpoint was chosen by {metrics['monitor']}: {value}.")
@@ -57,8 +58,8 @@ def _target(metrics: Mapping[str, Any], target: float | None) -> list[str]:
     if epochs is None and interrupted:
         return [f"It had not reached {aim}."]
     if epochs is None:
-        return [f"It did not reach {aim} in {_epochs(metrics['epochs'])}, and {ended}."]
-    took = f"{_epochs(epochs)} and {seconds(metrics['seconds_to_target'])} of training"
+        return [f"It did not reach {aim} in {counted(metrics['epochs'], 'epoch')}, and {ended}."]
+    took = f"{counted(epochs, 'epoch')} and {seconds(metrics['seconds_to_target'])} of training"
     reached = f"It reached {aim} after {took}."
     test = metrics.get("test/acc")
     if test is not None and test < target:
@@ -67,7 +68,3 @@ def _target(metrics: Mapping[str, Any], target: float | None) -> list[str]:
             "accuracy is below the target."
         )
     return [reached] if stopped_by == "target" or interrupted else [reached, f"It {ended}."]
-
-
-def _epochs(number: float) -> str:
-    return f"{plain(number)} epoch{'s' * (number != 1)}"

@@ -20,6 +20,7 @@ from torch import nn
 from cifar_lightning.config.compose import PACKAGE
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import NetworkCounts
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.conclusion import conclusion
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.tracking.run_logger import RunLogger
@@ -138,8 +139,8 @@ def show_start(
     val = 0 if data.val is None else len(data.val)
     limit, batches = trainer.limit_train_batches, len(data.train_index) // data.batch_size
     limited = f", {limit} of them an epoch" if isinstance(limit, int) and limit < batches else ""
-    epochs = f"{trainer.max_epochs} epoch{'' if trainer.max_epochs == 1 else 's'}"
-    epochs += f" or {trainer.max_steps} steps" if trainer.max_steps != -1 else ""
+    epochs = counted(trainer.max_epochs, "epoch")
+    epochs += f" or {counted(trainer.max_steps, 'step')}" if trainer.max_steps != -1 else ""
     max_time = config.trainer.get("max_time")
     epochs += f" or max_time={max_time}" if max_time is not None else ""
     devices = f"{trainer.world_size} x {trainer.strategy.root_device.type}"

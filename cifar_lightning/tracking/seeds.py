@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.comparison import LEVEL, Comparison, compare_best
 from cifar_lightning.tracking.run_folder import STATUSES, Run
 from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
@@ -121,7 +122,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     best = best_run(runs)
     counts = Counter(run.status for run in runs)
     of_each = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
-    tally = f"{len(runs)} run{'s' * (len(runs) > 1)}: {of_each}."
+    tally = f"{counted(len(runs), 'run')}: {of_each}."
     if best is None:
         return [_why_none(runs), tally]
     group = next(group for group in groups if best in group.members)
@@ -135,7 +136,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         sentences += _leads(measured)
         if stopped := sum(run.metrics.get("stopped_by") == "target" for run in runs):
             sentences.append(
-                f"{stopped} run{'s' * (stopped > 1)} stopped at the target; longer training might "
+                f"{counted(stopped, 'run')} stopped at the target; longer training might "
                 "have changed the order. To compare fully trained runs, set target_accuracy=null."
             )
     sentences.append(

@@ -7,6 +7,7 @@ from programs import FORKS
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.run import devices
+from cifar_lightning.system.counted import counted
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_precision_on_a_gpu_asks_the_chips_that_were_chosen(
 def test_the_device_has_its_own_name() -> None:
     name, _, threads = devices.device_name(torch.device("cpu")).rpartition(", ")
     assert name
-    assert threads == f"{torch.get_num_threads()} threads"
+    assert threads == counted(torch.get_num_threads(), "thread")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back so")

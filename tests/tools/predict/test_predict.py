@@ -172,7 +172,8 @@ def test_broken_images_are_named_and_the_others_answered(
 def test_if_none_can_be_read_nothing_is_written(start: Start, photos: Path) -> None:
     for file in photos.iterdir():
         file.write_bytes(file.read_bytes()[:50])
-    with pytest.raises(UserError, match=r"(?s)^None of the 60 .*\nphotos/0\.png: .*\n50 more$"):
+    none = r"(?s)^No image could be read \(0 of 60\)\.\nphotos/0\.png: .*\n50 more$"
+    with pytest.raises(UserError, match=none):
         start("images=photos", "output=new/t.csv")
     assert [file.name for file in Path.cwd().iterdir()] == ["photos"]
 

@@ -365,7 +365,7 @@ def test_what_configurations_came_from_is_in_the_command(one: Path, many: Path) 
         ),
         (
             {"checkpoint": "last.ckpt", "monitor": None, "val/acc": None},
-            "No validation chose a checkpoint, so the last one was tested.",
+            "no validation. The last checkpoint was tested.",
         ),
         ({"test/acc": None, "val/acc": 0.5}, "Not tested, validation accuracy 50.00%."),
     ],

@@ -23,6 +23,7 @@ from programs import finish, hydra_restored, only, read_json, wait_for
 from cifar_lightning.errors import UserError
 from cifar_lightning.sweep import jobs as sweep_jobs
 from cifar_lightning.sweep.resume import resume_sweep
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
 from cifar_lightning.train import main
 
@@ -426,7 +427,9 @@ def test_joblib_runs_jobs_side_by_side_with_their_share_of_the_cores(
     assert program.returncode == 1
     runs = by_setting(only("runs/train/*_sweep", tmp_path), "callbacks.crash.how")
     share = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert read_json(runs["none"] / "metrics.json")["device"].endswith(f", {share} threads")
+    assert read_json(runs["none"] / "metrics.json")["device"].endswith(
+        f", {counted(share, 'thread')}"
+    )
     for how in runs:
         assert "epoch 1/2" in (runs[how] / "output.log").read_text()
         assert read_rows(runs[how])
@@ -555,7 +558,7 @@ def test_slurm_gets_one_array_whose_jobs_are_requeued_and_resumed(tmp_path: Path
     assert (tmp_path / "preempted").exists()
     preempted = by_setting(only("runs/train/*_sweep", tmp_path), "callbacks.crash.how")["preempt"]
     assert [row["epoch"] for row in read_rows(preempted) if "lr" in row] == [1.0, 2.0]
-    assert read_json(preempted / "metrics.json")["device"].endswith(", 1 threads")
+    assert read_json(preempted / "metrics.json")["device"].endswith(", 1 thread")
     assert "Warning" not in said
 
 
