@@ -26,7 +26,6 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.run.best import restore_best
 from cifar_lightning.run.compile import WarmUp
 from cifar_lightning.run.devices import keep_freed_memory
-from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.console import note
 from cifar_lightning.training.callbacks import BestCheckpoint, Interruption
 from cifar_lightning.training.callbacks.checkpoints import BEST
@@ -130,10 +129,7 @@ class CorrectRestoredState(pl.Callback):
                 callback.on_train_epoch_start(trainer, pl_module)
         before, now = self._checkpoint["schedule_steps"], getattr(pl_module, "schedule_steps", None)
         if None not in (before, now) and before != now:
-            note(
-                "schedule",
-                f"learning rate over {counted(now, 'step')}; before the resume, {before:,}",
-            )
+            note("schedule", f"learning rate over {now:,} steps; before the resume, {before:,}")
         if self._checkpoint["frozen"] is not None:
             _freeze(pl_module, self._checkpoint["frozen"])
 

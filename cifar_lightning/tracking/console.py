@@ -139,7 +139,7 @@ def show_start(
     val = 0 if data.val is None else len(data.val)
     limit, batches = trainer.limit_train_batches, len(data.train_index) // data.batch_size
     limited = f", {limit} of them an epoch" if isinstance(limit, int) and limit < batches else ""
-    epochs = counted(trainer.max_epochs, "epoch")
+    epochs = counted(config.trainer.max_epochs, "epoch")
     epochs += f" or {counted(trainer.max_steps, 'step')}" if trainer.max_steps != -1 else ""
     max_time = config.trainer.get("max_time")
     epochs += f" or max_time={max_time}" if max_time is not None else ""
