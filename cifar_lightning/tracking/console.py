@@ -233,16 +233,25 @@ def show_result(
         note("profile", str(file))
     if metrics["stopped_by"] == "interrupted":
         if folder.last.exists():
-            note("resume", _command("train", f"resume={folder.last}", *to_resume))
+            note("resume", _command("train", f"resume={_from_here(folder.last)}", *to_resume))
     elif details:
         tested = folder.checkpoints / str(metrics["checkpoint"])
-        next_steps = {"evaluate": f"checkpoint={tested}"} if tested.is_file() else {}
-        for tool, argument in (next_steps | {"report": f"run={folder.path}"}).items():
+        next_steps = (
+            {"evaluate": f"checkpoint={_from_here(tested)}"} if tested.is_file() else {}
+        )
+        next_steps["report"] = f"run={_from_here(folder.path)}"
+        for tool, argument in next_steps.items():
             if (PACKAGE / tool / "__main__.py").is_file():  # a user may have deleted the tool
                 note(tool, _command(tool, argument))
     for logger in loggers:
         if isinstance(logger, RunLogger):
             note(logger.label, logger.how_to_open())
+
+
+def _from_here(path: Path) -> Path:
+    """The path as one types it: relative where the working directory holds it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _command(name: str, *arguments: str) -> str:

@@ -51,7 +51,7 @@ def test_a_table_in_a_narrow_terminal_has_its_numbers_whole(
 
 
 def test_the_end_of_a_run_says_what_was_reached_and_what_to_type_next(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = tmp_path / "my run" / "checkpoints" / "best.ckpt"
     best.parent.mkdir(parents=True)
@@ -64,8 +64,11 @@ def test_the_end_of_a_run_says_what_was_reached_and_what_to_type_next(
     assert "Test accuracy 81.00%, validation accuracy 83.00%. It reached its target of 80% aft" in (
         printed
     )
-    assert f"cifar_lightning.evaluate 'checkpoint={best}'\n" in printed
-    assert f"cifar_lightning.report 'run={tmp_path}/my run'\n" in printed
+    assert "cifar_lightning.evaluate 'checkpoint=my run/checkpoints/best.ckpt'\n" in printed
+    assert "cifar_lightning.report 'run=my run'\n" in printed
+    monkeypatch.chdir(best.parent)  # where the run's folder is not in the working directory
+    show_result(config, metrics, [])
+    assert f"cifar_lightning.report 'run={tmp_path}/my run'\n" in capsys.readouterr().out
     show_result(config, metrics | {"test/acc": 0.79}, [], details=False)
     printed = capsys.readouterr().out
     assert "but its test accuracy is below the target" in printed
