@@ -26,7 +26,7 @@ $(DEPENDENCIES): requirements.lock
 	if [ -z "$$python" ]; then \
 	    echo "Error: Python 3.11 or 3.12 is needed, and neither is on the PATH." >&2; exit 1; fi; \
 	rm -f $(READY); \
-	echo "Setting up .venv with $$python: about 6 GB, half a minute on a fast network, once."; \
+	echo "Setting up .venv with $$python: about 6 GB, half a minute with a fast connection, once."; \
 	if ! command -v $(UV) >/dev/null; then \
 	    $$python -m venv --clear .uv && sed -n '/^uv==/,/# via/p' $< | .uv/bin/python -m pip \
 	    install --quiet --disable-pip-version-check --require-hashes -r /dev/stdin; fi && \
@@ -43,7 +43,7 @@ $(READY): $(DEPENDENCIES) pyproject.toml
 train: $(READY)  ## train to 80 %; options by ARGS="optimizer=sgd seed=1"
 	$(PYTHON) -m cifar_lightning.train $(or $(strip $(ARGS)),rehearse_without_data=true)
 
-demo: $(READY)  ## train on generated images: no files, no network, half a minute
+demo: $(READY)  ## train on generated images, half a minute
 	$(PYTHON) -m cifar_lightning.train data=shapes $(ARGS)
 
 report: $(READY)  ## a page about the newest run or sweep, in the browser; ARGS="run=FOLDER"
@@ -57,7 +57,7 @@ wandb-view: $(READY)  ## W&B's terminal viewer on all runs of this machine; no a
 	@test -d "$(WANDB)" || { echo "Error: there is no run in $(WANDB): make train makes one." >&2; exit 1; }
 	@WANDB_DIR="$(WANDB)/.." .venv/bin/wandb leet "$(WANDB)"
 
-wandb-sync: $(READY)  ## upload all runs that W&B has not got (after wandb login)
+wandb-sync: $(READY)  ## upload all runs that W&B does not have yet (after wandb login)
 	@test -d "$(WANDB)" || { echo "Error: there is no run in $(WANDB): make train makes one." >&2; exit 1; }
 	@# From there, as W&B's files name others by relative paths. Of online runs those that no server
 	@# took to their end; latest-run is a link to one of all.
@@ -72,7 +72,7 @@ test: $(READY)  ## the tests, 4 to 6 minutes on two cores; pytest's options by A
 test-all: $(READY)  ## the slow tests too, some 15 minutes more
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
 
-test-gpu: $(READY)  ## what needs a GPU
+test-gpu: $(READY)  ## the tests that need a GPU
 	$(PYTHON) -m pytest -m gpu $(ARGS)
 
 lint: $(READY)  ## format, rules and types
@@ -93,10 +93,10 @@ bench: $(READY)  ## images/s beside the network alone, a bare loop, a convention
 bench-target: $(READY)  ## seconds and compute to 80 %, recipe by recipe (hours on a CPU)
 	$(PYTHON) benchmarks/time_to_target.py $(ARGS)
 
-bench-stop: $(READY)  ## how the stop rule keeps its promise
+bench-stop: $(READY)  ## how often a run that stops at the target reaches it
 	$(PYTHON) benchmarks/stop_rule.py $(ARGS)
 
-bench-cold: $(READY)  ## from a clone to the first epoch and to green tests
+bench-cold: $(READY)  ## seconds from a clone to the first epoch and to passing tests
 	$(PYTHON) benchmarks/cold_start.py $(ARGS)
 
 bench-pareto: $(READY)  ## accuracy, parameters, multiply-adds, images/s of all networks (hours on a CPU)
@@ -120,12 +120,12 @@ wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	    --wheel-dir dist .
 	@rm -rf build
 
-lock: $(READY)  ## lock all dependencies anew, as versions with hashes
+lock: $(READY)  ## update requirements.lock: versions with hashes
 	.venv/bin/uv pip compile --group dev --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-emit-package cifar-lightning --no-header \
 	    --output-file requirements.lock
 
-audit: $(READY)  ## known vulnerabilities of the locked versions (asks the network; ARGS="-s osv" asks OSV)
+audit: $(READY)  ## known vulnerabilities of the locked versions (needs the internet; ARGS="-s osv" asks OSV)
 	@# Strict: else a package index that has no such service passes for one that knows of none.
 	@# The exit code is the same for a vulnerability and for no answer; only an answer has a count.
 	@said=$$($(PYTHON) -m pip_audit --strict --require-hashes --disable-pip \
