@@ -38,6 +38,7 @@ from cifar_lightning.system import processes
 from cifar_lightning.system.jobs import JobFailed
 from cifar_lightning.system.locks import is_locked
 from cifar_lightning.system.logs import log_failure, open_log_file
+from cifar_lightning.system.output import lasting
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +169,10 @@ def _catch_interrupts() -> None:
 
 @contextlib.contextmanager
 def _signals_and_environment(full_error: bool) -> Iterator[None]:
-    """Turn SIGTERM into an exception, and have Hydra raise errors instead of printing them."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may lack the lines of a table
-        sys.stdout.reconfigure(errors="replace")
+    """Turn SIGTERM into an exception, and have Hydra raise errors instead of printing them.
+
+    What is printed raises no error.
+    """
     # An exception, so that no file is left half written.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -179,9 +181,12 @@ def _signals_and_environment(full_error: bool) -> Iterator[None]:
     # Libraries need a home folder, if only to look for settings; "~" is that of an unknown user.
     home = os.path.expanduser("~")  # noqa: PTH111
     os.environ.setdefault("HOME", "/nonexistent" if home == "~" else home)
+    output = lasting(sys.stdout)
     try:
-        yield
+        with contextlib.redirect_stdout(output):
+            yield
     finally:
+        output.flush()
         signal.signal(signal.SIGTERM, before)
         if not full_error:
             del os.environ["HYDRA_FULL_ERROR"], os.environ[SET_BY_US]
@@ -217,9 +222,6 @@ def _prepared(
 
 def _exit_with(error: Exception, config_name: str) -> NoReturn:
     """End with one message and exit code 1; of several processes the first prints it."""
-    if isinstance(error, BrokenPipeError):  # whoever read the output, as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
     # An error of the disk may be of one process alone, which then prints it.
     same_for_all = isinstance(error, UserError | CompactHydraException | OmegaConfBaseException)
     if same_for_all and not processes.is_first():

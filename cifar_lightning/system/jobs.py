@@ -22,6 +22,7 @@ from typing import Any
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.locks import reserve_gpu
+from cifar_lightning.system.output import lasting
 
 # Modules that take seconds to import, loaded once in the process that jobs are forked from. They
 # must not initialise CUDA at import, or jobs could not use it.
@@ -179,7 +180,8 @@ def _job_main(
     if output is not None:
         _redirect(output)
     if isinstance(sys.stdout, io.TextIOWrapper):  # because a crash would lose buffered output
-        sys.stdout.reconfigure(line_buffering=True, errors="replace")
+        sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout = lasting(sys.stdout)
     if log is not None:
         logging.config.dictConfig(log)
         # Lightning was imported before, and has its own handlers for the terminal.

@@ -436,13 +436,27 @@ def test_the_traceback_is_there_for_who_asks_alone() -> None:
         assert ("Error: There is no 'modle'" in ended.stderr) is (full_error == "0")
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_error() -> None:
+def test_help_that_nobody_reads_is_no_error() -> None:
     command = [sys.executable, "-m", "cifar_lightning.train", "--help"]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdout is not None
     program.stdout.close()
     assert program.communicate()[1] == b""
-    assert program.returncode != 1
+    assert program.returncode == 0
+
+
+def test_a_training_whose_output_nobody_reads_trains_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    typed = [*TINY, "target_accuracy=null", "hydra.run.dir=unread"]
+    monkeypatch.setattr(sys, "argv", ["cifar-train", *typed])
+    with os.fdopen(writing, "w") as unread, monkeypatch.context() as patch, hydra_restored():
+        patch.setattr(sys, "stdout", unread)
+        main()
+    assert Path("unread/metrics.json").is_file()
+    assert capsys.readouterr().err == ""  # also none of a log that could not be printed
 
 
 def test_help_configuration_mistyped_names_and_completion_load_no_torch() -> None:
