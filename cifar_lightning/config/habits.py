@@ -38,16 +38,18 @@ OTHER_NAMES = {
     "batch_size": "batch batchsize bs eval_batch_size",
     "data.val_size": "train_val_split train_val_test_split val_fraction val_ratio val_split "
     "valid_size valid_split validation_size validation_split",
-    "data.path": "data_dir data_folder data_path data_root dataset_dir dataset_path dataset_root",
+    "data.path": "data_dir data_folder data_path data_root dataset_dir dataset_path dataset_root "
+    "folder path",
     "data.root": "data_dir data_folder data_path data_root dataset_dir dataset_path dataset_root",
     # files
     "resume": "checkpoint checkpoint_path ckpt ckpt_path load_from restore_from "
     "resume_checkpoint resume_from resume_from_checkpoint resume_path",
-    "checkpoint": "checkpoint_path ckpt ckpt_path load_from model model_path resume weights",
+    "checkpoint": "checkpoint_path ckpt ckpt_path load_from model model_path path pretrained "
+    "resume weights",
     "hydra.run.dir": "default_root_dir exp_dir log_dir logdir out_dir outdir output output_dir "
     "results_dir run_dir save_dir task_name work_dir workdir",
     "output": "out out_dir output_dir output_file output_path save_dir save_path",
-    "images": "files image image_path img input inputs",
+    "images": "files folder image image_path img input inputs path",
     "run": "folder path run_dir run_folder",
     # W&B
     "logger.wandb.project": "project project_name wandb_project",
@@ -70,39 +72,89 @@ OTHER_NAMES = {
     "scheduler": "lr_schedule lr_scheduler sched schedule",
     "experiment": "cfg config exp recipe",
 }
-# Names of what a training does not have, or has in another form.
+# Names of what there is not, or in another form. The first of each pair is a key or a group: the
+# answer is for the commands that have it.
 ANSWERS = {
-    "num_workers workers n_workers num_worker pin_memory persistent_workers prefetch_factor": "All "
-    "images are in memory, and whole batches are augmented on the device: there are no workers to "
-    "set",
-    "amp bf16 fp16 fp32 half mixed_precision use_amp": "trainer.precision=16-mixed, bf16-mixed or "
-    "32-true sets the precision; auto, the default, chooses it for the chip",
-    "dropout dropout_rate drop drop_rate drop_path": "The networks here have no dropout; "
-    "docs/how-to/extend.md adds a network",
-    "mixup mixup_alpha": "There is no mixup; cutmix=0.5 mixes half of the images by CutMix",
-    "wandb use_wandb log_wandb": "logger=wandb logs to W&B, logger.wandb.mode=offline without the "
-    "network, logger=csv not at all",
-    "tensorboard use_tensorboard": "+logger.NAME._target_=CLASS adds a logger of Lightning's",
-    "train do_train": "A run always trains; python -m cifar_lightning.evaluate tests a checkpoint",
-    "test do_test": "A run always tests its best checkpoint; trainer.limit_test_batches=0 does not",
-    "eval evaluate test_only eval_only": "python -m cifar_lightning.evaluate checkpoint=PATH tests "
-    "a checkpoint",
-    "patience early_stop early_stopping": "Early stopping is a callback of Lightning's: "
-    "+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping "
-    "+callbacks.stop.monitor=val/loss +callbacks.stop.patience=3",
-    "ema ema_decay use_ema": "The average of the weights is a callback of Lightning's: "
-    "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
-    "pretrained": "A training begins with new weights; resume=CHECKPOINT continues a run",
-    "image_size img_size resize num_classes n_classes": "A run takes the image size and the number "
-    "of classes from its data; data=folder data.image_size=32 resizes images",
-    "cpu no_cuda use_cpu": "trainer.gpus=0 trains on the CPU",
-    "auto_lr_find lr_find": "optimizer.lr=0.05,0.1,0.2 -m tries learning rates",
-    "dry_run smoke_test": "debug=fast runs three batches of everything",
-    "profile": "debug=profile measures where the time goes",
-    "overfit": "debug=overfit trains on the same batches in every epoch",
-    "multirun sweep": "-m runs a job for each value, as in optimizer.lr=0.05,0.1 -m",
-    "hparams_search n_trials study_name": "A search is another command: python -m "
-    "cifar_lightning.search n_trials=20",
+    "num_workers workers n_workers num_worker pin_memory persistent_workers prefetch_factor": (
+        "data.batch_size",
+        "All images are in memory, and whole batches are augmented on the device: there are no "
+        "workers to set",
+    ),
+    "amp bf16 fp16 fp32 half mixed_precision use_amp": (
+        "trainer.precision",
+        "trainer.precision=16-mixed, bf16-mixed or 32-true sets the precision",
+    ),
+    "dropout dropout_rate drop drop_rate drop_path": (
+        "model",
+        "The networks here have no dropout; docs/how-to/extend.md adds a network",
+    ),
+    "mixup mixup_alpha": (
+        "cutmix",
+        "There is no mixup; cutmix=0.5 mixes half of the images by CutMix",
+    ),
+    "beta beta1 beta2 betas adam_beta1 adam_beta2": (
+        "optimizer",
+        "optimizer=adamw +optimizer.betas=[0.9,0.95] sets AdamW's; of muon and sgd it is "
+        "optimizer.momentum=0.9",
+    ),
+    "path folder": (
+        "data",
+        "data=folder data.path=DIRECTORY_OR_ARCHIVE reads images in class folders",
+    ),
+    "wandb use_wandb log_wandb": (
+        "logger",
+        "logger=wandb logs to W&B, logger.wandb.mode=offline without the network, logger=csv not "
+        "at all",
+    ),
+    "tensorboard use_tensorboard": (
+        "logger",
+        "+logger.NAME._target_=CLASS adds a logger of Lightning's",
+    ),
+    "train do_train": (
+        "resume",
+        "A run always trains; python -m cifar_lightning.evaluate tests a checkpoint",
+    ),
+    "test do_test": (
+        "trainer.limit_test_batches",
+        "A run always tests its best checkpoint; trainer.limit_test_batches=0 does not",
+    ),
+    "eval evaluate test_only eval_only": (
+        "resume",
+        "python -m cifar_lightning.evaluate checkpoint=PATH tests a checkpoint",
+    ),
+    "patience early_stop early_stopping": (
+        "callbacks",
+        "Early stopping is a callback of Lightning's: "
+        "+callbacks.stop._target_=pytorch_lightning.callbacks.EarlyStopping "
+        "+callbacks.stop.monitor=val/loss +callbacks.stop.patience=3",
+    ),
+    "ema ema_decay use_ema": (
+        "callbacks",
+        "The average of the weights is a callback of Lightning's: "
+        "+callbacks.ema._target_=pytorch_lightning.callbacks.EMAWeightAveraging",
+    ),
+    "pretrained pretrained_weights weights": (
+        "resume",
+        "A training begins with new weights; resume=CHECKPOINT continues a run",
+    ),
+    "image_size img_size resize num_classes n_classes": (
+        "model",
+        "A run takes the image size and the number of classes from its data; data=folder "
+        "data.image_size=32 resizes images",
+    ),
+    "cpu no_cuda use_cpu": ("trainer.gpus", "trainer.gpus=0 uses the CPU"),
+    "auto_lr_find lr_find": ("optimizer.lr", "optimizer.lr=0.05,0.1,0.2 -m tries learning rates"),
+    "dry_run smoke_test": ("debug", "debug=fast runs three batches of everything"),
+    "profile": ("debug", "debug=profile measures where the time goes"),
+    "overfit": ("debug", "debug=overfit trains on the same batches in every epoch"),
+    "multirun sweep": (
+        "optimizer.lr",
+        "-m runs a job for each value, as in optimizer.lr=0.05,0.1 -m",
+    ),
+    "hparams_search n_trials study_name": (
+        "optimizer",
+        "A search is another command: python -m cifar_lightning.search n_trials=20",
+    ),
 }
 # What to do instead of an option that a group does not have.
 INSTEAD = {
@@ -128,21 +180,36 @@ def suggestion(name: str, known: Sequence[str]) -> str:
         name: as it was typed.
         known: groups and keys of the command.
     """
+    keys, answer = meant(name, known)
+    return f" {answer}." if answer else question(keys)
+
+
+def meant(name: str, known: Sequence[str]) -> tuple[list[str], str]:
+    """The keys that a name may mean, most often one or none, or an answer in place of them.
+
+    Args:
+        name: as it was typed.
+        known: groups and keys of the command.
+    """
     last = _last_word(name)
-    for key, others in OTHER_NAMES.items():
-        if key in known and key != name and last in others.split():
-            return f" Did you mean {key}?"
-    for others, text in ANSWERS.items():
-        if "seed" in known and last in others.split():  # a training's
-            return f" {text}."
-    return did_you_mean(name, known)
+    keys = [
+        key
+        for key, others in OTHER_NAMES.items()
+        if key in known and key != name and last in others.split()
+    ]
+    if keys:
+        return keys, ""
+    for others, (about, answer) in ANSWERS.items():
+        if about in known and last in others.split():
+            return [], answer
+    return near(name, known), ""
 
 
-def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """The nearest known names, as the end of a message; empty if none is near.
+def near(name: str, known: Sequence[str]) -> list[str]:
+    """The nearest known names, three at most.
 
-    Names are compared by their last words, as `lr` in `optimizer.lr`; among equals, one of the
-    same group comes first.
+    They are compared by their last words, as `lr` in `optimizer.lr`; among equals, one of the same
+    group comes first.
     """
     scores = {}
     for key in known:
@@ -155,8 +222,12 @@ def did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
             depth = abs(key.count(".") - name.count("."))
             scores[key] = likeness + 0.1 * same_group - 0.06 * depth
     best = sorted(scores, key=lambda key: -scores[key])[:3]
-    near = [prefix + key for key in best if scores[key] > scores[best[0]] - 0.1]
-    return f" Did you mean {' or '.join(near)}?" if near else ""
+    return [key for key in best if scores[key] > scores[best[0]] - 0.1]
+
+
+def question(names: Sequence[str]) -> str:
+    """Ask for these names, as the end of a message; empty for none."""
+    return f" Did you mean {' or '.join(names)}?" if names else ""
 
 
 def _last_word(name: str) -> str:

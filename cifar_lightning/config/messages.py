@@ -15,7 +15,7 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from cifar_lightning.config.comments import options, read_option
 from cifar_lightning.config.compose import CONF, compose
-from cifar_lightning.config.habits import INSTEAD, did_you_mean, suggestion
+from cifar_lightning.config.habits import INSTEAD, meant, near, question, suggestion
 from cifar_lightning.config.overrides import quoted
 from cifar_lightning.config.refused import refusal
 from cifar_lightning.errors import UserError
@@ -98,7 +98,7 @@ def _unknown_choice(group: str, option: str, there: Sequence[str]) -> str:
     there = there or options(group)
     known = f" The options of {group}: {', '.join(there)}." if there else ""
     instead = INSTEAD.get(group, "--help lists the groups and their options.")
-    return f"There is no {group}={option}.{known}{did_you_mean(option, there)}\n{instead}"
+    return f"There is no {group}={option}.{known}{question(near(option, there))}\n{instead}"
 
 
 def _unknown_key(name: str, config_name: str, arguments: Sequence[str]) -> str:
@@ -110,8 +110,9 @@ def _unknown_key(name: str, config_name: str, arguments: Sequence[str]) -> str:
     if name.startswith("hydra."):
         return f"{there_is_no}{_elsewhere(name)}\n--cfg hydra shows Hydra's configuration."
     hint = _elsewhere(name) or suggestion(name, known_names(config_name, arguments))
-    if not hint and (hint := suggestion(name, known_names(config_name))):
-        hint += _elsewhere(hint.rpartition(" ")[2].rstrip("?"))  # the options chosen lack the key
+    if not hint:  # perhaps the options chosen lack the key
+        keys, _ = meant(name, known_names(config_name))
+        hint = question(keys) + "".join(map(_elsewhere, keys))
     adds = "; +KEY=VALUE adds a new key" * is_training
     return f"{there_is_no}{hint}\n--help all lists every key{adds}."
 
@@ -129,11 +130,14 @@ def unknown_option(option: str, after: Sequence[str], config_name: str) -> str:
     if not equals:
         value = after[0] if after and not re.search("^-|=", after[0]) else "VALUE"
     known = known_names(config_name)
-    hint = f" Did you mean {name}?" if name in known else suggestion(name, known)
-    if found := re.fullmatch(r" Did you mean ([\w.]+)\?", hint):
-        hint = f" As in: {shlex.quote(f'{found[1]}={value}')}."
-    near = "" if found else did_you_mean(option, HYDRA_OPTIONS)
-    return f"{option} is not an option.{near or f' Values are set by KEY=VALUE.{hint}'}"
+    keys, _ = ([name], "") if name in known else meant(name, known)
+    if len(keys) == 1:
+        hint = f" As in: {shlex.quote(f'{keys[0]}={value}')}."
+    elif of_hydra := near(option, HYDRA_OPTIONS):
+        return f"{option} is not an option.{question(of_hydra)}"
+    else:
+        hint = suggestion(name, known)
+    return f"{option} is not an option. Values are set by KEY=VALUE.{hint}"
 
 
 def _explain_grammar(error: Exception, message: str, config_name: str) -> str | None:

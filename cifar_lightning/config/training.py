@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
 from cifar_lightning.config.compose import CONF, key_of
-from cifar_lightning.config.habits import did_you_mean, suggestion
+from cifar_lightning.config.habits import near, question, suggestion
 from cifar_lightning.config.messages import OF_A_RUN, names_in
 from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS, refusal
 from cifar_lightning.config.validate import (
@@ -283,8 +283,8 @@ def _check_monitor(
                 f"best. Set {key}.mode={right}."
             )
     if logged is not None and monitor not in logged:
-        near = did_you_mean(monitor, logged)
-        raise UserError(f"{key}.monitor={monitor}: no such metric is logged.{near}")
+        hint = question(near(monitor, logged))
+        raise UserError(f"{key}.monitor={monitor}: no such metric is logged.{hint}")
     stops = part["_target_"].endswith(".EarlyStopping")
     if stops and monitor.startswith("val/") and no_validation:
         raise UserError(f"{key}: {no_validation} leaves no validation to monitor {monitor} by.")

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from cifar_lightning.config.compose import CONF
-from cifar_lightning.config.habits import did_you_mean, suggestion
+from cifar_lightning.config.habits import near, question, suggestion
 from cifar_lightning.config.messages import OF_A_RUN
 from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import is_writable
@@ -140,7 +140,7 @@ def check_arguments(key: str, target: Callable[..., Any], values: Mapping[str, A
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     unknown = [] if takes_any else [name for name in values if name not in parameters]
     if unknown:
-        hint = did_you_mean(unknown[0], [*parameters], f"{key}.")
+        hint = question([f"{key}.{name}" for name in near(unknown[0], [*parameters])])
         if not hint and (CONF / key).is_dir():  # the arguments there are of another class
             files = (CONF / key).glob("*.yaml")
             in_conf = {name for file in files for name in OmegaConf.load(file)}

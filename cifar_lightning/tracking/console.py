@@ -236,9 +236,7 @@ def show_result(
             note("resume", _command("train", f"resume={_from_here(folder.last)}", *to_resume))
     elif details:
         tested = folder.checkpoints / str(metrics["checkpoint"])
-        next_steps = (
-            {"evaluate": f"checkpoint={_from_here(tested)}"} if tested.is_file() else {}
-        )
+        next_steps = {"evaluate": f"checkpoint={_from_here(tested)}"} if tested.is_file() else {}
         next_steps["report"] = f"run={_from_here(folder.path)}"
         for tool, argument in next_steps.items():
             if (PACKAGE / tool / "__main__.py").is_file():  # a user may have deleted the tool

@@ -10,7 +10,7 @@ from conftest import exist
 from programs import hydra_restored
 from test_conf import names
 
-from cifar_lightning.config.habits import INSTEAD, OTHER_NAMES, suggestion
+from cifar_lightning.config.habits import ANSWERS, INSTEAD, OTHER_NAMES, suggestion
 from cifar_lightning.config.messages import known_names
 from cifar_lightning.config.options import plain_arguments
 from cifar_lightning.config.refused import refusal
@@ -78,6 +78,9 @@ def test_a_known_name_is_told_the_key_here(typed: str, key: str) -> None:
         ("patience", "EarlyStopping"),
         ("image_size", "from its data"),
         ("n_trials", "cifar_lightning.search"),
+        ("path", "data=folder data.path="),
+        ("weights", "begins with new weights"),
+        ("optimizer.beta", "+optimizer.betas="),
     ],
 )
 def test_a_known_name_without_a_key_is_told_why(typed: str, said: str) -> None:
@@ -95,6 +98,8 @@ def test_a_name_that_nothing_is_near_gets_no_guess(typed: str) -> None:
     [
         ("evaluate", "ckpt_path", "checkpoint"),
         ("evaluate", "gpus", "trainer.gpus"),
+        ("evaluate", "path", "checkpoint"),
+        ("predict", "path", "checkpoint or images"),
         ("predict", "input", "images"),
         ("predict", "bs", "batch_size"),
         ("export", "output_file", "output"),
@@ -108,6 +113,13 @@ def test_each_command_is_told_its_own_keys(command: str, typed: str, key: str) -
     assert suggestion(typed, KNOWN[command]) == f" Did you mean {key}?"
 
 
+@pytest.mark.skipif(not TOOLS, reason="a command was deleted")
+def test_an_answer_is_for_the_commands_that_it_is_true_of() -> None:
+    assert "trainer.precision=16-mixed" in suggestion("fp16", KNOWN["evaluate"])
+    assert suggestion("fp16", KNOWN["report"]) == ""
+    assert suggestion("early_stopping", KNOWN["evaluate"]) == ""
+
+
 @pytest.mark.parametrize("name", inspect.signature(pl.Trainer).parameters)
 def test_every_argument_of_lightnings_trainer_is_found_without_its_group(name: str) -> None:
     key = {"devices": "trainer.gpus"}.get(name, f"trainer.{name}")
@@ -119,6 +131,7 @@ def test_every_key_that_is_suggested_is_there() -> None:
     known = {"data.path"}.union(*KNOWN.values())  # that of data=folder
     assert {*OTHER_NAMES} <= known
     assert {*INSTEAD} - {"hydra/sweeper"} <= known
+    assert {about for about, _ in ANSWERS.values()} <= known
 
 
 @pytest.mark.parametrize(
