@@ -1,6 +1,7 @@
 """A trained network in the form of the Hugging Face Hub."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,43 +135,39 @@ class HubModel(Pretrained, ModelHubMixin):
             raise UserError(
                 f"{name!r} is neither a folder nor the name of a repository, OWNER/NAME."
             )
-        source = "" if is_folder else f" from {constants.ENDPOINT}"
-        with _hub_errors(f"{name} was not loaded{source}"), _config_errors(name):
-            return super().from_pretrained(
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-            )
 
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        info: ModelInfo | None = None,
-        training: Training | None = None,
-        **options: Any,
-    ) -> Self:
-        """Load the weights of a folder or the Hub; the mixin reads the arguments in config.json."""
-        file = Path(model_id) / WEIGHTS
-        if not file.parent.is_dir():
-            file = Path(hf_hub_download(model_id, WEIGHTS, **options))
-        if info is None or training is None:
-            raise ValueError("it is missing, or has no info or training")
-        info = TypeAdapter(ModelInfo).validate_python(dataclasses.asdict(info))
-        training = TypeAdapter(Training).validate_python(dataclasses.asdict(training))
-        config = file.with_name(CONFIG)
-        check_targets(config, {"model": info.network})
-        check_interpolations(config, info.network, resolved=True)
-        model = cls(info=info, training=training)
+        def find(file: str) -> Path:
+            if is_folder:
+                return Path(name, file)
+            with _hub_errors(f"{name}/{file} was not loaded from {constants.ENDPOINT}"):
+                return Path(
+                    hf_hub_download(
+                        name,
+                        file,
+                        revision=revision,
+                        token=token,
+                        cache_dir=cache_dir,
+                        force_download=force_download,
+                        local_files_only=local_files_only,
+                    )
+                )
+
+        config = Path(name, CONFIG)
+        with _config_errors(config):
+            content = json.loads(find(CONFIG).read_text())
+            info = TypeAdapter(ModelInfo).validate_python(content["info"])
+            training = TypeAdapter(Training).validate_python(content["training"])
+            check_targets(config, {"model": info.network})
+            check_interpolations(config, info.network, resolved=True)
+            model = cls(info=info, training=training)
+        file = find(WEIGHTS)
         try:
             weights = load_file(file)
             model.network.load_state_dict(weights)
         except SafetensorError as error:
             raise UserError(f"{file} is damaged: {error}") from error
+        except OSError as error:
+            raise UserError(f"{file} was not loaded: {error}") from error
         except RuntimeError as error:  # a line for each tensor
             first = str(error).splitlines()[1].strip()
             raise UserError(f"{file} does not fit {info.network['_target_']}: {first}") from error
@@ -205,21 +202,19 @@ def _hub_errors(what: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # those of the HTTP client have no base class of huggingface_hub's
+    except Exception as error:  # the clients below huggingface_hub raise many, as RuntimeError
         raise UserError(f"{what}: {_reason(error)}") from error
 
 
 @contextmanager
-def _config_errors(name: str) -> Iterator[None]:
+def _config_errors(config: Path) -> Iterator[None]:
     """Turn what a config.json leads to that is not from `HubModel` into a UserError."""
     try:
         yield
-    except HfHubHTTPError:  # some are ValueErrors
-        raise
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:LONGEST]
         raise UserError(
-            f"{CONFIG} of {name} does not describe a network of cifar-lightning: {reason}"
+            f"{config} does not describe a network of cifar-lightning: {reason}"
         ) from error
 
 
@@ -227,7 +222,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, RepositoryNotFoundError):
         return "there is no such repository, or it needs a token that may read it: hf auth login."
     if isinstance(error, RemoteEntryNotFoundError):
-        return f"the repository has no {WEIGHTS}."
+        return "the repository has no such file."
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return "that needs a token that may write there: hf auth login, or the variable HF_TOKEN."
     return str(error).partition("\n")[0]
