@@ -103,7 +103,7 @@ ANSWERS = {
     ),
     "wandb use_wandb log_wandb": (
         "logger",
-        "logger=wandb logs to W&B, logger.wandb.mode=offline without the network, logger=csv not "
+        "logger=wandb logs to W&B, logger.wandb.mode=offline logs offline, logger=csv not "
         "at all",
     ),
     "tensorboard use_tensorboard": (
@@ -116,7 +116,7 @@ ANSWERS = {
     ),
     "test do_test": (
         "trainer.limit_test_batches",
-        "A run always tests its best checkpoint; trainer.limit_test_batches=0 does not",
+        "A run tests its best checkpoint; trainer.limit_test_batches=0 turns that off",
     ),
     "eval evaluate test_only eval_only": (
         "resume",
@@ -135,7 +135,7 @@ ANSWERS = {
     ),
     "pretrained pretrained_weights weights": (
         "resume",
-        "A training begins with new weights; resume=CHECKPOINT continues a run",
+        "A run begins with new weights; resume=CHECKPOINT continues a run",
     ),
     "image_size img_size resize num_classes n_classes": (
         "model",

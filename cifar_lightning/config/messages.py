@@ -150,8 +150,8 @@ def _explain_grammar(error: Exception, message: str, config_name: str) -> str | 
     if found := re.search(r"Ambiguous value for argument '(([^=]*)=(.*?))'\n1\.", message, re.S):
         override, key, value = found.groups()
         return (
-            f"{override} has several values: -m runs a job with each. As a list they are "
-            f'{key}=[{value}], and a text with commas is in quotes: "{key}={quoted(value)}".'
+            f"{override} has several values: -m runs a job with each. A list is {key}=[{value}], "
+            f'a text with commas "{key}={quoted(value)}".'
         )
     if found := re.search(r"Sweep parameters '(.*)' requires --multirun", message, re.S):
         return f"{found[1]} has several values: -m runs a job with each."
@@ -165,7 +165,7 @@ def _explain_grammar(error: Exception, message: str, config_name: str) -> str | 
         return f"{found[1]} cannot be removed. Choose another option."
     found = re.fullmatch(r"Interpolation key '(\w+)' not found", message)
     if found and found[1] in OF_A_RUN:
-        return f"${{{found[1]}}} is known to a run alone: leave --resolve out."
+        return f"${{{found[1]}}} is known only to a run: leave --resolve out."
     return None
 
 

@@ -75,7 +75,7 @@ def _check_key(argument: str) -> None:
     value = value.strip("'\"").lower()
     if key.lstrip("+") == "hydra.job.chdir" and value not in ("false", "0", "no", "off", "null"):
         raise UserError(
-            f"{argument} would have relative paths mean files in the run's folder. Leave it "
+            f"{argument} would make paths relative to the run's folder. Leave it "
             "out; your own code has that folder as ${run_dir}."
         )
 
@@ -156,7 +156,7 @@ def _readable(argument: str, multirun: bool) -> str:
     key, _, value = argument.partition("=")
     if not _can_read(f"{key}=1"):
         raise UserError(
-            f"{argument}: {key} is not the name of a key, as trainer.max_epochs is, or of a group."
+            f"{argument}: {key} is not the name of a key, as trainer.max_epochs, or of a group."
         )
     is_list = value.startswith("[") and value.endswith("]")
     is_call = value.endswith(")") and value.partition("(")[0] in create_functions().definitions
@@ -169,7 +169,7 @@ def _readable(argument: str, multirun: bool) -> str:
     if is_list or is_call or _is_dictionary(value) or (multirun and "," in value):
         if re.search(r"[][(){}'\"]", several):
             raise UserError(
-                f"{argument} cannot be read. Put quotes around each text in it that has other "
+                f"{argument} cannot be read. Put quotes around text that has other "
                 f"characters than letters, digits and _-./, as in \"{key}=['50 %','a=b']\"."
             )
         texts = (part.strip() for part in several.split(","))

@@ -10,7 +10,7 @@ FIXED_ARGUMENTS: dict[str, tuple[Any, str]] = {
     "enable_autolog_hparams": (True, "every logger gets the whole configuration anyway"),
     "enable_checkpointing": (True, "a run tests its best checkpoint and resumes from its last one"),
     "fast_dev_run": (False, "debug=fast runs three batches of everything"),
-    "limit_predict_batches": (None, "to predict is another command, cifar_lightning.predict"),
+    "limit_predict_batches": (None, "the command that predicts is cifar_lightning.predict"),
     "logger": (None, "logger=csv leaves W&B out, +logger.NAME._target_=CLASS adds a logger"),
     "model_registry": (None, "logger=wandb uploads the best checkpoint as an artifact"),
     "overfit_batches": (0, "debug=overfit trains on the same batches in every epoch"),
@@ -22,13 +22,13 @@ FIXED_ARGUMENTS: dict[str, tuple[Any, str]] = {
 UNSUPPORTED_CALLBACKS: dict[str, str] = {
     "BackboneFinetuning": "it needs a LightningModule with a `backbone`, which Classifier is not",
     "BaseFinetuning": "it is a base class: name your own, with freeze_before_training",
-    "BasePredictionWriter": "to predict is another command, cifar_lightning.predict",
+    "BasePredictionWriter": "the command that predicts is cifar_lightning.predict",
     "BatchSizeFinder": "data.batch_size=N sets the batch size",
     "Callback": "it is a base class, which does nothing",
     "Checkpoint": "it is a base class, which does nothing",
     "LearningRateFinder": "optimizer.lr=0.05,0.1,0.2 -m tries learning rates",
     "ModelPruning": "it does not take weights in the memory layout channels_last",
-    "OnExceptionCheckpoint": "a run saves last.ckpt itself, from which resume= goes on",
+    "OnExceptionCheckpoint": "a run always saves last.ckpt, which resume= reads",
     "ProgressBar": "it is a base class: name RichProgressBar or TQDMProgressBar",
     "StochasticWeightAveraging": "it validates its average only after max_epochs, in an epoch "
     "whose images it counts without learning from them; WeightAveraging and EMAWeightAveraging "

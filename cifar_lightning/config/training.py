@@ -93,7 +93,7 @@ def check_config(config: DictConfig) -> None:
     check_values("budget.", SETTINGS_OF_BUDGET, values["budget"])
     _check_trainer(values["trainer"])
     if "seed" in values["data"]:
-        raise UserError("data.seed would be ignored: the run's seed= orders the images too.")
+        raise UserError("data.seed would be ignored: seed= also sets the order of the images.")
     check_values("optimizer.", SETTINGS_OF_OPTIMIZER, values["optimizer"])
     _check_scheduler(values["scheduler"])
     for key in PARTS:
@@ -124,7 +124,7 @@ def _check_presence(values: Any) -> None:
     _refuse_missing("trainer.", values["trainer"], TRAINER_KEYS)
     for name in ("best", "throughput"):
         if values["callbacks"].get(name) is None:
-            raise UserError(f"callbacks.{name} cannot be removed: the results come from it.")
+            raise UserError(f"callbacks.{name} cannot be removed: the results need it.")
 
 
 def _refuse_missing(prefix: str, values: Mapping[str, Any], keys: Iterable[str]) -> None:

@@ -129,7 +129,7 @@ class CorrectRestoredState(pl.Callback):
                 callback.on_train_epoch_start(trainer, pl_module)
         before, now = self._checkpoint["schedule_steps"], getattr(pl_module, "schedule_steps", None)
         if None not in (before, now) and before != now:
-            note("schedule", f"learning rate over {now:,} steps; before the resume, {before:,}")
+            note("schedule", f"learning rate over {now:,} steps; {before:,} before the resume")
         if self._checkpoint["frozen"] is not None:
             _freeze(pl_module, self._checkpoint["frozen"])
 

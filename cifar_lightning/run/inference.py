@@ -13,7 +13,9 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.run.devices import choose_devices, choose_precision, keep_freed_memory
 from cifar_lightning.training.module import Classifier
 
-ONE_DEVICE = "This uses one device only: trainer.gpus=1, or a certain GPU, as in trainer.gpus=[0]."
+ONE_DEVICE = (
+    "This command uses one device: trainer.gpus=1, or a GPU by its number, as trainer.gpus=[0]."
+)
 
 
 class Inference:

@@ -54,7 +54,7 @@ def _distribution(override: Override) -> BaseDistribution:
     if override.is_choice_sweep():
         choices = [*override.sweep_string_iterator()]
         if is_log or len(set(choices)) < len(choices):
-            raise ValueError("a choice has no log scale, and no value twice")
+            raise ValueError("a choice has no log scale, and each value once")
         return CategoricalDistribution(choices)
     if isinstance(value, RangeSweep):
         if not (values := [*value.range()]):

@@ -22,7 +22,7 @@ def check_memory(what: str, needed: int, advice: str) -> None:
     if needed > free:
         raise UserError(
             f"{what} would need {needed / 1e9:,.1f} GB of memory, but only {free / 1e9:,.1f} GB "
-            f"are free. {advice}"
+            f"is free. {advice}"
         )
 
 

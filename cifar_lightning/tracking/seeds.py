@@ -140,7 +140,8 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
                 "have changed the order. To compare fully trained runs, set target_accuracy=null."
             )
     sentences.append(
-        f"The best run is {best.name} ({describe({**group.settings, 'seed': str(best.seed)})}): "
+        f"The best run is run {best.name} "
+        f"({describe({**group.settings, 'seed': str(best.seed)})}): "
         f"{percent(accuracy)} validation accuracy{on_test}."
     )
     same = [r.name for r in runs if r is not best and r.metrics.get("val/acc") == accuracy]

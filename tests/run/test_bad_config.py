@@ -167,7 +167,7 @@ MESSAGES = [
     ("seed=4294967296", "seed=4294967296 is not from 0 to 4294967295."),
     ("data.split_seed=-1", "data.split_seed=-1 is not from 0 to 4294967295."),
     ("data.data_seed=4294967296", "data.data_seed=4294967296 is not from 0 to 4294967295."),
-    ("+data.seed=1", "data.seed would be ignored: the run's seed= orders the images too."),
+    ("+data.seed=1", "data.seed would be ignored: seed= also sets the order of the images."),
     ("target_accuracy=80", "target_accuracy=80 should be less than or equal to 1."),
     ("target_confidence=1", "target_confidence=1 should be less than 1."),
     ("trainer.max_epochs=null", "trainer.max_epochs=null should be a valid integer."),

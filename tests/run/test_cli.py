@@ -232,13 +232,13 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["é=1"], ["é=1: é is not the name of a key"]),
     (["~é"], ["~é cannot be read: expected KEY=VALUE"]),
     (["data.root='a"], ["data.root='a: the quote is not closed", "\"data.root='\\'a'\""]),
-    (["data.mirrors=['é',(]"], ["cannot be read. Put quotes around each text", "=['50 %','a=b']"]),
-    (["-m", "seed=choice(é,1)"], ["seed=choice(é,1) cannot be read. Put quotes around each"]),
+    (["data.mirrors=['é',(]"], ["cannot be read. Put quotes around text", "=['50 %','a=b']"]),
+    (["-m", "seed=choice(é,1)"], ["seed=choice(é,1) cannot be read. Put quotes around text"]),
     (["data.root=${"], ["data.root='${': ${ begins a reference to another key"]),
     (["data.root=a\0b"], ["data.root=a\N{REPLACEMENT CHARACTER}b: it has a NUL character"]),
     (["hydra.run.dir=a\0b"], ["it has a NUL character"]),
     *(
-        ([f"hydra.job.chdir={value}"], [f"hydra.job.chdir={value} would have relative paths mean"])
+        ([f"hydra.job.chdir={value}"], [f"hydra.job.chdir={value} would make paths relative to"])
         for value in ("true", "'True'", "1", "yes", "on")
     ),
     (["--experimental-rerun", "x"], ["--experimental-rerun is not used here: report prints"]),
@@ -260,7 +260,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     (["x" * 300], ["x cannot be read: expected KEY=VALUE"]),
     (["--shell-completion", "seed=1"], ["Expecting one subcommand from "]),
     (["--resolve"], ["The --resolve flag can only be used in conjunction with --cfg or --help."]),
-    (["--cfg", "job", "--resolve"], ["${run_dir} is known to a run alone: leave --resolve out."]),
+    (["--cfg", "job", "--resolve"], ["${run_dir} is known only to a run: leave --resolve out."]),
     (
         ["-m", "seed=1", "hydra.sweeper.params={resume: x}"],
         ["resume= resumes one run; resume_sweep=FOLDER resumes a sweep."],

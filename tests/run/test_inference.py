@@ -54,7 +54,7 @@ def test_other_precisions_give_nearly_the_same_as_float32(
 
 
 def test_more_than_one_device_is_refused(classifier: Classifier) -> None:
-    with pytest.raises(UserError, match="This uses one device only"):
+    with pytest.raises(UserError, match="This command uses one device"):
         Inference(classifier, 2, "32-true")
 
 

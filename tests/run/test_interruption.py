@@ -359,9 +359,7 @@ def test_of_equal_checkpoints_a_resume_gives_up_the_one_that_the_whole_run_would
     train(tiny(*options, "trainer.max_epochs=2"))
     checkpoints = tmp_path / "run" / "checkpoints"
     train(as_typed(tiny, [f"resume={checkpoints}/last.ckpt", "trainer.max_epochs=3"]))
-    assert (
-        "schedule   learning rate over 18 steps; before the resume, 12" in capsys.readouterr().out
-    )
+    assert "schedule   learning rate over 18 steps; 12 before the resume" in capsys.readouterr().out
     assert sorted(path.name for path in checkpoints.iterdir()) == names
 
 

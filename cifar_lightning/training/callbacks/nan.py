@@ -101,7 +101,7 @@ def _rate_and_norms(position: int, rates: Sequence[float], norms: Sequence[Tenso
     facts = [f"learning rate {rates[position]:.3g}"]
     for label, norm in (
         ("gradient norm", norms[position + 1]),
-        ("one step before", norms[position]),
+        ("in the step before", norms[position]),
     ):
         facts += [] if norm is None else [f"{label} {norm.item():.3g}"]
     return f" ({', '.join(facts)})"

@@ -78,7 +78,9 @@ def test_the_learning_rate_and_the_gradient_norms_of_a_step_without_a_number_are
 
     measure = GradientNorm.on_before_optimizer_step
     monkeypatch.setattr(GradientNorm, "on_before_optimizer_step", note)
-    said = rf"step 4, in epoch 1 \(learning rate {LR}, gradient norm nan, one step before {NORM}\)"
+    said = (
+        rf"step 4, in epoch 1 \(learning rate {LR}, gradient norm nan, in the step before {NORM}\)"
+    )
     with pytest.raises(UserError, match=said) as error:
         train(tiny(f"callbacks.nan.every_n_steps={every}"))
     found = re.search(said, str(error.value))

@@ -175,7 +175,7 @@ def test_a_multirun_names_the_best_and_sums_up_over_seeds(many_report: Path) -> 
     html = (many_report / "report.html").read_text()
     metrics = {name: metrics_of(many_report / name) for name in "02"}
     best = max(metrics, key=lambda name: metrics[name]["val/acc"])
-    assert f"The best run is {best} (optimizer.lr=" in html
+    assert f"The best run is run {best} (optimizer.lr=" in html
     (row,) = re.findall(
         r'<tr class="best" data-run="(run-\d)">.*?<a href=[^>]*>(\d)</a>', html, re.DOTALL
     )
@@ -223,7 +223,7 @@ def test_runs_that_are_not_finished_are_listed_with_the_reason_and_not_counted(m
     assert "<b>Run 3</b>, not finished: it has not trained a step: it is starting, or was" in html
     assert "<b>Run 0</b>, interrupted: stopped by Ctrl-C or SIGTERM" in html
     assert "4 runs: 1 finished, 1 interrupted, 1 failed, 1 not finished." in html
-    assert "The best run is 2" in html
+    assert "The best run is run 2" in html
     (many / "0" / "metrics.csv").unlink()
     page = write(many / "0").read_text()
     assert "Interrupted after " in page

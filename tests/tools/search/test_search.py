@@ -116,7 +116,7 @@ def test_a_space_is_what_hydras_grammar_says(text: str, expected: BaseDistributi
     ("text", "reason"),
     [
         ("5", "it is a single value"),
-        ("choice(a,a)", "no value twice"),
+        ("choice(a,a)", "each value once"),
         ("tag(log, choice(1,2))", "a choice has no log scale"),
         ("tag(log, interval(0,1))", "low > 0"),
         ("tag(log, range(0,1,0.1))", "needs integers and steps of 1"),

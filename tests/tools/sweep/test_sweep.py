@@ -294,7 +294,7 @@ def test_however_jobs_end_the_others_run_and_a_table_names_the_causes(broken: Br
     for how, cause in ENDS.items():
         assert f"failed: run {runs[how].name} (callbacks.crash.how={how}): {cause}" in said
     assert "4 runs: 1 finished, 3 failed." in said
-    assert "The best run is 0 (callbacks.crash.how=none, seed=0)" in said
+    assert "The best run is run 0 (callbacks.crash.how=none, seed=0)" in said
     assert said.count("Traceback") == 1  # of the fault; the others are none, or the user's to fix
     assert "RuntimeError: a fault of the callback" in said
     assert f"report     {broken.folder}/report.html\n" in said
