@@ -103,8 +103,7 @@ ANSWERS = {
     ),
     "wandb use_wandb log_wandb": (
         "logger",
-        "logger=wandb logs to W&B, logger.wandb.mode=offline logs offline, logger=csv not "
-        "at all",
+        "logger=wandb logs to W&B, logger.wandb.mode=offline logs offline, logger=csv not at all",
     ),
     "tensorboard use_tensorboard": (
         "logger",
