@@ -112,7 +112,7 @@ notebooks: $(READY)  ## run the notebooks and store their outputs; other data by
 	$(PYTHON) notebooks/store.py $(ARGS)
 
 docs: $(READY)  ## docs/reference/configuration.md, from conf/ and its comments
-	$(PYTHON) -m cifar_lightning.config.reference
+	$(PYTHON) docs/reference/configuration.py
 
 wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	@rm -rf build  # setuptools would pack what an earlier version left there

@@ -1,6 +1,6 @@
 """docs/reference/configuration.md."""
 
-from cifar_lightning.config.reference import PAGE, reference
+from configuration import PAGE, reference
 
 
 def test_the_page_is_that_of_conf() -> None:

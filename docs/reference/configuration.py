@@ -1,12 +1,13 @@
-"""Writes docs/reference/configuration.md from conf/ and its comments: `make docs`."""
+"""Writes configuration.md from conf/ and its comments: `make docs`."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from cifar_lightning.config.comments import Key, is_recipe, options, read_command, read_option
 from cifar_lightning.config.compose import CONF
 
-PAGE = CONF.parent / "docs" / "reference" / "configuration.md"
+PAGE = Path(__file__).with_suffix(".md")
 
 INTRODUCTION = """\
 # Configuration
@@ -120,5 +121,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.parent.mkdir(exist_ok=True)
     PAGE.write_text(reference())
