@@ -9,5 +9,12 @@ class UserError(Exception):
     """
 
 
+def how_to_install(extra: str) -> str:
+    """The end of a message that a package of one of pyproject.toml's extras is not there."""
+    return (
+        f"make setup installs it in a checkout, pip install 'cifar-lightning[{extra}]' elsewhere."
+    )
+
+
 class DataUnavailable(UserError):
     """The data set is not on this machine and could not be downloaded."""

@@ -7,13 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from cifar_lightning.config.comments import Conf, Key, is_recipe, options, read_command, read_option
 from cifar_lightning.config.compose import CONF
 
-# Of a command with many keys, those that most people set.
-MAIN_KEYS = {
-    "train": (
-        *("trainer.max_epochs", "target_accuracy", "optimizer.lr", "data.batch_size"),
-        *("trainer.gpus", "seed", "resume", "hydra.run.dir"),
-    ),
-}
+# Of a training's many keys, those that most people set.
+MAIN_KEYS = (
+    *("trainer.max_epochs", "target_accuracy", "optimizer.lr", "data.batch_size"),
+    *("trainer.gpus", "seed", "resume", "hydra.run.dir"),
+)
 KEY_WIDTH = 25  # columns
 
 
@@ -37,12 +35,12 @@ def help_text(config_name: str, arguments: Sequence[str]) -> str:
     conf = [*map(read_command, command.bases), command] if every else [command]
     groups = [_chosen(group, arguments) for part in conf for group in part.groups]
     keys = [key for part in conf for key in part.keys]
-    if every or config_name not in MAIN_KEYS:
+    if every or config_name != "train":
         lines += ["Keys, with their defaults:", *_rows(keys)]
     else:
         keys += [key for group in groups for key in _keys_of(group)]
         by_name = {key.name: key for key in keys}
-        main = [by_name[name] for name in MAIN_KEYS[config_name] if name in by_name]
+        main = [by_name[name] for name in MAIN_KEYS if name in by_name]
         lines += ["Main keys, with their defaults:", *_rows(main, headings=False)]
     if groups and not every:
         lines += ["", "Groups of keys, with the default and the other options:"]

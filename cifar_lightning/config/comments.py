@@ -124,11 +124,14 @@ def _above(number: int, lines: list[str], header: int) -> tuple[str, str]:
 
 
 def _in_one_line(value: yaml.Node, lines: list[str]) -> str:
-    """A value's text in the file; a list of several lines as one."""
-    if isinstance(value, yaml.SequenceNode) and not value.flow_style:
+    """A value's text in the file; one of several lines as one."""
+    if isinstance(value, yaml.SequenceNode):
         return f"[{', '.join(_in_one_line(item, lines) for item in value.value)}]"
     start, end = value.start_mark, value.end_mark
-    return lines[start.line][start.column : end.column] if start.line < len(lines) else ""
+    text = [*lines, ""][start.line : end.line + 1]
+    text[-1] = text[-1][: end.column]
+    text[0] = text[0][start.column :]
+    return " ".join(map(str.strip, text)).strip()
 
 
 def options(group: str) -> list[str]:

@@ -23,7 +23,7 @@ PLUS = re.compile(r"^\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|
 LONG_AFTER_ONE_DASH = re.compile(r"-(?!c(job|hydra|all)$)[A-Za-z][\w-]{2,}(=.*)?", re.DOTALL)
 
 
-def plain_arguments(arguments: Sequence[str], config_name: str = "train") -> list[str]:
+def plain_arguments(arguments: Sequence[str], config_name: str) -> list[str]:
     """Hydra's options as single words, without abbreviations, and then the overrides.
 
     So `-cd FOLDER` is `--config-dir=FOLDER`, and `--mult` is `--multirun`.

@@ -29,13 +29,13 @@ def dashboard(config: DictConfig) -> dict[str, Any]:
     from importlib.util import find_spec
 
     from cifar_lightning.config import validate
-    from cifar_lightning.errors import UserError
+    from cifar_lightning.errors import UserError, how_to_install
 
     validate.check_keys(config, "dashboard")
     kinds = {"entity": str | None, "project": str, "url": str | None, "dry_run": bool}
     validate.check_values("", kinds, config)
     if find_spec("wandb_workspaces") is None:
-        raise UserError("This needs wandb-workspaces: pip install 'cifar-lightning[dashboard]'.")
+        raise UserError(f"This needs wandb-workspaces: {how_to_install('dashboard')}")
     os.environ.pop("WANDB_MODE", None)  # it is meant for runs; a dashboard is always online
     if config.url is not None:
         os.environ["WANDB_BASE_URL"] = config.url  # read by all parts of W&B

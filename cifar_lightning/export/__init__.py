@@ -114,7 +114,7 @@ def export(config: DictConfig) -> dict[str, Any]:
 
 def _check(config: DictConfig) -> None:
     """Check format, output and packages before torch is imported."""
-    from cifar_lightning.errors import UserError
+    from cifar_lightning.errors import UserError, how_to_install
 
     kind, output = config.format, config.output
     if kind not in NEEDS:
@@ -129,7 +129,7 @@ def _check(config: DictConfig) -> None:
         except ImportError as error:
             raise UserError(
                 f"format={kind} needs {name}, which cannot be imported here: {error}. "
-                "To install it: make setup, or pip install 'cifar-lightning[export]'."
+                f"{how_to_install('export')}"
             ) from error
 
 

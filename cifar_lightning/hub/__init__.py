@@ -8,12 +8,14 @@
 docs/how-to/share.md has more.
 """
 
+from cifar_lightning.errors import how_to_install
+
 try:
     import huggingface_hub  # noqa: F401  # says what brings it
 except ImportError as error:
     raise ImportError(
         f"HubModel needs huggingface_hub, which cannot be imported here: {error}. "
-        "pip install 'cifar-lightning[hub]' brings it; in a checkout, make setup does."
+        f"{how_to_install('hub')}"
     ) from error
 
 from cifar_lightning.hub.model import HubModel

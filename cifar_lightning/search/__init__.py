@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from cifar_lightning.cli import entry
 from cifar_lightning.config.overrides import is_sweep
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import UserError, how_to_install
 
 
 def search(config: DictConfig) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def search(config: DictConfig) -> dict[str, Any]:
     from importlib.util import find_spec
 
     if find_spec("optuna") is None:
-        raise UserError("A search needs Optuna: pip install 'cifar-lightning[search]'.")
+        raise UserError(f"A search needs Optuna: {how_to_install('search')}")
     from cifar_lightning.search import outcome, study, worker
     from cifar_lightning.system.logs import open_log_file
     from cifar_lightning.system.processes import launch

@@ -10,7 +10,7 @@ from hydra.core.utils import JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from cifar_lightning.errors import UserError
+from cifar_lightning.errors import UserError, how_to_install
 from cifar_lightning.sweep import jobs as sweep_jobs
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking.run_folder import read_sweep
@@ -54,10 +54,7 @@ class Sweeper(BasicSweeper):
                 config=config,
             )
         except RuntimeError as error:
-            raise UserError(
-                f"hydra/launcher: {error}. To install the launchers: make setup, or pip install -e "
-                "'.[sweep]'"
-            ) from error
+            raise UserError(f"hydra/launcher: {error}. {how_to_install('sweep')}") from error
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the jobs, and print a summary.

@@ -131,13 +131,13 @@ def test_what_hydra_reads_stays_as_it_is() -> None:
     ],
 )
 def test_options_are_known_by_any_of_their_names(typed: str, plain: str) -> None:
-    assert plain_arguments(typed.split()) == plain.split()
-    assert plain_arguments(plain.split()) == plain.split()
+    assert plain_arguments(typed.split(), "train") == plain.split()
+    assert plain_arguments(plain.split(), "train") == plain.split()
 
 
 def test_a_value_for_an_option_is_not_taken_from_what_is_added() -> None:
     with pytest.raises(UserError, match="--config-dir/-cd: expected one argument"):
-        plain_arguments(["seed=1", "--config-dir"])
+        plain_arguments(["seed=1", "--config-dir"], "train")
 
 
 @pytest.mark.parametrize(

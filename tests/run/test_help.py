@@ -101,6 +101,13 @@ list:  # list
   - a
   - "b"
 flow: [1, 2]  # flow
+long: [
+  a,  # the first
+  {b: 1},
+]  # long
+folded: >
+  some
+  words
 part:
   _target_: x  # class
   inner: null  # inner
@@ -122,6 +129,8 @@ def test_comments_are_read_where_people_write_them(tmp_path: Path) -> None:
         Key("g.silent", "1", ""),
         Key("g.list", '[a, "b"]', "list", "Heading"),
         Key("g.flow", "[1, 2]", "flow", "Heading"),
+        Key("g.long", "[a, {b: 1}]", "long", "Heading"),
+        Key("g.folded", "> some words", "", "Heading"),
         Key("g.part", "", "", "Heading"),
         Key("g.part.inner", "null", "inner", "Heading"),
     ]

@@ -153,7 +153,7 @@ def test_every_key_that_is_suggested_is_there() -> None:
 )
 def test_an_option_that_is_none_is_told_as_a_key(typed: str, said: str) -> None:
     with pytest.raises(UserError) as raised:
-        plain_arguments(typed.split())
+        plain_arguments(typed.split(), "train")
     assert said in str(raised.value)
 
 
