@@ -20,7 +20,6 @@ from cifar_lightning.config.validate import (
     in_yaml,
     parameters_of,
     target_of,
-    why_no_validation,
 )
 from cifar_lightning.errors import UserError
 
@@ -110,6 +109,19 @@ def check_config(config: DictConfig) -> None:
         raise UserError(
             f"{reason} leaves no validation to judge the target by: set target_accuracy=null too."
         )
+
+
+def why_no_validation(values: Any) -> str | None:
+    """The setting by which a training never validates; None if none is known here."""
+    trainer = values["trainer"]
+    if values["data"].get("val_size") == 0:
+        return "data.val_size=0"
+    if trainer.get("limit_val_batches") == 0:
+        return "trainer.limit_val_batches=0"
+    every = trainer.get("check_val_every_n_epoch")
+    if isinstance(every, int) and every > trainer["max_epochs"]:
+        return f"trainer.check_val_every_n_epoch={every}, of {trainer['max_epochs']} epochs,"
+    return None
 
 
 def _check_presence(values: Any) -> None:

@@ -49,19 +49,6 @@ def check_keys(config: DictConfig, config_name: str) -> None:
             )
 
 
-def why_no_validation(values: Any) -> str | None:
-    """The setting by which a training never validates; None if none is known here."""
-    trainer = values["trainer"]
-    if values["data"].get("val_size") == 0:
-        return "data.val_size=0"
-    if trainer.get("limit_val_batches") == 0:
-        return "trainer.limit_val_batches=0"
-    every = trainer.get("check_val_every_n_epoch")
-    if isinstance(every, int) and every > trainer["max_epochs"]:
-        return f"trainer.check_val_every_n_epoch={every}, of {trainer['max_epochs']} epochs,"
-    return None
-
-
 def check_part(key: str, part: Any) -> None:
     """Check a part of a configuration against the class or function that it calls.
 

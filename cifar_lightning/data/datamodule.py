@@ -31,6 +31,15 @@ class Expected(NamedTuple):
     train_images: int  # of the official train split
 
 
+def images_within(images: int, limit: int | float | None, batch_size: int) -> int:
+    """The number of images within a limit of the Trainer's: batches, or a fraction of them."""
+    if limit is None:
+        return images
+    batches = math.ceil(images / batch_size)
+    batches = int(batches * limit) if isinstance(limit, float) else limit
+    return min(images, batches * batch_size)
+
+
 class ImageData(pl.LightningDataModule):
     """Train, validation and test batches of a data set that fits into memory.
 

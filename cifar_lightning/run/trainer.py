@@ -17,6 +17,7 @@ from rich import get_console
 
 from cifar_lightning.checkpoints.io import AtomicCheckpointIO, read_checkpoint
 from cifar_lightning.data import ImageData
+from cifar_lightning.data.datamodule import images_within
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.build import instantiate_part
 from cifar_lightning.run.devices import resolve_devices
@@ -38,8 +39,8 @@ def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
     """
     trainer, validates = config.trainer, will_validate(config, data)
     val_images = len(data.val) if data.val is not None and validates else 0
-    val_images = _limited(val_images, trainer.get("limit_val_batches"), data.batch_size)
-    test_images = _limited(len(data.test), trainer.get("limit_test_batches"), data.batch_size)
+    val_images = images_within(val_images, trainer.get("limit_val_batches"), data.batch_size)
+    test_images = images_within(len(data.test), trainer.get("limit_test_batches"), data.batch_size)
     # A search does not test; its target is then for all test images.
     of_data = {"val_images": val_images, "test_images": test_images or len(data.test)}
     callbacks: dict[str, Callback] = {}
@@ -124,15 +125,6 @@ def will_validate(config: DictConfig, data: ImageData) -> bool:
     if steps >= 0:
         last = min(last, steps * trainer.get("accumulate_grad_batches", 1))
     return bool(first <= last)
-
-
-def _limited(images: int, limit: int | float | None, batch_size: int) -> int:
-    """The number of images within a limit, which is a number of batches or a fraction of them."""
-    if limit is None:
-        return images
-    batches = -(-images // batch_size)
-    batches = int(batches * limit) if isinstance(limit, float) else limit
-    return min(images, batches * batch_size)
 
 
 @contextmanager

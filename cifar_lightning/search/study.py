@@ -26,6 +26,7 @@ from cifar_lightning import run
 from cifar_lightning.config import validate
 from cifar_lightning.config.compose import CONF, compose, key_of
 from cifar_lightning.config.paths import DATA_PATHS
+from cifar_lightning.config.training import why_no_validation
 from cifar_lightning.errors import UserError
 from cifar_lightning.search.space import Space, as_overrides, examples, parse_space
 from cifar_lightning.system.derive_seed import derive_seed
@@ -129,7 +130,7 @@ def open_search(config: DictConfig) -> Search:
     )
     _check_devices(example.trainer)
     run.check_config(example)
-    if reason := validate.why_no_validation(OmegaConf.to_container(example, resolve=True)):
+    if reason := why_no_validation(OmegaConf.to_container(example, resolve=True)):
         raise UserError(f"{reason} leaves no validation to judge a trial by.")
     best = example.callbacks.best
     if not str(best.monitor).startswith("val/"):

@@ -19,6 +19,7 @@ from torch import nn
 
 from cifar_lightning.config.compose import PACKAGE
 from cifar_lightning.data import ImageData
+from cifar_lightning.data.datamodule import images_within
 from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.conclusion import conclusion
@@ -147,9 +148,9 @@ def show_start(
     target, aim = callbacks.get("target"), "none"
     shift, monitor = data.label_shift, config.callbacks.best.monitor
     cut_short = [
-        f"limit_{kind}_batches"
-        for kind, images in (("val", val), ("test", len(data.test)))
-        if _leaves_out(getattr(trainer, f"limit_{kind}_batches"), images, data.batch_size)
+        limit
+        for limit, images in (("limit_val_batches", val), ("limit_test_batches", len(data.test)))
+        if 0 < images_within(images, getattr(trainer, limit), data.batch_size) < images
     ]
     if isinstance(target, TargetReached) and target.threshold is not None:
         aim = f"training stops at {target.threshold:.2%} on validation"
@@ -195,11 +196,6 @@ def show_start(
     note("target", aim)
     note("run folder", config.run_dir)
     get_console().print()
-
-
-def _leaves_out(limit: int | float, images: int, batch_size: int) -> bool:
-    """Whether a limit, in batches or as a fraction, leaves out some images, but not all."""
-    return 0 < limit < 1 or (isinstance(limit, int) and 0 < limit * batch_size < images)
 
 
 @rank_zero_only

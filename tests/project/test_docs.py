@@ -143,4 +143,5 @@ def test_every_page_and_picture_of_docs_is_linked() -> None:
         for link in re.findall(r"\]\(([^)\s]+)\)", text)
     }
     for file in (ROOT / "docs").rglob("*.*"):
-        assert file.resolve() in linked, file
+        if file.suffix not in (".py", ".pyc"):
+            assert file.resolve() in linked, file
