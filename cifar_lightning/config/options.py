@@ -17,6 +17,12 @@ REFUSED_OPTIONS = {
     "config_path": "--config-dir=FOLDER adds a folder of configurations",
     "experimental_rerun": "report prints the command of a run; resume=CHECKPOINT resumes it",
 }
+# How argparse's messages about an option begin, and what is said instead.
+FAULTS = {
+    "expected one argument": "needs a value",
+    "ignored explicit argument": "takes no value",
+    "invalid choice": "is job, hydra or all",  # only --cfg has choices
+}
 # Before these keys, which are read before Hydra reads them, + and ++ mean nothing.
 PLUS = re.compile(r"^\++(?=(resume|resume_sweep|hydra\.(mode|output_subdir|(run|sweep)\.dir))=)")
 # `-lr` is no option; Hydra's parser would take `-momentum` for `-m`.
@@ -70,4 +76,8 @@ def _is_no_option(text: str, hydras: Collection[str]) -> bool:
 
 
 def _refuse(message: str) -> NoReturn:
+    option, _, fault = message.removeprefix("argument ").partition(": ")
+    for beginning, words in FAULTS.items():
+        if fault.startswith(beginning):
+            raise UserError(f"{option} {words}. --help says what can be typed.")
     raise UserError(f"{message}. --help says what can be typed.")

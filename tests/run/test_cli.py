@@ -135,9 +135,18 @@ def test_options_are_known_by_any_of_their_names(typed: str, plain: str) -> None
     assert plain_arguments(plain.split(), "train") == plain.split()
 
 
-def test_a_value_for_an_option_is_not_taken_from_what_is_added() -> None:
-    with pytest.raises(UserError, match="--config-dir/-cd: expected one argument"):
-        plain_arguments(["seed=1", "--config-dir"], "train")
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("seed=1 --config-dir", "--config-dir/-cd needs a value."),
+        ("--cfg job=3", "--cfg/-c is job, hydra or all."),
+        ("-mz", "--multirun/-m takes no value."),
+        ("--c job", "ambiguous option: --c could match --cfg"),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_in_few_words(typed: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{said}.* --help says what can be typed"):
+        plain_arguments(typed.split(), "train")
 
 
 @pytest.mark.parametrize(
