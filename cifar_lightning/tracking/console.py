@@ -139,7 +139,7 @@ def show_start(
     """Print the data, the training, the target and the run folder, one line each."""
     val = 0 if data.val is None else len(data.val)
     limit, batches = trainer.limit_train_batches, len(data.train_index) // data.batch_size
-    limited = f", {limit} of them an epoch" if isinstance(limit, int) and limit < batches else ""
+    limited = f", {limit} per epoch" if isinstance(limit, int) and limit < batches else ""
     epochs = counted(config.trainer.max_epochs, "epoch")
     epochs += f" or {counted(trainer.max_steps, 'step')}" if trainer.max_steps != -1 else ""
     max_time = config.trainer.get("max_time")

@@ -31,7 +31,7 @@ def test_a_smoke_run_leaves_all_that_a_run_leaves_and_can_be_resumed(
     run_dir = Path(config.run_dir)
     assert run_dir.parent == Path.cwd() / "runs" / "debug"
     metrics = train(config)
-    assert "batches of 20, 3 of them an epoch" in capsys.readouterr().out
+    assert "batches of 20, 3 per epoch" in capsys.readouterr().out
     assert metrics["train_images"] == 3 * 20
     assert metrics["val/acc"] is not None
     assert metrics["test/acc"] is not None
