@@ -159,7 +159,7 @@ ANSWERS = {
 INSTEAD = {
     "data": "Other images, in class folders, are data=folder data.path=DIRECTORY_OR_ARCHIVE.",
     "model": "docs/how-to/extend.md adds a network.",
-    "optimizer": "For another optimizer of PyTorch, as Adam, type optimizer=adamw "
+    "optimizer": "For another optimizer of PyTorch, such as Adam, type optimizer=adamw "
     "optimizer._target_=torch.optim.Adam.",
     "scheduler": "docs/how-to/extend.md adds parts of your own.",
     "augment": "docs/how-to/extend.md adds an augmentation.",

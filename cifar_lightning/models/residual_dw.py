@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cifar_lightning.models.blocks import Residual, SqueezeExcitation, separable_norm
+from cifar_lightning.system.counted import counted
 
 
 class ResidualDW(nn.Module):
@@ -34,7 +35,8 @@ class ResidualDW(nn.Module):
         super().__init__()
         if len(widths) != len(depths):
             raise ValueError(
-                f"depths must have {len(widths)} values, as many as widths, not {len(depths)}"
+                f"depths must have {counted(len(widths), 'value')}, as many as widths, not "
+                f"{len(depths)}"
             )
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1, bias=False)]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
