@@ -44,6 +44,7 @@ class Run:
         config: the text of its recorded configuration.
         choices: the option of each group of conf/; empty if not recorded.
         target: test accuracy from 0 to 1; None if it had no target, or if that is not known.
+        max_epochs: as recorded; None if that is not known.
         metrics: content of `metrics.json`; empty before the run has ended.
         rows: of `metrics.csv`.
         evaluation: content of `evaluation/evaluation.json`; empty if there is none.
@@ -60,6 +61,7 @@ class Run:
     config: str = ""
     choices: dict[str, str] = field(default_factory=dict)
     target: float | None = None
+    max_epochs: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, float]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
@@ -196,6 +198,7 @@ class RunFolder:
         typed = [start["overrides"] for start in starts]
         status, reason = _status_of(self.path, metrics, rows, starts)
         target, choices = _at(record, "target_accuracy"), _at(record, "choices")
+        max_epochs = _at(record, "trainer", "max_epochs")
         choices = sorted(choices.items(), key=str) if isinstance(choices, dict) else []
         return Run(
             folder=self.path,
@@ -208,6 +211,7 @@ class RunFolder:
             config=file.read_text("utf-8", "replace") if file.is_file() else "",
             choices={str(group): str(option) for group, option in choices if option},
             target=float(target) if type(target) in (int, float) else None,
+            max_epochs=float(max_epochs) if type(max_epochs) in (int, float) else None,
             metrics=metrics,
             rows=rows,
             evaluation=_read_json(self.evaluation / "evaluation.json", problems),

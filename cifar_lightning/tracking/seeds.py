@@ -134,9 +134,9 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         sentences.append(_best_mean(measured))
     if len(measured) > 1:
         sentences += _leads(measured)
-        if stopped := sum(run.metrics.get("stopped_by") == "target" for run in runs):
+        if stopped := sum(map(_stopped_early, runs)):
             sentences.append(
-                f"{counted(stopped, 'run')} stopped at the target; longer training might "
+                f"{counted(stopped, 'run')} stopped early at the target; longer training might "
                 "have changed the order. To compare fully trained runs, set target_accuracy=null."
             )
     sentences.append(
@@ -150,6 +150,12 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
         sentences.append(f"{subject} the same validation accuracy.")
     selection = "The best is chosen by validation accuracy, never by test accuracy."
     return [*sentences, selection, tally]
+
+
+def _stopped_early(run: Run) -> bool:
+    """Whether a run stopped at its target before its last epoch."""
+    was_last = run.max_epochs is not None and run.metrics.get("epochs") == run.max_epochs
+    return run.metrics.get("stopped_by") == "target" and not was_last
 
 
 def _why_none(runs: Sequence[Run]) -> str:

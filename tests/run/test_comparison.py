@@ -1,6 +1,7 @@
 """The summary of runs says whether a difference is more than the noise of the seeds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -163,7 +164,10 @@ def test_values_without_a_spread_are_no_lead() -> None:
 
 def test_accuracies_of_runs_that_stopped_at_their_target_are_said_to_be_that() -> None:
     runs = runs_of([[0.82, 0.84], [0.8, 0.8]])
-    assert "stopped at the target" not in "\n".join(summary(runs, groups_of(runs)))
+    assert "at the target" not in "\n".join(summary(runs, groups_of(runs)))
     for run in runs[:2]:
-        run.metrics["stopped_by"] = "target"
-    assert "2 runs stopped at the target" in "\n".join(summary(runs, groups_of(runs)))
+        run.metrics.update(stopped_by="target", epochs=4)
+    assert "2 runs stopped early at the target" in "\n".join(summary(runs, groups_of(runs)))
+    # In its last epoch a run has seen as much as the others.
+    runs[0] = replace(runs[0], max_epochs=4)
+    assert "1 run stopped early at the target" in "\n".join(summary(runs, groups_of(runs)))
