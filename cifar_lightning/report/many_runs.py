@@ -37,16 +37,19 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
         )
         if any(run.curve(_accuracy(runs), against) for run in runs)
     ]
+    measured, new = seeds.measured_groups(groups), seeds.seeds_to_add(folder, runs, groups)
     sweep = [*read_sweep(folder, "hydra"), *read_sweep(folder)]
     return {
         "title": folder.absolute().name,
         "folder": str(folder),
         "sentences": seeds.summary(runs, groups),
+        "add_seeds": f"python -m cifar_lightning.train {new}" if new else "",
         "generated": {"shapes"} & {str(run.metrics.get("data")) for run in runs},
         "facts": _facts(runs),
         "by_configuration": seeds.by_configuration(groups, shown),
         "by_run": seeds.by_run(folder, runs, groups, shown),
         "quantity": "validation" if _accuracy(runs) == "val/acc" else "training",
+        "thick": "the best configuration" if len(measured) > 1 else "the best run" * len(measured),
         "charts": charts,
         "legend": [Cell(group.name, group=number) for number, group in enumerate(groups)],
         "unfinished": [run for run in runs if run.status != "finished"],
@@ -63,7 +66,7 @@ def chart(
     label: str = "epochs",
     legend: bool = False,
 ) -> Figure:
-    """The accuracy curves of several runs in one plot; the best run's curve is thicker.
+    """The accuracy curves of several runs in one plot; those of the best are thicker.
 
     Args:
         runs: all runs.
@@ -72,14 +75,14 @@ def chart(
         label: of the x axis.
         legend: whether to draw a legend.
     """
-    quantity, best = _accuracy(runs), seeds.best_run(runs)
+    quantity, best = _accuracy(runs), seeds.highlighted(groups)
     ordered = [(group.name, run) for group in groups for run in group.members]
     targets = {target_line(run) for run in runs}
     return overlaid_curves(
         [(name, run.curve(quantity, against)) for name, run in ordered],
         (label, "validation accuracy" if quantity == "val/acc" else "training accuracy"),
         targets.pop() if len(targets) == 1 and quantity == "val/acc" else None,
-        None if best is None else [run for _, run in ordered].index(best),
+        [number for number, (_, run) in enumerate(ordered) if run in best],
         legend,
     )
 

@@ -58,6 +58,8 @@ def show_sweep(
     if unfinished or not_started:
         words = ["python", "-m", f"cifar_lightning.{command}", f"resume_sweep={folder}"]
         _print(f"resume     {shlex.join(words)}")
+    elif new := seeds.seeds_to_add(folder, runs, seeds.groups_of(runs)):
+        _print(f"more seeds python -m cifar_lightning.{command} {new}")
     return not unfinished and not not_started
 
 

@@ -1,6 +1,8 @@
 """Compares runs: groups them by configuration, averages over seeds, and finds the best run."""
 
+import itertools
 import math
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from urllib.parse import quote
 
 from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking.comparison import LEVEL, Comparison, compare_best
-from cifar_lightning.tracking.run_folder import STATUSES, Run
+from cifar_lightning.tracking.run_folder import STATUSES, Run, read_sweep
 from cifar_lightning.tracking.tables import Cell, Table, numbers, percent
 
 # The metrics in tables: heading, factor to the unit shown, decimal places, unit.
@@ -74,11 +76,14 @@ def describe(settings: dict[str, str]) -> str:
 def differing(runs: Sequence[Run]) -> list[str]:
     """The keys whose overrides differ between runs, except the seed."""
     keys = dict.fromkeys(key for run in runs for key in run.settings if key != "seed")
-    return [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
+    return [key for key in keys if len({_setting(run, key) for run in runs}) > 1]
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """Runs grouped by configuration, the best mean validation accuracy first."""
+    """Runs grouped by configuration, the best mean validation accuracy first.
+
+    Groups on different data cannot be compared: those on the same data are put together.
+    """
     keys = differing(runs)
     by_settings: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
@@ -87,11 +92,20 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
         Group(dict(zip(keys, settings, strict=True)), members)
         for settings, members in by_settings.items()
     ]
-    return sorted(groups, key=lambda group: _mean(group.values("val/acc")), reverse=True)
+    groups.sort(key=lambda group: _mean(group.values("val/acc")), reverse=True)
+    if len(_data_of(runs)) > 1:
+        groups.sort(key=lambda group: (not group.finished, _data_of(group.members)))
+    return groups
+
+
+def _data_of(runs: Sequence[Run]) -> list[str]:
+    """The data of the finished runs."""
+    return sorted({str(run.metrics.get("data")) for run in runs if run.status == "finished"})
 
 
 def _setting(run: Run, key: str) -> str:
-    value = run.settings.get(key)
+    """The override of a key; of a group that is not overridden, the default option."""
+    value = run.settings.get(key, run.choices.get(key))
     return "" if value is None else value or ("deleted" if key[0] == "~" else "''")
 
 
@@ -107,9 +121,56 @@ def best_run(runs: Sequence[Run]) -> Run | None:
     """
     finished = [run for run in runs if run.status == "finished"]
     found = [run for run in finished if run.metrics.get("val/acc") is not None]
-    if not found or len({run.metrics.get("data") for run in found}) > 1:
+    if not found or len(_data_of(runs)) > 1:
         return None
     return max(found, key=lambda run: float(run.metrics["val/acc"]))
+
+
+def measured_groups(groups: Sequence[Group]) -> list[Group]:
+    """The groups that have a validation accuracy; none if the runs are on different data."""
+    if best_run([run for group in groups for run in group.members]) is None:
+        return []
+    return [group for group in groups if group.values("val/acc")]
+
+
+def highlighted(groups: Sequence[Group]) -> list[Run]:
+    """The runs of the best configuration; of a single configuration, the best run."""
+    measured = measured_groups(groups)
+    if len(measured) > 1:
+        return measured[0].finished
+    return [run for group in measured if (run := best_run(group.members))]
+
+
+def more_seeds(groups: Sequence[Group]) -> list[int]:
+    """The seeds of the runs, and at least two further ones, so that there are at least five."""
+    seeds = {str(run.seed) for group in groups for run in group.members}
+    known = {int(seed) for seed in seeds if seed.isdecimal()}
+    further = (seed for seed in itertools.count() if seed not in known)
+    return sorted([*known, *itertools.islice(further, max(5 - len(known), 2))])
+
+
+def seeds_to_add(folder: Path, runs: Sequence[Run], groups: Sequence[Group]) -> str:
+    """Arguments that add seeds to a finished sweep, in which its runs are not trained again.
+
+    Args:
+        folder: of the sweep.
+        runs: all of the sweep's.
+        groups: of the runs.
+
+    Returns:
+        Empty if it is no sweep, not finished, or if more seeds would tell nothing.
+    """
+    compared = compare_best([group.by_seed("val/acc") for group in measured_groups(groups)])
+    if (
+        not read_sweep(folder)
+        or any(run.status != "finished" for run in runs)
+        or all(comparison.p < LEVEL for comparison in compared)
+    ):
+        return ""
+    # A run whose seed was not typed is another job than one of seed=0.
+    untyped = {str(run.seed) for run in runs if "seed" not in run.settings}
+    new = [str(seed) for seed in more_seeds(groups) if str(seed) not in untyped]
+    return shlex.join([f"resume_sweep={folder}", f"seed={','.join(new)}"])
 
 
 def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
@@ -129,7 +190,7 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
     accuracy, test = best.metrics["val/acc"], best.metrics.get("test/acc")
     on_test = "" if test is None else f", {percent(test)} on test"
     sentences = []
-    measured = [group for group in groups if group.values("val/acc")]
+    measured = measured_groups(groups)
     if len(measured) > 1 or len(measured[0].values("val/acc")) > 1:
         sentences.append(_best_mean(measured))
     if len(measured) > 1:
@@ -139,13 +200,16 @@ def summary(runs: Sequence[Run], groups: Sequence[Group]) -> list[str]:
                 f"{counted(stopped, 'run')} stopped early at the target; longer training might "
                 "have changed the order. To compare fully trained runs, set target_accuracy=null."
             )
-    sentences.append(
-        f"The best run is run {best.name} "
-        f"({describe({**group.settings, 'seed': str(best.seed)})}): "
-        f"{percent(accuracy)} validation accuracy{on_test}."
-    )
+    # Of several seeds the best is luck, and it may be one of another configuration.
+    is_luck = len(measured) > 1 and any(len(group.values("val/acc")) > 1 for group in measured)
+    if not is_luck:
+        sentences.append(
+            f"The best run is run {best.name} "
+            f"({describe({**group.settings, 'seed': str(best.seed)})}): "
+            f"{percent(accuracy)} validation accuracy{on_test}."
+        )
     same = [r.name for r in runs if r is not best and r.metrics.get("val/acc") == accuracy]
-    if same:
+    if same and not is_luck:
         subject = f"Run {same[0]} has" if len(same) == 1 else f"Runs {' and '.join(same)} have"
         sentences.append(f"{subject} the same validation accuracy.")
     selection = "The best is chosen by validation accuracy, never by test accuracy."
@@ -162,9 +226,12 @@ def _why_none(runs: Sequence[Run]) -> str:
     finished = [run for run in runs if run.status == "finished"]
     if not finished:
         return "No run is finished, so there is no result yet."
-    data = sorted({str(run.metrics.get("data")) for run in finished})
+    data = _data_of(runs)
     if len(data) > 1:
-        return f"The runs are on different data ({', '.join(data)}), so they cannot be compared."
+        return (
+            f"The runs are on different data ({', '.join(data)}), so none is called the best. "
+            "To compare some of them, name their folders: report run=FOLDER,FOLDER."
+        )
     return (
         "The runs have no validation accuracy (data.val_size=0), so none is chosen as the best: "
         "test accuracy is never used to choose."
@@ -195,7 +262,7 @@ def _leads(measured: Sequence[Group]) -> list[str]:
         leads = sum(comparison.is_lead for comparison in further)
         sentences.append(f"It is better than {leads} of the {len(further)} other configurations.")
     if any(c.tested and c.p >= LEVEL for c in compared):
-        sentences.append("More seeds may tell them apart, as in seed=0,1,2,3,4.")
+        sentences.append(f"More seeds may tell them apart, as in {_as_typed(measured)}.")
     if len(others) > 1:
         sentences.append(
             f"Better means p < {LEVEL}. The p-values are corrected for all pairs of configurations "
@@ -230,11 +297,16 @@ def _lead(best: Group, other: Group, found: Comparison) -> str:
     single = [group for group in (best, other) if len(group.by_seed("val/acc")) == 1]
     if single:
         has = "each has" if len(single) == 2 else f"{single[0].name} has"
-        return f"{gap}, but {has} a single seed, so this may be noise. Add seeds, as in seed=0,1,2."
+        as_in = _as_typed([best, other])
+        return f"{gap}, but {has} a single seed, so this may be noise. Add seeds, as in {as_in}."
     at = f"at each of {seeds}" if found.paired else "at every seed"
     if not found.difference:
         return f"{other.name} has the same values {at}."
     return f"{gap} {at}. The differences do not vary, so their noise is unknown."
+
+
+def _as_typed(groups: Sequence[Group]) -> str:
+    return f"seed={','.join(map(str, more_seeds(groups)))}"
 
 
 def shown_metrics(groups: Sequence[Group]) -> list[str]:
@@ -252,11 +324,12 @@ def by_configuration(groups: Sequence[Group], shown: Sequence[str]) -> Table:
         n = len(group.finished)
         rows.append([*cells, Cell(str(n), n), *(_group_cell(group, key) for key in shown)])
     headings = [*(keys or ["configuration"]), "runs", *(METRICS[key][0] for key in shown)]
+    is_ranked = "val/acc" in shown and bool(measured_groups(groups))
     return Table(
         headings,
         rows,
-        best=0 if len(groups) > 1 and groups[0].values("val/acc") else None,
-        sorted_by=headings.index(METRICS["val/acc"][0]) if "val/acc" in shown else None,
+        best=[0] if len(groups) > 1 and is_ranked else [],
+        sorted_by=headings.index(METRICS["val/acc"][0]) if is_ranked else None,
     )
 
 
@@ -271,7 +344,7 @@ def by_run(
         groups: of the runs.
         shown: keys of `METRICS`.
     """
-    keys, best = differing(runs), best_run(runs)
+    keys, best = differing(runs), [run.folder for run in highlighted(groups)]
     # The curves on a page are numbered group by group.
     ordered = [run.folder for group in groups for run in group.members]
     group_of = {run.folder: n for n, group in enumerate(groups) for run in group.members}
@@ -279,14 +352,14 @@ def by_run(
     for run in runs:
         seed = "" if run.seed is None else str(run.seed)
         name = Cell(run.name, link=_link(folder, run), group=group_of[run.folder])
-        settings = [_setting_cell(run.settings.get(key, "")) for key in keys]
+        settings = [_setting_cell(_setting(run, key)) for key in keys]
         metrics = [_mean_cell(key, numbers([run.metrics.get(key)])) for key in shown]
         rows.append([name, *settings, _setting_cell(seed), *metrics, Cell(_ending(run))])
     headings = ["run", *keys, "seed", *(METRICS[key][0] for key in shown), "ended by"]
     return Table(
         headings,
         rows,
-        best=None if best is None else [run.folder for run in runs].index(best.folder),
+        best=[row for row, run in enumerate(runs) if run.folder in best],
         keys=[f"run-{ordered.index(run.folder)}" for run in runs],
     )
 

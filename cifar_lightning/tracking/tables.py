@@ -37,14 +37,14 @@ class Table:
     Attributes:
         headings: of the columns.
         rows: each with a cell per heading.
-        best: index of the row to highlight.
+        best: indices of the rows to highlight.
         sorted_by: index of the column by which the rows are sorted, largest first.
         keys: an id for each row: that of the run's curve on a page.
     """
 
     headings: list[str]
     rows: list[list[Cell]]
-    best: int | None = None
+    best: Sequence[int] = ()
     sorted_by: int | None = None
     keys: list[str] = field(default_factory=list)
 
@@ -74,7 +74,7 @@ def print_table(table: Table, short: Mapping[str, str] | None = None) -> None:
     for number, row in enumerate(table.rows):
         # As Text, so that a name in brackets is not taken for markup.
         cells = (Text(cell.text) for cell in row)
-        printed.add_row(*cells, style="bold" if number == table.best else None)
+        printed.add_row(*cells, style="bold" if number in table.best else None)
     get_console().print(_Uncut(printed), crop=False)
 
 

@@ -1,5 +1,6 @@
 """The summary of runs says whether a difference is more than the noise of the seeds."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -11,7 +12,14 @@ from scipy.stats import ttest_rel
 
 from cifar_lightning.tracking.comparison import compare_best
 from cifar_lightning.tracking.run_folder import Run
-from cifar_lightning.tracking.seeds import groups_of, summary
+from cifar_lightning.tracking.seeds import (
+    by_configuration,
+    by_run,
+    groups_of,
+    highlighted,
+    seeds_to_add,
+    summary,
+)
 
 
 def runs_of(settings: Sequence[Sequence[float]], first_seeds: Sequence[int] = ()) -> list[Run]:
@@ -171,3 +179,69 @@ def test_accuracies_of_runs_that_stopped_at_their_target_are_said_to_be_that() -
     # In its last epoch a run has seen as much as the others.
     runs[0] = replace(runs[0], max_epochs=4)
     assert "1 run stopped early at the target" in "\n".join(summary(runs, groups_of(runs)))
+
+
+def test_of_several_seeds_the_configuration_is_what_counts() -> None:
+    # The best run is one of the worse configuration.
+    runs = runs_of([[0.80, 0.81, 0.82], [0.76, 0.77, 0.83]])
+    groups = groups_of(runs)
+    text = "\n".join(summary(runs, groups))
+    assert "The best configuration is lr=0" in text
+    assert "The best run" not in text
+    assert highlighted(groups) == runs[:3]
+    shown = ["val/acc"]
+    assert by_run(Path(), runs, groups, shown).best == [0, 1, 2]
+    assert by_configuration(groups, shown).best == [0]
+    # One configuration, or a seed of each: then the best run says nothing else.
+    assert "The best run is run 0-2" in said([[0.80, 0.81, 0.82]])
+    assert highlighted(groups_of(runs[:3])) == [runs[2]]
+    assert "The best run is run 1-0" in said([[0.80], [0.81]])
+
+
+def test_runs_on_different_data_are_put_together_and_none_is_highlighted() -> None:
+    runs = runs_of([[0.9], [0.7], [0.8], [0.95]])
+    for run in runs[1:3]:
+        run.metrics["data"] = "folder"
+    runs[3] = replace(runs[3], status="interrupted")
+    groups = groups_of(runs)
+    assert [group.settings["lr"] for group in groups] == ["0", "2", "1", "3"]
+    for table in (by_configuration(groups, ["val/acc"]), by_run(Path(), runs, groups, ["val/acc"])):
+        assert not table.best
+        assert table.sorted_by is None
+    assert not highlighted(groups)
+    text = "\n".join(summary(runs, groups))
+    assert "different data (cifar10, folder), so none is called the best" in text
+    assert "report run=FOLDER,FOLDER" in text
+
+
+def test_the_option_of_a_group_that_was_not_typed_is_named() -> None:
+    defaults, typed, same = runs_of([[0.8], [0.7], [0.8]])
+    defaults = replace(defaults, overrides=[], choices={"model": "dilated_dw"})
+    typed = replace(typed, overrides=["model=tiny"], choices={"model": "tiny"})
+    same = replace(same, overrides=["model=dilated_dw"], choices={"model": "dilated_dw"})
+    runs = [defaults, typed, same]
+    groups = groups_of(runs)
+    assert [group.name for group in groups] == ["model=dilated_dw", "model=tiny"]
+    table = by_run(Path(), runs, groups, [])
+    assert [row[1].text for row in table.rows] == ["dilated_dw", "tiny", "dilated_dw"]
+    assert groups_of([defaults, same])[0].settings == {}  # no column for what is the same
+
+
+def test_the_seeds_to_add_are_those_that_are_new(tmp_path: Path) -> None:
+    runs = runs_of([[0.80, 0.81, 0.83], [0.79, 0.81, 0.81]])
+    for run in runs:
+        run.overrides.append(f"seed={run.seed}")
+
+    def new(runs: Sequence[Run]) -> str:
+        return seeds_to_add(tmp_path, runs, groups_of(runs))
+
+    assert not new(runs)  # no sweep
+    record = {"hydra": {"overrides": {"task": ["lr=0,1", "seed=0,1,2"], "hydra": []}}}
+    (tmp_path / "multirun.yaml").write_text(json.dumps(record))
+    assert new(runs) == f"resume_sweep={tmp_path} seed=0,1,2,3,4"
+    assert "as in seed=0,1,2,3,4." in "\n".join(summary(runs, groups_of(runs)))
+    assert new(runs_of([[0.8], [0.7]])).endswith("seed=1,2,3,4")  # their seed was not typed
+    many = runs_of([[0.80, 0.81, 0.83, 0.8, 0.8], [0.79, 0.81, 0.81, 0.81, 0.8]])
+    assert "as in seed=0,1,2,3,4,5,6." in "\n".join(summary(many, groups_of(many)))
+    assert not new([*runs, replace(runs[0], status="failed")])  # to be resumed first
+    assert not new(runs_of([[0.90, 0.91, 0.92], [0.10, 0.11, 0.121]]))  # better beyond doubt

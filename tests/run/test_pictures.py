@@ -86,7 +86,7 @@ def test_the_ticks_around_a_single_point_are_whole_epochs_and_percents() -> None
 def test_runs_of_a_group_share_a_style_and_one_entry_of_the_legend() -> None:
     points = CURVES["val/acc"]
     runs = [("a", points), ("b", points), ("a", points), ("c", [])]
-    figure = overlaid_curves(runs, ("epochs", "accuracy"), (0.75, "aim"), best=2, legend=True)
+    figure = overlaid_curves(runs, ("epochs", "accuracy"), (0.75, "aim"), thick=[2], legend=True)
     (axes,) = figure.axes
     drawn = {str(line.get_gid()): line for line in axes.lines if line.get_gid()}
     assert list(drawn) == ["run-0", "run-1", "run-2"]

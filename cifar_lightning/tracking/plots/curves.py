@@ -1,7 +1,7 @@
 """Learning curves of one run and of many."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -94,7 +94,7 @@ def overlaid_curves(
     curves: Sequence[tuple[str, Points]],
     labels: tuple[str, str],
     target: tuple[float, str] | None = None,
-    best: int | None = None,
+    thick: Collection[int] = (),
     legend: bool = False,
 ) -> Figure:
     """The accuracy of several runs in one figure, with a colour for each group of runs.
@@ -104,7 +104,7 @@ def overlaid_curves(
             numbered for `group_style` in order of their first run.
         labels: of the axes.
         target: as for `learning_curve`.
-        best: index of the run whose curve is drawn thicker.
+        thick: indices of the runs whose curves are drawn thicker.
         legend: whether to draw a legend of the groups, to the right.
 
     Returns:
@@ -124,8 +124,8 @@ def overlaid_curves(
             y,
             color=style["colour"],
             dashes=style["dashes"] or (None, None),
-            linewidth=2.8 if number == best else 1.3,
-            zorder=3 if number == best else 2,
+            linewidth=2.8 if number in thick else 1.3,
+            zorder=3 if number in thick else 2,
             marker="o",
             markersize=2.5,
             label=f"_{group}" if group in named else group,
