@@ -1,4 +1,4 @@
-"""Writes an HTML page about a run, or about all runs of a sweep.
+"""Writes an HTML page about a run, about all runs of a sweep, or that compares runs.
 
 python -m cifar_lightning.report run=runs/train/…
 """
@@ -29,13 +29,14 @@ def report(config: DictConfig) -> Path:
 
     from cifar_lightning.config import validate
     from cifar_lightning.errors import UserError
-    from cifar_lightning.report.write import write_report
-    from cifar_lightning.tracking.run_folder import find_folder
+    from cifar_lightning.report.write import find_folders, write_comparison, write_report
 
     validate.check_keys(config, "report")
     if not isinstance(config.open, bool):
         raise UserError(f"open={config.open} is invalid: it must be true or false.")
-    page = write_report(find_folder(config.run)).absolute()
+    folders = find_folders(config.run)
+    written = write_report(folders[0]) if len(folders) == 1 else write_comparison(folders)
+    page = written.absolute()
     lines = [f"report     {page}"]
     if config.open and not webbrowser.open(page.as_uri()):
         lines.append("browser    none was found, so open the page yourself")

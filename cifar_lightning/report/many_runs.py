@@ -20,8 +20,8 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
     """The variables of the templates `runs.*`.
 
     Args:
-        folder: of the sweep, to which the page is written.
-        runs: of the sweep, at least one.
+        folder: to which the page is written; of the sweep, if they are those of a sweep.
+        runs: at least one.
     """
     groups = seeds.groups_of(runs)
     shown = seeds.shown_metrics(groups)
@@ -40,7 +40,6 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
     measured, new = seeds.measured_groups(groups), seeds.seeds_to_add(folder, runs, groups)
     sweep = [*read_sweep(folder, "hydra"), *read_sweep(folder)]
     return {
-        "title": folder.absolute().name,
         "folder": str(folder),
         "sentences": seeds.summary(runs, groups),
         "add_seeds": f"python -m cifar_lightning.train {new}" if new else "",

@@ -1,8 +1,10 @@
-"""Writes the report of a run or sweep into its folder."""
+"""Writes the report of a run or sweep into its folder, and of several into a new one."""
 
 import csv
 import io
+import os
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.report import many_runs, one_run
 from cifar_lightning.report.charts import data_uri
 from cifar_lightning.system.atomic import atomic_write
+from cifar_lightning.system.counted import counted
 from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.plots import save_png
 from cifar_lightning.tracking.plots.curves import group_style
-from cifar_lightning.tracking.run_folder import Run, RunFolder, run_folders
+from cifar_lightning.tracking.run_folder import Run, RunFolder, find_folder, run_folders
 
 TEMPLATES = Path(__file__).parent / "templates"
+COMPARISONS = Path("runs/compare")
 CURVES = "report_curves.png"
 
 
@@ -45,6 +49,23 @@ MARKDOWN = HTML.overlay(autoescape=False)
 MARKDOWN.filters["text"] = markdown_text
 
 
+def find_folders(run: str | Sequence[str] | None) -> list[Path]:
+    """The folders of runs or sweeps that a user names.
+
+    Args:
+        run: one folder, or several, as a list or between commas, with or without brackets; None for
+            the newest in runs/train/.
+
+    Raises:
+        UserError: if a folder does not exist, or has no run in it.
+    """
+    names: Sequence[str | None] = [run] if run is None or isinstance(run, str) else [*run]
+    if isinstance(run, str) and not Path(run).expanduser().is_dir():
+        parts = (part.strip(" '\"") for part in run.strip("[]").split(","))
+        names = [part for part in parts if part] or [run]
+    return [find_folder(name) for name in names]
+
+
 def write_report(folder: Path) -> Path:
     """Write report.html, report.md and report.csv, and report_curves.png for several runs.
 
@@ -63,9 +84,34 @@ def write_report(folder: Path) -> Path:
         _write(folder / "report.csv", _csv([run], list(run.settings)))
         return _render(folder, "run", one_run.content_of(run))
     runs = [f.read(name=str(f.path.relative_to(folder))) for f in run_folders(folder)]
+    return _write_runs(folder, runs, folder.absolute().name)
+
+
+def write_comparison(folders: Sequence[Path]) -> Path:
+    """Write the same files on all runs in several folders, to a new folder in runs/compare/.
+
+    Args:
+        folders: each of a run, or a folder that contains runs.
+
+    Returns:
+        The path of report.html.
+    """
+    runs = (
+        f for p in folders for f in ([RunFolder(p)] if RunFolder(p).is_run() else run_folders(p))
+    )
+    paths = list(dict.fromkeys(run.path.resolve() for run in runs))
+    above = os.path.commonpath([path.parent for path in paths])
+    folder = COMPARISONS / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    folder.mkdir(parents=True)
+    found = [RunFolder(path).read(name=str(path.relative_to(above))) for path in paths]
+    return _write_runs(folder, found, f"Comparison of {counted(len(found), 'run')}")
+
+
+def _write_runs(folder: Path, runs: Sequence[Run], title: str) -> Path:
     _write(folder / "report.csv", _csv(runs, seeds.differing(runs)))
     save_png(many_runs.chart(runs, seeds.groups_of(runs), legend=True), folder / CURVES)
-    return _render(folder, "runs", many_runs.content_of(folder, runs) | {"curves": CURVES})
+    content = many_runs.content_of(folder, runs) | {"curves": CURVES, "title": title}
+    return _render(folder, "runs", content)
 
 
 def _check_output(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import shlex
 import statistics
 from collections import Counter
@@ -393,9 +394,9 @@ def _ending(run: Run) -> str:
 
 def _link(folder: Path, run: Run) -> str:
     """A link to the run's report if there is one, else to its folder."""
-    path = run.folder.relative_to(folder)
+    path = os.path.relpath(run.folder, folder)
     has_report = (run.folder / "report.html").is_file()
-    return quote(str(path / "report.html")) if has_report else f"{quote(str(path))}/"
+    return quote(f"{path}/report.html") if has_report else f"{quote(path)}/"
 
 
 def _setting_cell(text: str) -> Cell:

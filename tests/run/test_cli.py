@@ -390,7 +390,11 @@ def test_a_command_advises_what_it_has(
 @pytest.mark.parametrize(
     ("command", "typed", "advice"),
     [
-        ("report", "hydra.run.dir=x", "report writes to the folder of run=PATH"),
+        (
+            "report",
+            "hydra.run.dir=x",
+            "report writes to the folder of run=PATH, or of several to runs/compare/",
+        ),
         ("dashboard", "hydra.run.dir=x", "dashboard writes no files"),
         ("search", "hydra.sweep.dir=x", "hydra.run.dir=FOLDER is the search's folder"),
     ],

@@ -28,6 +28,7 @@ from cifar_lightning.evaluate import evaluate
 from cifar_lightning.report import many_runs, report
 from cifar_lightning.report.commands import train_command
 from cifar_lightning.report.one_run import content_of
+from cifar_lightning.report.write import find_folders, write_comparison
 from cifar_lightning.tracking import evaluation_tables
 from cifar_lightning.tracking.run_folder import Run, RunFolder, find_folder, run_folders
 from cifar_lightning.tracking.seeds import best_run, groups_of, summary
@@ -465,6 +466,36 @@ def test_what_is_no_run_is_named(run: str, message: str) -> None:
     Path("empty").mkdir()
     with pytest.raises(UserError, match=re.escape(message)):
         find_folder(run)
+
+
+@pytest.mark.parametrize("typed", ["run=a/one,many", "run=[a/one, many]", "run=['a/one','many']"])
+def test_runs_in_several_folders_are_compared_in_a_new_one(
+    typed: str, one: Path, many: Path
+) -> None:
+    Path("a").mkdir()
+    shutil.copytree(one, "a/one")
+    shutil.copytree(many, "many")
+    page = report(compose(prepare_arguments([typed]), config_name="report"))
+    assert re.fullmatch(r"runs/compare/[\d_-]+", str(page.parent.relative_to(Path.cwd())))
+    html = page.read_text()
+    assert "<h1>Comparison of 5 runs</h1>" in html
+    names = [row["run"] for row in rows_of(page.with_suffix(".csv"))]
+    assert names == ["a/one", *(f"many/{number}" for number in range(4))]
+    links = re.findall(r'<td[^>]*>(?:<svg.*?</svg>)?\s*<a href="(.*?)"', html, re.DOTALL)
+    assert len(links) == 5
+    assert all((page.parent / link).is_dir() for link in links)
+    assert not Path("many/report.html").exists()
+
+
+def test_each_of_several_folders_is_checked_and_a_name_may_have_a_comma(one: Path) -> None:
+    shutil.copytree(one, "a,b")
+    assert find_folders("a,b") == [Path("a,b")]
+    shutil.copytree(one, "c")
+    assert find_folders("c,c") == [Path("c"), Path("c")]
+    assert "Comparison of 1 run<" in write_comparison([Path("c"), Path("c")]).read_text()
+    for typed, wrong in (("c,nowhere", "nowhere"), ("[]", r"\[\]"), (",", ",")):
+        with pytest.raises(UserError, match=f"run={wrong}: there is no such folder"):
+            find_folders(typed)
 
 
 def test_without_a_browser_the_page_is_named(
