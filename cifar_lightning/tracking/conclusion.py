@@ -1,6 +1,7 @@
 """Sentences on how a run ended: its accuracy, and whether it reached its target."""
 
 from collections.abc import Mapping
+from math import sqrt
 from typing import Any
 
 from cifar_lightning.system.counted import counted
@@ -44,6 +45,9 @@ def conclusion(metrics: Mapping[str, Any], target: float | None) -> list[str]:
 def _accuracy(metrics: Mapping[str, Any]) -> str:
     test, val = metrics.get("test/acc"), metrics.get("val/acc")
     on_test = "Not tested" if test is None else f"Test accuracy {percent(test)}"
+    images = metrics.get("test_images")
+    if test is not None and images is not None:  # older runs have not noted it
+        on_test += f" (standard error {100 * sqrt(test * (1 - test) / images):.2f} points)"
     on_val = "no validation" if val is None else f"validation accuracy {percent(val)}"
     return f"{on_test}, {on_val}."
 
@@ -57,11 +61,17 @@ def _target(metrics: Mapping[str, Any], target: float | None) -> list[str]:
     aim, epochs = f"its target of {100 * target:g}%", metrics.get("epochs_to_target")
     if epochs is None and interrupted:
         return [f"It had not reached {aim}."]
+    test = metrics.get("test/acc")
+    if epochs is None and test is not None and test >= target:
+        reached = f"Its test accuracy reached {aim}"
+        if metrics.get("val/acc") is not None:
+            threshold = percent(metrics["target_val_acc"])
+            reached += f", its validation accuracy not the {threshold} at which training stops"
+        return [f"{reached}.", f"It {ended}."]
     if epochs is None:
         return [f"It did not reach {aim} in {counted(metrics['epochs'], 'epoch')}, and {ended}."]
     took = f"{counted(epochs, 'epoch')} and {seconds(metrics['seconds_to_target'])} of training"
     reached = f"It reached {aim} after {took}."
-    test = metrics.get("test/acc")
     if test is not None and test < target:
         reached = (
             f"Its validation accuracy reached the threshold for {aim} after {took}, but its test "

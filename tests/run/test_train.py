@@ -35,6 +35,7 @@ METRICS = [
     "monitor_value",
     "val/acc",
     "best_epoch",
+    "test_images",
     "test/acc",
     "test/loss",
     "epochs_to_target",
@@ -54,6 +55,7 @@ def test_a_run_leaves_what_it_should(trained_run: Path) -> None:
     metrics = read_json(trained_run / "metrics.json")
     assert list(metrics) == METRICS
     expected = {"data": "shapes", "model": "dilated_dw", "params": 257_856, "seed": 0}
+    expected |= {"test_images": 60}
     assert metrics.items() >= {**expected, "epochs": 1, "world_size": 1}.items()
     assert metrics["train_tflop"] == pytest.approx(6 * 44_167_744 * 150 / 1e12, rel=1e-4)
     assert metrics["torch"] == torch.__version__

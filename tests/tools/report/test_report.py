@@ -124,13 +124,21 @@ def rows_of(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def error_of(metrics: dict[str, Any]) -> float:
+    """Standard error of the test accuracy in points."""
+    tested = [1.0] * round(metrics["test/acc"] * metrics["test_images"])
+    tested += [0.0] * (metrics["test_images"] - len(tested))
+    return 100 * statistics.pstdev(tested) / len(tested) ** 0.5
+
+
 def test_the_page_of_a_run_says_what_it_found(one_report: Path) -> None:
     html = (one_report / "report.html").read_text().replace("\xa0", " ")
     metrics = metrics_of(one_report)
     results = read_json(one_report / "evaluation" / "evaluation.json")
     for text in (
         "dilated_dw on shapes, seed 3",
-        f"Test accuracy {metrics['test/acc']:.2%}, validation accuracy {metrics['val/acc']:.2%}.",
+        f"Test accuracy {metrics['test/acc']:.2%} (standard error {error_of(metrics):.2f} points), "
+        f"validation accuracy {metrics['val/acc']:.2%}.",
         "It reached its target of 0.1% after 1 epoch",
         "these are not CIFAR-10 results",
         "reached: epoch 1,",
@@ -352,8 +360,13 @@ def test_what_configurations_came_from_is_in_the_command(one: Path, many: Path) 
     ("changes", "sentence"),
     [
         (
-            {"stopped_by": "max_time", "epochs_to_target": None, "epochs": 2},
+            {"stopped_by": "max_time", "epochs_to_target": None, "epochs": 2, "test/acc": 0.04},
             "It did not reach its target of 5% in 2 epochs, and ended at trainer.max_time.",
+        ),
+        (
+            {"epochs_to_target": None, "test/acc": 0.05, "target_val_acc": 0.061},
+            "Its test accuracy reached its target of 5%, its validation accuracy not the 6.10% at "
+            "which training stops.",
         ),
         (
             {"stopped_by": "early_stopping", "monitor": "val/loss", "monitor_value": 2.5},
