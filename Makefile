@@ -6,6 +6,13 @@ READY := .venv/.ready
 # The installer: the machine's, or the locked one in an environment of its own.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
+# `make train seed=1` sets a variable of make's, which nothing reads: refused, not dropped.
+STRAY := $(strip $(foreach v,$(filter a% b% c% d% e% f% g% h% i% j% k% l% m% n% o% p% q% r% s% t% u% v% w% \
+    x% y% z% +%,$(.VARIABLES)),$(if $(filter command,$(origin $v)),$v=$($v))))
+ifneq ($(STRAY),)
+$(error Error: options go into ARGS, as in: make $(MAKECMDGOALS) ARGS="$(STRAY)")
+endif
+
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report wandb-view wandb-sync test test-all test-gpu lint format hooks \
     bench bench-target bench-stop bench-cold bench-wandb bench-pareto bench-scaling wheel \

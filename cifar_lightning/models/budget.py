@@ -99,13 +99,14 @@ def check_budget(
     Raises:
         UserError: names every limit that the network breaks, and by how much.
     """
-    broken = []
+    broken, keys = [], []
     if max_params and counts.parameters > max_params:
         over = counts.parameters - max_params
         broken.append(
             f"{counts.parameters:,} parameters, {over:,.0f} more than "
             f"budget.max_params={max_params:,.0f}"
         )
+        keys.append("max_params")
     for found, least, key, what in (
         (counts.dilated, min_dilated, "min_dilated", "dilated convolution"),
         (counts.separable, min_separable, "min_separable", "depthwise separable convolution"),
@@ -114,9 +115,11 @@ def check_budget(
             broken.append(
                 f"{counted(found, what)}, {least - found} fewer than budget.{key}={least}"
             )
+            keys.append(key)
     if broken:
         raise UserError(
             "The network breaks the budget: it has "
             + "; ".join(broken)
-            + ". Change the network, or lift a limit with null, as in budget.max_params=null."
+            + ". Change the network, or lift the limit: "
+            + " ".join(f"budget.{key}=null" for key in keys)
         )

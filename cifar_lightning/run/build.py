@@ -160,7 +160,8 @@ def build_data_or_rehearse(config: DictConfig) -> tuple[DictConfig, ImageData]:
     except DataUnavailable as error:
         if not config.rehearse_without_data:
             raise
-        banner(f"{error}\n\n{REHEARSAL}", "CIFAR-10 is not available")
+        with_make = 'With make: make train ARGS="data=folder data.path=DIR_OR_ARCHIVE"'
+        banner(f"{error}\n{with_make}\n\n{REHEARSAL}", "CIFAR-10 is not available")
     config = copy.deepcopy(config)
     with open_dict(config):
         config.data = OmegaConf.load(CONF / "data" / "shapes.yaml")

@@ -60,8 +60,9 @@ def test_what_counts_as_separable(layers: list[nn.Module], separable: int) -> No
         (NetworkCounts(1_000_001, 1, 1, 0), r"1,000,001 parameters, 1 more than budget.max_params"),
         (NetworkCounts(10, 0, 1, 0), "has 0 dilated convolutions, 1 fewer than budget.min_dil"),
         (
-            NetworkCounts(10, 1, 0, 0),
-            "0 depthwise separable convolutions, 1 fewer than budget.min_sep",
+            NetworkCounts(10, 0, 0, 0),
+            "0 depthwise separable convolutions, 1 fewer than budget.min_separable=1. Change the "
+            "network, or lift the limit: budget.min_dilated=null budget.min_separable=null$",
         ),
     ],
 )

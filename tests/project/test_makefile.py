@@ -78,6 +78,13 @@ def test_only_make_train_without_arguments_may_rehearse() -> None:
     assert "rehearse" not in with_arguments
 
 
+def test_an_option_outside_of_args_is_refused_with_the_command_to_type() -> None:
+    ended = make(ROOT, "--dry-run", "train", "data.path=my images.zip")
+    assert ended.returncode != 0
+    assert not ended.stdout
+    assert 'make train ARGS="data.path=my images.zip"' in ended.stderr
+
+
 def test_help_lists_every_target() -> None:
     listed = {line.split()[0] for line in make(ROOT, "help").stdout.splitlines()}
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
