@@ -39,6 +39,7 @@ from cifar_lightning.system.jobs import JobFailed
 from cifar_lightning.system.locks import is_locked
 from cifar_lightning.system.logs import log_failure, open_log_file
 from cifar_lightning.system.output import lasting
+from cifar_lightning.system.signals import interrupt, terminate
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ def _catch_interrupts() -> None:
     Within Hydra, which may turn it into another error, it would end in a traceback.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 @contextlib.contextmanager
@@ -173,8 +174,7 @@ def _signals_and_environment(full_error: bool) -> Iterator[None]:
 
     What is printed raises no error.
     """
-    # An exception, so that no file is left half written.
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    before = signal.signal(signal.SIGTERM, terminate)
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if not full_error:
         os.environ[SET_BY_US] = "1"

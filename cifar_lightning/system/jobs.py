@@ -67,8 +67,8 @@ def run_job(
 ) -> Any:
     """Run a function in a subprocess and return its result.
 
-    The first Ctrl-C is passed on to the subprocess, so that it can save its state; a second one
-    kills it. The subprocess never outlives its caller.
+    The first Ctrl-C or SIGTERM is passed on to the subprocess, so that it can save its state; a
+    second one kills it. The subprocess never outlives its caller.
 
     Args:
         work: the function; it and its result must be picklable.
@@ -84,10 +84,11 @@ def run_job(
         JobFailed: if `work` raised it, or a `UserError`, with the same message.
         JobDied: if the process ended in any other way.
         KeyboardInterrupt: after Ctrl-C, once the process has ended.
+        SystemExit: after SIGTERM, in the same way, if a handler of the caller raises it.
     """
     process, connection = _start(work, dict(os.environ), threads, own_gpu, output, log)
     answer: tuple[Any, JobFailed | None] | None = None
-    interrupted = False
+    interruption: KeyboardInterrupt | SystemExit | None = None
     try:
         while True:
             try:
@@ -98,10 +99,10 @@ def run_job(
                 break
             except (EOFError, ConnectionError):
                 break
-            except KeyboardInterrupt:
-                if interrupted or process.pid is None:
+            except (KeyboardInterrupt, SystemExit) as raised:
+                if interruption is not None or process.pid is None:
                     raise
-                interrupted = True
+                interruption = raised
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGINT)
         process.join()
@@ -109,8 +110,8 @@ def run_job(
         if process.is_alive():
             process.kill()
             process.join()
-    if interrupted:
-        raise KeyboardInterrupt
+    if interruption is not None:
+        raise interruption
     if answer is None:
         raise JobDied(_describe_exit(process.exitcode))
     result, error = answer

@@ -1,5 +1,6 @@
 """Interrupted runs: after a resume, they equal a run that was not interrupted."""
 
+import math
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from cifar_lightning.checkpoints.io import read_checkpoint
 from cifar_lightning.config.compose import compose
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
+from cifar_lightning.system import signals
 from cifar_lightning.system.jobs import JobDied, run_job
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
@@ -58,6 +60,7 @@ class Told(pl.Callback):
     def _now(self, trainer: pl.Trainer, moment: str, batch: int) -> None:
         if (moment, trainer.current_epoch, batch) == (self.moment, *self.at) and not self.sent:
             self.sent = True
+            signals._last = -math.inf  # of another training of this process, a moment ago
             os.kill(os.getpid(), self.number)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *others: Any) -> None:
@@ -493,9 +496,14 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it(tiny: Compose) -> None:
         signal.signal(INT, before)
 
 
-def test_a_second_signal_ends_a_training_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_a_training_at_once_if_it_is_not_the_first_sent_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     interruption = Interruption(tmp_path / "last.ckpt")
+    monkeypatch.setattr(signals, "_last", -math.inf)
     interruption._on_signal(TERM, None)
+    interruption._on_signal(TERM, None)
+    monkeypatch.setattr(signals, "SAME", 0.0)
     with pytest.raises(SystemExit) as ended:
         interruption._on_signal(TERM, None)
     assert ended.value.code == 143

@@ -251,6 +251,23 @@ def test_ctrl_c_reaches_the_job_once_and_the_caller_when_that_has_ended() -> Non
     assert Path("done").exists()
 
 
+def test_sigterm_reaches_the_job_too_and_once_where_it_is_sent_twice() -> None:
+    """As `timeout` sends it."""
+    handle = "signal.signal(signal.SIGTERM, terminate)"
+    program = start(
+        f"import signal; from cifar_lightning.system.signals import terminate; {handle}; "
+        "works.call('slow', 'saves itself')"
+    )
+    wait_for(lambda: Path("pid").exists() and Path("pid").read_text())
+    for _ in range(2):
+        program.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+    assert output(program) == ""
+    assert program.returncode == 128 + signal.SIGTERM
+    assert Path("interrupts").read_text() == "1"
+    assert Path("done").exists()
+
+
 def test_a_second_ctrl_c_ends_the_job() -> None:
     program, pid = start_slow("ignores it")
     program.send_signal(signal.SIGINT)

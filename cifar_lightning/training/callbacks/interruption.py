@@ -12,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from cifar_lightning.system.signals import is_repeated
 from cifar_lightning.training.callbacks.nan import is_finite
 from cifar_lightning.training.callbacks.target import TargetReached
 from cifar_lightning.training.callbacks.throughput import Throughput
@@ -25,8 +26,8 @@ class Interruption(pl.Callback):
     Training ends within an epoch by Ctrl-C or SIGTERM (which clusters send), by a limit
     (`max_steps`, `max_time`), by the target, or by another callback. The current step is finished
     first, and so are a validation that is due and an accumulation of gradients. A second signal
-    ends the process at once. At the end of an epoch, the regular checkpoint is kept. Weights that
-    are not finite are not saved.
+    after more than a second ends the process at once. At the end of an epoch, the regular
+    checkpoint is kept. Weights that are not finite are not saved.
 
     Every checkpoint holds `stopped`, the configuration of the callbacks if one of them has stopped
     the training, and `frozen`, the names of frozen parameters and batch norms.
@@ -146,8 +147,10 @@ class Interruption(pl.Callback):
         raise KeyboardInterrupt
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        repeated, self.signal = self.signal is not None, signal.Signals(number)
-        if repeated:
+        if is_repeated():
+            return
+        is_second, self.signal = self.signal is not None, signal.Signals(number)
+        if is_second:
             self.exit_by_signal()
 
     def _after_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

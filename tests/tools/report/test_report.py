@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import re
 import shlex
@@ -128,7 +129,7 @@ def error_of(metrics: dict[str, Any]) -> float:
     """Standard error of the test accuracy in points."""
     tested = [1.0] * round(metrics["test/acc"] * metrics["test_images"])
     tested += [0.0] * (metrics["test_images"] - len(tested))
-    return 100 * statistics.pstdev(tested) / len(tested) ** 0.5
+    return 100 * float(statistics.pstdev(tested)) / math.sqrt(len(tested))
 
 
 def test_the_page_of_a_run_says_what_it_found(one_report: Path) -> None:
