@@ -23,16 +23,52 @@ from cifar_lightning.tracking.tables import (
     seconds,
 )
 
+# Of the pictures: title, and how to read it.
 CAPTIONS = {
-    "confusion_matrix": "Confusion matrix",
-    "reliability": "Accuracy against confidence",
-    "mistakes": "The most confident mistakes",
-    "robustness": "Accuracy under corruptions",
-    "filters": "Filters of the first layer",
-    "feature_maps": "One image through the network",
-    "activation_maps": "Where each layer saw the predicted class",
-    "learning_curves": "Learning curves",
-    "class_accuracies": "Accuracy by class",
+    "confusion_matrix": (
+        "Confusion matrix",
+        "A row has the test images of one class, a column those of one prediction: numbers off the "
+        "diagonal are mistakes.",
+    ),
+    "reliability": (
+        "Accuracy against confidence",
+        "Below the dashed line the network is right less often than it is confident, above it more "
+        "often.",
+    ),
+    "mistakes": (
+        "The most confident mistakes",
+        "Test images with a wrong prediction: the label is above, the prediction with its "
+        "confidence below.",
+    ),
+    "robustness": (
+        "Accuracy under corruptions",
+        "Each line is a corruption of the test images, from none at the left to the strongest.",
+    ),
+    "filters": (
+        "Filters of the first layer",
+        "In a square, grey is a weight of 0, lighter is positive and darker negative, and a colour "
+        "says that the weights of red, green and blue differ; with init=whitened they began as "
+        "pairs, a filter and its negative.",
+    ),
+    "feature_maps": (
+        "One image through the network",
+        "A row has a layer's outputs for this image, of at most ten channels with the most "
+        "contrast; each is coloured from its smallest value, dark blue, to its largest, yellow.",
+    ),
+    "activation_maps": (
+        "Where each layer saw the predicted class",
+        "Bright is where the layer's output raised the prediction's score, each map on its own "
+        "scale; 1x1 convolutions, which look at one place only, are left out, and at most ten "
+        "classes are shown.",
+    ),
+    "learning_curves": (
+        "Learning curves",
+        "Training accuracy is of augmented images, so that of validation may be higher.",
+    ),
+    "class_accuracies": (
+        "Accuracy by class",
+        "The share of each class's test images that were predicted as this class.",
+    ),
 }
 # Metrics on the page: label, and function that formats the value.
 CARDS: dict[str, tuple[str, Any]] = {
@@ -77,7 +113,7 @@ def content_of(run: Run) -> dict[str, Any]:
         "sentences": _sentences(run),
         "generated": metrics.get("data") == "shapes",
         "started": folder.started,
-        "cards": facts(metrics, CARDS).items(),
+        "cards": _cards(metrics).items(),
         "charts": _charts(run),
         "epochs": _epochs(run),
         **_evaluation(run),
@@ -94,6 +130,13 @@ def content_of(run: Run) -> dict[str, Any]:
         else [],
         "files": _files(run.folder),
     }
+
+
+def _cards(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics on the page; the time to the target stands for that of all training if equal."""
+    seconds_of = (metrics.get("seconds_to_target"), metrics.get("train_seconds"))
+    shown = {k: v for k, v in CARDS.items() if k != "train_seconds" or len({*seconds_of}) > 1}
+    return facts(metrics, shown)
 
 
 def _evaluation(run: Run) -> dict[str, Any]:
@@ -187,10 +230,16 @@ def _pictures(run: Run, below: str) -> list[dict[str, Any]]:
             "wide": png_width(picture) > WIDE,
             "link": quote(str(picture.relative_to(run.folder))),
             "name": picture.stem,
-            "caption": CAPTIONS.get(picture.stem, picture.stem.replace("_", " ").capitalize()),
+            "title": title,
+            "reading": reading,
         }
         for picture in pictures
+        for title, reading in [CAPTIONS.get(picture.stem, (_title(picture), ""))]
     ]
+
+
+def _title(picture: Path) -> str:
+    return picture.stem.replace("_", " ").capitalize()
 
 
 def _files(folder: Path) -> list[tuple[str, str]]:

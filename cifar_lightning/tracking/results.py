@@ -21,7 +21,7 @@ from cifar_lightning.training.callbacks import TargetReached, Throughput
 from cifar_lightning.training.metrics import class_accuracies, confusion_matrix
 from cifar_lightning.training.module import Classifier
 
-CLASSES_SHOWN = 8  # one image of each
+CLASSES_SHOWN = 10  # one image of each
 
 
 def collect(

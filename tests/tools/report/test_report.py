@@ -331,6 +331,30 @@ def test_a_run_without_an_evaluation_says_how_to_make_one(one: Path) -> None:
     checkpoint = shlex.quote(f"checkpoint={one}/checkpoints/best.ckpt")
     html = write(one).read_text()
     assert f"python -m cifar_lightning.evaluate {checkpoint}".replace("'", "&#39;") in html
+    assert "This command adds accuracy by class, calibration" in html
+    # What the run's own test has plotted is not missing.
+    shutil.copy(one / "figures" / "filters.png", one / "figures" / "class_accuracies.png")
+    page = write(one)
+    for text in (page.read_text(), page.with_suffix(".md").read_text()):
+        assert "This command adds calibration, accuracy under corruptions and" in text
+
+
+def test_a_picture_has_a_title_and_how_to_read_it(one: Path) -> None:
+    shutil.copy(one / "figures" / "filters.png", one / "figures" / "my_own.png")
+    page = write(one)
+    for text in (page.read_text(), page.with_suffix(".md").read_text()):
+        assert "grey is a weight of 0, lighter is positive" in text
+        assert "My own" in text
+    assert "<figcaption><b>My own</b></figcaption>" in page.read_text()
+
+
+def test_the_same_time_is_shown_once(one: Path) -> None:
+    change_metrics(one, seconds_to_target=7.25, train_seconds=7.25)
+    assert write(one).read_text().count("<b>7.2 s</b>") == 1
+    change_metrics(one, train_seconds=8.5)
+    html = write(one).read_text()
+    assert "<b>7.2 s</b><span>training to the target" in html
+    assert "<b>8.5 s</b><span>training, without validation" in html
 
 
 def test_what_was_typed_is_typed_again() -> None:
