@@ -45,6 +45,7 @@ def content_of(folder: Path, runs: Sequence[Run]) -> dict[str, Any]:
         "add_seeds": f"python -m cifar_lightning.train {new}" if new else "",
         "generated": {"shapes"} & {str(run.metrics.get("data")) for run in runs},
         "facts": _facts(runs),
+        "defaults": any("" in group.settings.values() for group in groups),
         "by_configuration": seeds.by_configuration(groups, shown),
         "by_run": seeds.by_run(folder, runs, groups, shown),
         "quantity": "validation" if _accuracy(runs) == "val/acc" else "training",

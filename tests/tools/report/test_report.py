@@ -523,6 +523,11 @@ def test_runs_in_several_folders_are_compared_in_a_new_one(
     assert len(links) == 5
     assert all((page.parent / link).is_dir() for link in links)
     assert not Path("many/report.html").exists()
+    said = "A setting left empty is the default."
+    assert said not in html
+    starts = [{"time": "2026-11-24", "overrides": ["seed=3"]}]
+    changed_record(Path("a/one"), lambda record: record.update(starts=starts))
+    assert said in write_comparison(find_folders("a/one,many")).read_text()
 
 
 def test_each_of_several_folders_is_checked_and_a_name_may_have_a_comma(one: Path) -> None:
