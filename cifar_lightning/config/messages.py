@@ -74,10 +74,11 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
     if cause := error.__cause__:
         message += f"\n{cause}"
     lines = [line for line in message.splitlines() if "object_type=" not in line]
-    if found := re.search(r"Could not (?:find|load) '([^']*)/([^'/]+)/?'", message):
+    if found := re.search(r"Could not (?:find|load) '([^']*?)/?'", message):
         listed = message.partition("Available options")[2].partition("Config search path")[0]
         there = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
-        return _unknown_choice(found[1], found[2], there)
+        group, option = _typed_choice(found[1], arguments)
+        return _unknown_choice(group, option, there)
     if found := re.search(r"Could not override '([^'@]+)'", message):
         # Of a dictionary, the key in it that there is not.
         inner = re.search(rf"full_key: ({re.escape(found[1])}\..*)", message)
@@ -91,6 +92,16 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
     ):
         return f"{found[1]} has an option already: {found[1]}={found[2]}, without +, replaces it."
     return "\n".join(lines)
+
+
+def _typed_choice(file: str, arguments: Sequence[str]) -> tuple[str, str]:
+    """The group and the option of a file; an option that was typed may have slashes, as a path."""
+    for argument in arguments:
+        group, _, option = argument.partition("=")
+        if f"{group}/{option}" == file:
+            return group, option
+    group, _, option = file.rpartition("/")
+    return group, option
 
 
 def _unknown_choice(group: str, option: str, there: Sequence[str]) -> str:

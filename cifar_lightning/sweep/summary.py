@@ -11,6 +11,7 @@ from rich import get_console
 from cifar_lightning.config.compose import PACKAGE
 from cifar_lightning.config.messages import explain
 from cifar_lightning.system.counted import counted
+from cifar_lightning.system.typed import program
 from cifar_lightning.tracking import seeds
 from cifar_lightning.tracking.run_folder import Run, run_folders
 from cifar_lightning.tracking.tables import print_table
@@ -56,7 +57,7 @@ def show_sweep(
     if runs:
         _write_report(folder)
     if unfinished or not_started:
-        words = ["python", "-m", f"cifar_lightning.{command}", f"resume_sweep={folder}"]
+        words = [*program("python"), "-m", f"cifar_lightning.{command}", f"resume_sweep={folder}"]
         _print(f"resume     {shlex.join(words)}")
     elif new := seeds.seeds_to_add(folder, runs, seeds.groups_of(runs)):
         _print(f"more seeds python -m cifar_lightning.{command} {new}")

@@ -22,6 +22,7 @@ from cifar_lightning.data import ImageData
 from cifar_lightning.data.datamodule import images_within
 from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.system.counted import counted
+from cifar_lightning.system.typed import from_here, program
 from cifar_lightning.tracking.conclusion import conclusion
 from cifar_lightning.tracking.run_folder import RunFolder
 from cifar_lightning.tracking.run_logger import RunLogger
@@ -229,11 +230,11 @@ def show_result(
         note("profile", str(file))
     if metrics["stopped_by"] == "interrupted":
         if folder.last.exists():
-            note("resume", _command("train", f"resume={_from_here(folder.last)}", *to_resume))
+            note("resume", _command("train", f"resume={from_here(folder.last)}", *to_resume))
     elif details:
         tested = folder.checkpoints / str(metrics["checkpoint"])
-        next_steps = {"evaluate": f"checkpoint={_from_here(tested)}"} if tested.is_file() else {}
-        next_steps["report"] = f"run={_from_here(folder.path)}"
+        next_steps = {"evaluate": f"checkpoint={from_here(tested)}"} if tested.is_file() else {}
+        next_steps["report"] = f"run={from_here(folder.path)}"
         for tool, argument in next_steps.items():
             if (PACKAGE / tool / "__main__.py").is_file():  # a user may have deleted the tool
                 note(tool, _command(tool, argument))
@@ -242,14 +243,8 @@ def show_result(
             note(logger.label, logger.how_to_open())
 
 
-def _from_here(path: Path) -> Path:
-    """The path as one types it: relative where the working directory holds it."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
 def _command(name: str, *arguments: str) -> str:
-    return shlex.join(["python", "-m", f"cifar_lightning.{name}", *arguments])
+    return shlex.join([*program("python"), "-m", f"cifar_lightning.{name}", *arguments])
 
 
 def _readable(key: str, value: Any) -> str:

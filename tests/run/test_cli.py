@@ -217,6 +217,7 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
             "Did you mean dilated_dw?",
         ],
     ),
+    (["data=../my.zip"], ["There is no data=../my.zip.", "data=folder data.path=DIRECTORY_OR"]),
     (
         ["trainer.max_epoch=3"],
         ["There is no 'trainer.max_epoch'", "Did you mean trainer.max_epochs", "+KEY=VALUE"],

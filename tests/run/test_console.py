@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from rich import get_console
 from torch import nn
 
 from cifar_lightning.models.budget import NetworkCounts
+from cifar_lightning.system.typed import program
 from cifar_lightning.tracking.console import banner, show_network, show_result
 from cifar_lightning.tracking.tables import Cell, Table, print_table
 
@@ -48,6 +50,21 @@ def test_a_table_in_a_narrow_terminal_has_its_numbers_whole(
     shown = capsys.readouterr().out
     assert all(cell.text in shown for cell in numbers)
     assert "…" not in shown
+
+
+def test_a_program_is_named_as_the_shell_finds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.touch(0o755)
+    monkeypatch.setattr("sys.executable", str(own))
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    assert program("python") == [".venv/bin/python"]
+    monkeypatch.setenv("PATH", f"{own.parent}:{os.environ['PATH']}")
+    assert program("python") == ["python"]
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert program("python") == ["uv", "run", "python"]
 
 
 def test_the_end_of_a_run_says_what_was_reached_and_what_to_type_next(

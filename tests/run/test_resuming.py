@@ -521,7 +521,7 @@ def test_the_line_that_an_interrupted_run_prints_resumes_it_with_ones_own_parts(
     ended = run_command("train", *options, *typed)
     assert ended.returncode == 143, ended.stderr
     (line,) = (line for line in ended.stdout.splitlines() if line.startswith("resume "))
-    assert line.startswith("resume     python -m cifar_lightning.train resume=")
+    assert "python -m cifar_lightning.train resume=" in line
     assert ended.stdout.count("MulticlassF1Score") == 1
     arguments = shlex.split(line)[4:]
     resumed_run = run_command("train", *arguments)

@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import WandbLogger
 from cifar_lightning.config.paths import without_paths
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import NetworkCounts
+from cifar_lightning.system.typed import program
 from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.tracking.wandb.code_state import code_state
 from cifar_lightning.tracking.wandb.service import Messages, end_service
@@ -171,7 +172,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
 
     def how_to_open(self) -> str:
         """The URL of an online run, and the command of W&B's terminal viewer."""
-        command = f"wandb leet {shlex.quote(os.path.relpath(self._folder))}"
+        command = shlex.join([*program("wandb"), "leet", os.path.relpath(self._folder)])
         return command if self.run.offline else f"{self.run.url} or {command}"
 
     def close(self, exit_code: int = 0) -> None:

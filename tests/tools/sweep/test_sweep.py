@@ -300,7 +300,7 @@ def test_however_jobs_end_the_others_run_and_a_table_names_the_causes(broken: Br
     assert f"report     {broken.folder}/report.html\n" in said
     assert "The loss became NaN or infinite" in (broken.folder / "report.html").read_text()
     folder = broken.folder.relative_to(broken.place)
-    assert f"resume     python -m cifar_lightning.train resume_sweep={folder}" in said
+    assert f"python -m cifar_lightning.train resume_sweep={folder}\n" in said
 
 
 @pytest.mark.slow
