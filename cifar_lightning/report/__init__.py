@@ -38,8 +38,10 @@ def report(config: DictConfig) -> Path:
     written = write_report(folders[0]) if len(folders) == 1 else write_comparison(folders)
     page = written.absolute()
     lines = [f"report     {page}"]
+    if config.run is None:
+        lines.append("run        the one that was started last; run=FOLDER names another")
     if config.open and not webbrowser.open(page.as_uri()):
-        lines.append("browser    none was found, so open the page yourself")
+        lines.append("browser    none could be opened, so open the page yourself")
     for line in lines:  # without markup, because a folder may be called [red]
         get_console().print(line, markup=False, highlight=False, soft_wrap=True)
     return page

@@ -130,7 +130,9 @@ def _layers(network: nn.Module, image_size: int) -> str:
             verbose=0,
             device="cpu",
         )
-    return str(summary).replace("Units.MEGABYTES", "M")  # torchinfo prints its enum's name
+    lines = str(summary).replace("Units.MEGABYTES", "M").splitlines()  # its enum's name
+    # Its total counts norms and biases too; ours, printed below, counts as papers do.
+    return "\n".join(line for line in lines if not line.startswith("Total mult-adds"))
 
 
 @rank_zero_only

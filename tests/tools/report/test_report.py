@@ -555,7 +555,7 @@ def test_without_a_browser_the_page_is_named(
         page = report(compose([f"run='{one}'", "open=true"], config_name="report"))
         output = capsys.readouterr().out
         assert f"report     {page}\n" in output
-        assert ("browser    none was found" in output) is not has_browser
+        assert ("browser    none could be opened" in output) is not has_browser
     assert opened == [page.as_uri()] * 2
 
 
