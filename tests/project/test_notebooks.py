@@ -143,6 +143,13 @@ def test_a_notebook_is_stored_with_outputs_that_are_of_no_machine(file: Path) ->
 
 
 @each
+def test_a_notebook_says_what_data_its_stored_results_are_of(file: Path) -> None:
+    notebook = read(file)
+    stored = set(re.findall(r"data(?:=|: | +)(folder|shapes)\b", texts(notebook)))
+    assert {name for name in stored if f"`data={name}`" not in notebook.cells[0].source} == set()
+
+
+@each
 def test_a_notebook_is_short_and_holds_no_logic(file: Path) -> None:
     notebook = read(file)
     notebook.cells = [cell for cell in notebook.cells if cell.metadata.get("tags") != ["colab"]]
