@@ -528,6 +528,12 @@ def test_runs_in_several_folders_are_compared_in_a_new_one(
     starts = [{"time": "2026-11-24", "overrides": ["seed=3"]}]
     changed_record(Path("a/one"), lambda record: record.update(starts=starts))
     assert said in write_comparison(find_folders("a/one,many")).read_text()
+    assert ">Trained and tested on generated images" in html
+    change_metrics(Path("a/one"), data="folder")
+    mixed = write_comparison(find_folders("a/one,many")).read_text()
+    assert ">Some runs were trained and tested on generated images" in mixed
+    assert 'class="best"' not in mixed
+    assert "the best configuration" not in mixed
 
 
 def test_each_of_several_folders_is_checked_and_a_name_may_have_a_comma(one: Path) -> None:
