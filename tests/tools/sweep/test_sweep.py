@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -384,6 +385,22 @@ def test_a_job_that_is_refused_leaves_its_folder_as_it_was(tmp_path: Path) -> No
     assert code == 1
     assert "config.yaml is not the record of a run" in said
     assert [file.name for file in (tmp_path / "s" / "0").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.slow
+def test_the_command_for_more_seeds_trains_only_the_new_ones() -> None:
+    code, said = train_here("-m", *TINY, "optimizer.lr=0.01,0.02", "seed=0", "hydra.sweep.dir=s")
+    assert not code
+    first = {file: file.stat().st_mtime_ns for file in Path("s").glob("*/metrics.json")}
+    (command,) = re.findall(
+        r"^more seeds python -m cifar_lightning\.train (.*)$", said, re.MULTILINE
+    )
+    assert command == "resume_sweep=s seed=0,1,2,3,4"
+    code, said = train_here(*shlex.split(command))
+    assert not code
+    assert "10 runs: 10 finished." in said
+    assert {file: file.stat().st_mtime_ns for file in first} == first
+    assert len(first) == 2
 
 
 @pytest.mark.slow
