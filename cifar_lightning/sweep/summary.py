@@ -56,11 +56,11 @@ def show_sweep(
     get_console().print()
     if runs:
         _write_report(folder)
+    typed = shlex.join([*program("python"), "-m", f"cifar_lightning.{command}"])
     if unfinished or not_started:
-        words = [*program("python"), "-m", f"cifar_lightning.{command}", f"resume_sweep={folder}"]
-        _print(f"resume     {shlex.join(words)}")
+        _print(f"resume     {typed} {shlex.quote(f'resume_sweep={folder}')}")
     elif new := seeds.seeds_to_add(folder, runs, seeds.groups_of(runs)):
-        _print(f"more seeds python -m cifar_lightning.{command} {new}")
+        _print(f"more seeds {typed} {new}")
     return not unfinished and not not_started
 
 
