@@ -8,9 +8,9 @@ UV := $(shell command -v uv || echo .uv/bin/uv)
 
 # `make train seed=1` sets a variable of make's, which nothing reads: refused, not dropped.
 STRAY := $(strip $(foreach v,$(filter a% b% c% d% e% f% g% h% i% j% k% l% m% n% o% p% q% r% s% t% u% v% w% \
-    x% y% z% +%,$(.VARIABLES)),$(if $(filter command,$(origin $v)),$v=$($v))))
+    x% y% z% +% ~%,$(.VARIABLES)),$(if $(filter command,$(origin $v)),$v=$($v))))
 ifneq ($(STRAY),)
-$(error Error: options go into ARGS, as in: make $(MAKECMDGOALS) ARGS="$(STRAY)")
+$(error Error: options go into ARGS, as in: make $(MAKECMDGOALS) ARGS="$(strip $(ARGS) $(STRAY))")
 endif
 
 .DEFAULT_GOAL := help

@@ -97,9 +97,10 @@ def _explain(error: Exception, config_name: str, arguments: Sequence[str]) -> st
 def _typed_choice(file: str, arguments: Sequence[str]) -> tuple[str, str]:
     """The group and the option of a file; an option that was typed may have slashes, as a path."""
     for argument in arguments:
-        group, _, option = argument.partition("=")
-        if f"{group}/{option}" == file:
-            return group, option
+        group, _, value = argument.lstrip("+").partition("=")
+        for option in value.split(","):
+            if f"{group}/{option}".rstrip("/") == file:
+                return group, option
     group, _, option = file.rpartition("/")
     return group, option
 

@@ -15,7 +15,7 @@ from cifar_lightning.errors import UserError
 OUTPUTS = {
     "train": "without -m, hydra.run.dir=FOLDER is the run's folder",
     "search": "hydra.run.dir=FOLDER is the search's folder",
-    "report": "report writes to the folder of run=PATH, or of several to runs/compare/",
+    "report": "report writes to the folder of run=PATH, or for several to runs/compare/",
     "dashboard": "dashboard writes no files",
     **{name: f"{name} writes to output=PATH" for name in ("evaluate", "export", "predict")},
 }

@@ -1,4 +1,4 @@
-"""Writes an HTML page about a run, about all runs of a sweep, or that compares runs.
+"""Writes an HTML page about a run or a sweep, or one that compares several runs.
 
 python -m cifar_lightning.report run=runs/train/…
 """

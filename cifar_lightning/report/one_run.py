@@ -53,7 +53,7 @@ CAPTIONS = {
     "feature_maps": (
         "One image through the network",
         "A row has a layer's outputs for this image, of at most ten channels with the most "
-        "contrast; each is coloured from its smallest value, dark blue, to its largest, yellow.",
+        "contrast; each is coloured from its smallest value, dark purple, to its largest, yellow.",
     ),
     "activation_maps": (
         "Where each layer saw the predicted class",

@@ -61,7 +61,8 @@ def find_folders(run: str | Sequence[str] | None) -> list[Path]:
     """
     names: Sequence[str | None] = [run] if run is None or isinstance(run, str) else [*run]
     if isinstance(run, str) and not Path(run).expanduser().is_dir():
-        parts = (part.strip(" '\"") for part in run.strip("[]").split(","))
+        inner = run[1:-1] if run.startswith("[") and run.endswith("]") else run
+        parts = (part.strip(" '\"") for part in inner.split(","))
         names = [part for part in parts if part] or [run]
     return [find_folder(name) for name in names]
 

@@ -26,6 +26,7 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.run.best import restore_best
 from cifar_lightning.run.compile import WarmUp
 from cifar_lightning.run.devices import keep_freed_memory
+from cifar_lightning.system.signals import interrupt
 from cifar_lightning.tracking.console import note
 from cifar_lightning.training.callbacks import BestCheckpoint, Interruption
 from cifar_lightning.training.callbacks.checkpoints import BEST
@@ -304,6 +305,6 @@ def _unless_interrupted(trainer: pl.Trainer, work: Callable[[], Any]) -> bool:
     except SystemExit as ending:
         if not isinstance(ending.__context__, KeyboardInterrupt):
             raise
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has set it to ignore
+        signal.signal(signal.SIGINT, interrupt)  # Lightning has set it to ignore
         return False
     return True

@@ -1,6 +1,7 @@
 """Standard output that cannot end the work, whose results are in files."""
 
 import os
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 
@@ -32,8 +33,14 @@ class _Output:
         os.close(nowhere)
 
 
-def lasting(stream: TextIO) -> TextIO:
-    """The stream, so that printing raises no error if its reader ends or its encoding is narrow."""
+def lasting(stream: TextIO | None) -> TextIO:
+    """The stream, so that printing raises no error if its reader ends or its encoding is narrow.
+
+    Args:
+        stream: None where standard output was closed before the start.
+    """
+    if stream is None:
+        stream = Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
     return cast(TextIO, _Output(stream))

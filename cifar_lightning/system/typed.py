@@ -17,5 +17,8 @@ def program(name: str) -> list[str]:
     if "UV_RUN_RECURSION_DEPTH" in os.environ:  # within `uv run`
         return ["uv", "run", name]
     own = Path(sys.executable).with_name(name)
+    if name == "python" and not own.exists():  # a system may have python3 alone
+        own = Path(sys.executable)
+        name = own.name
     found = shutil.which(name) == str(own) or not own.exists()
     return [name if found else str(from_here(own))]

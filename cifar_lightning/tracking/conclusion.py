@@ -64,9 +64,12 @@ def _target(metrics: Mapping[str, Any], target: float | None) -> list[str]:
     test = metrics.get("test/acc")
     if epochs is None and test is not None and test >= target:
         reached = f"Its test accuracy reached {aim}"
-        if metrics.get("val/acc") is not None:
-            threshold = percent(metrics["target_val_acc"])
-            reached += f", its validation accuracy not the {threshold} at which training stops"
+        threshold = metrics.get("target_val_acc")
+        if metrics.get("val/acc") is not None and threshold is not None:
+            reached += (
+                f", but its validation accuracy did not reach {percent(threshold)}, at which "
+                "training stops"
+            )
         return [f"{reached}.", f"It {ended}."]
     if epochs is None:
         return [f"It did not reach {aim} in {counted(metrics['epochs'], 'epoch')}, and {ended}."]

@@ -218,6 +218,9 @@ MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
         ],
     ),
     (["data=../my.zip"], ["There is no data=../my.zip.", "data=folder data.path=DIRECTORY_OR"]),
+    (["data=my/photos/"], ["There is no data=my/photos/.", "data=folder data.path=DIRECTORY_OR"]),
+    (["-m", "data=my/photos,shapes"], ["There is no data=my/photos.", "data=folder data.path="]),
+    (["+experiment=my/own"], ["There is no experiment=my/own.", "experiment: airbench94, best"]),
     (
         ["trainer.max_epoch=3"],
         ["There is no 'trainer.max_epoch'", "Did you mean trainer.max_epochs", "+KEY=VALUE"],
@@ -394,7 +397,7 @@ def test_a_command_advises_what_it_has(
         (
             "report",
             "hydra.run.dir=x",
-            "report writes to the folder of run=PATH, or of several to runs/compare/",
+            "report writes to the folder of run=PATH, or for several to runs/compare/",
         ),
         ("dashboard", "hydra.run.dir=x", "dashboard writes no files"),
         ("search", "hydra.sweep.dir=x", "hydra.run.dir=FOLDER is the search's folder"),
@@ -457,6 +460,8 @@ def test_help_that_nobody_reads_is_no_error() -> None:
     program.stdout.close()
     assert program.communicate()[1] == b""
     assert program.returncode == 0
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE)
+    assert (closed.returncode, closed.stderr) == (0, b"")
 
 
 def test_a_training_whose_output_nobody_reads_trains_to_its_end(

@@ -63,6 +63,10 @@ def test_a_program_is_named_as_the_shell_finds_it(
     assert program("python") == [".venv/bin/python"]
     monkeypatch.setenv("PATH", f"{own.parent}:{os.environ['PATH']}")
     assert program("python") == ["python"]
+    (own.parent / "python3").touch(0o755)
+    own.unlink()
+    monkeypatch.setattr("sys.executable", f"{own}3")
+    assert program("python") == ["python3"]
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert program("python") == ["uv", "run", "python"]
 

@@ -390,8 +390,12 @@ def test_what_configurations_came_from_is_in_the_command(one: Path, many: Path) 
         ),
         (
             {"epochs_to_target": None, "test/acc": 0.05, "target_val_acc": 0.061},
-            "Its test accuracy reached its target of 5%, its validation accuracy not the 6.10% at "
-            "which training stops.",
+            "Its test accuracy reached its target of 5%, but its validation accuracy did not reach "
+            "6.10%, at which training stops.",
+        ),
+        (
+            {"epochs_to_target": None, "test/acc": 0.05, "target_val_acc": None},
+            "Its test accuracy reached its target of 5%. It ",
         ),
         (
             {"stopped_by": "early_stopping", "monitor": "val/loss", "monitor_value": 2.5},
@@ -523,7 +527,7 @@ def test_runs_in_several_folders_are_compared_in_a_new_one(
     assert len(links) == 5
     assert all((page.parent / link).is_dir() for link in links)
     assert not Path("many/report.html").exists()
-    said = "A setting left empty is the default."
+    said = "A setting left empty was not typed"
     assert said not in html
     starts = [{"time": "2026-11-24", "overrides": ["seed=3"]}]
     changed_record(Path("a/one"), lambda record: record.update(starts=starts))

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -421,6 +422,7 @@ def test_a_signal_ends_a_sweep_in_order(tmp_path: Path, number: signal.Signals) 
     first = "runs/train/*_sweep/0/checkpoints/last.ckpt"
     wait_for(lambda: list(tmp_path.glob(first)), program)
     program.send_signal(number)
+    time.sleep(0.1)
     program.send_signal(number)  # as `timeout` sends it: to the process, then to its group
     said = finish(program)
     assert program.returncode == 128 + number, said
