@@ -160,11 +160,12 @@ def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
 
 
 def _catch_interrupts() -> None:
-    """Have Ctrl-C raise KeyboardInterrupt, where it has ended the process at once until now.
+    """Have Ctrl-C raise KeyboardInterrupt, once if it comes twice in a moment.
 
-    Within Hydra, which may turn it into another error, it would end in a traceback.
+    Until now it has ended the process at once: within Hydra, which may turn the exception into
+    another error, it would end in a traceback.
     """
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
         signal.signal(signal.SIGINT, interrupt)
 
 
