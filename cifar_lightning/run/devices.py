@@ -143,7 +143,7 @@ def choose_devices(
         if missing or not gpus or len(set(gpus)) < len(gpus):
             raise UserError(
                 f"trainer.gpus={gpus} must name existing GPUs, each once. This machine has "
-                f"{counted(available, 'GPU')}, counted from 0."
+                + (f"{counted(available, 'GPU')}, counted from 0." if available else "none.")
             )
         if one_device and len(gpus) > 1:
             raise UserError(one_device)

@@ -216,7 +216,7 @@ def show_result(
         metrics: of `metrics.json`.
         loggers: of the run.
         to_resume: overrides that a resume needs beside the checkpoint.
-        details: whether to print all metrics, and the commands that evaluate and report.
+        details: whether to print all metrics, and the commands that come next.
     """
     if details:
         measured = {key: value for key, value in metrics.items() if value is not None}
@@ -231,7 +231,7 @@ def show_result(
     for file in folder.path.glob("fit-*profile*.txt"):
         note("profile", str(file))
     if metrics["stopped_by"] == "interrupted":
-        if folder.last.exists():
+        if details and folder.last.exists():  # a sweep or a search has a command of its own
             note("resume", _command("train", f"resume={from_here(folder.last)}", *to_resume))
     elif details:
         tested = folder.checkpoints / str(metrics["checkpoint"])

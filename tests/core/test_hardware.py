@@ -50,6 +50,7 @@ def test_one_gpu_where_there_is_none_is_a_warning_that_cannot_be_missed(
         (2, 1, "machine has 1 GPU"),
         (2, 0, "machine has 0 GPUs"),
         ([0, 2], 2, r"has 2 GPUs, counted from 0"),
+        ([0], 0, r"This machine has none\."),
         ([1, 1], 2, "must name existing GPUs, each once"),
         ([], 2, "must name existing GPUs, each once"),
         (-1, 2, "must be auto, a count, or a list"),

@@ -431,6 +431,7 @@ def test_a_signal_ends_a_sweep_in_order(tmp_path: Path, number: signal.Signals) 
     assert "interrupted: run 0 (seed=0): stopped by Ctrl-C or SIGTERM" in said
     assert "not started: 1 job\n" in said
     assert f"resume_sweep={folder.relative_to(tmp_path)}\n" in said
+    assert said.count("resume     ") == 1  # not also that of the job
     assert "Traceback" not in said
     assert not (folder / "1").exists()
 
