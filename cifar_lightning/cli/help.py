@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from cifar_lightning.config.comments import Conf, Key, is_recipe, options, read_command, read_option
 from cifar_lightning.config.compose import CONF
 
-# Of a training's many keys, those that most people set.
+# The keys of a training that most people set.
 MAIN_KEYS = (
     *("trainer.max_epochs", "target_accuracy", "optimizer.lr", "data.batch_size"),
     *("trainer.gpus", "seed", "resume", "hydra.run.dir"),

@@ -162,8 +162,8 @@ def run_task(task: Task, config_name: str, config: DictConfig) -> Any:
 def _catch_interrupts() -> None:
     """Have Ctrl-C raise KeyboardInterrupt, once if it comes twice in a moment.
 
-    Until now it has ended the process at once: within Hydra, which may turn the exception into
-    another error, it would end in a traceback.
+    Until here it ends the process at once, as `cifar_lightning/__init__.py` has set: within Hydra,
+    which may turn KeyboardInterrupt into another error, it would end in a traceback.
     """
     if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, signal.default_int_handler):
         signal.signal(signal.SIGINT, interrupt)

@@ -72,8 +72,8 @@ OTHER_NAMES = {
     "scheduler": "lr_schedule lr_scheduler sched schedule",
     "experiment": "cfg config exp recipe",
 }
-# Names of what there is not, or in another form. The first of each pair is a key or a group: the
-# answer is for the commands that have it.
+# Names of what does not exist here, or exists in another form: a key or a group, and the answer,
+# which is only for commands that have this key or group.
 ANSWERS = {
     "num_workers workers n_workers num_worker pin_memory persistent_workers prefetch_factor": (
         "data.batch_size",

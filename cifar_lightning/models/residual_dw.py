@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cifar_lightning.models.blocks import Residual, SqueezeExcitation, separable_norm
-from cifar_lightning.system.counted import counted
 
 
 class ResidualDW(nn.Module):
@@ -35,8 +34,7 @@ class ResidualDW(nn.Module):
         super().__init__()
         if len(widths) != len(depths):
             raise ValueError(
-                f"depths must have {counted(len(widths), 'value')}, as many as widths, not "
-                f"{len(depths)}"
+                f"widths and depths must be equally long, not {len(widths)} and {len(depths)}"
             )
         layers: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1, bias=False)]
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):

@@ -151,9 +151,9 @@ def show_start(
     target, aim = callbacks.get("target"), "none"
     shift, monitor = data.label_shift, config.callbacks.best.monitor
     cut_short = [
-        limit
-        for limit, images in (("limit_val_batches", val), ("limit_test_batches", len(data.test)))
-        if 0 < images_within(images, getattr(trainer, limit), data.batch_size) < images
+        key
+        for key, images in (("limit_val_batches", val), ("limit_test_batches", len(data.test)))
+        if 0 < images_within(images, getattr(trainer, key), data.batch_size) < images
     ]
     if isinstance(target, TargetReached) and target.threshold is not None:
         aim = f"training stops at {target.threshold:.2%} on validation"

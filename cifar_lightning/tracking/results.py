@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from cifar_lightning.data import ImageData
+from cifar_lightning.data.datamodule import images_within
 from cifar_lightning.models.budget import NetworkCounts, train_tflop
 from cifar_lightning.system.atomic import atomic_write
 from cifar_lightning.tracking import console, plots, saliency
@@ -75,7 +76,9 @@ def collect(
         "monitor_value": validation.get(best.monitor or ""),
         "val/acc": validation.get("val/acc"),
         "best_epoch": _whole(validation["epoch"]) if validation else last_epoch,
-        "test_images": _tested_images(trainer, data),
+        "test_images": images_within(len(data.test), trainer.limit_test_batches, data.batch_size)
+        if "test/acc" in trainer.callback_metrics
+        else None,
         "test/acc": None,
         "test/loss": None,
         # All test metrics, including those that a user added.
@@ -136,13 +139,6 @@ def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
     seen = {classifier.image_size: throughput.images}
     # The teacher has no backward pass, which costs twice the forward pass.
     return own + train_tflop(classifier.distillation.teacher, seen) / 3
-
-
-def _tested_images(trainer: pl.Trainer, data: ImageData) -> int | None:
-    """The number of images that were tested; None if there was no test."""
-    if "test/acc" not in trainer.callback_metrics:
-        return None
-    return min(len(data.test), int(sum(trainer.num_test_batches)) * data.batch_size)
 
 
 def _whole(epochs: float) -> float | int:

@@ -224,5 +224,5 @@ def test_residual_dw_without_squeeze_is_convolutions_and_norms() -> None:
 
 
 def test_residual_dw_wants_a_depth_for_each_width() -> None:
-    with pytest.raises(ValueError, match="depths must have 3 values, as many as widths, not 2"):
+    with pytest.raises(ValueError, match="widths and depths must be equally long, not 3 and 2"):
         ResidualDW(widths=(8, 16, 24), depths=(1, 2))
