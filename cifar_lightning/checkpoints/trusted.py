@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import callbacks
+from torchvision.transforms import v2
 
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
@@ -168,7 +169,7 @@ def targets_of(folder: Path) -> Targets:
 
 @cache
 def stock_targets() -> Targets:
-    """The targets of PyTorch and Lightning that are harmless with any arguments."""
+    """The targets of PyTorch, torchvision and Lightning that are harmless with any arguments."""
     found = [("callbacks", 2, getattr(callbacks, name), callbacks.__name__) for name in CALLBACKS]
     for part, module, base in (
         ("optimizer", torch.optim, torch.optim.Optimizer),
@@ -176,6 +177,14 @@ def stock_targets() -> Targets:
     ):
         classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, base)]
         found += [(part, 1, one, module.__name__) for one in classes]
+    transforms = [
+        c for c in vars(v2).values() if isinstance(c, type) and issubclass(c, v2.Transform)
+    ]
+    # In augment.extra.N.transforms.N, and in a transform there such as RandomApply. Lambda is
+    # useless without a function.
+    found += [
+        ("augment", depth, c, v2.__name__) for c in transforms for depth in (5, 7) if c != v2.Lambda
+    ]
     return frozenset(
         (part, depth, f"{module}.{one.__name__}")
         for part, depth, one, exported in found

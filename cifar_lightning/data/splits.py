@@ -1,11 +1,16 @@
 """Splits of a data set: a balanced validation split, and label shift between train and test."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cifar_lightning.errors import UserError
+
+# Floats outside of these limits are no pixels from 0 to 1: bicubic resizing oversteps by less.
+LOWEST_PIXEL, HIGHEST_PIXEL = -0.25, 1.25
 # Train and test have a label shift if the total variation distance of their classes' shares is at
 # least SMALLEST_SHIFT, about the margin of a target, and larger than in each of DIVISIONS random
 # divisions of the images.
@@ -34,6 +39,41 @@ class ImageSplit:
     def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the batch of the positions `index` [N]: images, labels, and `index` itself."""
         return self.images[index], self.labels[index], index
+
+
+def check_images(what: str, images: Any) -> None:
+    """Refuse what is no batch of images.
+
+    Args:
+        what: subject of the message.
+        images: should be uint8, or floats from 0 to 1, [N, 3, H, W], with H = W.
+
+    Raises:
+        UserError: says what they are instead.
+    """
+    if not isinstance(images, Tensor):
+        raise UserError(f"{what} are a {type(images).__name__}, not a tensor.")
+    shape = f"[{', '.join(map(str, images.shape))}]"
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise UserError(
+            f"{what} {shape} are not [N, 3, H, W]. torchvision.transforms.v2.RGB() makes three "
+            "channels of one."
+        )
+    if images.shape[2] != images.shape[3]:
+        raise UserError(
+            f"{what} {shape} are not square. torchvision.transforms.v2 has CenterCrop and Resize."
+        )
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise UserError(f"{what} are {images.dtype}; uint8 or floats from 0 to 1 are needed.")
+    low, high = images.min().item(), images.max().item()
+    if not LOWEST_PIXEL <= low <= high <= HIGHEST_PIXEL:
+        raise UserError(
+            f"{what} are floats from {low:.3g} to {high:.3g}; uint8 or floats from 0 to 1 are "
+            "needed. Leave Normalize out: the network's images are normalised after augmentation, "
+            "and in predict and export too."
+        )
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,16 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Normalise images to zero mean and unit variance per channel.
 
     Args:
-        images: uint8 [N, 3, H, W].
+        images: uint8, or floats from 0 to 1, [N, 3, H, W].
         mean: mean of the training images per channel, [1, 3, 1, 1], for pixels from 0 to 1.
         std: standard deviation, in the same shape and scale.
 
     Returns:
-        float32 [N, 3, H, W].
+        floats [N, 3, H, W].
     """
-    return (images / 255 - mean) / std
+    if not images.is_floating_point():
+        images = images / 255
+    return (images - mean) / std
 
 
 def conv_relu_norm(

@@ -21,7 +21,7 @@ from cifar_lightning.config.compose import CONF
 from cifar_lightning.config.messages import FAULTS
 from cifar_lightning.data import ImageData
 from cifar_lightning.data.datamodule import Expected
-from cifar_lightning.data.splits import ImageSplit, Splits
+from cifar_lightning.data.splits import ImageSplit, Splits, check_images
 from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.models.budget import NetworkCounts, check_budget, count_network
 from cifar_lightning.system.memory import check_memory
@@ -293,7 +293,12 @@ def dry_run(classifier: Classifier, data: ImageData) -> None:
         classifier.make_scheduler(optimizer, 100)
     with config_errors("augment"):
         index = torch.arange(2)
-        classifier.augment(data.test.images[index], index, 0, torch.Generator())
+        images = classifier.augment(data.test.images[index], index, 0, torch.Generator())
+        check_images("augment: its images", images)
+    if images.shape[-1] != data.image_size:
+        with config_errors("augment"), torch.no_grad():
+            classifier.eval()(images)
+        classifier.train()
 
 
 def _without_fused(config: DictConfig) -> Any:

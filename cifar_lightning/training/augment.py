@@ -218,3 +218,46 @@ class Augment:
         for function in self.extra:
             images = function(images, generator=generator)
         return images
+
+
+class Torchvision:
+    """Transforms of `torchvision.transforms.v2`, for `extra` of `Augment`.
+
+    A v2 transform draws one set of random numbers per call, for all images that it is given. So it
+    is called for each image, which takes longer than one call for the whole batch, on a GPU by far.
+
+    Args:
+        transforms: called in this order with uint8 images [n, 3, H, W]. The last one has to return
+            uint8 images, or floats from 0 to 1, all of one size.
+        images_per_draw: n, the images that share their random numbers. More are faster, and less
+            random.
+
+    Raises:
+        ValueError: if `images_per_draw` is below 1.
+    """
+
+    def __init__(
+        self, transforms: Sequence[Callable[[Tensor], Tensor]], images_per_draw: int = 1
+    ) -> None:
+        if images_per_draw < 1:
+            raise ValueError(f"images_per_draw must be at least 1, not {images_per_draw}")
+        self.transforms = transforms
+        self.images_per_draw = images_per_draw
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Transform a batch.
+
+        Args:
+            images: uint8 [N, 3, H, W].
+            generator: on the images' device.
+        """
+        seed = torch.randint(2**62, (), generator=generator, device=images.device)
+        # v2 draws from PyTorch's global generators, from which layers such as dropout draw too.
+        with torch.random.fork_rng([images.device] if images.is_cuda else []):
+            torch.manual_seed(int(seed))
+            groups = list(images.split(self.images_per_draw))
+            for number, group in enumerate(groups):
+                for transform in self.transforms:
+                    group = transform(group)
+                groups[number] = group
+        return torch.cat(groups)

@@ -5,9 +5,11 @@ from typing import Literal
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from cifar_lightning.training.augment import (
     Augment,
+    Torchvision,
     alternating_flip,
     cutmix,
     cutout,
@@ -24,6 +26,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "random_flip": random_flip,
     "alternating_flip": lambda images, _: alternating_flip(images, torch.arange(len(images)), 0),
     "cutout": lambda images, generator: cutout(images, 5, generator),
+    "torchvision": Torchvision([v2.RandomRotation(90)]),
     "cutmix": lambda images, generator: cutmix(images, 0.7, generator)[0],
 }
 
@@ -202,3 +205,23 @@ def test_scaling_down_takes_means_not_samples() -> None:
     assert scaled.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(scaled[..., 2:-2], torch.tensor(0.5), atol=0.01)
     assert torch.allclose(scale(torch.full((2, 3, 32, 32), 0.3), 24), torch.tensor(0.3))
+
+
+def mirrored(images: Tensor, images_per_draw: int = 1) -> Tensor:
+    """Which of them torchvision's RandomHorizontalFlip has mirrored, bool [N]."""
+    flips = Torchvision([v2.RandomHorizontalFlip()], images_per_draw)(images, generator())
+    return (flips == images.flip(-1)).flatten(1).all(1)
+
+
+def test_torchvisions_transforms_are_drawn_for_each_image() -> None:
+    images = same_image(1000).byte()
+    assert 0.45 < mirrored(images).float().mean() < 0.55
+    groups = mirrored(images, images_per_draw=10).view(100, 10)
+    assert (groups == groups[:, :1]).all()
+    assert 0.3 < groups.float().mean() < 0.7
+
+
+def test_torchvisions_transforms_leave_pytorchs_random_numbers_as_they_are() -> None:
+    before = torch.get_rng_state()
+    Torchvision([v2.TrivialAugmentWide()])(same_image().byte(), generator())
+    assert torch.equal(torch.get_rng_state(), before)

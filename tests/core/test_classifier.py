@@ -33,6 +33,11 @@ def test_normalised_images_have_zero_mean_and_unit_variance_by_channel() -> None
     assert torch.allclose(normalised[0, :, 0], torch.tensor([[-1.0, 1.0]]).expand(3, 2), atol=0.03)
 
 
+def test_floats_from_0_to_1_are_normalised_as_the_same_pixels_in_bytes() -> None:
+    model = classifier(nn.Flatten())
+    assert torch.equal(model.normalise(images() / 255), model.normalise(images()))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_images_take_the_weights_dtype(dtype: torch.dtype) -> None:
     model = classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 3))).to(dtype)

@@ -201,6 +201,11 @@ MESSAGES = [
     ("trainer.gpus=[7,8]", "trainer.gpus=[7, 8] must name existing GPUs"),
     ("scheduler.warmup=2", "scheduler: warmup must be at least 0 and below 1"),
     ("augment.cutout=100", "augment: cutout must be from 0 to 32, not 100"),
+    (
+        "augment.extra=[{_target_: cifar_lightning.training.augment.Torchvision, transforms: "
+        "[{_target_: torchvision.transforms.v2.Resize, size: [8, 9]}]}]",
+        "augment: its images [2, 3, 8, 9] are not square.",
+    ),
     ("label_smoothing=1", "label_smoothing=1 should be less than 1."),
     ("data.train_size=3", "data: train_size must be at least 10, not 3"),
     ("data.image_size=0", "data: image_size must be at least 8, not 0"),

@@ -274,16 +274,22 @@ def test_what_pytorch_and_lightning_have_need_not_be_typed_again(run_dir: Path) 
     early = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/acc"}
     ema = {"_target_": "pytorch_lightning.callbacks.weight_averaging.EMAWeightAveraging"}
 
+    torchvision = "cifar_lightning.training.augment.Torchvision"
+    flip = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"}
+    apply = {"_target_": "torchvision.transforms.v2.RandomApply", "transforms": [flip]}
+
     def change(config: dict[str, Any]) -> None:
         config["callbacks"].update(early=early, ema=ema)
         config["callbacks"]["best"].update(filename="{epoch:02d}-{step}-{val/acc:.4f}")
         config["optimizer"].update(_target_="torch.optim.Adam")
         config["scheduler"].update(_target_="torch.optim.lr_scheduler.CosineAnnealingLR")
+        config["augment"]["extra"] = [{"_target_": torchvision, "transforms": [flip, apply]}]
 
     changed_record(run_dir, change)
     config = resume(run_dir)
     assert (config.callbacks.early, config.callbacks.ema) == (early, ema)
     assert config.optimizer._target_ == "torch.optim.Adam"
+    assert config.augment.extra[0].transforms == [flip, apply]
 
 
 def test_every_callback_of_lightning_was_looked_at() -> None:
