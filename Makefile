@@ -72,11 +72,12 @@ wandb-sync: $(READY)  ## upload all runs that W&B does not have yet (after wandb
 	    find "$$folder" -maxdepth 1 -type d -name '*run-*' -print0 | \
 	    WANDB_DIR="$$folder/.." xargs -0 -r "$(CURDIR)/.venv/bin/wandb" sync --include-online
 
-# By file, so that what a file's tests share is made once; ARGS="-n 0" is for a debugger.
-test: $(READY)  ## the tests, 4 to 6 minutes on two cores; pytest's options by ARGS=
+# By file, so that what a file's tests share is made once; ARGS="-n 0" is for a debugger. The pages
+# that are made from conf/ are written first, so that a file which was added there fails no test.
+test: docs  ## the tests, 4 to 6 minutes on two cores; pytest's options by ARGS=
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
-test-all: $(READY)  ## the slow tests too, some 15 minutes more
+test-all: docs  ## the slow tests too, some 15 minutes more
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-gpu: $(READY)  ## the tests that need a GPU

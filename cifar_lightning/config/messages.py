@@ -27,7 +27,10 @@ from cifar_lightning.system.jobs import JobFailed
 MISTAKES = (UserError, JobFailed, CompactHydraException, OmegaConfBaseException, OSError)
 
 # What a wrong value raises, and perhaps a bug in a network.
-FAULTS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+FAULTS = (
+    *(TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError),
+    AssertionError,  # as torchvision has it for a wrong image size
+)
 
 HYDRA_OPTIONS = ("--help", "--multirun", "--cfg", "--config-dir", "--hydra-help", "--package")
 

@@ -74,10 +74,14 @@ def _multiply_adds(network: nn.Module, image_size: int) -> int:
     image = torch.zeros(
         1, 3, image_size, image_size, dtype=parameter.dtype, device=parameter.device
     )
-    training = network.training
+    training, fused = network.training, torch.backends.mha.get_fastpath_enabled()
     network.eval()  # so that batch norms keep their statistics
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.forward(image)  # network(image) might be compiled, and again for this image
+    torch.backends.mha.set_fastpath_enabled(False)  # in which the counter does not see attention
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network.forward(image)  # network(image) might be compiled, and again for this image
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
     network.train(training)
     return int(counter.get_total_flops()) // 2
 

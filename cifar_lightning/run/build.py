@@ -276,7 +276,7 @@ def hint_image_size(size: int) -> Iterator[None]:
     """Add to a network's error on images of this size how to resize them to CIFAR's size."""
     try:
         yield
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         if size == CIFAR_SIZE:
             raise
         raise RuntimeError(

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.models import DilatedDW
@@ -25,6 +25,26 @@ def test_multiply_adds_by_hand() -> None:
         nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     ).append(nn.Linear(8, 10))
     assert count_network(network, 32).multiply_adds == 16 * 16 * 8 * 27 + 80
+
+
+class Attention(nn.Module):
+    """Self-attention over the image's pixels, each a token of four channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 1)
+        self.attention = nn.MultiheadAttention(4, num_heads=2, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)  # [N, H * W, 4]
+        mixed: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return mixed
+
+
+def test_multiply_adds_of_attention_by_hand() -> None:
+    by_hand = 64 * 3 * 4 + 4 * 64 * 4 * 4  # embedding; queries, keys, values, output
+    by_hand += 2 * 64 * 64 * 4  # products of queries and keys, and of these and values
+    assert count_network(Attention(), 8).multiply_adds == by_hand
 
 
 def test_counting_leaves_no_trace() -> None:

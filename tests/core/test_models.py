@@ -2,12 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cifar_lightning.config.compose import compose
-from cifar_lightning.errors import UserError
 from cifar_lightning.models import Airbench94, DilatedDW, ResidualDW, ResNet20, initialise
 from cifar_lightning.models.blocks import Depthwise, Residual, SqueezeExcitation
 from cifar_lightning.models.budget import count_network
-from cifar_lightning.run import build_network
 
 # Kind, output shape, parameters, bias; the table of the network, row by row.
 TABLE: list[tuple[type[nn.Module], tuple[int, ...], int, bool]] = [
@@ -57,26 +54,6 @@ def test_dilated_dw_pools_as_the_original_at_32_pixels() -> None:
     original = nn.Sequential(*list(network.layers)[:20], nn.AvgPool2d(2), network.layers[21])
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(network(images), original(images).flatten(1))
-
-
-@pytest.mark.parametrize(
-    ("option", "smallest"),
-    [
-        ("airbench94", 9),
-        ("dilated_dw", 24),
-        ("residual_dw_1m", 8),
-        ("residual_dw_257k", 4),
-        ("resnet20", 1),
-    ],
-)
-def test_networks_take_images_from_a_smallest_size(option: str, smallest: int) -> None:
-    config = compose([f"model={option}"])
-    for size in (smallest, smallest + 1, 2 * smallest + 31):
-        network = build_network(config, num_classes=3, image_size=size).eval()
-        assert network(torch.zeros(2, 3, size, size)).shape == (2, 3)
-    if smallest > 1:
-        with pytest.raises((UserError, RuntimeError)):
-            count_network(build_network(config, 3, smallest - 1), smallest - 1)
 
 
 def correlated_images() -> Tensor:

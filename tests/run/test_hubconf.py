@@ -1,5 +1,6 @@
 """The networks as torch.hub gives them."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,12 @@ from cifar_lightning.config.compose import CONF, compose
 
 ROOT = CONF.parent
 TRAINED = {path.stem for path in WEIGHTS.glob("*.safetensors")}
-UNTRAINED = {path.stem for path in (CONF / "model").glob("*.yaml")}
+# Those that cifar_lightning.models exports; a file that was added beside them need not be here.
+UNTRAINED = {
+    path.stem
+    for path in (CONF / "model").glob("*.yaml")
+    if re.search(r"^_target_: cifar_lightning\.models\.\w+$", path.read_text(), re.MULTILINE)
+}
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
 
 

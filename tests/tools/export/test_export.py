@@ -17,6 +17,7 @@ import torch
 from checkpoints import changed
 from omegaconf import DictConfig
 from safetensors import safe_open
+from test_networks import NETWORKS, smallest
 from torch import Tensor, nn
 
 from cifar_lightning import run
@@ -171,15 +172,16 @@ def test_a_safetensors_file_holds_the_weights_under_their_names(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", NEEDS)
-@pytest.mark.parametrize("model", ["airbench94", "dilated_dw", "residual_dw_257k"])
+@pytest.mark.parametrize("model", NETWORKS)
 def test_every_network_exports_whatever_the_classes_and_the_size(
     kind: str, model: str, tmp_path: Path
 ) -> None:
     config = compose([f"model={model}", "data=shapes"])
-    networks = [run.build_network(config, num_classes=4, image_size=40) for _ in range(2)]
+    size = 40 if smallest(model) else 32  # its file says that it takes other sizes
+    networks = [run.build_network(config, num_classes=4, image_size=size) for _ in range(2)]
     facts: dict[str, Any] = {
         "classes": ["a", "b", "c", "ü"],
-        "image_size": 40,
+        "image_size": size,
         "mean": [0.5, 0.4, 0.3],
         "std": [0.25, 0.2, 0.1],
     }
@@ -194,7 +196,7 @@ def test_every_network_exports_whatever_the_classes_and_the_size(
     file = tmp_path / f"four.{kind}"
     file.write_bytes(formats.make_file(kind, classifier, verify.describe(info)))
     runs = formats.run_file(kind, file, networks[1])
-    images = torch.randint(0, 256, (9, 3, 40, 40), dtype=torch.uint8)
+    images = torch.randint(0, 256, (9, 3, size, size), dtype=torch.uint8)
     assert runs(images).shape == (9, 4)
     with torch.inference_mode():
         assert_close(runs(images), classifier(images))
