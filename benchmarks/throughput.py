@@ -170,7 +170,9 @@ class Bench:
             images = classifier.augment(images, index, 0, generator)
             with self._forward():
                 logits = network(classifier.normalise(images))
-                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+                loss = F.cross_entropy(
+                    logits, labels, label_smoothing=self.config.loss.label_smoothing
+                )
             scaler.scale(loss).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -234,7 +236,7 @@ def conventional(
     start = time.perf_counter()
     while batch:
         images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-        loss = F.cross_entropy(network(images), labels, label_smoothing=config.label_smoothing)
+        loss = F.cross_entropy(network(images), labels, label_smoothing=config.loss.label_smoothing)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -44,6 +44,7 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     from cifar_lightning.tracking import console, results, run_logger
     from cifar_lightning.tracking.run_folder import RunFolder
     from cifar_lightning.training.callbacks import Interruption
+    from cifar_lightning.training.module import network_of
 
     overrides, folder = overrides_of(config), RunFolder(Path(config.run_dir))
     if config.resume is None:
@@ -53,16 +54,17 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
     run.check_config(config)
     config, data = run.build_data_or_rehearse(config)
     pl.seed_everything(config.seed, verbose=False)
-    classifier, counts = run.build_classifier(config, data)
+    module, counts = run.build_module(config, data)
     console.show_network(
-        classifier.network,
+        network_of(module),
         config.choices.model,
         data.image_size,
         counts,
         config.budget,
         layers=not in_job_process(),
     )
-    classifier.distillation = run.build_distillation(config, classifier)
+    if config.get("teacher") is not None:
+        run.add_distillation(config, module)
     callbacks = run.build_callbacks(config, data) | (callbacks or {})
     interruption = Interruption(folder.last, record_of(config)["callbacks"])
     trainer = run.build_trainer(config, callbacks, run.will_validate(config, data))
@@ -76,22 +78,22 @@ def train(config: DictConfig, callbacks: dict[str, "Callback"] | None = None) ->
             open_log_file(Path(config.run_dir))
             run_logger.log_start(trainer.loggers, config, counts, callbacks)
 
-        finished = fit.fit(trainer, classifier, data, config, interruption, begin)
+        finished = fit.fit(trainer, module, data, config, interruption, begin)
         to_test = fit.checkpoint_to_test(
             trainer, callbacks["best"], folder.last if finished else None
         )
         checkpoint = read_checkpoint(to_test) if to_test and trainer.is_global_zero else None
-        finished = finished and fit.test(trainer, classifier, data, checkpoint)
+        finished = finished and fit.test(trainer, module, data, checkpoint)
         device = devices.device_name(trainer.strategy.root_device)
         validation = {} if checkpoint is None else checkpoint.validation
         metrics = results.collect(
-            *(config, trainer, classifier, data, callbacks, counts, device),
+            *(config, trainer, module, data, callbacks, counts, device),
             *(to_test, validation, finished),
         )
         if trainer.is_global_zero:
-            plots = results.save_plots(config, classifier, data, metrics, finished)
+            plots = results.save_plots(config, module, data, metrics, finished)
             results.save(config, metrics)  # last: metrics.json marks a run as finished
-            run_logger.log_end(trainer.loggers, metrics, plots, classifier, data, to_test)
+            run_logger.log_end(trainer.loggers, metrics, plots, module, data, to_test)
             to_resume = [] if finished else arguments_to_resume(config)
             details = not in_job_process()
             console.show_result(config, metrics, trainer.loggers, to_resume, details)

@@ -91,7 +91,7 @@ def copies_of_an_epoch(*callbacks: pl.Callback, replay: float = 0.0) -> tuple[li
         optimizer=Muon,
         scheduler=linear_schedule,
         augment=Augment(shift=2, flip="alternating", cutout=8),
-        label_smoothing=0.1,
+        loss=nn.CrossEntropyLoss(label_smoothing=0.1, reduction="none"),
     )
     with FakeTensorMode(), torch.device("cuda"):
         pretend_to_be_on_a_gpu(classifier)

@@ -63,7 +63,9 @@ class Checkpoint:
     Attributes:
         info: the model's description.
         state_dict: of the classifier.
-        global_step: number of optimizer steps.
+        global_step: number of optimizer steps, over all optimizers.
+        logged_steps: number of steps by which metrics.csv counts: that of the batches if the
+            module steps its optimizers by hand.
         can_be_resumed: True if it was saved at the end of an epoch or by `Interruption`; False if
             it was saved after a validation within an epoch; None if its progress cannot be read.
         has_training_state: whether it has the state of the optimizer and the schedule.
@@ -76,6 +78,7 @@ class Checkpoint:
     info: ModelInfo
     state_dict: dict[str, Tensor]
     global_step: int
+    logged_steps: int
     can_be_resumed: bool | None
     has_training_state: bool
     run_dir: Path | None
@@ -157,6 +160,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
                 "info": content["hyper_parameters"],
                 "state_dict": content["state_dict"],
                 "global_step": content["global_step"],
+                "logged_steps": _logged_steps(content),
                 "can_be_resumed": _can_be_resumed(content),
                 "has_training_state": "optimizer_states" in content,
                 "run_dir": _run_dir(content),
@@ -168,6 +172,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"{path} is not a checkpoint of cifar-lightning, or it is from a version that this one "
             f"({__version__}) cannot read."
         ) from error
+
+
+def _logged_steps(content: dict[str, Any]) -> Any:
+    """See `Checkpoint.logged_steps`; from private counts of Lightning 2.6."""
+    try:
+        loops = content["loops"]["fit_loop"]
+        by_hand = loops["epoch_loop.manual_optimization.optim_step_progress"]["total"]["completed"]
+        batches = loops["epoch_loop.batch_progress"]["total"]["processed"]
+    except (LookupError, TypeError):  # such as in the copies on W&B
+        return content["global_step"]
+    return batches if by_hand else content["global_step"]
 
 
 def _can_be_resumed(content: dict[str, Any]) -> bool | None:

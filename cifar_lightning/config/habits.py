@@ -13,7 +13,7 @@ OTHER_NAMES = {
     "gradient_clipping max_grad_norm",
     "trainer.accumulate_grad_batches": "accum accumulation_steps accumulate_grad grad_accum "
     "grad_accum_steps gradient_accumulation_steps",
-    "label_smoothing": "smoothing label_smooth",
+    "loss.label_smoothing": "label_smoothing smoothing label_smooth",
     "cutmix": "cutmix_alpha cutmix_prob",
     "augment.cutout": "cutout_size random_erasing reprob",
     # length of the training
@@ -86,7 +86,7 @@ ANSWERS = {
     ),
     "dropout dropout_rate drop drop_rate drop_path": (
         "model",
-        "The networks here have no dropout; docs/how-to/extend.md adds a network",
+        "The networks here have no dropout; docs/extend.md adds a network",
     ),
     "mixup mixup_alpha": (
         "cutmix",
@@ -158,11 +158,11 @@ ANSWERS = {
 # What to do instead of an option that a group does not have.
 INSTEAD = {
     "data": "Other images, in class folders, are data=folder data.path=DIRECTORY_OR_ARCHIVE.",
-    "model": "docs/how-to/extend.md adds a network.",
+    "model": "docs/extend.md adds a network.",
     "optimizer": "For another optimizer of PyTorch, such as Adam, type optimizer=adamw "
     "optimizer._target_=torch.optim.Adam.",
-    "scheduler": "docs/how-to/extend.md adds parts of your own.",
-    "augment": "docs/how-to/extend.md adds an augmentation.",
+    "scheduler": "docs/extend.md adds parts of your own.",
+    "augment": "docs/extend.md adds an augmentation.",
     "trainer": "trainer.gpus=1 trains on a GPU, trainer.gpus=0 on the CPU.",
     "logger": "+logger.NAME._target_=CLASS adds a logger of Lightning's.",
     "callbacks": "+callbacks.NAME._target_=CLASS adds a callback.",
@@ -221,7 +221,7 @@ def near(name: str, known: Sequence[str]) -> list[str]:
             depth = abs(key.count(".") - name.count("."))
             scores[key] = likeness + 0.1 * same_group - 0.06 * depth
     best = sorted(scores, key=lambda key: -scores[key])[:3]
-    return [key for key in best if scores[key] > scores[best[0]] - 0.1]
+    return [key for key in best if scores[key] > scores[best[0]] - 0.11]
 
 
 def question(names: Sequence[str]) -> str:

@@ -15,15 +15,18 @@ from cifar_lightning.config.habits import near, question, suggestion
 from cifar_lightning.config.messages import OF_A_RUN, names_in
 from cifar_lightning.config.refused import FIXED_ARGUMENTS, UNSUPPORTED_CALLBACKS, refusal
 from cifar_lightning.config.validate import (
+    ADDED,
+    OF_A_MODULE,
     check_part,
     check_values,
     in_yaml,
     parameters_of,
+    takes,
     target_of,
 )
 from cifar_lightning.errors import UserError
 
-PARTS = ("data", "augment", "init", "model", "optimizer", "scheduler")
+PARTS = ("data", "augment", "init", "loss", "model", "module", "optimizer", "scheduler")
 # The keys of trainer that the run itself reads, and those that it converts for the Trainer.
 TRAINER_KEYS = ("compile", "deterministic", "gpus", "max_epochs", "precision")
 CONVERTED = ("compile", "gpus", "precision")
@@ -40,7 +43,6 @@ SETTINGS: dict[str, Any] = {
     "seed": int,
     "target_accuracy": Share | None,
     "target_confidence": Annotated[float, Field(ge=0.5, lt=1)],
-    "label_smoothing": Annotated[float, Field(ge=0, lt=1)],  # 1 would hide the labels
     "cutmix": Share,
     "plots": bool,
     "rehearse_without_data": bool,
@@ -50,7 +52,10 @@ SETTINGS_OF_BUDGET: dict[str, Any] = {
     "min_dilated": NotNegative | None,
     "min_separable": NotNegative | None,
 }
-# What PyTorch's SGD does not check.
+# What PyTorch does not check before the first step, or at all.
+SETTINGS_OF_LOSS: dict[str, Any] = {
+    "label_smoothing": Annotated[float, Field(ge=0, lt=1)],  # 1 would hide the labels
+}
 SETTINGS_OF_OPTIMIZER: dict[str, Any] = {"momentum": Annotated[float, Field(ge=0, lt=1)]}
 SETTINGS_OF_TRAINER: dict[str, Any] = {
     "accumulate_grad_batches": Count,
@@ -93,10 +98,12 @@ def check_config(config: DictConfig) -> None:
     _check_trainer(values["trainer"])
     if "seed" in values["data"]:
         raise UserError("data.seed would be ignored: seed= also sets the order of the images.")
+    check_values("loss.", SETTINGS_OF_LOSS, values["loss"])
     check_values("optimizer.", SETTINGS_OF_OPTIMIZER, values["optimizer"])
     _check_scheduler(values["scheduler"])
     for key in PARTS:
         check_part(key, values[key])
+    _check_module(values["module"], config.overrides)
     if values.get("teacher") is not None or "distillation" in values:
         check_part("distillation", values.get("distillation"))
     trainer = {k: v for k, v in values["trainer"].items() if k not in CONVERTED}
@@ -222,6 +229,30 @@ def _check_scheduler(part: Mapping[str, Any]) -> None:
         )
     if second in part:
         raise UserError(f"scheduler.{second}: a run gives it the number of steps. Leave it out.")
+
+
+def _check_module(part: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Refuse what a run itself gives to the module, and overrides that the module does not read."""
+    for key in (key for key in part if key in ADDED["module"]):
+        where = f": set {key}= instead" if key in (*OF_A_MODULE, "seed") else ""
+        raise UserError(f"module.{key} is what a run gives to the module{where}. Leave it out.")
+    unused = unused_by(part)
+    for override in overrides:
+        if (group := key_of(override).partition(".")[0]) in unused:
+            raise UserError(
+                f"{override}: module._target_={part['_target_']} has no argument {group}, so this "
+                "would have no effect. Leave it out."
+            )
+
+
+def unused_by(module: Mapping[str, Any]) -> list[str]:
+    """The settings and groups that a module would take, if its constructor had such arguments.
+
+    Args:
+        module: its `_target_` and arguments.
+    """
+    taken = takes(target_of("module", module), OF_A_MODULE)
+    return [name for name in OF_A_MODULE if name not in taken]
 
 
 def _check_callbacks(values: Any) -> None:

@@ -3,7 +3,7 @@
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,7 +18,14 @@ from cifar_lightning.errors import UserError
 from cifar_lightning.system.atomic import is_writable
 
 # Arguments that a run adds to those of a part.
-ADDED = {"data": ("seed",), "distillation": ("teacher", "name")}
+OF_A_MODULE = ("augment", "cutmix", "loss", "optimizer", "scheduler")  # settings and groups
+ADDED = {
+    "data": ("seed",),
+    "distillation": ("teacher", "name"),
+    "module": ("network", "classes", "image_size", "mean", "std", "seed", *OF_A_MODULE),
+}
+# What a run calls later, with more arguments.
+CALLED_LATER = ("init", "loss", "optimizer", "scheduler")
 ONE_FOR_A_LIST = "Input should be a list, as in [a,b]"
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 MAX_SEED = 2**32 - 1  # seeds of NumPy and Optuna have 32 bits
@@ -67,7 +74,9 @@ def check_part(key: str, part: Any) -> None:
     for name, parameter in (parameters_of(target) or {}).items():
         is_needed = parameter.kind in NAMED and parameter.default is parameter.empty
         if is_needed and name not in arguments and name not in ADDED.get(key, ()):
-            raise UserError(f"{key}.{name} is missing: {target.__qualname__} needs it.")
+            later = key in CALLED_LATER and not (key == "loss" and isinstance(target, type))
+            hint = " With _partial_: true a run gives it later." if later else ""
+            raise UserError(f"{key}.{name} is missing: {target.__qualname__} needs it.{hint}")
 
 
 def target_of(key: str, part: Any) -> Any:
@@ -82,6 +91,13 @@ def target_of(key: str, part: Any) -> Any:
         return pkgutil.resolve_name(part["_target_"])
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"{key}._target_={part['_target_']}: {error}.") from error
+
+
+def takes(target: Callable[..., Any], names: Iterable[str]) -> list[str]:
+    """Those of the names that a class or function has as arguments; all, if it has **kwargs."""
+    parameters = parameters_of(target) or {}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    return [name for name in names if takes_any or name in parameters]
 
 
 def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

@@ -61,7 +61,7 @@ SECTIONS = {
             "Settings and accuracy",
             (
                 *("config.model", "config.optimizer", "config.augment", "config.optimizer/lr"),
-                *("config.optimizer/weight_decay", "config.label_smoothing"),
+                *("config.optimizer/weight_decay", "config.loss/label_smoothing"),
                 *("config.trainer/max_epochs", "val/acc"),
             ),
         ),

@@ -7,12 +7,13 @@ from cifar_lightning.run.build import (
     build_classifier,
     build_data,
     build_data_or_rehearse,
+    build_module,
     build_network,
     instantiate_part,
     make_network,
 )
 from cifar_lightning.run.check import check_config
-from cifar_lightning.run.from_checkpoint import build_distillation, rebuild, rebuild_data
+from cifar_lightning.run.from_checkpoint import add_distillation, rebuild, rebuild_data
 from cifar_lightning.run.trainer import (
     build_callbacks,
     build_trainer,
@@ -21,11 +22,12 @@ from cifar_lightning.run.trainer import (
 )
 
 __all__ = [
+    "add_distillation",
     "build_callbacks",
     "build_classifier",
     "build_data",
     "build_data_or_rehearse",
-    "build_distillation",
+    "build_module",
     "build_network",
     "build_trainer",
     "check_config",

@@ -1,28 +1,30 @@
-"""Checks a configuration; builds data, network and classifier from it."""
+"""Checks a configuration; builds data, network and LightningModule from it."""
 
 import copy
-import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich import get_console
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar_lightning._version import __version__
 from cifar_lightning.checkpoints.io import ModelInfo
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.config.messages import FAULTS
+from cifar_lightning.config.validate import ADDED, takes, target_of
 from cifar_lightning.data import ImageData
 from cifar_lightning.data.datamodule import Expected
 from cifar_lightning.data.splits import ImageSplit, Splits, check_images
 from cifar_lightning.errors import DataUnavailable, UserError
+from cifar_lightning.models.blocks import normalise
 from cifar_lightning.models.budget import NetworkCounts, check_budget, count_network
 from cifar_lightning.system.memory import check_memory
 from cifar_lightning.tracking.console import REHEARSAL, banner, note
@@ -102,12 +104,12 @@ def build_data(config: DictConfig) -> ImageData:
 
 
 def _try_out(config: DictConfig, expected: Expected) -> None:
-    """Build the classifier for random images, to find mistakes before the data is read."""
+    """Build the module for random images, to find mistakes before the data is read."""
     with config_errors("data"):
         images = StandIn(expected)
         images.setup()
     with torch.random.fork_rng(devices=[]), get_console().capture():
-        build_classifier(config, images)
+        build_module(config, images)
 
 
 class StandIn(ImageData):
@@ -227,11 +229,14 @@ def _limited_size() -> Iterator[None]:
         hook.remove()
 
 
-def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, NetworkCounts]:
-    """Build the classifier with initialised weights, and count its network.
+def build_module(config: DictConfig, data: ImageData) -> tuple[pl.LightningModule, NetworkCounts]:
+    """Build the LightningModule of a network with initialised weights, and count the network.
+
+    docs/extend.md says what a run relies on in a LightningModule of your own.
 
     Raises:
-        UserError: if the network breaks the budget, or a part of the configuration raises an error.
+        UserError: if the network breaks the budget, a part of the configuration raises an error, or
+            the module does not keep the network as its attribute `network`.
     """
     network = build_network(config, len(data.classes), data.image_size)
     with config_errors("model"), hint_image_size(data.image_size):
@@ -239,14 +244,29 @@ def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, N
         _check_logits(network, data)
     with config_errors("budget"):
         check_budget(counts, **config.budget)
-    classifier = _make_classifier(config, network, data)
     images = PIXELS_FOR_INITIALISATION // data.image_size**2
-    sample = data.train.images[data.train_index[:images]]
+    sample = data.train.images[data.train_index[:images]]  # uint8 [N, 3, H, W]
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (data.mean, data.std))
     initialise = instantiate_part(config.init, "init")
     with config_errors("init"):
-        initialise(network, classifier.normalise(sample))
-    dry_run(classifier, data)
-    return classifier, counts
+        normalised = normalise(sample, mean, std).to(memory_format=torch.channels_last)
+        initialise(network.to(memory_format=torch.channels_last), normalised)
+    module = _make_module(config, network, data)
+    if isinstance(module, Classifier):
+        dry_run(module, data)
+    return module, counts
+
+
+def build_classifier(config: DictConfig, data: ImageData) -> tuple[Classifier, NetworkCounts]:
+    """`build_module`, for what needs a Classifier, such as a benchmark of its training step.
+
+    Raises:
+        UserError: see `build_module`; or if the module is none.
+    """
+    module, counts = build_module(config, data)
+    if not isinstance(module, Classifier):
+        raise UserError(f"module: a {type(module).__name__} is no Classifier, which this needs.")
+    return module, counts
 
 
 def _check_logits(network: nn.Module, data: ImageData) -> None:
@@ -288,7 +308,7 @@ def hint_image_size(size: int) -> Iterator[None]:
 def dry_run(classifier: Classifier, data: ImageData) -> None:
     """Make the optimizer and the schedule, and augment two images, to find mistakes early."""
     with config_errors("optimizer"):
-        optimizer = classifier.make_optimizer(classifier.network.parameters())
+        optimizer = classifier.make_optimizer(classifier.trained_weights())
     with config_errors("scheduler"):
         classifier.make_scheduler(optimizer, 100)
     with config_errors("augment"):
@@ -314,26 +334,76 @@ def _without_fused(config: DictConfig) -> Any:
     return optimizer
 
 
-def _make_classifier(config: DictConfig, network: nn.Module, data: ImageData) -> Classifier:
-    """Make the classifier of a network, with the description for its checkpoints."""
-    optimizer = instantiate_part(_without_fused(config), "optimizer")
-    scheduler = instantiate_part(config.scheduler, "scheduler")
-    augment = instantiate_part(config.augment, "augment")
-    with config_errors("label_smoothing"):
-        classifier = Classifier(
-            network,
-            classes=data.classes,
-            image_size=data.image_size,
-            mean=data.mean,
-            std=data.std,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            augment=augment,
-            label_smoothing=config.label_smoothing,
-            cutmix=config.cutmix,
-            seed=config.seed,
+def _make_module(config: DictConfig, network: nn.Module, data: ImageData) -> pl.LightningModule:
+    """Make the LightningModule, from those parts that its constructor takes."""
+    made: dict[str, Callable[[], Any]] = {
+        "network": lambda: network,
+        "classes": lambda: data.classes,
+        "image_size": lambda: data.image_size,
+        "mean": lambda: data.mean,
+        "std": lambda: data.std,
+        "optimizer": lambda: instantiate_part(_without_fused(config), "optimizer"),
+        "scheduler": lambda: instantiate_part(config.scheduler, "scheduler"),
+        "augment": lambda: instantiate_part(config.augment, "augment"),
+        "loss": lambda: build_loss(config, len(data.classes)),
+        "cutmix": lambda: config.cutmix,
+        "seed": lambda: config.seed,
+    }
+    part: Any = OmegaConf.to_container(config.module, resolve=True)
+    target = target_of("module", part)
+    arguments = {name: made[name]() for name in takes(target, ADDED["module"])}
+    # Not through Hydra, which would copy the network.
+    make = instantiate_part(part | {"_partial_": True}, "module")
+    with config_errors("module"):
+        module = make(**arguments)
+    name = getattr(target, "__qualname__", str(target))
+    if not isinstance(module, pl.LightningModule):
+        raise UserError(f"module: {name} returns a {type(module).__name__}, no LightningModule.")
+    if getattr(module, "network", None) is not network:
+        raise UserError(
+            f"module: {name} has to keep the network that it is given, as self.network = network: "
+            "evaluate, predict and export read its weights from the checkpoint."
         )
-    info = ModelInfo(
+    return module
+
+
+def build_loss(config: DictConfig, classes: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Build the loss, which maps logits [N, classes] and labels [N] to losses [N] or their mean.
+
+    If it has an argument `reduction` that is not set, it gets `none`: the loss of each image.
+
+    Raises:
+        UserError: if it returns something else, or the mean although cutmix needs each image's.
+    """
+    part: Any = OmegaConf.to_container(config.loss, resolve=True)
+    if takes(target_of("loss", part), ["reduction"]):
+        part = {"reduction": "none"} | part
+    loss = instantiate_part(part, "loss")
+    count = classes + 1  # so that [N] is not [classes]
+    logits, labels = torch.zeros(count, classes, requires_grad=True), torch.arange(count) % classes
+    with config_errors("loss"), torch.random.fork_rng(devices=[]):
+        losses, twice = loss(logits, labels), loss(logits.repeat(2, 1), labels.repeat(2))
+    name, is_tensor = part["_target_"], isinstance(losses, Tensor)
+    if not is_tensor or losses.shape not in ((count,), ()) or not losses.requires_grad:
+        shown = f"[{', '.join(map(str, losses.shape))}]" if is_tensor else type(losses).__name__
+        graph = " without a gradient" if is_tensor and not losses.requires_grad else ""
+        raise UserError(
+            f"loss: {name} returns {shown}{graph} for logits [{count}, {classes}] and labels "
+            f"[{count}]; it has to return the losses [{count}], or their mean [], with a gradient."
+        )
+    if losses.ndim == 0 and losses != 0 and torch.isclose(twice, 2 * losses):
+        raise UserError(f"loss: {name} returns the sum of the losses; it has to be their mean.")
+    if config.cutmix and losses.ndim == 0:
+        raise UserError(
+            f"cutmix={config.cutmix} needs the loss of each image, but {name} returns their mean. "
+            "Let it return the losses [N], or set cutmix=0."
+        )
+    return loss  # type: ignore[no-any-return]
+
+
+def model_info(config: DictConfig, data: ImageData) -> ModelInfo:
+    """The description of the model for its checkpoints."""
+    return ModelInfo(
         version=__version__,
         model=config.choices.model,
         network=_network_arguments(config, len(data.classes), data.image_size),
@@ -345,5 +415,3 @@ def _make_classifier(config: DictConfig, network: nn.Module, data: ImageData) ->
         precision=config.trainer.precision,
         deterministic=config.trainer.deterministic,
     )
-    classifier.save_hyperparameters(dataclasses.asdict(info), logger=False)
-    return classifier

@@ -10,7 +10,7 @@ from torch._dynamo.exc import TorchDynamoException
 
 from cifar_lightning.data import ImageData
 from cifar_lightning.tracking import console
-from cifar_lightning.training.module import Classifier
+from cifar_lightning.training.module import network_of
 
 # CUDA graphs warm up in the first call, are recorded in the second and replayed in the third.
 CALLS_TO_WARM_UP = 3
@@ -52,24 +52,23 @@ class WarmUp(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compile, or only warm up on a GPU, for each image size of the training."""
-        assert isinstance(pl_module, Classifier)
         if self.compiling:
             self._compile(trainer, pl_module)
         elif pl_module.device.type == "cuda":
             self._run(trainer, pl_module)
 
-    def _compile(self, trainer: pl.Trainer, classifier: Classifier) -> None:
-        start = time.perf_counter()
+    def _compile(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        network, start = network_of(pl_module), time.perf_counter()
         torch.compiler.reset()  # a process may recompile only a limited number of times
         graphs = trainer.accumulate_grad_batches == 1 and not any(
             isinstance(callback, GradientAccumulationScheduler)
             for callback in trainer.callbacks  # type: ignore[attr-defined]
         )
-        compile_network(classifier.network, classifier.device, graphs)
+        compile_network(network, pl_module.device, graphs)
         try:
-            self._run(trainer, classifier)
+            self._run(trainer, pl_module)
         except TorchDynamoException as error:
-            classifier.network._compiled_call_impl = None
+            network._compiled_call_impl = None
             lines = [line for line in str(error).splitlines() if line.strip()]
             # The first line may only be the name of the backend that failed.
             reason = next((line for line in lines if not line.startswith("backend=")), "")
@@ -82,9 +81,9 @@ class WarmUp(pl.Callback):
         self.compile_seconds = time.perf_counter() - start
         console.note("compiled", f"in {self.compile_seconds:.1f} s, not part of the seconds below")
 
-    def _run(self, trainer: pl.Trainer, classifier: Classifier) -> None:
+    def _run(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Run the network forward and backward on zeros, then restore its state."""
-        network = classifier.network
+        network = network_of(pl_module)
         before = {name: value.clone() for name, value in network.state_dict().items()}
         batch = self.data.batch_size // trainer.world_size
         sizes = {self.data.image_size}
@@ -92,8 +91,9 @@ class WarmUp(pl.Callback):
             sizes.update(getattr(callback, "train_image_sizes", ()))
         try:
             for size in sizes:
-                images = torch.zeros(batch, 3, size, size, dtype=torch.uint8)
-                inputs = classifier.normalise(images.to(classifier.device))
+                weight = next(network.parameters())
+                images = torch.zeros(batch, 3, size, size, dtype=weight.dtype, device=weight.device)
+                inputs = images.to(memory_format=torch.channels_last)
                 for _ in range(CALLS_TO_WARM_UP):
                     with trainer.precision_plugin.train_step_context():
                         logits = network(inputs)

@@ -1,6 +1,7 @@
 """Runs Trainer.fit and Trainer.test, and handles interruptions and resumes."""
 
 import contextlib
+import dataclasses
 import signal
 import traceback
 import warnings
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import (
@@ -18,19 +20,19 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from torch import nn
+from torch import Tensor, nn
 
-from cifar_lightning.checkpoints.io import Checkpoint, read_checkpoint
+from cifar_lightning.checkpoints.io import Checkpoint, ModelInfo, read_checkpoint
 from cifar_lightning.data import ImageData
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.best import restore_best
+from cifar_lightning.run.build import model_info
 from cifar_lightning.run.compile import WarmUp
 from cifar_lightning.run.devices import keep_freed_memory
 from cifar_lightning.system.signals import interrupt
 from cifar_lightning.tracking.console import note
 from cifar_lightning.training.callbacks import BestCheckpoint, Interruption
 from cifar_lightning.training.callbacks.checkpoints import BEST
-from cifar_lightning.training.module import Classifier
 
 RESTORED = ("frozen", "schedule_steps", "stopped")  # of a checkpoint, by CorrectRestoredState
 
@@ -84,6 +86,57 @@ class Begin(pl.Callback):
         if not self.begun:
             self.begun = True
             self.begin()
+
+
+class RunState(pl.Callback):
+    """Saves in each checkpoint what a run needs of it, whatever its LightningModule is.
+
+    These are the model's description, the metrics of the weights, and the random state, which a
+    resume restores.
+
+    Args:
+        info: the model's description.
+    """
+
+    def __init__(self, info: ModelInfo) -> None:
+        self.info = info
+        self._validated_step: int | None = None
+        self._random_state: dict[str, Tensor] | None = None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the step; neither in Trainer.validate nor in the validation before the first."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validated_step = trainer.global_step
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the run's part to a checkpoint."""
+        # Instead of the module's own, which may hold objects; config.yaml has the configuration.
+        checkpoint["hyper_parameters"] = dataclasses.asdict(self.info)
+        if self._validated_step == trainer.global_step:
+            metrics = trainer.callback_metrics.items()
+            checkpoint["validation"] = {name: value.item() for name, value in metrics}
+        # For layers such as dropout; augmentation has its own generator.
+        state = {"cpu": torch.get_rng_state()}
+        if (device := pl_module.device).type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(device)
+        checkpoint["random_state"] = state
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Read the random state, which `on_train_start` sets."""
+        self._random_state = checkpoint["random_state"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set the random state here, because earlier hooks may draw random numbers."""
+        if (state := self._random_state) is None:
+            return
+        self._random_state = None
+        torch.set_rng_state(state["cpu"])
+        if (device := pl_module.device).type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], device)
 
 
 class CorrectRestoredState(pl.Callback):
@@ -146,17 +199,17 @@ def _freeze(module: nn.Module, frozen: Collection[str]) -> None:
 
 def fit(
     trainer: pl.Trainer,
-    classifier: Classifier,
+    module: pl.LightningModule,
     data: ImageData,
     config: DictConfig,
     interruption: Interruption | None = None,
     begin: Callable[[], object] = lambda: None,
 ) -> bool:
-    """Train a classifier.
+    """Train a LightningModule.
 
     Args:
         trainer: callbacks are added to it.
-        classifier: to train.
+        module: to train.
         data: to train on.
         config: `resume` and `trainer.compile` are read.
         interruption: saves a checkpoint if training ends within an epoch; None for Lightning's
@@ -177,18 +230,19 @@ def fit(
         else CorrectRestoredState(interruption and interruption.callbacks)
     )
     if restored is not None:
-        trainer.precision_plugin.convert_module(classifier)  # before float64 weights are restored
+        trainer.precision_plugin.convert_module(module)  # before float64 weights are restored
         # With max_steps Lightning would resume the end of an epoch as the middle of one.
         trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     beginning = Begin(begin, resumes=restored is not None)
-    added = [interruption, WarmUp(data, config.trainer.compile), restored, beginning]
+    warm_up, state = WarmUp(data, config.trainer.compile), RunState(model_info(config, data))
+    added = [interruption, warm_up, restored, beginning, state]
     trainer.callbacks += filter(None, added)  # type: ignore[attr-defined]
     if trainer.strategy.root_device.type == "cpu":
         keep_freed_memory()
     try:
         finished = _unless_interrupted(
             trainer,
-            lambda: trainer.fit(classifier, data, ckpt_path=config.resume, weights_only=True),
+            lambda: trainer.fit(module, data, ckpt_path=config.resume, weights_only=True),
         )
     except MisconfigurationException as error:
         raise UserError(f"trainer: {error}") from error
@@ -254,16 +308,19 @@ def checkpoint_to_test(trainer: pl.Trainer, best: Callback, last: Path | None) -
 
 
 def test(
-    trainer: pl.Trainer, classifier: Classifier, data: ImageData, checkpoint: Checkpoint | None
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    data: ImageData,
+    checkpoint: Checkpoint | None,
 ) -> bool:
     """Test a checkpoint.
 
     Args:
         trainer: of the run.
-        classifier: gets the checkpoint's weights.
+        module: gets the checkpoint's weights.
         data: has the test images.
         checkpoint: read by the first process only, because other machines may not have the file;
-            if it is None there, the classifier is tested as it is.
+            if it is None there, the module is tested as it is.
 
     Returns:
         True if the test finished, False if it was interrupted.
@@ -274,9 +331,9 @@ def test(
     # Not through ckpt_path: Lightning would also restore the callbacks' states, such as the clock.
     weights = trainer.strategy.broadcast(None if checkpoint is None else checkpoint.state_dict)
     if weights is not None:
-        classifier.load_state_dict(weights)
+        module.load_state_dict(weights)
     try:
-        return _unless_interrupted(trainer, lambda: trainer.test(classifier, data, verbose=False))
+        return _unless_interrupted(trainer, lambda: trainer.test(module, data, verbose=False))
     except Exception as error:
         _explain(error)
         raise

@@ -3,8 +3,9 @@
 import os
 import re
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,7 +20,7 @@ from cifar_lightning.errors import DataUnavailable, UserError
 from cifar_lightning.run.build import build_data, instantiate_part, make_network
 from cifar_lightning.tracking.console import note
 from cifar_lightning.tracking.run_folder import RunFolder
-from cifar_lightning.training.module import Classifier, DistillationLoss
+from cifar_lightning.training.module import Classifier, classifier_of
 
 BATCH_SIZE = 256  # the default, if neither the command line nor a record has one
 
@@ -47,20 +48,17 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, ModelInfo]:
     check_interpolations(checkpoint, info.network, resolved=True)
     versions = f"(written by cifar-lightning {info.version}; this is {__version__})"
     try:
-        classifier = Classifier(
-            make_network(info.network),
-            classes=info.classes,
-            image_size=info.image_size,
-            mean=info.mean,
-            std=info.std,
-            optimizer=_not_for_training,
-            scheduler=_not_for_training,
-            augment=_not_for_training,
-        )
+        network = make_network(info.network)
     except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{checkpoint} cannot be rebuilt {versions}: {error}") from error
+    # Another module than ours may have weights beside the network's.
+    weights = {
+        name.removeprefix("network."): tensor
+        for name, tensor in content.state_dict.items()
+        if name.startswith("network.")
+    }
     try:
-        classifier.load_state_dict(content.state_dict)
+        network.load_state_dict(weights)
     except RuntimeError as error:  # its message has one line per tensor
         _, first, *more = (line.strip() for line in str(error).splitlines())
         others = f" And {len(more)} more." if more else ""
@@ -69,38 +67,35 @@ def rebuild(checkpoint: str | Path) -> tuple[Classifier, ModelInfo]:
             f"{versions}. {first}{others}"
         ) from error
     check_finite(checkpoint, content.state_dict)
+    classifier = classifier_of(network, info.classes, info.image_size, info.mean, info.std)
     return classifier.eval(), info
 
 
-def _not_for_training(*_: Any) -> NoReturn:
-    raise UserError("A rebuilt classifier is for inference; resume=PATH trains it further.")
-
-
-def build_distillation(config: DictConfig, classifier: Classifier) -> DistillationLoss | None:
-    """Build the distillation from the checkpoint `teacher`; None if there is no teacher.
+def add_distillation(config: DictConfig, module: pl.LightningModule) -> None:
+    """Add the outputs of the network of the checkpoint `teacher` to the loss.
 
     Args:
         config: `teacher` and `distillation` are read.
-        classifier: the student.
+        module: the student.
 
     Raises:
-        UserError: if the checkpoint cannot be read, or its classes or image size differ from the
-            student's.
+        UserError: if the module is no Classifier, the checkpoint cannot be read, or its classes or
+            image size differ from the student's.
     """
-    if config.get("teacher") is None:
-        return None
+    if not isinstance(module, Classifier):
+        name = type(module).__name__
+        raise UserError(f"teacher={config.teacher} needs a subclass of Classifier, but not {name}.")
     teacher, info = rebuild(config.teacher)
-    of_student = (list(classifier.classes), classifier.image_size)
+    of_student = (list(module.classes), module.image_size)
     of_teacher = (list(teacher.classes), teacher.image_size)
     if of_student != of_teacher:
         raise UserError(
             f"teacher={config.teacher} was trained on {_describe(*of_teacher)}, but the data has "
             f"{_describe(*of_student)}."
         )
-    distillation: DistillationLoss = instantiate_part(
+    module.distillation = instantiate_part(
         config.distillation, "distillation", teacher=teacher, name=info.model
     )
-    return distillation
 
 
 def rebuild_data(

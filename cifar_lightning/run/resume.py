@@ -176,7 +176,7 @@ def _is_fixed(key: str) -> bool:
     group, _, rest = key.partition(".")
     if group == "data":
         return rest not in DATA_PATHS
-    fixed = ("debug", "experiment", "init", "model", "optimizer", "seed")
+    fixed = ("debug", "experiment", "init", "model", "module", "optimizer", "seed")
     return group in fixed or key == "trainer"
 
 

@@ -27,6 +27,9 @@ from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.tracking.run_logger import RunLogger
 from cifar_lightning.training.callbacks import BestCheckpoint, LastCheckpoint, Throughput
 from cifar_lightning.training.callbacks.checkpoints import BEST
+from cifar_lightning.training.module import Classifier
+
+CLASSIFIER = f"{Classifier.__module__}.{Classifier.__qualname__}"
 
 
 def build_callbacks(config: DictConfig, data: ImageData) -> dict[str, Callback]:
@@ -134,7 +137,7 @@ def open_loggers(config: DictConfig, trainer: pl.Trainer) -> Iterator[Callable[[
     Yields:
         A function that opens the configured loggers. They are closed at the end.
     """
-    resumed_at = None if config.resume is None else read_checkpoint(config.resume).global_step
+    resumed_at = None if config.resume is None else read_checkpoint(config.resume).logged_steps
     earlier = [] if config.resume is None else _earlier_rows(config.run_dir)
     loggers: list[Logger] = [
         CSVLogger(config.run_dir, steps_done=resumed_at),
@@ -200,6 +203,9 @@ def build_trainer(
         # With other values of the last two, ModelCheckpoint would wait for a validation.
         never = {"limit_val_batches": 0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
         arguments |= never
+    elif config.module._target_ != CLASSIFIER and arguments.get("num_sanity_val_steps") == 0:
+        # One batch before the first step shows whether another module logs what is monitored.
+        arguments["num_sanity_val_steps"] = 1
     watching = sorted(callbacks.values(), key=lambda c: getattr(c, "RUNS_LAST", False))
     has_bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in watching)
     if arguments.get("enable_progress_bar") is None:

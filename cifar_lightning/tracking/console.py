@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torchinfo
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, RichProgressBar, WeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
@@ -18,6 +18,7 @@ from rich.panel import Panel
 from torch import nn
 
 from cifar_lightning.config.compose import PACKAGE
+from cifar_lightning.config.training import unused_by
 from cifar_lightning.data import ImageData
 from cifar_lightning.data.datamodule import images_within
 from cifar_lightning.models.budget import NetworkCounts
@@ -54,14 +55,15 @@ class EpochLines(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Print training and validation metrics; test metrics are printed at the end."""
-        if "train/loss" not in metrics:
+        words = []
+        for split in ("train", "val"):  # a module of one's own may log less
+            loss, accuracy = metrics.get(f"{split}/loss"), metrics.get(f"{split}/acc")
+            shown = [split, *([] if loss is None else [f"loss {loss:.3f}"])]
+            shown += [] if accuracy is None else [f"acc {accuracy:6.2%}"]
+            words += [" ".join(shown)] if shown[1:] else []
+        if not words:
             return
-        words = [
-            f"epoch {metrics['epoch']:.4g}/{self.max_epochs}",
-            f"train loss {metrics['train/loss']:.3f} acc {metrics['train/acc']:6.2%}",
-        ]
-        if "val/acc" in metrics:
-            words.append(f"val loss {metrics['val/loss']:.3f} acc {metrics['val/acc']:6.2%}")
+        words.insert(0, f"epoch {metrics['epoch']:.4g}/{self.max_epochs}")
         if "throughput/train_seconds" in metrics:
             words.append(f"{metrics['throughput/images_per_s']:,.0f} images/s")
             words.append(f"{metrics['throughput/train_seconds']:.1f} s")
@@ -181,9 +183,11 @@ def show_start(
             f"their shares differ: {data.classes[shift.label]} is {shift.train_share:.2%} of the "
             f"training and validation images, {shift.test_share:.2%} of the test images",
         )
+    unused = _show_module(config)
+    optimizer = "" if "optimizer" in unused else f"{config.choices.optimizer}, "
     note(
         "training",
-        f"{config.choices.optimizer}, batches of {data.batch_size}{limited}, {epochs}, "
+        f"{optimizer}batches of {data.batch_size}{limited}, {epochs}, "
         f"{trainer.precision} on {devices}",
     )
     if trainer.limit_val_batches == 0:
@@ -199,6 +203,16 @@ def show_start(
     note("target", aim)
     note("run folder", config.run_dir)
     get_console().print()
+
+
+def _show_module(config: DictConfig) -> list[str]:
+    """Print the LightningModule if it is not the template's; returns what it does not read."""
+    part: Any = OmegaConf.to_container(config.module, resolve=True)
+    unused = unused_by(part)
+    if config.choices.module != "classifier":
+        left = f", which takes no {', '.join(unused)}" if unused else ""
+        note("module", f"{config.choices.module}{left}")
+    return unused
 
 
 @rank_zero_only

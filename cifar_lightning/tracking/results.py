@@ -20,7 +20,12 @@ from cifar_lightning.tracking import console, plots, saliency
 from cifar_lightning.tracking.run_folder import RunFolder, read_rows
 from cifar_lightning.training.callbacks import TargetReached, Throughput
 from cifar_lightning.training.metrics import class_accuracies, confusion_matrix
-from cifar_lightning.training.module import Classifier
+from cifar_lightning.training.module import (
+    Classifier,
+    classifier_of,
+    network_of,
+    test_predictions_of,
+)
 
 CLASSES_SHOWN = 10  # one image of each
 
@@ -28,7 +33,7 @@ CLASSES_SHOWN = 10  # one image of each
 def collect(
     config: DictConfig,
     trainer: pl.Trainer,
-    classifier: Classifier,
+    module: pl.LightningModule,
     data: ImageData,
     callbacks: dict[str, Callback],
     counts: NetworkCounts,
@@ -42,7 +47,7 @@ def collect(
     Args:
         config: the run's.
         trainer: after fit, and after test if the run was not interrupted.
-        classifier: the run's.
+        module: the run's.
         data: of the run.
         callbacks: by name; `best`, `throughput` and `target` are read.
         counts: of the network.
@@ -63,7 +68,7 @@ def collect(
         "data": config.choices.data,
         "model": config.choices.model,
         "params": counts.parameters,
-        "teacher": None if classifier.distillation is None else classifier.distillation.name,
+        "teacher": getattr(getattr(module, "distillation", None), "name", None),
         "seed": config.seed,
         "epochs": epochs,
         "stopped_by": stopped_by(trainer, target) if finished else "interrupted",
@@ -88,7 +93,7 @@ def collect(
         "train_seconds": throughput.seconds,
         "images_per_s": throughput.images_per_s,
         "train_images": throughput.images,
-        "train_tflop": _train_tflop(classifier, throughput),
+        "train_tflop": _train_tflop(module, data.image_size, throughput),
         "precision": str(trainer.precision),
         "device": device_name,
         "torch": torch.__version__,
@@ -131,14 +136,14 @@ def stopped_by(trainer: pl.Trainer, target: TargetReached | None) -> str:
     return "callback"
 
 
-def _train_tflop(classifier: Classifier, throughput: Throughput) -> float:
+def _train_tflop(module: pl.LightningModule, image_size: int, throughput: Throughput) -> float:
     """Training compute in TFLOP: the network's, and a teacher's on images of full size."""
-    own = train_tflop(classifier.network, throughput.images_by_size)
-    if classifier.distillation is None:
+    own = train_tflop(network_of(module), throughput.images_by_size)
+    if not isinstance(module, Classifier) or module.distillation is None:
         return own
-    seen = {classifier.image_size: throughput.images}
+    seen = {image_size: throughput.images}
     # The teacher has no backward pass, which costs twice the forward pass.
-    return own + train_tflop(classifier.distillation.teacher, seen) / 3
+    return own + train_tflop(module.distillation.teacher, seen) / 3
 
 
 def _whole(epochs: float) -> float | int:
@@ -153,7 +158,7 @@ def save(config: DictConfig, metrics: dict[str, Any]) -> None:
 
 def save_plots(
     config: DictConfig,
-    classifier: Classifier,
+    module: pl.LightningModule,
     data: ImageData,
     metrics: dict[str, Any],
     finished: bool,
@@ -162,7 +167,7 @@ def save_plots(
 
     Args:
         config: of the run; nothing is written if its `plots` is false.
-        classifier: the tested one.
+        module: the tested one.
         data: of the run.
         metrics: as `collect` returns them.
         finished: whether it was tested; if not, only the curves are plotted.
@@ -178,8 +183,8 @@ def save_plots(
     run = RunFolder(Path(config.run_dir))
     to_plot = {"curves": partial(_learning_curves, run.path, metrics["target_val_acc"], title)}
     if finished:
-        to_plot["layers"] = partial(layer_plots, classifier, data)
-        to_plot["test"] = partial(_test_plots, classifier, data, title)
+        to_plot["layers"] = partial(layer_plots, module, data)
+        to_plot["test"] = partial(_test_plots, module, data, title)
     written = {}
     for what, plot in to_plot.items():
         try:
@@ -204,9 +209,11 @@ def _learning_curves(run_dir: Path, target: float | None, title: str) -> dict[st
     return {"learning_curves": plots.learning_curves(curves, target, title)}
 
 
-def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str, Figure]:
-    tested = classifier.test_predictions
-    if tested is None:  # such as in a search
+def _test_plots(module: pl.LightningModule, data: ImageData, title: str) -> dict[str, Figure]:
+    if (tested := test_predictions_of(module)) is None:  # such as in a search
+        if not hasattr(module, "test_predictions"):
+            without = "the confusion matrix and the accuracy by class are left out"
+            console.note("figures", f"{type(module).__name__} has no test_predictions: {without}")
         return {}
     labels = data.test.labels[tested.index]
     matrix = confusion_matrix(tested.predictions, labels, len(data.classes))
@@ -217,7 +224,7 @@ def _test_plots(classifier: Classifier, data: ImageData, title: str) -> dict[str
     }
 
 
-def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
+def layer_plots(module: pl.LightningModule, data: ImageData) -> dict[str, Figure]:
     """Plot what the network's layers have learned.
 
     `filters`: those of the first layer. `feature_maps`: the feature maps of one image.
@@ -227,6 +234,7 @@ def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
     Returns:
         The figures by name; empty if the network has no convolution to plot.
     """
+    classifier = module if isinstance(module, Classifier) else _with_its_network(module, data)
     split = data.train if data.val is None else data.val
     labels = split.labels.unique()[:CLASSES_SHOWN].tolist()  # a rare class may have no image
     of_each = [int((split.labels == label).nonzero()[0]) for label in labels]
@@ -253,3 +261,9 @@ def layer_plots(classifier: Classifier, data: ImageData) -> dict[str, Figure]:
             pixels, captions, seen, "Where each layer saw the predicted class (LayerCAM)"
         ),
     }
+
+
+def _with_its_network(module: pl.LightningModule, data: ImageData) -> Classifier:
+    """A classifier with the network of another module, which need not take uint8 images."""
+    described = (data.classes, data.image_size, data.mean, data.std)
+    return classifier_of(network_of(module), *described).to(module.device)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
@@ -11,7 +12,6 @@ from pytorch_lightning.loggers import Logger
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.training.callbacks import TargetReached
-from cifar_lightning.training.module import Classifier
 
 
 class RunLogger(Logger):
@@ -45,7 +45,7 @@ class RunLogger(Logger):
         self,
         metrics: Mapping[str, Any],
         figures: Mapping[str, Path],
-        classifier: Classifier,
+        module: pl.LightningModule,
         data: ImageData,
         checkpoint: Path | None,
     ) -> None:
@@ -54,7 +54,7 @@ class RunLogger(Logger):
         Args:
             metrics: content of `metrics.json`.
             figures: the run's PNG files by name.
-            classifier: with its test predictions, if it was tested.
+            module: with its test predictions, if it offers them and was tested.
             data: with the test images.
             checkpoint: the tested one, or the best so far; None if there is none yet.
         """
@@ -89,11 +89,11 @@ def log_end(
     loggers: Sequence[Logger],
     metrics: Mapping[str, Any],
     figures: Mapping[str, Path],
-    classifier: Classifier,
+    module: pl.LightningModule,
     data: ImageData,
     checkpoint: Path | None,
 ) -> None:
     """Call `log_end` of each `RunLogger`."""
     for logger in loggers:
         if isinstance(logger, RunLogger):
-            logger.log_end(metrics, figures, classifier, data, checkpoint)
+            logger.log_end(metrics, figures, module, data, checkpoint)

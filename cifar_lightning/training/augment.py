@@ -176,7 +176,7 @@ class Augment:
         flip: `none`, `random` (see `random_flip`) or `alternating` (see `alternating_flip`).
         cutout: side of the square in pixels, see `cutout`.
         extra: your own functions of images and `generator`, called in this order; see
-            docs/how-to/extend.md.
+            docs/extend.md.
 
     Raises:
         ValueError: if `flip` is none of the three.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cifar_lightning.errors import UserError
 from cifar_lightning.models.blocks import normalise
 from cifar_lightning.system.derive_seed import derive_seed
 from cifar_lightning.training.augment import cutmix, scale
@@ -32,6 +33,37 @@ class DistillationLoss(Protocol):
         """Combine the losses on the labels with the teacher's part, [N]."""
 
 
+def network_of(module: pl.LightningModule) -> nn.Module:
+    """The network of a LightningModule: what evaluate, predict and export read of a checkpoint."""
+    return cast(nn.Module, module.network)
+
+
+def test_predictions_of(module: pl.LightningModule) -> TestPredictions | None:
+    """The predictions of the last test; None before it, or if a module does not offer them."""
+    found = getattr(module, "test_predictions", None)
+    return found if isinstance(found, TestPredictions) else None
+
+
+def classifier_of(
+    network: nn.Module,
+    classes: Sequence[str],
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> "Classifier":
+    """A classifier of a network for inference; the arguments are those of `Classifier`."""
+    return Classifier(
+        *(network, classes, image_size, mean, std),
+        optimizer=_not_for_training,
+        scheduler=_not_for_training,
+        augment=_not_for_training,
+    )
+
+
+def _not_for_training(*_: Any) -> NoReturn:
+    raise UserError("A rebuilt classifier is for inference; resume=PATH trains it further.")
+
+
 class Classifier(pl.LightningModule):
     """Trains and evaluates a network on uint8 images, which it normalises itself.
 
@@ -49,22 +81,22 @@ class Classifier(pl.LightningModule):
         scheduler: makes the learning-rate schedule from the optimizer and the number of steps; it
             is stepped after every optimizer step.
         augment: maps images (uint8), index, epoch and a generator to images; used in training only.
-        label_smoothing: fraction of the target spread evenly over the classes in training.
+        loss: maps logits [N, classes] and labels [N] to the loss of each image, [N], or to their
+            mean; used in training only. None for the cross-entropy.
         cutmix: probability that a training image is mixed with another one, see `augment.cutmix`.
             Its loss is the mean of the losses on both labels, weighted by their fractions of the
-            pixels; `train/acc` counts the image's own label.
+            pixels, so `loss` has to be of each image; `train/acc` counts the image's own label.
         seed: of the augmentation.
 
     Attributes:
         train_image_size: height and width in pixels to which training steps scale the images;
             None for no scaling.
-        validated_step: number of steps at the last validation; None before the first.
         test_predictions: predictions of the last test; None before it.
         distillation: adds a teacher's part to the loss; None to train on the labels alone.
             Checkpoints do not contain it.
 
     Raises:
-        ValueError: if `label_smoothing` or `cutmix` is not in [0, 1].
+        ValueError: if `cutmix` is not in [0, 1].
     """
 
     def __init__(
@@ -77,13 +109,11 @@ class Classifier(pl.LightningModule):
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler],
         augment: Callable[[Tensor, Tensor, int, torch.Generator], Tensor],
-        label_smoothing: float = 0.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         cutmix: float = 0.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must be from 0 to 1, not {label_smoothing}")
         if not 0 <= cutmix <= 1:
             raise ValueError(f"cutmix must be from 0 to 1, not {cutmix}")
         # Convolutions are about twice as fast in this layout, on CPUs and on tensor cores.
@@ -97,18 +127,16 @@ class Classifier(pl.LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.augment = augment
-        self.label_smoothing = label_smoothing
+        self.loss = nn.CrossEntropyLoss(reduction="none") if loss is None else loss
         self.cutmix = cutmix
         self.seed = seed
         self.train_image_size: int | None = None
-        self.validated_step: int | None = None
         self.fit_scores = Scores(len(classes))
         self.val_scores = Scores(len(classes))
         self.test_scores = Scores(len(classes))
         self.test_outputs = Predictions()
         self.test_predictions: TestPredictions | None = None
         self.distillation: DistillationLoss | None = None
-        self._random_state: dict[str, Tensor] | None = None
         self._step_lr = math.nan  # before the first step
         self.schedule_steps = 0  # length of the learning-rate schedule
 
@@ -123,30 +151,21 @@ class Classifier(pl.LightningModule):
         super().lr_scheduler_step(scheduler, metric)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the metrics of the weights, and what a resume within an epoch needs."""
-        if self.validated_step == self.trainer.global_step:
-            metrics = self.trainer.callback_metrics.items()
-            checkpoint["validation"] = {name: value.item() for name, value in metrics}
+        """Save what a resume within an epoch needs."""
         checkpoint["fit_scores"] = self.fit_scores.counts()
         checkpoint["step_lr"] = self._step_lr
         checkpoint["schedule_steps"] = self.schedule_steps
-        # For layers such as dropout; augmentation has its own generator.
-        checkpoint["random_state"] = _random_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the training scores and the random state."""
+        """Restore the training scores and the learning rate."""
         if self.trainer.is_global_zero:  # the counts are already summed over all devices
             self.fit_scores.restore(checkpoint["fit_scores"])
-        self._random_state = checkpoint["random_state"]
         self._step_lr = checkpoint.get("step_lr", math.nan)
 
     def on_train_start(self) -> None:
-        """Restore the random state here, because earlier hooks may draw random numbers."""
+        """Read the learning rate of the first step."""
         if math.isnan(self._step_lr):
             self._step_lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        if self._random_state is not None:
-            _set_random_state(self._random_state, self.device)
-            self._random_state = None
 
     def normalise(self, images: Tensor) -> Tensor:
         """Normalise images uint8 [N, 3, H, W], to the module's dtype, in channels_last."""
@@ -159,7 +178,7 @@ class Classifier(pl.LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor | int]:
-        """Augment a batch and compute its loss: smoothed cross-entropy, and a teacher's part.
+        """Augment a batch and compute its loss, with a teacher's part if there is a teacher.
 
         Before this, the sampler chooses the indices of the batch, and `ImageSplit` takes the uint8
         images from memory. After this, Lightning calls in this order: `backward`, the callbacks
@@ -168,6 +187,7 @@ class Classifier(pl.LightningModule):
 
         Returns:
             `losses` [N]; `loss`, their mean; and `image_size`, of the network's inputs in pixels.
+            `losses` is the mean alone if `loss` of the constructor returns no more.
         """
         images, labels, index = batch
         generator = self._generator(batch_idx)
@@ -179,21 +199,15 @@ class Classifier(pl.LightningModule):
         if self.train_image_size is not None:
             inputs = scale(inputs, self.train_image_size)
         logits = self.network(inputs)
-        losses = self._cross_entropy(logits, labels)
+        losses = self.loss(logits, labels)
         if others is not None:
-            losses = kept * losses + (1 - kept) * self._cross_entropy(logits, labels[others])
+            losses = kept * losses + (1 - kept) * self.loss(logits, labels[others])
         if self.distillation is not None:
             losses = self.distillation.losses(images, logits, losses)
         loss = losses.mean()
         # Kept on the device: reading a value here would make the GPU wait at every step.
         self.fit_scores.update(loss.detach(), logits.detach(), labels)
         return {"loss": loss, "losses": losses.detach(), "image_size": inputs.shape[-1]}
-
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy with label smoothing of each image, [N]."""
-        return F.cross_entropy(
-            logits, labels, label_smoothing=self.label_smoothing, reduction="none"
-        )
 
     def _generator(self, batch_idx: int) -> torch.Generator:
         """A generator seeded by the step alone, so that a resume draws the same numbers."""
@@ -227,7 +241,6 @@ class Classifier(pl.LightningModule):
         self._log("val", self.val_scores)
         # Neither in Trainer.validate nor in Lightning's validation before the first step.
         if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            self.validated_step = self.trainer.global_step
             self._log_training()
 
     def on_train_epoch_end(self) -> None:
@@ -252,13 +265,18 @@ class Classifier(pl.LightningModule):
         self.log(f"{split}/acc", scores.accuracy.compute())
         scores.reset()
 
+    def trained_weights(self) -> list[nn.Parameter]:
+        """The network's weights, and those of the loss, if it has any."""
+        losss = self.loss.parameters() if isinstance(self.loss, nn.Module) else []
+        return [*self.network.parameters(), *losss]
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the optimizer of the network's parameters and its learning-rate schedule.
+        """Make the optimizer of the trained weights and its learning-rate schedule.
 
         The schedule ends at `max_epochs`, even if another limit ends the training earlier. So a run
         that was ended by `max_steps` can be resumed with a higher limit.
         """
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer(self.trained_weights())
         trainer = self.trainer
         _ = trainer.estimated_stepping_batches  # reading it makes Lightning count the batches
         assert trainer.max_epochs is not None
@@ -275,15 +293,3 @@ class Classifier(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of PyTorch's global random generators: the CPU's, and that of a GPU in use."""
-    state = {"cpu": torch.get_rng_state()}
-    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
-
-
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

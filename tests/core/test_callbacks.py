@@ -177,9 +177,11 @@ def test_a_loss_that_is_no_number_ends_the_training_and_keeps_the_last_good_chec
 ) -> None:
     monkeypatch.setattr(Diverging, "bad_step", bad_step)
     monkeypatch.setattr(Diverging, "ruins_weights", ruins_weights)
-    monkeypatch.setattr(run.build, "Classifier", Diverging)
     config = tiny(
-        "target_accuracy=null", "trainer.max_epochs=2", f"callbacks.nan.every_n_steps={every}"
+        "module._target_=test_callbacks.Diverging",
+        "target_accuracy=null",
+        "trainer.max_epochs=2",
+        f"callbacks.nan.every_n_steps={every}",
     )
     # Ruined weights show in the next step's loss, or at the epoch's end in themselves.
     named = bad_step + (1 if ruins_weights and bad_step % 6 else 0)

@@ -6,7 +6,7 @@ import torch
 from checkpoints import Bomb
 from conftest import Compose
 from programs import read_json
-from test_classifier import classifier, images
+from test_classifier import classifier, images, smoothed
 from torch import Tensor, nn
 
 from cifar_lightning import run
@@ -24,7 +24,7 @@ def linear() -> nn.Module:
 
 
 def test_the_teachers_share_is_the_divergence_from_its_answers() -> None:
-    student, taught = classifier(linear(), label_smoothing=0.3), classifier(linear())
+    student, taught = classifier(linear(), loss=smoothed(0.3)), classifier(linear())
     student.augment = lambda images, index, epoch, generator: images
     labels = torch.arange(16) % 3
     batch = (images(), labels, torch.arange(16))

@@ -25,7 +25,7 @@ RELIABILITY = TEXTS["docs/explanation/reliability.md"]
 PAGES = "\n".join(
     text
     for name, text in TEXTS.items()
-    if (name.startswith("docs/") and name != "docs/how-to/extend.md")  # test_extend.py's
+    if (name.startswith("docs/") and name != "docs/extend.md")  # test_extend.py's
     or name in ("README.md", "CONTRIBUTING.md", "benchmarks/results/search/README.md")
 )
 COMMANDS = re.findall(

@@ -85,7 +85,7 @@ def build(config: DictConfig) -> None:
     """All that a training makes before its first step."""
     run.check_config(config)
     data = run.build_data(config)
-    run.build_classifier(config, data)
+    run.build_module(config, data)
     callbacks = run.build_callbacks(config, data)
     run.build_trainer(config, callbacks, validates=run.will_validate(config, data))
 
@@ -129,7 +129,7 @@ MESSAGES = [
         "callbacks.throughput._target_=pytorch_lightning.callbacks.ModelSummary",
         "returns a ModelSummary, not a cifar_lightning Throughput",
     ),
-    ("label_smoothing=null", "label_smoothing=null should be a valid number."),
+    ("loss.label_smoothing=null", "loss.label_smoothing=null should be a valid number."),
     ("trainer.compile=perhaps", "trainer.compile=perhaps should be a valid boolean."),
     ("trainer.deterministic=5", "=5 should be a valid boolean or 'warn'."),
     ("augment.flip=up", "augment.flip=up should be 'none', 'random' or 'alternating'."),
@@ -206,7 +206,7 @@ MESSAGES = [
         "[{_target_: torchvision.transforms.v2.Resize, size: [8, 9]}]}]",
         "augment: its images [2, 3, 8, 9] are not square.",
     ),
-    ("label_smoothing=1", "label_smoothing=1 should be less than 1."),
+    ("loss.label_smoothing=1", "loss.label_smoothing=1 should be less than 1."),
     ("data.train_size=3", "data: train_size must be at least 10, not 3"),
     ("data.image_size=0", "data: image_size must be at least 8, not 0"),
     ("data.batch_size=0", "data.batch_size=0 must be at least 1."),

@@ -209,7 +209,7 @@ def test_a_composed_run_has_its_folder_where_a_typed_one_has(tmp_path: Path) -> 
 # What is typed, and what the message says of it; test_bad_config has those for values.
 MESSAGES: list[tuple[Sequence[str], Sequence[str]]] = [
     # names
-    (["modle=dilated_dw"], ["There is no 'modle'", "Did you mean model"]),
+    (["modle=dilated_dw"], ["There is no 'modle'", "Did you mean module or model"]),
     (
         ["model=dilated_wd"],
         [

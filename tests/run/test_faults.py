@@ -176,7 +176,7 @@ def test_a_nan_on_one_of_two_devices_ends_both(
         "class OneNaN(Augment):\n"
         "    calls = 0\n"
         "    def __call__(self, images, index, epoch, generator):\n"
-        "        images = super().__call__(images, index, epoch, generator).float()\n"
+        "        images = super().__call__(images, index, epoch, generator) / 255\n"
         "        OneNaN.calls += len(images) > 2  # not when it is tried out\n"
         "        nan = OneNaN.calls == 4 and os.environ.get('LOCAL_RANK') == '1'\n"
         "        return images * float('nan') if nan else images\n"

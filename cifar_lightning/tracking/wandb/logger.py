@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import WandbLogger
 
@@ -28,7 +29,7 @@ from cifar_lightning.training.metrics import (
     confident_mistakes,
     confusion_matrix,
 )
-from cifar_lightning.training.module import Classifier
+from cifar_lightning.training.module import test_predictions_of
 
 if TYPE_CHECKING:
     import wandb  # optional: not needed with logger=csv
@@ -140,14 +141,14 @@ class WandbRunLogger(RunLogger, WandbLogger):
         self,
         metrics: Mapping[str, Any],
         figures: Mapping[str, Path],
-        classifier: Classifier,
+        module: pl.LightningModule,
         data: ImageData,
         checkpoint: Path | None,
     ) -> None:
         """Log final metrics, plots, accuracy by class, mistakes, and the best checkpoint."""
         import wandb
 
-        tested = classifier.test_predictions
+        tested = test_predictions_of(module)
         with self._failure_as_warning():
             self.run.summary.update(dict(metrics))
             if tested is not None:

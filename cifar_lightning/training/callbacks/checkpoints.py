@@ -8,6 +8,8 @@ from typing import Literal
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from cifar_lightning.errors import UserError
+
 BEST = "best.ckpt"
 
 
@@ -60,6 +62,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if this validation is among the best."""
+        logged, monitor = trainer.callback_metrics, self.monitor or ""
+        if monitor.startswith("val/") and monitor not in logged and trainer.state.fn == "fit":
+            raise UserError(
+                f"callbacks.best.monitor={monitor} chooses the best checkpoint, but "
+                f"{type(pl_module).__name__} does not log it in a validation. Log it, or name what "
+                "is logged; callbacks.best.monitor=null tests the last checkpoint."
+            )
         if self.monitor is not None:
             # There may be several validations between two optimizer steps.
             self._last_global_step_saved = -1

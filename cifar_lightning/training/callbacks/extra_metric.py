@@ -85,6 +85,11 @@ class ExtraMetric(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         labels = batch[1]
+        if not isinstance(outputs, Tensor):
+            raise UserError(
+                f"The metric {self.name} needs the logits [N, classes], but validation_step and "
+                f"test_step of {type(pl_module).__name__} do not return them."
+            )
         if len(labels):  # the batch is empty if other devices have the last ones
             self._metric.update(outputs.float(), labels)
 

@@ -21,7 +21,8 @@ class HardExampleReplay(pl.Callback):
 
     Raises:
         ValueError: if `fraction` is not in [0, 1].
-        UserError: before training, if there are several devices: each knows only its own losses.
+        UserError: before training, if there are several devices: each knows only its own losses; or
+            after the first step, if it returns no losses [N].
     """
 
     ONE_DEVICE = (
@@ -49,6 +50,12 @@ class HardExampleReplay(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Store the losses of the batch, on the device."""
+        if outputs.get("losses") is None or outputs["losses"].ndim != 1:
+            raise UserError(
+                "Hard-example replay needs the loss of each image: a loss that returns the losses "
+                "[N], not their mean, and a training_step that returns them as `losses` (here that "
+                f"of {type(pl_module).__name__}). callbacks.hard_examples=null leaves it out."
+            )
         _, _, index = batch
         losses = _data(trainer).losses
         losses[index.to(losses.device)] = outputs["losses"].to(losses)

@@ -6,7 +6,7 @@ mirrored maps with partners swapped, and the same logits: the network is equivar
 number of parameters.
 """
 
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cifar_lightning.errors import UserError
+from cifar_lightning.training.module import network_of
 
 # Largest distance between a filter's mirror image and its partner, relative to the filter's norm:
 # whitening filters are only as symmetric as the images.
@@ -40,7 +41,7 @@ class MirrorSymmetry(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find partners and make the weights symmetric, unless a resume has restored them."""
-        network = _network(pl_module)
+        network = network_of(pl_module)
         resumed = self._partners is not None
         if self._partners is None:
             first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
@@ -52,13 +53,13 @@ class MirrorSymmetry(pl.Callback):
         if not resumed:
             self._symmetrise_weights(pl_module)
         image_size = trainer.datamodule.image_size  # type: ignore[attr-defined]
-        _check_symmetry(pl_module, image_size)
+        _check_symmetry(network, image_size)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Make the gradients symmetric."""
-        weights = list(_network(pl_module).parameters())
+        weights = list(network_of(pl_module).parameters())
         gradients = [w.grad if w.grad is not None else torch.zeros_like(w) for w in weights]
         symmetrise(gradients, self._index)
 
@@ -76,12 +77,12 @@ class MirrorSymmetry(pl.Callback):
         self._partners = None
 
     def _symmetrise_weights(self, pl_module: pl.LightningModule) -> None:
-        symmetrise([weight.data for weight in _network(pl_module).parameters()], self._index)
+        symmetrise([weight.data for weight in network_of(pl_module).parameters()], self._index)
 
     def _symmetrise_state(self, pl_module: pl.LightningModule) -> None:
         assert self._partners is not None
         self._symmetrise_weights(pl_module)  # rounding makes them drift
-        symmetrise_statistics(_network(pl_module), self._partners)
+        symmetrise_statistics(network_of(pl_module), self._partners)
 
     def state_dict(self) -> dict[str, Any]:
         """The partners, for a resume."""
@@ -93,24 +94,20 @@ class MirrorSymmetry(pl.Callback):
 
 
 @torch.no_grad()
-def _check_symmetry(pl_module: pl.LightningModule, image_size: int) -> None:
+def _check_symmetry(network: nn.Module, image_size: int) -> None:
     """Refuse a network whose logits differ for mirrored images in spite of symmetric weights."""
     shape = (8, 3, image_size, image_size)
-    images = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0))
-    images = images.to(torch.uint8).to(pl_module.device)
-    pl_module.eval()
-    logits, mirrored = pl_module(images), pl_module(images.flip(-1))
-    pl_module.train()
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    images = images.to(next(network.parameters()))  # dtype and device
+    network.eval()
+    logits, mirrored = network(images), network(images.flip(-1))
+    network.train()
     if (logits - mirrored).abs().max() > 0.1 * logits.std():
         raise UserError(
             "The network is not mirror-symmetric, even with symmetric weights: a pool over an odd "
             "number of columns, or a linear layer on maps, treats left and right differently. Use "
             "callbacks=default."
         )
-
-
-def _network(pl_module: pl.LightningModule) -> nn.Module:
-    return cast(nn.Module, pl_module.network)
 
 
 def mirror_channels(first: nn.Conv2d) -> Tensor:

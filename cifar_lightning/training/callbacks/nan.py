@@ -49,7 +49,8 @@ class TerminateOnNaN(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Store the loss; check every `every_n_steps` steps."""
-        self._losses.append(outputs["loss"])
+        # Without a loss, as a module that optimizes manually may return, only weights are checked.
+        self._losses.append(outputs.get("loss", torch.zeros((), device=pl_module.device)))
         norms = (getattr(c, "gradient_norm", None) for c in trainer.callbacks)  # type: ignore[attr-defined]
         self._norms.append(next((norm for norm in norms if norm is not None), None))
         self._step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx + 1

@@ -36,7 +36,7 @@ class SameBatches(pl.Callback):
                 f"trainer.limit_train_batches={batches} is not a whole number from 1 to {most}, "
                 "the number of training batches."
             )
-        self._original = data.train_index, data.val, pl_module.augment
+        self._original = data.train_index, data.val, getattr(pl_module, "augment", None)
         # Not the first images, which are of one class if file names begin with the class.
         labels = data.train.labels[data.train_index]
         drawn, _ = split_balanced(labels, batches * data.batch_size, data.split_seed)

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from cifar_lightning.errors import UserError
-from cifar_lightning.training.module import Classifier
+from cifar_lightning.training.module import Classifier, network_of
 
 
 class ProgressiveResizing(pl.Callback):
@@ -37,6 +37,11 @@ class ProgressiveResizing(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that the network takes the small size."""
+        if not hasattr(pl_module, "train_image_size"):
+            raise UserError(
+                f"Progressive resizing sets train_image_size, to which a training step scales the "
+                f"images; {type(pl_module).__name__} has none. Use callbacks=default."
+            )
         full = trainer.datamodule.image_size  # type: ignore[attr-defined]
         if self.size >= full:
             raise UserError(
@@ -44,17 +49,18 @@ class ProgressiveResizing(pl.Callback):
                 f"the data's images have {full} x {full}: use a smaller size, as in "
                 f"callbacks.progressive_resizing.size={full * 3 // 4}."
             )
-        image = torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8, device=pl_module.device)
+        network = network_of(pl_module)
+        image = torch.zeros(1, 3, self.size, self.size).to(next(network.parameters()))
         try:
             with torch.no_grad():
-                pl_module.eval()(image)
+                network.eval()(image)
         except RuntimeError as error:
             raise UserError(
                 f"Progressive resizing begins with images of {self.size} x {self.size} pixels, "
                 f"which the network cannot take: {error}"
             ) from error
         finally:
-            pl_module.train()
+            network.train()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from cifar_lightning.errors import UserError
 from cifar_lightning.training.callbacks.throughput import Throughput
 
 
@@ -55,7 +56,17 @@ class TargetReached(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop if the accuracy of this validation reaches the threshold."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit":
+            return
+        if "val/acc" not in trainer.callback_metrics:
+            if self.threshold is None:
+                return
+            raise UserError(
+                f"target_accuracy={self.target} is judged by val/acc, which "
+                f"{type(pl_module).__name__} does not log in a validation. Log it, or set "
+                "target_accuracy=null."
+            )
+        if trainer.sanity_checking:
             return
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         throughput = next(c for c in callbacks if isinstance(c, Throughput))

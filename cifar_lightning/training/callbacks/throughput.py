@@ -80,6 +80,10 @@ class Throughput(pl.Callback):
         self.stop(pl_module)
         if not trainer.enable_validation:
             self._log(pl_module)
+        elif trainer.fit_loop.epoch_loop._results.metrics(on_step=False)["log"]:
+            # What a module logs by epoch gets the epochs done, as validations have them, and not
+            # Lightning's count, which begins with 0.
+            pl_module.log("epoch", self.epochs)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException

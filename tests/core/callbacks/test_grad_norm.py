@@ -12,7 +12,6 @@ from fake_gpu import copies_of_an_epoch
 from test_callbacks import Diverging
 from torch import Tensor
 
-from cifar_lightning import run
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
@@ -58,6 +57,7 @@ def test_a_step_that_is_skipped_has_no_gradient_norm() -> None:
     assert logged["train/grad_norm"] == 7.5
 
 
+DIVERGING = "module._target_=test_callbacks.Diverging"
 LR, NORM = r"(?P<lr>\S+)", r"(?P<norm>\S+)"
 
 
@@ -66,7 +66,6 @@ def test_the_learning_rate_and_the_gradient_norms_of_a_step_without_a_number_are
     tiny: Compose, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     monkeypatch.setattr(Diverging, "bad_step", 4)
-    monkeypatch.setattr(run.build, "Classifier", Diverging)
     norms: list[float] = []
     rates: list[float] = []
 
@@ -82,7 +81,7 @@ def test_the_learning_rate_and_the_gradient_norms_of_a_step_without_a_number_are
         rf"step 4, in epoch 1 \(learning rate {LR}, gradient norm nan, in the step before {NORM}\)"
     )
     with pytest.raises(UserError, match=said) as error:
-        train(tiny(f"callbacks.nan.every_n_steps={every}"))
+        train(tiny(DIVERGING, f"callbacks.nan.every_n_steps={every}"))
     found = re.search(said, str(error.value))
     assert found is not None
     assert found["lr"] == f"{rates[3]:.3g}" != f"{rates[2]:.3g}"
@@ -93,9 +92,8 @@ def test_without_the_norm_the_learning_rate_alone_is_named(
     tiny: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Diverging, "bad_step", 1)
-    monkeypatch.setattr(run.build, "Classifier", Diverging)
     with pytest.raises(UserError, match=r"step 1, in epoch 1 \(learning rate \S+\)\."):
-        train(tiny("callbacks.nan.every_n_steps=1", "callbacks.gradient_norm=null"))
+        train(tiny(DIVERGING, "callbacks.nan.every_n_steps=1", "callbacks.gradient_norm=null"))
 
 
 def test_a_gpu_waits_for_no_gradient_norm() -> None:

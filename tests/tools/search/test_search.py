@@ -201,7 +201,7 @@ def test_a_search_leaves_what_it_should(whole: Path) -> None:
     assert [(row["trial"], row["state"]) for row in rows] == [
         (str(n), "complete") for n in range(3)
     ]
-    space = ("optimizer.lr", "optimizer.sgd_lr", "augment", "label_smoothing")
+    space = ("optimizer.lr", "optimizer.sgd_lr", "augment", "loss.label_smoothing")
     assert len({tuple(row[key] for key in space) for row in rows}) == 3
     assert all(0.02 <= float(row["optimizer.lr"]) <= 0.4 for row in rows)
     for row in rows:
@@ -226,7 +226,7 @@ def test_a_search_leaves_what_it_should(whole: Path) -> None:
     config = shown_config(*command.split()[4:])
     trial_config = OmegaConf.load(whole / "trials" / best["trial"] / "config.yaml")
     assert isinstance(trial_config, DictConfig)
-    for key in ("model", "optimizer", "scheduler", "augment", "data", "label_smoothing", "init"):
+    for key in ("model", "optimizer", "scheduler", "augment", "data", "loss", "init"):
         assert config[key] == trial_config[key], key
     assert config.target_accuracy is None
     assert config.trainer.max_epochs == 2
@@ -482,7 +482,10 @@ def composed(tmp_path: Path, *overrides: str) -> DictConfig:
         (["grace_period=10"], r"it must be longer than heartbeat_interval=10"),
         (["search.params=null"], r"search=lr_augment has no params"),
         (["data.val_size=0"], r"data\.val_size=0 leaves no validation to judge a trial by"),
-        (["label_smoothing=0.3", "augment=none"], r"augment, label_smoothing cannot be set"),
+        (
+            ["loss.label_smoothing=0.3", "augment=none"],
+            r"augment, loss\.label_smoothing cannot be set",
+        ),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs=0 should be greater than"),
         (["+sampler.nonsense=1"], r"sampler\.nonsense: .* has no such argument"),
         (["+sampler.seed=1"], r"sampler\.seed would be ignored"),
@@ -595,7 +598,7 @@ def test_an_experiment_that_was_chosen_is_the_base_of_the_best(tmp_path: Path) -
     expected = compose(
         ["experiment=sgd", "augment=none", "optimizer.lr=0.2", "trainer.max_epochs=3"]
     )
-    for key in ("optimizer", "augment", "init", "scheduler", "label_smoothing", "trainer"):
+    for key in ("optimizer", "augment", "init", "scheduler", "loss", "trainer"):
         assert config[key] == expected[key], key
     assert file.name == "found.yaml"
 
