@@ -16,7 +16,7 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help setup train demo report wandb-view wandb-sync test test-all test-gpu lint format hooks \
     bench bench-target bench-stop bench-cold bench-wandb bench-pareto bench-scaling wheel \
-    notebooks docs lock audit
+    notebooks docs schema lock audit
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -72,12 +72,12 @@ wandb-sync: $(READY)  ## upload all runs that W&B does not have yet (after wandb
 	    find "$$folder" -maxdepth 1 -type d -name '*run-*' -print0 | \
 	    WANDB_DIR="$$folder/.." xargs -0 -r "$(CURDIR)/.venv/bin/wandb" sync --include-online
 
-# By file, so that what a file's tests share is made once; ARGS="-n 0" is for a debugger. The pages
-# that are made from conf/ are written first, so that a file which was added there fails no test.
-test: docs  ## the tests, 4 to 6 minutes on two cores; pytest's options by ARGS=
+# By file, so that what a file's tests share is made once; ARGS="-n 0" is for a debugger. What
+# is made from conf/ is written first, so that a file which was added there fails no test.
+test: docs schema  ## the tests, 4 to 6 minutes on two cores; pytest's options by ARGS=
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
-test-all: docs  ## the slow tests too, some 15 minutes more
+test-all: docs schema  ## the slow tests too, some 15 minutes more
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not gpu" -n 2 --dist loadfile $(ARGS)
 
 test-gpu: $(READY)  ## the tests that need a GPU
@@ -121,6 +121,9 @@ notebooks: $(READY)  ## run the notebooks and store their outputs; other data by
 
 docs: $(READY)  ## docs/reference/configuration.md, from conf/ and its comments
 	$(PYTHON) docs/reference/configuration.py
+
+schema: $(READY)  ## docs/reference/schema/, by which editors complete and check conf/
+	$(PYTHON) docs/reference/schema.py
 
 wheel: $(READY)  ## dist/*.whl, which carries conf/ and runs from any folder
 	@rm -rf build  # setuptools would pack what an earlier version left there

@@ -7,7 +7,7 @@ arguments. It may evaluate only references to other keys.
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import callbacks
 from torchvision.transforms import v2
 
-from cifar_lightning.config.compose import CONF
+from cifar_lightning.config.compose import CONF, typed_config_dir
 from cifar_lightning.errors import UserError
 
 # A reference to another key; anything else in braces may be a call.
@@ -62,7 +62,7 @@ def check_targets(file: Path, content: Any, command_line: Any = None) -> None:
         shown = ", ".join([*texts[:MOST], *["…"] * (len(texts) > MOST)])
         raise UserError(
             f"{file} has a _target_ that neither {CONF} nor the command line has at that key: "
-            f"{shown}. Nothing was called. {_advice([*unknown], command_line is not None)}"
+            f"{shown}. Nothing was called. {_advice(unknown, command_line is not None)}"
         )
 
 
@@ -86,10 +86,9 @@ def arguments_to_resume(config: DictConfig) -> list[str]:
         folder. If a `_target_` is in a list, the whole list is returned.
     """
     arguments, known = [], targets_of(CONF) | stock_targets()
-    for source in HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []:
-        if source.provider == "command-line":
-            arguments += ["--config-dir", str(source.path)]
-            known |= targets_of(Path(source.path))
+    if (folder := typed_config_dir()) is not None:
+        arguments += ["--config-dir", folder]
+        known |= targets_of(Path(folder))
     overrides = {}
     for keys in _unknown(OmegaConf.to_container(config, resolve=True), known):
         list_at = next((n for n, key in enumerate(keys) if isinstance(key, int)), None)
@@ -101,18 +100,21 @@ def arguments_to_resume(config: DictConfig) -> list[str]:
     return [*arguments, *sorted(f"{key}={value}" for key, value in overrides.items())]
 
 
-def _advice(unknown: Sequence[tuple[Any, ...]], resumes: bool) -> str:
+def _advice(unknown: Mapping[tuple[Any, ...], Any], resumes: bool) -> str:
     """What the user can type for unknown targets, which are given by their keys."""
-    folder = "--config-dir FOLDER, the folder of its configuration"
     if resumes:
         without = {f"~{k[0]}.{k[1]}"[:LONGEST] for k in unknown if k[0] in ("callbacks", "logger")}
         without |= {f"{k[0]}=OPTION" for k in unknown if k[0] in ("augment", "scheduler")}
         ending = f" Or resume without it: {' '.join(sorted(without)[:MOST])}." if without else ""
+        folder = "--config-dir FOLDER, the folder of its configuration"
         return f"If it is your own, type it again, or {folder}.{ending}"
-    part = unknown[0][0]
+    (part, *_), name = next(iter(unknown.items()))
     if part == "data":
         return "data=OPTION gives other data. If it is your own, name it in conf/data/OPTION.yaml."
-    return f"If it is your own, name it in conf/{part}/NAME.yaml, or type {folder}."
+    return (
+        f"If it is your own, name it in conf/{part}/NAME.yaml (_target_: {str(name)[:LONGEST]}). "
+        f"If that conf/ is not {CONF}, type --config-dir conf as well."
+    )
 
 
 def check_interpolations(file: Path, content: Any, resolved: bool = False) -> None:

@@ -78,6 +78,7 @@ def entry(
                 arguments = plain_arguments(sys.argv[1:], config_name)
                 if "--help" in arguments:
                     return print(help_text(config_name, arguments), flush=True)
+                _find_modules_here()
                 sys.argv[1:] = _prepared(arguments, prepare, config_name)
                 job = partial(_job, config_name, task)
                 hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(
@@ -109,6 +110,15 @@ def entry(
                 sys.exit(1 if ending.code else 0)
 
     return program
+
+
+def _find_modules_here() -> None:
+    """Have a console script find modules in the working folder, as `python -m` does.
+
+    Python puts the folder of a script first in `sys.path`, but not with `-P` or PYTHONSAFEPATH.
+    """
+    if Path(sys.path[0]).resolve() == Path(sys.argv[0]).resolve().parent:
+        sys.path[0] = str(Path.cwd())
 
 
 class _PastHydra(BaseException):

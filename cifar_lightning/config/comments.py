@@ -10,6 +10,8 @@ import yaml  # type: ignore[import-untyped]
 
 from cifar_lightning.config.compose import CONF
 
+# How the comment begins that tells an editor the file's schema.
+SCHEMA_LINE = "# yaml-language-server: $schema="
 COMMENT = re.compile(r"\s*:?\s*#\s*(.*)")
 
 
@@ -63,7 +65,7 @@ def read_conf(path: Path, prefix: str = "") -> Conf:
         header += 1
         if found[1].startswith("python -m"):
             conf.examples.append(found[1])
-        elif not found[1].startswith("@package"):
+        elif not found[1].startswith(("@package", "yaml-language-server:")):
             conf.about = f"{conf.about} {found[1]}".strip()
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     for key, value in root.value if isinstance(root, yaml.MappingNode) else ():

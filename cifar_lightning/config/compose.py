@@ -128,6 +128,12 @@ def complete(config: DictConfig, hydra_config: Any, run_dir: str | Path, sweep: 
         config.run_id = f"{re.sub(r'[^A-Za-z0-9_-]+', '-', name)}-{secrets.token_hex(3)}"
 
 
+def typed_config_dir() -> str | None:
+    """The `--config-dir` of this command line; None if there is none."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return next((str(s.path) for s in sources if s.provider == "command-line"), None)
+
+
 def overrides_of(config: DictConfig) -> list[str]:
     """The overrides of a configuration, with interpolations unresolved.
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from torch import nn
 
-from cifar_lightning.config.compose import PACKAGE
+from cifar_lightning.config.compose import PACKAGE, typed_config_dir
 from cifar_lightning.config.training import unused_by
 from cifar_lightning.data import ImageData
 from cifar_lightning.data.datamodule import images_within
@@ -249,11 +249,14 @@ def show_result(
             note("resume", _command("train", f"resume={from_here(folder.last)}", *to_resume))
     elif details:
         tested = folder.checkpoints / str(metrics["checkpoint"])
-        next_steps = {"evaluate": f"checkpoint={from_here(tested)}"} if tested.is_file() else {}
-        next_steps["report"] = f"run={from_here(folder.path)}"
-        for tool, argument in next_steps.items():
+        next_steps = {"report": [f"run={from_here(folder.path)}"]}
+        if tested.is_file():
+            conf = typed_config_dir()  # which may be what names the network
+            options = [] if conf is None else ["--config-dir", str(from_here(Path(conf)))]
+            next_steps = {"evaluate": [f"checkpoint={from_here(tested)}", *options]} | next_steps
+        for tool, arguments in next_steps.items():
             if (PACKAGE / tool / "__main__.py").is_file():  # a user may have deleted the tool
-                note(tool, _command(tool, argument))
+                note(tool, _command(tool, *arguments))
     for logger in loggers:
         if isinstance(logger, RunLogger):
             note(logger.label, logger.how_to_open())

@@ -15,6 +15,10 @@ INTRODUCTION = """\
 Every command, group, option and key of `conf/`, with defaults and meanings. `make docs` writes this
 page from the files of `conf/` and their comments: edit those, not this page.
 
+An editor with the YAML language server, such as VS Code with the extension YAML, completes and
+checks these files while you type: a comment at the top of each names its schema. `make schema`
+writes the schemas, and that comment into new files.
+
 A key is set by `KEY=VALUE` on the command line, an option by `GROUP=OPTION`. `+KEY=VALUE` adds a
 key, `~KEY` removes one. `--help` shows the main keys of a command, `--cfg job` its configuration.
 A default such as `${seed}` is the value of another key, and `${oc.env:NAME,VALUE}` that of an

@@ -260,7 +260,9 @@ def test_a_network_of_ones_own_may_be_in_a_folder_that_the_command_line_names(
     with hydra_restored(), initialize_config_dir(str(CONF), version_base="1.3"):
         HydraConfig.instance().set_config(hydra_compose("train", typed, return_hydra_config=True))
         assert run.rebuild(best)[0].image_size == 32
-    with pytest.raises(UserError, match=r"name it in conf/model/NAME\.yaml, or type --config-dir"):
+    with pytest.raises(
+        UserError, match=rf"model/NAME\.yaml \(_target_: {target}\)\. .*--config-dir conf"
+    ):
         run.rebuild(best)
 
 

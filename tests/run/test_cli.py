@@ -497,3 +497,44 @@ def test_help_configuration_mistyped_names_and_completion_load_no_torch() -> Non
     for expected in ("Main keys", "DilatedDW", "There is no 'modle'", "optimizer=sgd"):
         assert expected in ended.stdout
     assert ended.stdout.endswith("False\n")
+
+
+OWN_NETWORK = """
+from torch import nn
+class Net(nn.Sequential):
+    def __init__(self, num_classes):
+        layers = [nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        super().__init__(*layers, nn.Linear(8, num_classes))
+"""
+LIFTED = ("budget.min_dilated=null", "budget.min_separable=null")
+
+
+@pytest.mark.slow
+def test_a_console_script_and_its_jobs_find_modules_of_the_working_folder(tmp_path: Path) -> None:
+    script = tmp_path / "bin" / "cifar-train"
+    script.parent.mkdir()
+    script.write_text(  # as installers do
+        "import sys\nfrom cifar_lightning.train import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    Path("ours.py").write_text(OWN_NETWORK)
+    typed = [*TINY, *LIFTED, "model._target_=ours.Net", "~model.image_size", "-m", "seed=0,1"]
+    sweep = subprocess.run([sys.executable, script, *typed], capture_output=True, text=True)
+    assert "2 runs: 2 finished." in sweep.stdout, sweep.stderr
+    # Python has an option for those who do not want it.
+    safe = subprocess.run(
+        [sys.executable, "-P", script, *typed[:-2]], capture_output=True, text=True
+    )
+    assert safe.stderr.endswith("Error: model._target_=ours.Net: No module named 'ours'.\n")
+
+
+def test_a_network_in_a_conf_of_ones_own_is_evaluated_by_the_command_that_its_run_prints() -> None:
+    Path("ours.py").write_text(OWN_NETWORK)
+    Path("conf/model").mkdir(parents=True)
+    Path("conf/model/ours.yaml").write_text("_target_: ours.Net\nnum_classes: 10\n")
+    own = ("model=ours", "--config-dir=conf", "hydra.run.dir=run")
+    trained = run_command("train", *TINY, *LIFTED, *own)
+    (printed,) = re.findall(r"-m cifar_lightning\.evaluate (.*)", trained.stdout)
+    assert printed == "checkpoint=run/checkpoints/best.ckpt --config-dir conf"
+    evaluated = run_command("evaluate", *printed.split(), "robustness=false")
+    assert evaluated.returncode == 0, evaluated.stderr
