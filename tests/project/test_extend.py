@@ -186,6 +186,14 @@ def test_metrics_are_in_the_curves_and_the_results(tmp_path: Path) -> None:
     assert metrics["test/worst"] < metrics["test/acc"]
 
 
+@pytest.mark.slow
+def test_arguments_of_the_trainer_are_an_option(tmp_path: Path) -> None:
+    checkout, _ = checkout_with("A Trainer flag", tmp_path)
+    (config,) = checkout.glob("runs/train/*/config.yaml")
+    trainer = OmegaConf.load(config).trainer
+    assert (trainer.accumulate_grad_batches, trainer.detect_anomaly) == (2, True)
+
+
 def test_every_block_is_read_short_and_as_the_linter_wants_it(tmp_path: Path) -> None:
     checkout = sources(tmp_path / "checkout")
     steps = [step for step in STEP.finditer(DOC) if step["block"]]
