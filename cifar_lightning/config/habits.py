@@ -105,9 +105,10 @@ ANSWERS = {
         "logger",
         "logger=wandb logs to W&B, logger.wandb.mode=offline logs offline, logger=csv not at all",
     ),
-    "tensorboard use_tensorboard": (
+    "tensorboard use_tensorboard mlflow use_mlflow trackio use_trackio": (
         "logger",
-        "+logger.NAME._target_=CLASS adds a logger of Lightning's",
+        "logger=tensorboard, logger=mlflow and logger=trackio log there, "
+        "logger=[default,tensorboard] to TensorBoard and W&B",
     ),
     "train do_train": (
         "resume",
@@ -164,7 +165,8 @@ INSTEAD = {
     "scheduler": "docs/extend.md adds parts of your own.",
     "augment": "docs/extend.md adds an augmentation.",
     "trainer": "trainer.gpus=1 trains on a GPU, trainer.gpus=0 on the CPU.",
-    "logger": "+logger.NAME._target_=CLASS adds a logger of Lightning's.",
+    "logger": "Several are logger=[tensorboard,mlflow]; +logger.NAME._target_=CLASS adds another "
+    "logger of Lightning's.",
     "callbacks": "+callbacks.NAME._target_=CLASS adds a callback.",
     "debug": "debug=fast runs three batches of everything.",
     "hydra/sweeper": "python -m cifar_lightning.search searches with Optuna.",

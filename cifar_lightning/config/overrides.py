@@ -30,6 +30,8 @@ PATH_KEYS = (
     "hydra.run.dir",
     "hydra.sweep.dir",
     "images",
+    "logger.mlflow.save_dir",
+    "logger.trackio.save_dir",
     "logger.wandb.save_dir",
     "output",
     "resume",

@@ -259,7 +259,7 @@ def show_result(
                 note(tool, _command(tool, *arguments))
     for logger in loggers:
         if isinstance(logger, RunLogger):
-            note(logger.label, logger.how_to_open())
+            note(logger.shown_as, logger.how_to_open())
 
 
 def _command(name: str, *arguments: str) -> str:
@@ -279,7 +279,7 @@ def _readable(key: str, value: Any) -> str:
 @rank_zero_only
 def note(label: str, text: str) -> None:
     """Print a label and a text on one line."""
-    get_console().print(f"[dim]{label:<11}[/]{escape(text)}", highlight=False, soft_wrap=True)
+    get_console().print(f"[dim]{label:<10}[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 @rank_zero_only

@@ -22,6 +22,7 @@ OF_A_START = ("overrides", "resume", "run_id", "starts", "sweep")
 CALL_OF_A_START = re.compile(r"\$\{(hydra|now|title):")
 PLACES = (
     *("logger.wandb.mode", "logger.wandb.save_dir"),
+    *("logger.mlflow.tracking_uri", "logger.mlflow.save_dir", "logger.trackio.save_dir"),
     *(f"data.{name}" for name in DATA_PATHS if name != "path"),
 )
 LEFT_OUT = (*PLACES, *COMBINED_GROUPS)  # lists of options: only the options' content counts

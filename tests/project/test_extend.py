@@ -72,7 +72,8 @@ def call(command: str, checkout: Path) -> str:
         name = options.pop(0).removeprefix("cifar_lightning.")
     else:
         name = Path(program).name
-    options += SMALLER.get(name, [])
+    typed = {option.partition("=")[0] for option in options}
+    options += [o for o in SMALLER.get(name, []) if o.partition("=")[0] not in typed]
     if "data=shapes" in options:
         options += OF_SHAPES
     if program == "-m":
@@ -184,6 +185,28 @@ def test_metrics_are_in_the_curves_and_the_results(tmp_path: Path) -> None:
         assert 0 <= float(validation[f"val/{name}"]) <= 1
         assert metrics[f"test/{name}"] == pytest.approx(float(test[f"test/{name}"]), abs=1e-6)
     assert metrics["test/worst"] < metrics["test/acc"]
+
+
+@pytest.mark.slow
+def test_callbacks_log_and_average(tmp_path: Path) -> None:
+    checkout, _ = checkout_with("A callback", tmp_path)
+    (run,) = checkout.glob("runs/train/*")
+    assert all(row["weight_norm"] > 0 for row in read_rows(run) if "val/acc" in row)
+    last = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    averaged, current = last["state_dict"], last["current_model_state"]
+    assert any(not torch.equal(averaged[name], current[name]) for name in averaged)
+
+
+@pytest.mark.slow
+def test_several_loggers_record_a_run(tmp_path: Path) -> None:
+    checkout, _ = checkout_with("A logger", tmp_path)
+    (run,) = checkout.glob("runs/train/*")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for name in ("val/acc", "test/acc"):
+        (logged,) = [row[name] for row in rows if name in row]
+        assert logged == next(row[name] for row in read_rows(run) if name in row)
+    assert [*run.glob("tensorboard/events.*")]
+    assert [*checkout.glob("runs/wandb/offline-run-*")]
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Lightning's W&B logger, extended by what a run logs at its start and end."""
 
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
@@ -19,14 +18,19 @@ from cifar_lightning.config.paths import without_paths
 from cifar_lightning.data import ImageData
 from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.system.typed import program
-from cifar_lightning.tracking.run_logger import RunLogger
+from cifar_lightning.tracking.run_logger import (
+    RunLogger,
+    flat_config,
+    mistakes,
+    of_a_test,
+    with_counts,
+)
 from cifar_lightning.tracking.wandb.code_state import code_state
 from cifar_lightning.tracking.wandb.service import Messages, end_service
 from cifar_lightning.training.callbacks import TargetReached
 from cifar_lightning.training.metrics import (
     TestPredictions,
     class_accuracies,
-    confident_mistakes,
     confusion_matrix,
 )
 from cifar_lightning.training.module import test_predictions_of
@@ -36,9 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MISTAKES = 100  # rows of the table
 MISTAKE_COLUMNS = ("image", "label", "prediction", "confidence", "test image")
-ENLARGED = 4  # factor: an image of 32 pixels is too small in a table
 FULL_DISK = 64 * 1024  # bytes: with less free space, something was probably not written
 MAX_NAME_LENGTH = 128  # of an artifact on W&B
 # Parts of a checkpoint that only a resume needs.
@@ -63,7 +65,8 @@ class WandbRunLogger(RunLogger, WandbLogger):
         log_checkpoint: whether to log the best checkpoint.
     """
 
-    label = "W&B run"
+    label = "W&B"
+    shown_as = "W&B run"
 
     def __init__(
         self,
@@ -80,26 +83,24 @@ class WandbRunLogger(RunLogger, WandbLogger):
         self._log_code, self._log_images = log_code, log_images
         self._log_checkpoint = log_checkpoint
         self._reference: dict[str, float] = {}
-        self._failed = False
-        self._first_step = run.starting_step  # above 0 if the server has rows of this run
-        with self._failure_as_warning():
+        self.first_step = run.starting_step  # above 0 if the server has rows of this run
+        with self.failure_as_warning():
             run.define_metric("epoch", hidden=True)
             run.define_metric("*", step_metric="epoch")
 
     def log_hyperparams(self, params: Any) -> None:
         """Add to the configuration of the W&B run, with flat keys; see `flat_config`."""
-        with self._failure_as_warning():
+        with self.failure_as_warning():
             super().log_hyperparams(flat_config(params))
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log validation metrics as a row, and test metrics to the summary."""
-        final = {k: v for k, v in metrics.items() if k != "epoch"}
-        with self._failure_as_warning():
-            if all(name.startswith("test/") for name in final):
-                self.run.summary.update(final)
+        with self.failure_as_warning():
+            if of_a_test(metrics):
+                self.run.summary.update({k: v for k, v in metrics.items() if k != "epoch"})
             elif "val/acc" not in metrics and "train/loss" not in metrics:  # logged by a user
                 self.run.log(dict(metrics))
-            elif step is None or step >= self._first_step:
+            elif not self.is_logged(step):
                 if step is not None:
                     step = max(step, self.run.step)  # rows that a user logged may have a later step
                 # Without commit, W&B would wait for the next step, and show the row an epoch late.
@@ -112,7 +113,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
         """
         folders = self._folder.parent.glob(f"*-{self.run.id}")
         if any(folder.name != self._folder.name for folder in folders):
-            self._first_step = max(self._first_step, step)
+            self.first_step = max(self.first_step, step)
 
     def log_start(
         self, config: Mapping[str, Any], counts: NetworkCounts, target: TargetReached | None
@@ -121,7 +122,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
 
         The target is logged with each row, so that it is a line in plots of accuracy.
         """
-        self.log_hyperparams({**config, "network": dataclasses.asdict(counts)})
+        self.log_hyperparams(with_counts(config, counts))
         if target is not None and target.target is not None and target.threshold is not None:
             self._reference = {
                 "target_accuracy": target.target,
@@ -132,7 +133,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
         commit, diff = code_state()
         self.log_hyperparams({"code": {"commit": commit, "dirty": bool(diff) if commit else None}})
         if diff:
-            with self._failure_as_warning():
+            with self.failure_as_warning():
                 patch = Path(self.run.dir, "diff.patch")
                 patch.write_bytes(diff)
                 self.run.save(str(patch), base_path=self.run.dir, policy="now", glob=False)
@@ -149,7 +150,7 @@ class WandbRunLogger(RunLogger, WandbLogger):
         import wandb
 
         tested = test_predictions_of(module)
-        with self._failure_as_warning():
+        with self.failure_as_warning():
             self.run.summary.update(dict(metrics))
             if tested is not None:
                 self.run.summary.update(_accuracy_by_class(tested, data))
@@ -157,10 +158,11 @@ class WandbRunLogger(RunLogger, WandbLogger):
                 # All in one row, so one step: rows of a resumed run need later steps.
                 self.run.log({name: wandb.Image(str(path)) for name, path in figures.items()})
         # For an artifact W&B first asks the server, and waits long if there is none.
-        if self._failed:
+        if self.failed:
             return
-        with self._failure_as_warning(), _artifacts_kept_in(self._folder, self.run):
-            if self._log_images and tested is not None and (rows := _mistakes(tested, data)):
+        with self.failure_as_warning(), _artifacts_kept_in(self._folder, self.run):
+            if self._log_images and (found := mistakes(module, data)):
+                rows = [[wandb.Image(mistake.image), *mistake[1:]] for mistake in found]
                 self.run.log({"mistakes": wandb.Table([*MISTAKE_COLUMNS], rows)})
             if self._log_checkpoint and checkpoint is not None:
                 file = self._folder / "checkpoint" / checkpoint.name
@@ -178,57 +180,27 @@ class WandbRunLogger(RunLogger, WandbLogger):
 
     def close(self, exit_code: int = 0) -> None:
         """Finish the W&B run, so that the next run in this process can start its own."""
-        with self._failure_as_warning():
+        with self.failure_as_warning():
             self.run.finish(exit_code)
             if self._messages.gave_up:
                 raise ConnectionError(self._messages.gave_up)
             if shutil.disk_usage(self._folder).free < FULL_DISK:  # W&B does not report this
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
-            if not self._failed and not self.run.offline:
+            if not self.failed and not self.run.offline:
                 # As `wandb sync` marks uploaded runs, so that it skips them.
                 for file in self._folder.glob("*.wandb"):
                     file.with_suffix(".wandb.synced").touch()
-        if self._failed:
+        if self.failed:
             end_service()
 
-    @contextlib.contextmanager
-    def _failure_as_warning(self) -> Iterator[None]:
-        """Turn the first exception of W&B into a warning, and ignore later ones."""
-        try:
-            yield
-        except Exception as error:  # no failure of W&B may end a training
-            if self._failed:
-                return
-            self._failed = True
-            text = (str(error) or type(error).__name__).rstrip(".")
-            if self.run.offline:
-                log.warning("W&B: %s. The training continues, but its W&B run is incomplete.", text)
-            else:
-                log.warning(
-                    "W&B: %s. The training continues. Data that was not uploaded is kept in %s; "
-                    "`make wandb-sync` uploads it later.",
-                    text,
-                    self._folder,
-                )
-
-
-def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with flat keys, such as `optimizer` (a group's option) and `optimizer/lr`.
-
-    Args:
-        config: nested dictionaries of primitives and lists, resolved; paths are left out.
-    """
-    choices = config.get("choices") or {}
-    others = {key: value for key, value in config.items() if key != "choices"}
-    return {**choices, **dict(_flat(without_paths(others)))}
-
-
-def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}/")
-        else:
-            yield f"{above}{key}", value
+    def after_failure(self) -> str:
+        """The end of the warning; what an online run could not upload is kept."""
+        if self.run.offline:
+            return super().after_failure()
+        return (
+            f". Data that was not uploaded is kept in {self._folder}; `make wandb-sync` uploads it "
+            "later."
+        )
 
 
 def save_shareable(checkpoint: Path, file: Path) -> None:
@@ -251,31 +223,6 @@ def _accuracy_by_class(tested: TestPredictions, data: ImageData) -> dict[str, fl
     matrix = confusion_matrix(tested.predictions, labels, len(data.classes))
     by_class = zip(data.classes, class_accuracies(matrix), strict=True)
     return {f"test/acc_by_class/{name}": accuracy for name, accuracy in by_class}
-
-
-def _mistakes(tested: TestPredictions, data: ImageData) -> list[list[Any]]:
-    """Rows with `MISTAKE_COLUMNS`, the most confident mistakes first."""
-    import wandb
-
-    labels = data.test.labels[tested.index]  # [N]
-    wrong = confident_mistakes(tested.predictions, tested.confidences, labels, MISTAKES)
-    positions = tested.index[wrong.index]  # [M], among the test images
-    images = data.test.images[positions].permute(0, 2, 3, 1)  # [M, H, W, 3]
-    large = images.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
-    return [
-        [
-            wandb.Image(image),
-            *(data.classes[label], data.classes[prediction], round(confidence, 4), position),
-        ]
-        for image, label, prediction, confidence, position in zip(
-            large.numpy(),
-            labels[wrong.index].tolist(),
-            wrong.predictions.tolist(),
-            wrong.confidences.tolist(),
-            positions.tolist(),
-            strict=True,
-        )
-    ]
 
 
 @contextlib.contextmanager

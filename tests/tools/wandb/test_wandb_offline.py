@@ -25,9 +25,9 @@ from cifar_lightning import run
 from cifar_lightning.config.compose import CONF, PACKAGE, compose, title
 from cifar_lightning.errors import UserError
 from cifar_lightning.tracking.run_folder import read_rows
+from cifar_lightning.tracking.run_logger import flat_config
 from cifar_lightning.tracking.wandb import WandbRunLogger, start_run
 from cifar_lightning.tracking.wandb.code_state import code_state
-from cifar_lightning.tracking.wandb.logger import flat_config
 from cifar_lightning.train import train
 
 Compose = Callable[..., DictConfig]
