@@ -14,9 +14,7 @@ $(error Error: options go into ARGS, as in: make $(MAKECMDGOALS) ARGS="$(strip $
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train demo report wandb-view wandb-sync test test-all test-gpu lint format hooks \
-    bench bench-target bench-stop bench-cold bench-wandb bench-pareto bench-scaling wheel \
-    notebooks docs schema lock audit
+.PHONY: $(shell grep -oE '^[a-z-]+:' $(firstword $(MAKEFILE_LIST)) | tr -d :)
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 15
@@ -55,6 +53,13 @@ demo: $(READY)  ## train on generated images, half a minute
 
 report: $(READY)  ## a page about the newest run or sweep, in the browser; ARGS="run=FOLDER"
 	$(PYTHON) -m cifar_lightning.report open=true $(ARGS)
+
+# An option of the command from a variable of make's command line; the environment may have a NAME.
+GIVEN = $(if $(filter command,$(origin $1)),'$2=$($1)')
+
+new: $(READY)  ## a project of your own: DIR=../mynet NAME=mynet TOOLS=evaluate,report
+	$(PYTHON) -m cifar_lightning.new $(call GIVEN,DIR,dir) $(call GIVEN,NAME,name) \
+	    $(call GIVEN,TOOLS,tools) $(call GIVEN,WEIGHTS,weights) $(ARGS)
 
 # Where trainings were started, and where their W&B files went: make wandb-view WANDB=FOLDER/wandb.
 FROM := .

@@ -4,7 +4,6 @@ The public names, listed in docs/reference/python.md, are imported when they are
 that importing the package is fast.
 """
 
-import os
 import signal
 import sys
 from importlib import import_module
@@ -17,7 +16,7 @@ from cifar_lightning._version import __version__ as __version__
 # recognised by sys.orig_argv, because a job process has the sys.argv of the one that started it.
 _is_command = any(
     (option == "-m" and name.startswith(f"{__name__}."))
-    or (number == 0 and os.path.basename(name).startswith("cifar-"))  # noqa: PTH119
+    or (number == 0 and name.rpartition("/")[2].startswith("cifar-"))
     for number, (option, name) in enumerate(pairwise(sys.orig_argv))
 )
 if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

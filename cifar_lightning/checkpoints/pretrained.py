@@ -57,7 +57,9 @@ def load(name: str) -> Pretrained:
     file = WEIGHTS / f"{name}.safetensors"
     names = sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
     if name not in names:
-        raise UserError(f"There are no weights {name!r}. Available are: {', '.join(names)}.")
+        raise UserError(
+            f"There are no weights {name!r}. Available are: {', '.join(names) or 'none'}."
+        )
     try:
         weights, facts = read_weights(file)
     except SafetensorError as error:

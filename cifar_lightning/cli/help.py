@@ -63,7 +63,7 @@ def _more(config_name: str, command: Conf, every: bool) -> Iterator[str]:
     if command.groups and not every:
         yield from _row("--help all", "every key with its meaning, group by group")
     yield from _row("--cfg job", "the configuration, without starting")
-    yield "docs/reference/configuration.md has the keys and options of all commands."
+    yield "docs/reference/configuration.md lists the keys of all commands."
 
 
 def _chosen(group: Key, arguments: Sequence[str]) -> Key:

@@ -1,7 +1,10 @@
 """Names that people know from other projects, and what they are here."""
 
 import difflib
+import re
 from collections.abc import Sequence
+
+from cifar_lightning.config.compose import PACKAGE
 
 # Keys and groups of conf/, each with other names for it. The last word of a typed name counts.
 OTHER_NAMES = {
@@ -201,9 +204,15 @@ def meant(name: str, known: Sequence[str]) -> tuple[list[str], str]:
     if keys:
         return keys, ""
     for others, (about, answer) in ANSWERS.items():
-        if about in known and last in others.split():
+        if about in known and last in others.split() and commands_are_there(answer):
             return [], answer
     return near(name, known), ""
+
+
+def commands_are_there(text: str) -> bool:
+    """Whether the package has the commands that a text names; a tool may have been deleted."""
+    names = re.findall(r"cifar_lightning\.(\w+)", text)
+    return all((PACKAGE / name / "__main__.py").is_file() for name in names)
 
 
 def near(name: str, known: Sequence[str]) -> list[str]:

@@ -15,7 +15,14 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from cifar_lightning.config.comments import options, read_option
 from cifar_lightning.config.compose import CONF, compose
-from cifar_lightning.config.habits import INSTEAD, meant, near, question, suggestion
+from cifar_lightning.config.habits import (
+    INSTEAD,
+    commands_are_there,
+    meant,
+    near,
+    question,
+    suggestion,
+)
 from cifar_lightning.config.overrides import quoted
 from cifar_lightning.config.refused import refusal
 from cifar_lightning.errors import UserError
@@ -112,7 +119,9 @@ def _unknown_choice(group: str, option: str, there: Sequence[str]) -> str:
     """The message for an option that a group does not have, which has those that are there."""
     there = there or options(group)
     known = f" The options of {group}: {', '.join(there)}." if there else ""
-    instead = INSTEAD.get(group, "--help lists the groups and their options.")
+    instead = INSTEAD.get(group, "")
+    if not instead or not commands_are_there(instead):
+        instead = "--help lists the groups and their options."
     return f"There is no {group}={option}.{known}{question(near(option, there))}\n{instead}"
 
 

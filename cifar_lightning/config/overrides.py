@@ -17,6 +17,7 @@ OUTPUTS = {
     "search": "hydra.run.dir=FOLDER is the search's folder",
     "report": "report writes to the folder of run=PATH, or for several to runs/compare/",
     "dashboard": "dashboard writes no files",
+    "new": "dir=FOLDER is the new project's folder",
     **{name: f"{name} writes to output=PATH" for name in ("evaluate", "export", "predict")},
 }
 
@@ -27,6 +28,7 @@ PATH_KEYS = (
     "data.mirror",
     "data.path",
     "data.root",
+    "dir",
     "hydra.run.dir",
     "hydra.sweep.dir",
     "images",

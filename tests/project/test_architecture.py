@@ -31,10 +31,10 @@ ORDER = (
     {"sweep"},
     {"hydra_plugins"},
     {"train"},
-    {"evaluate", "predict", "export", "hub", "report", "search", "dashboard"},
+    {"evaluate", "predict", "export", "hub", "report", "search", "dashboard", "new"},
     {"__init__"},  # the public names, which it loads when they are first used
 )
-TOOLS = {"evaluate", "predict", "export", "report", "search", "dashboard"}
+TOOLS = {"evaluate", "predict", "export", "report", "search", "dashboard", "new"}
 LIGHT = {"__init__", "_version", "errors", "system", "config", "cli", "hydra_plugins"}
 
 # Command lines that a room prints, or starts as a user would where the command is there.

@@ -11,6 +11,7 @@ from reference_pages import first_column
 
 from cifar_lightning.config.compose import CONF, compose
 from cifar_lightning.config.overrides import prepare_arguments
+from cifar_lightning.evaluate import evaluate
 from cifar_lightning.tracking.resume_arguments import resume_auto
 
 ROOT = CONF.parent
@@ -86,6 +87,12 @@ def test_the_reference_has_every_command_variable_and_make_target() -> None:
     assert set(first_column("commands.md", "## make")) == set(rules)
 
 
+def test_shell_completion_is_installed_for_every_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (names,) = set(re.findall(r"for name in ([a-z ]+);", TEXTS["docs/how-to/shell-completion.md"]))
+    assert [f"cifar-{name}" for name in names.split()] == [*project["scripts"]]
+
+
 def test_the_reference_has_every_key_of_a_run_in_order(trained_run: Path) -> None:
     keys = list(json.loads((trained_run / "metrics.json").read_text()))
     documented = first_column("metrics.md", "## metrics.json")
@@ -93,6 +100,13 @@ def test_the_reference_has_every_key_of_a_run_in_order(trained_run: Path) -> Non
     with (trained_run / "metrics.csv").open(newline="") as file:
         columns = next(csv.reader(file))
     assert sorted(first_column("metrics.md", "## metrics.csv")) == columns
+
+
+def test_the_reference_has_every_key_of_an_evaluation(trained_run: Path, tmp_path: Path) -> None:
+    checkpoint = trained_run / "checkpoints" / "best.ckpt"
+    typed = [f"checkpoint={checkpoint}", "trainer.gpus=0", "robustness=false", f"output={tmp_path}"]
+    results = evaluate(compose(prepare_arguments(typed), config_name="evaluate"))
+    assert sorted(first_column("metrics.md", "## evaluation.json")) == sorted(results)
 
 
 def test_the_reference_has_every_file_of_a_run(trained_run: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,20 @@ def test_an_option_outside_of_args_is_refused_with_the_command_to_type() -> None
     assert ended.returncode != 0
     assert not ended.stdout
     assert 'make train ARGS="data.path=my images.zip"' in ended.stderr
+
+
+def test_make_new_passes_on_what_is_typed_and_nothing_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NAME", "of the machine, as some systems have it")
+    command = make(ROOT, "--dry-run", "new", "DIR=../my net", "TOOLS=").stdout
+    assert shlex.split(command.replace("\\\n", ""))[2:] == [
+        "cifar_lightning.new",
+        "dir=../my net",
+        "tools=",
+    ]
+    command = make(ROOT, "--dry-run", "new", "DIR=../a", "NAME=b", "TOOLS=hub,sweep").stdout
+    assert shlex.split(command.replace("\\\n", ""))[3:] == ["dir=../a", "name=b", "tools=hub,sweep"]
 
 
 def test_help_lists_every_target() -> None:

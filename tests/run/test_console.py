@@ -7,10 +7,16 @@ from omegaconf import OmegaConf
 from rich import get_console
 from torch import nn
 
+from cifar_lightning.config.compose import CONF
 from cifar_lightning.models.budget import NetworkCounts
 from cifar_lightning.system.typed import program
 from cifar_lightning.tracking.console import banner, show_network, show_result
 from cifar_lightning.tracking.tables import Cell, Table, print_table
+
+
+def has_tool(name: str) -> bool:
+    """Whether the next step is named that a tool does, which may have been deleted."""
+    return (CONF / f"{name}.yaml").exists()
 
 
 def test_square_brackets_of_paths_and_messages_are_printed_as_they_are(
@@ -22,7 +28,7 @@ def test_square_brackets_of_paths_and_messages_are_printed_as_they_are(
     metrics = {"stopped_by": "max_epochs", "data": "[/x]", "test/acc": 0.5, "checkpoint": "a.ckpt"}
     show_result(config, metrics, [])
     printed = capsys.readouterr().out
-    assert printed.count("/data/[bold]/[/x]") == 3
+    assert printed.count("/data/[bold]/[/x]") == 2 + has_tool("report")
     (row,) = (line for line in printed.splitlines() if line.startswith(" data "))
     assert row.split() == ["data", "[/x]"]
     assert "50.00%" in printed
@@ -85,11 +91,13 @@ def test_the_end_of_a_run_says_what_was_reached_and_what_to_type_next(
     assert "Test accuracy 81.00%, validation accuracy 83.00%. It reached its target of 80% aft" in (
         printed
     )
-    assert "cifar_lightning.evaluate 'checkpoint=my run/checkpoints/best.ckpt'\n" in printed
-    assert "cifar_lightning.report 'run=my run'\n" in printed
+    evaluate = "cifar_lightning.evaluate 'checkpoint=my run/checkpoints/best.ckpt'\n"
+    assert (evaluate in printed) == has_tool("evaluate")
+    assert ("cifar_lightning.report 'run=my run'\n" in printed) == has_tool("report")
     monkeypatch.chdir(best.parent)  # where the run's folder is not in the working directory
     show_result(config, metrics, [])
-    assert f"cifar_lightning.report 'run={tmp_path}/my run'\n" in capsys.readouterr().out
+    report = f"cifar_lightning.report 'run={tmp_path}/my run'\n"
+    assert (report in capsys.readouterr().out) == has_tool("report")
     show_result(config, metrics | {"test/acc": 0.79}, [], details=False)
     printed = capsys.readouterr().out
     assert "but its test accuracy is below the target" in printed

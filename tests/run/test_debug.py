@@ -6,6 +6,7 @@ import pytest
 from conftest import TINY
 
 from cifar_lightning import compose
+from cifar_lightning.config.comments import read_conf
 from cifar_lightning.config.compose import CONF
 from cifar_lightning.errors import UserError
 from cifar_lightning.run.resume import resumed
@@ -64,6 +65,6 @@ def test_debugging_stays_away_from_results_and_says_what_it_is_for(option: str) 
     assert config.choices.debug == option
     assert config.choices.logger == "csv"
     assert config.target_accuracy is None
-    _, command, *purpose = (CONF / "debug" / f"{option}.yaml").read_text().splitlines()
-    assert command == f"# python -m cifar_lightning.train debug={option}"
-    assert purpose[0].startswith("# ")
+    shown = read_conf(CONF / "debug" / f"{option}.yaml")
+    assert shown.examples == [f"python -m cifar_lightning.train debug={option}"]
+    assert shown.about

@@ -1,0 +1,5 @@
+"""`python -m cifar_lightning.new`."""
+
+from cifar_lightning.new import main
+
+main()
