@@ -44,7 +44,7 @@ def new(config: DictConfig) -> Path:
     check.check_folder(folder, template)
     name = folder.name if config.name is None else config.name
     check.check_name(name, template)
-    tools = check.chosen_tools(values["tools"], read_parts(template), config.weights)
+    tools = check.chosen_tools([*config.tools], read_parts(template), config.weights)
     project.write(template, folder, name, tools, config.weights)
     lines = [
         f"project    {folder}",

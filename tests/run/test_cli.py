@@ -365,7 +365,8 @@ def message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_a_mistake_ends_in_one_message(
     typed: Sequence[str], expected: Sequence[str], message: Message
 ) -> None:
-    if "hydra.sweeper." in " ".join(typed) and not (CONF / "hydra" / "sweeper").is_dir():
+    of_sweep = re.search(r"hydra\.(sweeper|launcher)\.", " ".join(typed))
+    if of_sweep and not (CONF / "hydra" / "sweeper").is_dir():
         pytest.skip("the sweep was deleted")
     said = message(*typed)
     assert said.startswith("\nError: ")
