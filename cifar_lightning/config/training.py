@@ -261,6 +261,12 @@ def _check_callbacks(values: Any) -> None:
     for name, part in parts.items():
         _check_class(f"callbacks.{name}", part)
         check_part(f"callbacks.{name}", part)
+        if part.get("save_weights_only"):
+            raise UserError(
+                f"callbacks.{name}.save_weights_only: a checkpoint of the weights alone could be "
+                "neither resumed nor evaluated. Leave it out; the tool export writes the weights "
+                "alone."
+            )
     # Another's class may log metrics of its own.
     own = ("cifar_lightning.", "pytorch_lightning.")
     all_known = not any(

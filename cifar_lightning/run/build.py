@@ -373,7 +373,8 @@ def build_loss(config: DictConfig, classes: int) -> Callable[[Tensor, Tensor], T
     If it has an argument `reduction` that is not set, it gets `none`: the loss of each image.
 
     Raises:
-        UserError: if it returns something else, or the mean although cutmix needs each image's.
+        UserError: if it returns something else, or the mean although cutmix or a teacher needs each
+            image's.
     """
     part: Any = OmegaConf.to_container(config.loss, resolve=True)
     if takes(target_of("loss", part), ["reduction"]):
@@ -393,11 +394,12 @@ def build_loss(config: DictConfig, classes: int) -> Callable[[Tensor, Tensor], T
         )
     if losses.ndim == 0 and losses != 0 and torch.isclose(twice, 2 * losses):
         raise UserError(f"loss: {name} returns the sum of the losses; it has to be their mean.")
-    if config.cutmix and losses.ndim == 0:
-        raise UserError(
-            f"cutmix={config.cutmix} needs the loss of each image, but {name} returns their mean. "
-            "Let it return the losses [N], or set cutmix=0."
-        )
+    for key, off in (("cutmix", "0"), ("teacher", "null")):
+        if losses.ndim == 0 and config.get(key):
+            raise UserError(
+                f"{key}={config[key]} needs the loss of each image, but {name} returns their mean. "
+                f"Let it return the losses [N], or set {key}={off}."
+            )
     return loss  # type: ignore[no-any-return]
 
 

@@ -169,15 +169,15 @@ def _check_output_paths(path: Path, config: DictConfig, overridden: Sequence[str
 def _is_fixed(key: str) -> bool:
     """Whether a resume may not change a key.
 
-    Another network, optimizer or seed would not fit the saved state. Another split would validate
-    on training images. `trainer=ddp` would also set that option's number of epochs; the keys of
-    `trainer` can be set one by one.
+    Another network, optimizer, loss or seed would not fit the saved state. Another split would
+    validate on training images. `trainer=ddp` would also set that option's number of epochs; the
+    keys of `trainer` can be set one by one.
     """
     group, _, rest = key.partition(".")
     if group == "data":
         return rest not in DATA_PATHS
     fixed = ("debug", "experiment", "init", "model", "module", "optimizer", "seed")
-    return group in fixed or key == "trainer"
+    return group in fixed or key in ("loss", "loss._target_", "trainer")
 
 
 def _advice(key: str) -> str:

@@ -267,8 +267,8 @@ class Classifier(pl.LightningModule):
 
     def trained_weights(self) -> list[nn.Parameter]:
         """The network's weights, and those of the loss, if it has any."""
-        losss = self.loss.parameters() if isinstance(self.loss, nn.Module) else []
-        return [*self.network.parameters(), *losss]
+        of_loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else []
+        return [*self.network.parameters(), *of_loss]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the optimizer of the trained weights and its learning-rate schedule.

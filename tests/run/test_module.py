@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cifar_lightning.errors import UserError
 from cifar_lightning.run import build_data, build_module, check_config, rebuild
+from cifar_lightning.run.build import build_loss
 from cifar_lightning.tracking.run_folder import read_rows
 from cifar_lightning.train import train
 from cifar_lightning.training.module import Classifier
@@ -134,6 +135,12 @@ def test_a_loss_is_trained_with(tiny: Compose, options: list[str]) -> None:
     before = build_module(config, build_data(config))[0].state_dict()
     after = trained(config)
     assert any(not torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_teacher_refuses_a_mean_loss(tiny: Compose) -> None:
+    mean = own("mean_of_margins", "+loss._partial_=true", "teacher=a.ckpt", group="loss")
+    with pytest.raises(UserError, match=r"teacher=a\.ckpt needs the loss of each image"):
+        build_loss(tiny(*mean), 10)
 
 
 def test_a_losss_own_weights_are_trained(tiny: Compose) -> None:
