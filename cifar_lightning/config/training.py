@@ -263,7 +263,7 @@ def _check_callbacks(values: Any) -> None:
         check_part(f"callbacks.{name}", part)
         if part.get("save_weights_only"):
             raise UserError(
-                f"callbacks.{name}.save_weights_only: a checkpoint of the weights alone could be "
+                f"callbacks.{name}: a checkpoint of the weights alone could be "
                 "neither resumed nor evaluated. Leave it out; the tool export writes the weights "
                 "alone."
             )
