@@ -206,7 +206,11 @@ MESSAGES = [
         "[{_target_: torchvision.transforms.v2.Resize, size: [8, 9]}]}]",
         "augment: its images [2, 3, 8, 9] are not square.",
     ),
-    ("+callbacks.best.save_weights_only=true", "could be neither resumed nor evaluated"),
+    (
+        "+callbacks.own={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: own, "
+        "save_weights_only: true}",
+        "callbacks.own: a checkpoint of the weights alone could be neither resumed nor evaluated",
+    ),
     ("loss.label_smoothing=1", "loss.label_smoothing=1 should be less than 1."),
     ("data.train_size=3", "data: train_size must be at least 10, not 3"),
     ("data.image_size=0", "data: image_size must be at least 8, not 0"),
